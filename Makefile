@@ -1,0 +1,53 @@
+# Needs Python 3.10 to 3.13 and make; no git, no compiler. `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed-dev
+JOBS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint clean distclean $(VENV)
+
+help:  ## Show this list
+	@echo "make demo        train and show a small detector in minutes (DATA=folder: on your images)"
+	@echo "make test        ruff, mypy and pytest, as the project's own checks run them"
+	@echo "make lint        ruff and mypy only"
+	@echo "make .venv       set up .venv (reused until the files that define it change)"
+	@echo "make clean       remove caches and build files; 'make distclean' removes .venv as well"
+	@echo "PYTHON=python3.12 chooses the interpreter, JOBS=4 the number of test processes."
+
+$(VENV): $(STAMP)
+
+# The stamp is removed first and written last, so a failed installation is tried again.
+$(STAMP): setup.py constraints.txt tools/install_detectron2.py
+	@rm -f $(STAMP)
+	@command -v "$(PYTHON)" > /dev/null || { \
+	  echo "make: '$(PYTHON)' was not found. Name a Python 3.10 to 3.13: make PYTHON=/path/to/python3 $(VENV)" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "make: '$(PYTHON)' is $$("$(PYTHON)" --version 2>&1); d2tiny needs Python 3.10 to 3.13: make PYTHON=python3.12 $(VENV)" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import venv, ensurepip' 2> /dev/null || { \
+	  echo "make: '$(PYTHON)' has no venv or ensurepip. Install it (Debian, Ubuntu: the package python3-venv), then run make again." >&2; exit 1; }
+	@$(BIN)/python -c 'import pip, sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2> /dev/null || \
+	  "$(PYTHON)" -m venv --clear $(VENV)
+	@echo "Setting up $(VENV): about 5.5 GB, one to a few minutes."
+	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip setuptools wheel
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python tools/install_detectron2.py
+	@touch $(STAMP)
+
+demo: $(STAMP)  ## Train and show a small detector
+	$(BIN)/python tools/quickstart.py $(if $(DATA),--data "$(DATA)") --output output/demo
+
+lint: $(STAMP)  ## Style and types
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint  ## Style, types, tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+clean:  ## Remove caches and build files
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +
+
+distclean: clean  ## Also remove the environment
+	rm -rf $(VENV)

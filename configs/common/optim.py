@@ -1,0 +1,19 @@
+"""Optimizers."""
+
+import torch
+from detectron2.config import LazyCall as L
+
+from d2tiny.engine.optim import parameter_groups
+
+sgd = L(torch.optim.SGD)(
+    params=L(parameter_groups)(model=None, weight_decay_norm=0.0),
+    lr=0.02,
+    momentum=0.9,
+    weight_decay=1e-4,
+)
+adamw = L(torch.optim.AdamW)(
+    params=L(parameter_groups)(model=None, weight_decay_norm=0.0),
+    lr=1e-4,
+    betas=(0.9, 0.999),
+    weight_decay=0.05,
+)

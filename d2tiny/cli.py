@@ -1,0 +1,93 @@
+"""Command-line doors to the API; ``tools/*.py`` call them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from detectron2.engine import launch
+
+from d2tiny.compat import close_process_group
+from d2tiny.config import load_config
+from d2tiny.config.lazy import find_config
+from d2tiny.config.native import is_yacs, lazy_from_yacs
+from d2tiny.data.datasets import register_coco_like
+from d2tiny.engine.run import run
+from d2tiny.utils.errors import D2TinyError
+
+__all__ = ["train_main"]
+
+
+def guarded(action: Callable[[], None]) -> int:
+    """Run an action; an error that the user can mend is printed without a traceback."""
+    try:
+        action()
+    except D2TinyError as err:
+        print(f"\nerror: {err}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def add_register_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--register NAME JSON IMAGES`` for users' own data."""
+    parser.add_argument(
+        "--register",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("NAME", "JSON", "IMAGES"),
+        help="register your own COCO json under NAME; may be given several times",
+    )
+
+
+def _train_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tools/train_net.py",
+        description="Train or evaluate a detector.",
+        epilog="example: tools/train_net.py --config-file configs/quick/faster_rcnn_r18_fpn_rfla.py "
+        "train.max_iter=200 train.output_dir=output/try",
+    )
+    parser.add_argument(
+        "--config-file", required=True, metavar="X", help="lazy config (.py), native YAML, or zoo name"
+    )
+    parser.add_argument("--eval-only", action="store_true", help="evaluate train.init_checkpoint")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes; also on the CPU")
+    add_register_option(parser)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides")
+    return parser
+
+
+def _train_worker(args: argparse.Namespace) -> None:
+    """Load the config and run it, in each process."""
+    for name, json_file, images in args.register:
+        register_coco_like(name, json_file, images)
+    path = find_config(args.config_file)
+    if path.suffix in (".yaml", ".yml") and is_yacs(path.read_text()):
+        cfg = lazy_from_yacs(path, args.overrides)
+    else:
+        cfg = load_config(path, args.overrides)
+    try:
+        run(
+            cfg,
+            resume=args.resume,
+            eval_only=args.eval_only,
+            config_name=os.fspath(args.config_file),
+            overrides=args.overrides,
+        )
+    finally:
+        if sys.exc_info()[0] is None:
+            close_process_group()
+
+
+def train_main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``tools/train_net.py``; returns the exit code."""
+    args = _train_parser().parse_intermixed_args(argv)
+    return guarded(
+        lambda: launch(_train_worker, args.num_gpus, dist_url="auto", args=(args,))
+    )

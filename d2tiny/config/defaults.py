@@ -1,0 +1,48 @@
+"""yacs keys of d2tiny, for native YAML configs and for ``get_cfg``."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+
+__all__ = ["add_d2tiny_config"]
+
+
+def add_d2tiny_config(cfg: CfgNode) -> None:
+    """Add d2tiny's keys with their defaults to a Detectron2 config, in place.
+
+    The registry entries ``TinyRPN``, ``TinyStandardROIHeads``, ``RFAnchorGenerator`` and
+    ``build_resnet_efpnbs_backbone`` read them; ``D2TINY`` is read by ``LazyModel``.
+    """
+    cfg.D2TINY = CfgNode()
+    # Name in the model zoo or path of a lazy config; META_ARCHITECTURE must be LazyModel.
+    cfg.D2TINY.LAZY_CONFIG = ""
+    # "key=value" overrides of that config.
+    cfg.D2TINY.LAZY_OVERRIDES = []
+
+    # Assigner of TinyRPN: HLAAssigner or MaxIoUAssigner (thresholds from MODEL.RPN.IOU_THRESHOLDS).
+    cfg.MODEL.RPN.ASSIGNER = "HLAAssigner"
+    # An unmatched anchor with more than this share of its area in an ignore region is not trained.
+    cfg.MODEL.RPN.IGNORE_IOF_THRESH = 0.5
+
+    cfg.MODEL.RFLA = CfgNode()
+    cfg.MODEL.RFLA.METRIC = "kld"
+    cfg.MODEL.RFLA.TOPK = (3, 1)
+    cfg.MODEL.RFLA.RATIO = 0.9
+
+    # RFAnchorGenerator: effective / theoretical receptive field.
+    cfg.MODEL.ANCHOR_GENERATOR.RF_FRACTION = 0.5
+
+    # BBOX_REG_LOSS_TYPE "dcloss" in MODEL.RPN and MODEL.ROI_BOX_HEAD.
+    cfg.MODEL.DCLOSS = CfgNode()
+    cfg.MODEL.DCLOSS.K = 10.0
+    cfg.MODEL.DCLOSS.DELTA = 0.15
+    cfg.MODEL.DCLOSS.MODE = "prose"
+    cfg.MODEL.DCLOSS.LEARNABLE = "none"
+
+    cfg.MODEL.EFPNBS = CfgNode()
+    cfg.MODEL.EFPNBS.PAIRS = (("p5", "p2"),)
+    cfg.MODEL.EFPNBS.CEM = True
+    cfg.MODEL.EFPNBS.FBSM = True
+    cfg.MODEL.EFPNBS.MID_CHANNELS = 64
+    cfg.MODEL.EFPNBS.GATE_CHANNELS = 1
+    cfg.MODEL.EFPNBS.RESIDUAL = False

@@ -1,0 +1,193 @@
+"""Strict loading, overriding and saving of lazy configs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2.config import LazyConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+
+from d2tiny.config.signature import accepted_parameters, resolve_target
+from d2tiny.utils.errors import ConfigError, did_you_mean
+from d2tiny.utils.registry import find_component
+
+__all__ = [
+    "apply_overrides",
+    "config_names",
+    "configs_root",
+    "find_config",
+    "load_config",
+    "save_config",
+]
+
+
+def configs_root() -> Path:
+    """Return the folder of the shipped configs: inside the installed package or beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    for root in (package / "configs", package.parent / "configs"):
+        if root.is_dir():
+            return root
+    raise ConfigError(f"No configs folder in or beside {package}. Reinstall d2tiny.")
+
+
+def config_names() -> list[str]:
+    """Return all experiments of the zoo, as ``folder/name`` without the ending."""
+    root = configs_root()
+    files = [
+        f.relative_to(root)
+        for f in root.rglob("*")
+        if f.suffix in (".py", ".yaml") and f.name != "__init__.py"
+    ]
+    return sorted(
+        (f.with_suffix("") if f.suffix == ".py" else f).as_posix()
+        for f in files
+        if f.parts[0] != "common" and not f.name.startswith("_")
+    )
+
+
+def find_config(name: str | os.PathLike[str]) -> Path:
+    """Return the file of a config given as a path or as a zoo name.
+
+    Raises:
+        ConfigError: neither exists; says which zoo name is closest.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    for candidate in (configs_root() / path, (configs_root() / path).with_suffix(".py")):
+        if candidate.is_file() and candidate.resolve().is_relative_to(configs_root().resolve()):
+            return candidate
+    text = path.with_suffix("").as_posix() if path.suffix == ".py" else path.as_posix()
+    text = text.removeprefix("configs/")
+    raise ConfigError(f"No config '{name}'. {did_you_mean(text, config_names())}")
+
+
+def load_config(name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> DictConfig:
+    """Load a lazy config, apply overrides and close it against unknown keys.
+
+    Args:
+        name: path of a ``.py`` config, of a ``.yaml`` written by :func:`save_config`, or a zoo name.
+        overrides: ``key=value`` in hydra's syntax; see :func:`apply_overrides`.
+
+    Raises:
+        ConfigError: no such file, a file that does not load, or a bad override.
+    """
+    path = find_config(name)
+    try:
+        cfg = LazyConfig.load(str(path.resolve()))
+    except ConfigError:
+        raise
+    except (SyntaxError, ImportError, AttributeError, KeyError, NameError, yaml.YAMLError) as err:
+        raise ConfigError(f"{path}: cannot load this config: {type(err).__name__}: {err}") from err
+    OmegaConf.set_struct(cfg, True)
+    return apply_overrides(cfg, overrides)
+
+
+def save_config(cfg: DictConfig, path: Path) -> None:
+    """Write a config as YAML that :func:`load_config` reads back, whole or not at all.
+
+    Raises:
+        ConfigError: the config holds something that YAML cannot (a lambda, an object).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    LazyConfig.save(cfg, str(temporary))
+    pickled = Path(f"{temporary}.pkl")
+    if pickled.exists():
+        pickled.unlink()
+        temporary.unlink(missing_ok=True)
+        raise ConfigError("The config holds an object or a lambda and cannot be saved as YAML.")
+    temporary.replace(path)
+
+
+def apply_overrides(cfg: DictConfig, overrides: Iterable[str]) -> DictConfig:
+    """Apply ``key=value`` overrides in place; unknown keys raise with a hint.
+
+    A component can be swapped by its registered name (``…assigner=MaxIoUAssigner``) or by a dict with ``_target_``.
+    An argument that the config leaves at its default may be set too, when its component accepts it. ``+key=value``
+    adds a key whatever the config says.
+
+    Raises:
+        ConfigError: a key that does not exist, a value of another type, or text that does not parse.
+    """
+    overrides = list(overrides)
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except OverrideParseException as err:
+        raise ConfigError(
+            f"Cannot read override '{err.override}': write key=value ({str(err).splitlines()[0]})."
+        ) from err
+    for item in parsed:
+        if item.is_delete():
+            raise ConfigError(f"'{item.input_line}': keys cannot be deleted; set them instead.")
+        if item.is_sweep_override():
+            raise ConfigError(f"'{item.input_line}': give one value, not a sweep.")
+        _override(cfg, item.key_or_group, item.value(), add=item.is_add() or item.is_force_add())
+    return cfg
+
+
+def _override(cfg: DictConfig, key: str, value: Any, *, add: bool) -> None:
+    parts = key.split(".")
+    node: Any = cfg
+    for i, part in enumerate(parts):
+        prefix = ".".join(parts[:i])
+        last = i == len(parts) - 1
+        if isinstance(node, ListConfig):
+            if not part.lstrip("-").isdigit() or not -len(node) <= int(part) < len(node):
+                raise ConfigError(f"{prefix} is a list of {len(node)}: '{part}' is no index of it.")
+            entry: Any = int(part)
+        elif isinstance(node, DictConfig):
+            entry = part
+            if part not in node._content and not (last and (add or _accepts(node, prefix, part))):
+                known = [str(k) for k in node._content if k != "_target_"]
+                if "_target_" in node:
+                    known += list(accepted_parameters(resolve_target(node._target_, prefix))[0])
+                place = f" in '{prefix}'" if prefix else ""
+                raise ConfigError(f"{key}: unknown key '{part}'{place}. {did_you_mean(part, known)}")
+        else:
+            raise ConfigError(f"{key}: '{prefix}' is a value ({node!r}), it has no keys.")
+        if not last:
+            node = node[entry]
+            continue
+        old = node._get_node(entry) if isinstance(node, DictConfig) else None
+        if isinstance(node, DictConfig) and entry in node._content:
+            current = OmegaConf.select(cfg, key, throw_on_missing=False)
+            value = _convert(key, current, value)
+            if isinstance(value, dict) and isinstance(old, DictConfig) and "_target_" not in value:
+                for name, inner in value.items():
+                    _override(cfg, f"{key}.{name}", inner, add=add)
+                return
+        with open_dict(cfg):
+            if isinstance(node, DictConfig):
+                with open_dict(node):
+                    node[entry] = value
+            else:
+                node[entry] = value
+    OmegaConf.set_struct(cfg, True)
+
+
+def _accepts(node: DictConfig, prefix: str, name: str) -> bool:
+    if "_target_" not in node._content:
+        return False
+    names, open_ended = accepted_parameters(resolve_target(node._target_, prefix))
+    return name in names or open_ended
+
+
+def _convert(key: str, old: Any, value: Any) -> Any:
+    """Check a new value against the old one; a component's name becomes its node."""
+    if isinstance(old, DictConfig) and "_target_" in old and isinstance(value, str):
+        cls = find_component(value)
+        return {"_target_": f"{cls.__module__}.{cls.__qualname__}"}
+    kind = bool if isinstance(old, bool) else (int, float) if isinstance(old, int | float) else None
+    if kind is not None and value is not None:
+        good = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+        if not good and not (isinstance(value, str) and value.startswith("${")):
+            name = "true or false" if kind is bool else "a number"
+            raise ConfigError(f"{key}: expected {name} (now {old!r}), got {value!r}.")
+    return value

@@ -1,0 +1,105 @@
+"""Native YAML configs under the same trainer as lazy ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import build_model
+from omegaconf import DictConfig
+from torch import nn
+
+from d2tiny.config.defaults import add_d2tiny_config
+from d2tiny.config.lazy import apply_overrides, load_config
+from d2tiny.utils.errors import ConfigError, did_you_mean
+
+__all__ = ["build_yacs_model", "is_yacs", "lazy_from_yacs", "merge_yacs"]
+
+
+def build_yacs_model(*, yaml: str) -> nn.Module:
+    """Build the model of a dumped CfgNode through Detectron2's registries, on the CPU."""
+    cfg = CfgNode.load_cfg(yaml)
+    cfg.MODEL.DEVICE = "cpu"
+    return build_model(cfg)
+
+
+def is_yacs(text: str) -> bool:
+    """Whether a YAML text is a native Detectron2 config rather than a saved lazy one."""
+    keys = {line.split(":", 1)[0] for line in text.splitlines() if line and not line[0].isspace()}
+    return bool(keys & {"MODEL", "_BASE_", "SOLVER", "DATASETS", "INPUT", "TEST"})
+
+
+def merge_yacs(cfg: CfgNode, path: str, overrides: Sequence[str]) -> None:
+    """Merge a native YAML file and ``KEY=VALUE`` overrides into ``cfg``, in place.
+
+    Raises:
+        ConfigError: unknown key, or an override without ``=``.
+    """
+    try:
+        cfg.merge_from_file(path)
+    except (KeyError, ValueError, AssertionError) as err:
+        raise ConfigError(f"{path}: {err}") from err
+    for override in overrides:
+        key, found, value = override.partition("=")
+        if not found:
+            raise ConfigError(f"Cannot read override '{override}': write KEY=VALUE.")
+        node = cfg
+        for i, part in enumerate(key.split(".")):
+            if not isinstance(node, CfgNode) or part not in node:
+                place = ".".join(key.split(".")[:i])
+                hint = did_you_mean(part, node if isinstance(node, CfgNode) else [])
+                raise ConfigError(f"{key}: unknown key '{part}' in '{place}'. {hint}")
+            node = node[part]
+        try:
+            cfg.merge_from_list([key, value])
+        except ValueError as err:
+            raise ConfigError(f"{key}: {err}") from err
+
+
+def lazy_from_yacs(path: Path, overrides: Sequence[str]) -> DictConfig:
+    """Return a lazy config that trains a native YAML config.
+
+    The model comes from the registries as the YAML says; of the rest, ``DATASETS``, ``INPUT.FORMAT``,
+    ``INPUT.{MIN,MAX}_SIZE_*`` (0 keeps the native size), ``SOLVER`` (batch, SGD, steps, warm-up, checkpoints, AMP),
+    ``TEST.EVAL_PERIOD``, ``MODEL.WEIGHTS``, ``OUTPUT_DIR`` and ``SEED`` are obeyed.
+
+    Args:
+        path: the YAML file.
+        overrides: ``KEY=VALUE`` of the YAML; those that start with a small letter override the lazy config
+            (``train.device=cpu``).
+
+    Raises:
+        ConfigError: unknown key.
+    """
+    cfg = get_cfg()
+    add_d2tiny_config(cfg)
+    merge_yacs(cfg, str(path), [o for o in overrides if o[:1].isupper()])
+    lazy = load_config("common/native_run")
+    solver, train, loader = cfg.SOLVER, lazy.train, lazy.dataloader
+    lazy.model.yaml = cfg.dump()
+    loader.train.dataset.names = list(cfg.DATASETS.TRAIN)
+    loader.test.dataset.names = cfg.DATASETS.TEST[0]
+    loader.train.total_batch_size = solver.IMS_PER_BATCH
+    for split, short, longest in (
+        ("train", cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN),
+        ("test", (cfg.INPUT.MIN_SIZE_TEST,), cfg.INPUT.MAX_SIZE_TEST),
+    ):
+        loader[split].num_workers = cfg.DATALOADER.NUM_WORKERS
+        loader[split].mapper.image_format = cfg.INPUT.FORMAT
+        resize, *others = loader[split].mapper.augmentations
+        resize.short_edge_length, resize.max_size = list(short), longest
+        loader[split].mapper.augmentations = others if set(short) == {0} else [resize, *others]
+    # Detectron2's own heads would learn ignore regions as objects.
+    loader.train.mapper.ignore_regions = cfg.MODEL.ROI_HEADS.NAME.startswith("Tiny")
+    train.max_iter, train.output_dir = solver.MAX_ITER, cfg.OUTPUT_DIR
+    train.init_checkpoint, train.seed = cfg.MODEL.WEIGHTS, max(cfg.SEED, 0)
+    train.amp.enabled = solver.AMP.ENABLED
+    train.eval_period, train.checkpoint_period = cfg.TEST.EVAL_PERIOD, solver.CHECKPOINT_PERIOD
+    optimizer, schedule = lazy.optimizer, lazy.lr_multiplier
+    optimizer.lr, optimizer.momentum = solver.BASE_LR, solver.MOMENTUM
+    optimizer.weight_decay = solver.WEIGHT_DECAY
+    schedule.milestones = [step / solver.MAX_ITER for step in solver.STEPS]
+    schedule.gamma, schedule.warmup_iters = solver.GAMMA, solver.WARMUP_ITERS
+    schedule.warmup_factor = solver.WARMUP_FACTOR
+    return apply_overrides(lazy, [o for o in overrides if not o[:1].isupper()])

@@ -1,0 +1,146 @@
+"""Checks of a whole lazy config before anything is built."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from d2tiny.config.signature import accepted_parameters, resolve_target, target_name
+from d2tiny.utils.errors import ConfigError, did_you_mean
+
+__all__ = ["validate_config"]
+
+_TOP_LEVEL = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
+
+
+def validate_config(cfg: DictConfig, *, datasets: bool = True) -> None:
+    """Check call signatures, datasets, classes, levels and channels.
+
+    Args:
+        cfg: with the keys ``model, dataloader, optimizer, lr_multiplier, train``.
+        datasets: also check that datasets are registered and have the model's classes (reads their json files).
+
+    Raises:
+        ConfigError: all problems, one a line, each with its full key.
+    """
+    problems = [f"'{key}' is missing at the top of the config." for key in _TOP_LEVEL if key not in cfg]
+    for path, node in _calls(cfg, ""):
+        problems += _check_call(path, node)
+    if not problems:
+        problems += _check_levels(cfg) + _check_channels(cfg)
+    if not problems and datasets:
+        problems += _check_datasets(cfg)
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _calls(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
+    """All nodes with a ``_target_`` and their full keys."""
+    if isinstance(node, DictConfig):
+        if "_target_" in node:
+            yield path, node
+        for key in node:
+            try:
+                value = node[key]
+            except OmegaConfBaseException as err:
+                raise ConfigError(f"{path}.{key}: {str(err).splitlines()[0]}") from err
+            yield from _calls(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, ListConfig):
+        for i, value in enumerate(node):
+            yield from _calls(value, f"{path}.{i}")
+
+
+def _check_call(path: str, node: DictConfig) -> list[str]:
+    try:
+        target = resolve_target(node._target_, path)
+    except ConfigError as err:
+        return [str(err)]
+    names, open_ended = accepted_parameters(target)
+    where = f"{path} ({target_name(target)})"
+    given = [str(key) for key in node if key != "_target_"]
+    problems = [
+        f"{where}: unknown argument '{key}'. {did_you_mean(key, names)}"
+        for key in given
+        if key not in names and not open_ended
+    ]
+    problems += [
+        f"{where}: argument '{name}' is missing."
+        for name, parameter in names.items()
+        if parameter.default is inspect.Parameter.empty and name not in given and not _from_parent(target, name)
+    ]
+    return problems
+
+
+def _from_parent(target: Any, name: str) -> bool:
+    """Whether a required parameter belongs to a base class, so that the subclass may fill it itself."""
+    if not inspect.isclass(target):
+        return False
+    return name not in inspect.signature(target.__init__).parameters
+
+
+def _select(cfg: DictConfig, key: str) -> Any:
+    return OmegaConf.select(cfg, key, default=None)
+
+
+def _check_levels(cfg: DictConfig) -> list[str]:
+    rpn = _select(cfg, "model.proposal_generator")
+    if rpn is None or "anchor_generator" not in rpn:
+        return []
+    names, strides = list(rpn.in_features), list(rpn.anchor_generator.strides)
+    key = "model.proposal_generator"
+    if len(names) != len(strides):
+        return [
+            f"{key}.in_features has {len(names)} levels {names} but {key}.anchor_generator.strides has "
+            f"{len(strides)}: {strides}."
+        ]
+    return [
+        f"{key}.anchor_generator.strides: level '{name}' has stride {2 ** int(match[1])}, not {stride}."
+        for name, stride in zip(names, strides, strict=True)
+        if (match := re.fullmatch(r"p(\d)", str(name))) and stride != 2 ** int(match[1])
+    ]
+
+
+def _check_channels(cfg: DictConfig) -> list[str]:
+    width = None
+    for key in ("model.backbone.out_channels", "model.backbone.backbone.out_channels"):
+        width = width or _select(cfg, key)
+    if width is None:
+        return []
+    users = (
+        "model.backbone.neck.channels",
+        "model.proposal_generator.head.in_channels",
+        "model.roi_heads.box_head.input_shape.channels",
+    )
+    return [
+        f"{key}={value} but the pyramid has {width} channels."
+        for key in users
+        if (value := _select(cfg, key)) is not None and value != width
+    ]
+
+
+def _check_datasets(cfg: DictConfig) -> list[str]:
+    problems = []
+    num_classes = _select(cfg, "model.roi_heads.num_classes")
+    for split in ("train", "test"):
+        key = f"dataloader.{split}.dataset.names"
+        names = _select(cfg, key)
+        for name in [names] if isinstance(names, str) else list(names or []):
+            if name not in DatasetCatalog.list():
+                hint = did_you_mean(name, DatasetCatalog.list())
+                problems.append(f"{key}: dataset '{name}' is not registered. {hint}")
+                continue
+            if "thing_classes" not in MetadataCatalog.get(name).as_dict():
+                DatasetCatalog.get(name)  # reads the classes out of the json
+            classes = MetadataCatalog.get(name).thing_classes
+            if num_classes is not None and len(classes) != num_classes:
+                problems.append(
+                    f"model.roi_heads.num_classes={num_classes} but dataset '{name}' has "
+                    f"{len(classes)} classes. Set model.roi_heads.num_classes={len(classes)}."
+                )
+    return problems

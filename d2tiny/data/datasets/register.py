@@ -1,0 +1,108 @@
+"""Names of datasets. Nothing is read before a dataset is used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from d2tiny.data.datasets.categories import AITOD_CLASSES
+from d2tiny.data.datasets.coco_like import load_coco_like
+from d2tiny.data.datasets.source import DatasetSource
+from d2tiny.utils.errors import DatasetError
+
+__all__ = ["find_source", "register_builtin", "register_coco_like"]
+
+_SOURCES: dict[str, DatasetSource] = {}
+
+# Names that the json files of AI-TOD carry in the wild (SPEC §13), by split.
+_AITOD_JSONS = {
+    "train": ("aitod_train_v1.json", "aitod_training_v1.0.json", "small_train_v1_1.0.json"),
+    "val": ("aitod_val_v1.json", "aitod_validation_v1.0.json", "small_val_v1_1.0.json"),
+    "trainval": ("aitod_trainval_v1.json", "small_trainval_v1_1.0.json", "aitod_trainval_v1.0.json"),
+    "test": ("aitod_test_v1.json", "small_test_v1_1.0.json", "aitod_test_v1.0.json"),
+}
+_AITODV2_JSONS = {
+    "train": ("aitodv2_train.json", "small_train_v2_1.0.json", "small_train_v2_2.0.json"),
+    "val": ("aitodv2_val.json", "small_val_v2_1.0.json", "small_val_v2_2.0.json"),
+    "trainval": ("aitodv2_trainval.json", "small_trainval_v2_2.0.json", "small_trainval_v2_1.0.json"),
+    "test": ("aitodv2_test.json", "small_test_v2_2.0.json", "small_test_v2_1.0.json"),
+}
+
+
+def _register(source: DatasetSource) -> None:
+    if _SOURCES.get(source.name) == source:
+        return
+    if source.name in DatasetCatalog.list():
+        raise DatasetError(
+            f"A dataset named '{source.name}' is registered already, with other files. Choose another name."
+        )
+    _SOURCES[source.name] = source
+    DatasetCatalog.register(source.name, partial(load_coco_like, source))
+    if source.classes is not None:
+        MetadataCatalog.get(source.name).set(thing_classes=list(source.classes), evaluator_type="coco")
+
+
+def register_coco_like(
+    name: str,
+    json_file: str | os.PathLike[str],
+    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    classes: Sequence[str] | None = None,
+) -> None:
+    """Register your own COCO json; the same call twice is fine.
+
+    Args:
+        name: how configs call it.
+        json_file: COCO detection json; read when the dataset is first used.
+        images: folder (or folders) that ``file_name`` is relative to.
+        classes: names in the order of contiguous ids; by default the json's categories by rising id.
+
+    Raises:
+        DatasetError: the name is taken by other files.
+    """
+    folders = [images] if isinstance(images, str | os.PathLike) else list(images)
+    _register(
+        DatasetSource(
+            name,
+            (str(Path(json_file).resolve()),),
+            tuple(str(Path(folder).resolve()) for folder in folders),
+            tuple(classes) if classes is not None else None,
+        )
+    )
+
+
+def find_source(name: str) -> DatasetSource | None:
+    """Return where a dataset of ours lies, or None for one registered by others."""
+    return _SOURCES.get(name)
+
+
+def register_builtin() -> None:
+    """Register ``aitod_*``, ``aitodv2_*`` and ``aerial_*`` under ``$DETECTRON2_DATASETS``."""
+    for prefix, jsons in (("aitod", _AITOD_JSONS), ("aitodv2", _AITODV2_JSONS)):
+        # v2 has the images of v1, so its json files may lie beside them.
+        folders = ("aitod",) if prefix == "aitod" else ("aitodv2", "aitod")
+        for split, names in jsons.items():
+            parts = {"trainval": ("trainval", "train", "val")}.get(split, (split, "trainval"))
+            _register(
+                DatasetSource(
+                    f"{prefix}_{split}",
+                    tuple(f"{folder}/annotations/{n}" for folder in folders for n in names),
+                    tuple(
+                        [f"{folder}/images/{part}" for folder in folders for part in parts]
+                        + [f"{folder}/images" for folder in folders]
+                    ),
+                    AITOD_CLASSES,
+                )
+            )
+    for split in ("train", "val"):
+        _register(
+            DatasetSource(
+                f"aerial_{split}",
+                (f"aerial/instances_{split}.json",),
+                (f"aerial/{split}",),
+                AITOD_CLASSES,
+            )
+        )

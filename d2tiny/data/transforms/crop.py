@@ -1,0 +1,57 @@
+"""Crops that look at the objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from detectron2.data import transforms as T
+
+__all__ = ["ObjectCrop"]
+
+
+class ObjectCrop(T.Augmentation):
+    """A fixed-size crop that holds a random object with a given probability, otherwise lies anywhere.
+
+    The crop never enlarges: an image smaller than it is kept whole along that side.
+    """
+
+    def __init__(self, size: Sequence[int], object_prob: float = 0.8) -> None:
+        """Set the crop.
+
+        Args:
+            size: (height, width) in px.
+            object_prob: how often the crop is placed so that a random object lies inside it, in [0, 1].
+
+        Raises:
+            ValueError: a setting outside its range.
+        """
+        super().__init__()
+        if len(size) != 2 or min(size) < 1 or not 0 <= object_prob <= 1:
+            raise ValueError(f"ObjectCrop: bad size {tuple(size)} or object_prob {object_prob}.")
+        self.size = (int(size[0]), int(size[1]))
+        self.object_prob = object_prob
+
+    def get_transform(self, image: np.ndarray, boxes: np.ndarray | None = None) -> T.Transform:
+        """Place the crop; ``boxes`` are (G, 4) XYXY."""
+        height, width = image.shape[:2]
+        crop_h, crop_w = min(self.size[0], height), min(self.size[1], width)
+        chosen = None
+        if boxes is not None and len(boxes) and np.random.rand() < self.object_prob:
+            chosen = boxes[np.random.randint(len(boxes))]
+        x0 = self._place(width, crop_w, None if chosen is None else (chosen[0], chosen[2]))
+        y0 = self._place(height, crop_h, None if chosen is None else (chosen[1], chosen[3]))
+        return T.CropTransform(x0, y0, crop_w, crop_h, width, height)
+
+    @staticmethod
+    def _place(side: int, crop: int, span: tuple[float, float] | None) -> int:
+        """Start of the crop along one axis; it covers ``span`` where that fits."""
+        low, high = 0, side - crop
+        if span is not None:
+            first, last = int(np.ceil(span[1])) - crop, int(np.floor(span[0]))
+            if first <= last:
+                low, high = max(low, first), min(high, last)
+            else:  # an object larger than the crop: take its middle
+                low = high = int((span[0] + span[1] - crop) / 2)
+            low, high = min(max(low, 0), side - crop), min(max(high, 0), side - crop)
+        return int(np.random.randint(low, high + 1)) if high >= low else low

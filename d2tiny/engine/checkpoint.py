@@ -1,0 +1,64 @@
+"""Checkpoints that are whole or absent."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+
+from d2tiny.utils.errors import CheckpointError
+
+__all__ = ["TinyCheckpointer"]
+
+
+class TinyCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer; a run killed while it saves keeps the previous file."""
+
+    def save(self, name: str, *, resumable: bool = True, **kwargs: Any) -> None:
+        """Write ``{name}.pth``.
+
+        Args:
+            name: of the file, without the ending.
+            resumable: also save optimizer and progress, and make it the file that ``--resume`` takes.
+            **kwargs: more entries.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict(), **kwargs}
+        if resumable:
+            data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
+        path = Path(self.save_dir) / f"{name}.pth"
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            torch.save(data, temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        if resumable:
+            self.tag_last_checkpoint(path.name)
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load a checkpoint.
+
+        Raises:
+            CheckpointError: the file is missing, cannot be read, or fits no part of the model.
+        """
+        try:
+            return super().load(path, *args, **kwargs)
+        except AssertionError as err:
+            raise CheckpointError(f"{path}: {err}") from err
+        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as err:
+            raise CheckpointError(f"{path}: cannot load this checkpoint: {err}") from err
+
+    def _load_model(self, checkpoint: Any) -> Any:
+        given = len(checkpoint["model"])
+        incompatible = super()._load_model(checkpoint)
+        if given and len(incompatible.unexpected_keys) + len(incompatible.incorrect_shapes) >= given:
+            raise CheckpointError(
+                f"none of the checkpoint's {given} tensors fits the model; is it of another config?"
+            )
+        return incompatible

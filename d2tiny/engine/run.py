@@ -1,0 +1,215 @@
+"""Training and evaluation of a config, from set-up to the result file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import instantiate
+from detectron2.engine import hooks
+from detectron2.evaluation import inference_on_dataset
+from detectron2.solver import LRMultiplier
+from detectron2.utils import comm
+from detectron2.utils.events import JSONWriter, TensorboardXWriter
+from detectron2.utils.logger import setup_logger
+from omegaconf import DictConfig
+from torch import nn
+
+from d2tiny.compat import wrap_ddp
+from d2tiny.config import save_config, validate_config
+from d2tiny.engine.checkpoint import TinyCheckpointer
+from d2tiny.engine.ema import ModelEMA
+from d2tiny.engine.hooks import EMAHook, EvalAndSave, ProgressBar
+from d2tiny.engine.trainer import Trainer
+from d2tiny.utils.env import describe_hardware, resolve_device
+from d2tiny.utils.errors import ConfigError
+
+__all__ = ["evaluate", "run"]
+
+logger = logging.getLogger(__name__)
+
+
+def _setup(cfg: DictConfig) -> tuple[str, Path]:
+    """Seeds, threads, loggers and the saved config; returns device and output folder."""
+    device = resolve_device(cfg.train.device)
+    if device == "cuda" and comm.get_world_size() > 1:
+        device = f"cuda:{comm.get_local_rank()}"
+    output = Path(cfg.train.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    for name in ("fvcore", "detectron2", "d2tiny"):
+        setup_logger(str(output), distributed_rank=comm.get_rank(), name=name)
+    seed = int(cfg.train.seed)
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    if cfg.train.num_threads:
+        torch.set_num_threads(cfg.train.num_threads)
+    if comm.is_main_process():
+        save_config(cfg, output / "config.yaml")
+    return device, output
+
+
+def evaluate(cfg: DictConfig, model: nn.Module, device: str) -> dict[str, float]:
+    """Evaluate a model on ``cfg.dataloader.test``; the main process gets the metrics, the others an empty dict."""
+    loader = instantiate(cfg.dataloader.test)
+    evaluator = instantiate(cfg.dataloader.evaluator)
+    amp = cfg.train.amp.dtype if cfg.train.amp.enabled else None
+    context = (
+        torch.autocast(device.split(":")[0], dtype=getattr(torch, amp)) if amp else nullcontext()
+    )
+    with context:
+        results = inference_on_dataset(model, loader, evaluator)
+    return dict(results.get("bbox", {})) if results else {}
+
+
+def _commit() -> str:
+    """Commit of the checkout, with ``+`` where it has changes; ``unknown`` outside one."""
+    root = Path(__file__).resolve().parents[2]
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"], cwd=root, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + ("+" if dirty else "")
+
+
+def _write_result(
+    path: Path, cfg: DictConfig, meta: dict[str, Any], metrics: dict[str, float], seconds: float
+) -> None:
+    record = {
+        **meta,
+        "commit": _commit(),
+        "seed": int(cfg.train.seed),
+        "max_iter": int(cfg.train.max_iter),
+        "hardware": describe_hardware(),
+        "seconds": round(seconds, 1),
+        "metrics": {k: None if math.isnan(v) else round(v, 3) for k, v in metrics.items()},
+    }
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(json.dumps(record, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def run(
+    cfg: DictConfig,
+    *,
+    resume: bool = False,
+    eval_only: bool = False,
+    config_name: str = "",
+    overrides: Sequence[str] = (),
+) -> dict[str, float]:
+    """Validate, build, train (or only evaluate) and write ``result.json``.
+
+    Args:
+        cfg: lazy config with ``model, dataloader, optimizer, lr_multiplier, train``.
+        resume: go on from the last checkpoint of ``train.output_dir``; without one, start.
+        eval_only: load ``train.init_checkpoint`` and evaluate.
+        config_name: recorded in the result.
+        overrides: recorded in the result.
+
+    Returns:
+        The metrics of the last evaluation (main process).
+
+    Raises:
+        D2TinyError: bad config, data or checkpoint; before anything is built where that can be known.
+    """
+    validate_config(cfg)
+    device, output = _setup(cfg)
+    meta = {
+        "config": config_name,
+        "overrides": list(overrides),
+        "command": " ".join(["python", *sys.argv]),
+    }
+    start_time = time.perf_counter()
+    model = instantiate(cfg.model).to(device)
+    count = sum(p.numel() for p in model.parameters())
+    logger.info("Model with %.2f M parameters on %s; output in %s.", count / 1e6, device, output)
+    ema = ModelEMA(model, cfg.train.ema.decay) if cfg.train.ema.enabled else None
+    if eval_only:
+        if not cfg.train.init_checkpoint:
+            raise ConfigError("--eval-only needs weights: train.init_checkpoint=PATH.")
+        TinyCheckpointer(model).load(cfg.train.init_checkpoint)
+        metrics = evaluate(cfg, model, device)
+    else:
+        metrics = _train(cfg, model, ema, device, output, resume)
+    if comm.is_main_process():
+        seconds = time.perf_counter() - start_time
+        _write_result(output / "result.json", cfg, meta, metrics, seconds)
+    return metrics
+
+
+def _train(
+    cfg: DictConfig,
+    model: nn.Module,
+    ema: ModelEMA | None,
+    device: str,
+    output: Path,
+    resume: bool,
+) -> dict[str, float]:
+    train = cfg.train
+    loader = instantiate(cfg.dataloader.train)
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    cfg.optimizer.params.model = None
+
+    checkpointer = TinyCheckpointer(model, str(output))
+    last = checkpointer.get_checkpoint_file() if resume and checkpointer.has_checkpoint() else ""
+    ddp = wrap_ddp(model)
+    kind = device.split(":")[0]
+    amp = train.amp.dtype if train.amp.enabled else None
+    trainer = Trainer(
+        ddp, optimizer, seed=train.seed, device=kind, amp_dtype=amp, clip_norm=train.clip_norm
+    )
+    checkpointer.add_checkpointable("trainer", trainer)
+    if ema is not None:
+        checkpointer.add_checkpointable("ema", ema)
+    saver = EvalAndSave(
+        checkpointer,
+        lambda: evaluate(cfg, model, device),
+        eval_period=train.eval_period,
+        save_period=train.checkpoint_period,
+        ema=ema,
+    )
+    multiplier = instantiate(cfg.lr_multiplier)
+    writers = [JSONWriter(str(output / "metrics.json")), TensorboardXWriter(str(output))]
+    trainer.register_hooks(
+        [
+            hooks.IterationTimer(warmup_iter=1),
+            hooks.LRScheduler(scheduler=LRMultiplier(optimizer, multiplier, train.max_iter)),
+            EMAHook(ema) if ema is not None else None,
+            ProgressBar(train.max_iter),
+            saver,
+            hooks.PeriodicWriter(writers, period=train.log_period) if comm.is_main_process() else None,
+        ]
+    )
+    start = 0
+    if last:
+        checkpointer.load(last)
+        start = trainer.iter + 1
+        logger.info("Resuming at iteration %d of %d.", start, train.max_iter)
+    elif train.init_checkpoint:
+        checkpointer.load(train.init_checkpoint, checkpointables=[])
+        if ema is not None:
+            ema.reset()
+    if start >= train.max_iter:
+        logger.info("Nothing to train: %s is already at iteration %d.", output, start)
+        with ema.applied() if ema else nullcontext():
+            return evaluate(cfg, model, device)
+    trainer.feed(loader.iter_from(start))
+    trainer.train(start, train.max_iter)
+    return saver.results

@@ -1,0 +1,135 @@
+"""The training loop. Every iteration is a function of (weights, optimizer, seed, iteration)."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.engine import TrainerBase
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from d2tiny.utils.errors import NonFiniteLossError
+
+__all__ = ["Trainer"]
+
+AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class Trainer(TrainerBase):
+    """Runs forward, backward and step, on CPU and GPU, with or without autocast."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        seed: int,
+        device: str,
+        amp_dtype: str | None = None,
+        clip_norm: float = 0.0,
+    ) -> None:
+        """Set up the loop.
+
+        Args:
+            model: maps a batch to a dict of losses in training mode.
+            optimizer: over the model's parameters.
+            seed: of the sampling inside the model.
+            device: ``cpu`` or ``cuda``.
+            amp_dtype: ``float16`` (GPU) or ``bfloat16`` for autocast; None trains in float32.
+            clip_norm: largest gradient norm; 0 does not clip.
+
+        Raises:
+            ValueError: unknown type, or float16 on the CPU.
+        """
+        super().__init__()
+        if amp_dtype is not None and amp_dtype not in AMP_DTYPES:
+            raise ValueError(f"train.amp.dtype must be one of {sorted(AMP_DTYPES)}, got {amp_dtype!r}.")
+        if amp_dtype == "float16" and device == "cpu":
+            raise ValueError("train.amp.dtype=float16 needs a GPU; use bfloat16 on the CPU.")
+        model.train()
+        self.model = model
+        self.optimizer = optimizer
+        self._batches: Iterator[list[dict[str, Any]]] = iter(())
+        self._seed = seed
+        self._device = device
+        self._amp = AMP_DTYPES[amp_dtype] if amp_dtype else None
+        self._clip_norm = clip_norm
+        self._scaler = torch.amp.GradScaler(device, enabled=self._amp is torch.float16)
+        self._dropped: Counter[str] = Counter()
+
+    def feed(self, batches: Iterator[list[dict[str, Any]]]) -> None:
+        """Set the endless stream of batches, once it is known where training starts."""
+        self._batches = batches
+
+    def run_step(self) -> None:
+        """One iteration.
+
+        Raises:
+            NonFiniteLossError: a loss is NaN or infinite; names the images.
+        """
+        start = time.perf_counter()
+        data = next(self._batches)
+        data_time = time.perf_counter() - start
+        torch.manual_seed(
+            int(np.random.SeedSequence((self._seed, self.iter, comm.get_rank())).generate_state(1)[0])
+        )
+        try:
+            with torch.autocast(self._device, dtype=self._amp, enabled=self._amp is not None):
+                losses = self.model(data)
+        except FloatingPointError as err:
+            raise self._diverged(data, str(err)) from err
+        total = sum(losses.values())
+        assert isinstance(total, Tensor)
+        if not bool(torch.isfinite(total)):
+            raise self._diverged(data, str({k: float(v) for k, v in losses.items()}))
+        self.optimizer.zero_grad()
+        self._scaler.scale(total).backward()
+        if self._clip_norm > 0:
+            self._scaler.unscale_(self.optimizer)
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._clip_norm)
+            self.storage.put_scalar("grad_norm", float(norm))
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        self._log(losses, data_time, data)
+
+    def _diverged(self, data: list[dict[str, Any]], what: str) -> NonFiniteLossError:
+        files = "\n  ".join(str(d.get("file_name", d.get("image_id"))) for d in data)
+        return NonFiniteLossError(
+            f"Training diverged at iteration {self.iter}: {what}\nThe batch was:\n  {files}\n"
+            "Check these images and their boxes; if they are fine, lower optimizer.lr or set train.clip_norm=10."
+        )
+
+    def _log(self, losses: dict[str, Tensor], data_time: float, data: list[dict[str, Any]]) -> None:
+        values = {k: float(v.detach()) for k, v in losses.items()}
+        values["data_time"] = data_time
+        dropped = Counter[str]()
+        for item in data:
+            dropped.update(item.get("dropped", {}))
+        values.update({f"dropped/{k}": float(v) for k, v in dropped.items()})
+        gathered = comm.gather(values)
+        if comm.is_main_process():
+            mean = {k: float(np.mean([g[k] for g in gathered])) for k in values}
+            self.storage.put_scalar("data_time", mean.pop("data_time"))
+            for key in [k for k in mean if k.startswith("dropped/")]:
+                self._dropped[key] += int(round(mean.pop(key) * len(gathered)))
+                self.storage.put_scalar(key, self._dropped[key], smoothing_hint=False)
+            self.storage.put_scalar("total_loss", sum(mean.values()))
+            self.storage.put_scalars(**mean)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return progress, hooks, optimizer and gradient scaler."""
+        state = super().state_dict()
+        state["optimizer"] = self.optimizer.state_dict()
+        state["scaler"] = self._scaler.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
+        super().load_state_dict(state_dict)
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        self._scaler.load_state_dict(state_dict["scaler"])

@@ -1,0 +1,91 @@
+"""All experiments by name.
+
+Example:
+    >>> from d2tiny import model_zoo
+    >>> model_zoo.list_configs("quick/*rfla")
+    ['quick/faster_rcnn_r18_fpn_rfla']
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import logging
+from collections.abc import Sequence
+
+from detectron2.config import CfgNode
+from detectron2.config import get_cfg as _detectron2_cfg
+from omegaconf import DictConfig, OmegaConf
+
+from d2tiny.config.defaults import add_d2tiny_config
+from d2tiny.config.lazy import config_names, find_config, load_config
+from d2tiny.config.native import is_yacs, merge_yacs
+from d2tiny.modeling.meta_arch.lazy import SHARED_KEYS
+from d2tiny.utils.env import resolve_device
+from d2tiny.utils.errors import ConfigError
+
+__all__ = ["get_cfg", "get_config", "list_configs"]
+
+logger = logging.getLogger(__name__)
+
+
+def list_configs(pattern: str = "*") -> list[str]:
+    """Return the zoo names that match a glob, for example ``aitod/*``."""
+    return [name for name in config_names() if fnmatch.fnmatch(name, pattern)]
+
+
+def get_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """Return a lazy config of the zoo (or of a path), strict against unknown keys.
+
+    Raises:
+        ConfigError: unknown name or bad override.
+    """
+    if name.endswith((".yaml", ".yml")):
+        raise ConfigError(f"'{name}' is a native YAML config; use get_cfg.")
+    return load_config(name, overrides)
+
+
+def get_cfg(name: str, weights: str = "", overrides: Sequence[str] = (), device: str = "auto") -> CfgNode:
+    """Return a CfgNode for ``DefaultPredictor`` and everything else that wants one.
+
+    Args:
+        name: zoo name or path, lazy or native YAML.
+        weights: checkpoint to load; without one the model predicts at random.
+        overrides: ``key=value`` of the lazy config; ``KEY=VALUE`` of a YAML config.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigError: unknown name, bad override.
+    """
+    cfg = _detectron2_cfg()
+    add_d2tiny_config(cfg)
+    cfg.MODEL.DEVICE = resolve_device(device)
+    path = find_config(name)
+    if path.suffix in (".yaml", ".yml") and is_yacs(path.read_text()):
+        merge_yacs(cfg, str(path), overrides)
+    else:
+        _point_at_lazy(cfg, str(path.resolve()), list(overrides))
+    cfg.MODEL.WEIGHTS = weights
+    if not weights:
+        logger.warning("%s: no weights given, so predictions will be random.", name)
+    return cfg
+
+
+def _point_at_lazy(cfg: CfgNode, path: str, overrides: list[str]) -> None:
+    lazy = load_config(path, overrides)
+    cfg.MODEL.META_ARCHITECTURE = "LazyModel"
+    cfg.D2TINY.LAZY_CONFIG = path
+    cfg.D2TINY.LAZY_OVERRIDES = overrides
+    for key, source in SHARED_KEYS.items():
+        value = OmegaConf.select(lazy, source)
+        if value is not None:
+            cfg.merge_from_list([key, value])
+    cfg.INPUT.FORMAT = lazy.dataloader.test.mapper.image_format
+    # 0 keeps an image at its native size; tests resize only where the config's mapper does.
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 0, 100_000
+    for augmentation in lazy.dataloader.test.mapper.augmentations:
+        if "short_edge_length" in augmentation:
+            cfg.INPUT.MIN_SIZE_TEST = int(augmentation.short_edge_length)
+            cfg.INPUT.MAX_SIZE_TEST = int(augmentation.get("max_size", 100_000))
+    train, test = lazy.dataloader.train.dataset.names, lazy.dataloader.test.dataset.names
+    cfg.DATASETS.TRAIN = (train,) if isinstance(train, str) else tuple(train)
+    cfg.DATASETS.TEST = (test,) if isinstance(test, str) else tuple(test)

@@ -1,0 +1,101 @@
+"""The contract of dense label assignment."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from d2tiny.modeling.priors.grid import GridPriors
+from d2tiny.ops.boxes import max_iof
+from d2tiny.utils.checks import check_boxes
+
+__all__ = ["AssignResult", "Assigner"]
+
+Priors = GridPriors | Tensor
+
+
+@dataclass(frozen=True)
+class AssignResult:
+    """Who is positive.
+
+    Attributes:
+        matched_idxs: (N,) int64, 0-based index of the matched ground truth, −1 where there is none.
+        labels: (N,) int8, 1 positive, 0 negative, −1 ignored.
+        quality: (N,) float32, the assigner's score of the match, 0 where there is none.
+    """
+
+    matched_idxs: Tensor
+    labels: Tensor
+    quality: Tensor
+
+
+class Assigner(abc.ABC):
+    """Labels the priors of one image. A pure function of its inputs: nothing is modified or remembered."""
+
+    def __init__(self, *, ignore_iof_thresh: float = 0.5) -> None:
+        """Set what all assigners share.
+
+        Args:
+            ignore_iof_thresh: a prior that is not positive is ignored when more than this share of its own area
+                lies in one ignore region; 1 or more switches it off.
+        """
+        self.ignore_iof_thresh = ignore_iof_thresh
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        priors: Priors,
+        gt_boxes: Tensor,
+        *,
+        ignore_boxes: Tensor | None = None,
+        predictions: Any = None,
+    ) -> AssignResult:
+        """Label the priors.
+
+        Args:
+            priors: a :class:`GridPriors` or an (N, 4) XYXY tensor.
+            gt_boxes: (G, 4) XYXY; G = 0 gives all negatives. A box without area gets no prior.
+            ignore_boxes: (R, 4) XYXY regions not to be learned.
+            predictions: for assigners that look at the model's output; the others do not.
+
+        Raises:
+            ValueError: boxes of a wrong shape or with NaN.
+        """
+        check_boxes(gt_boxes, "gt_boxes")
+        if isinstance(priors, Tensor):
+            check_boxes(priors, "priors")
+        gt_boxes = gt_boxes.detach().double()
+        valid = ((gt_boxes[:, 2:] - gt_boxes[:, :2]) > 0).all(dim=1).nonzero().flatten()
+        result = self._assign(priors, gt_boxes[valid], predictions)
+        matched = result.matched_idxs
+        if len(valid) != len(gt_boxes) and len(valid):
+            matched = torch.where(matched >= 0, valid[matched.clamp(min=0)], matched)
+        labels = result.labels
+        if ignore_boxes is not None and len(ignore_boxes) and self.ignore_iof_thresh < 1:
+            check_boxes(ignore_boxes, "ignore_boxes")
+            boxes = priors if isinstance(priors, Tensor) else priors.boxes()
+            inside = max_iof(boxes.float(), ignore_boxes.to(boxes.device).float())
+            inside = inside > self.ignore_iof_thresh
+            labels = torch.where(inside & (labels == 0), torch.full_like(labels, -1), labels)
+        return AssignResult(matched, labels, result.quality)
+
+    @abc.abstractmethod
+    def _assign(self, priors: Priors, gt_boxes: Tensor, predictions: Any) -> AssignResult:
+        """Label the priors; ``gt_boxes`` are float64 and have an area."""
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if not k.startswith("_"))
+        return f"{type(self).__name__}({settings})"
+
+
+def empty_result(num_priors: int, device: torch.device) -> AssignResult:
+    """All priors negative."""
+    return AssignResult(
+        torch.full((num_priors,), -1, dtype=torch.int64, device=device),
+        torch.zeros(num_priors, dtype=torch.int8, device=device),
+        torch.zeros(num_priors, dtype=torch.float32, device=device),
+    )

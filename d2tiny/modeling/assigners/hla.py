@@ -1,0 +1,125 @@
+"""Hierarchical label assignment of RFLA (Xu et al., ECCV 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from d2tiny.modeling.assigners.base import Assigner, AssignResult, Priors, empty_result
+from d2tiny.ops.boxes import xyxy_to_cxcywh
+from d2tiny.ops.gaussian import ScoreFn, get_score
+from d2tiny.ops.grid_topk import Matches, above_dense, above_grid, topk_dense, topk_grid
+from d2tiny.utils.registry import ASSIGNER_REGISTRY
+
+__all__ = ["HLAAssigner"]
+
+# Priors that fit some ground truth this well without being chosen are ignored (released code).
+IGNORE_SCORE = 0.8
+
+
+@ASSIGNER_REGISTRY.register()
+class HLAAssigner(Assigner):
+    """Each ground truth takes its k₁ best priors, then its k₂ best priors after all priors shrink by β.
+
+    Stage 1 scores the priors as they are; a prior that several ground truths choose goes to the *last* of them, and
+    all priors that tie with the k-th best are chosen (the released code's rule). Stage 2 does the same with shrunk
+    priors and fills only priors that stage 1 left. A prior that is in neither but scores at least 0.8 in stage 2 is
+    ignored; every other prior is negative. There is no overlap threshold, so an 8-pixel object gets priors too.
+
+    On :class:`GridPriors` the search is exact in O(G) (see :mod:`d2tiny.ops.grid_topk`); on plain boxes it is
+    chunked. Scores are float64, so ties are ties of the numbers and not of float32 rounding.
+
+    Differences from the paper: none known. Difference from the released code: its in-place shrink, which changes the
+    regression anchors, is not reproduced (SPEC §1.4).
+    """
+
+    def __init__(
+        self,
+        *,
+        metric: str = "kld",
+        topk: Sequence[int] = (3, 1),
+        ratio: float = 0.9,
+        tie: str = "value",
+        ignore_iof_thresh: float = 0.5,
+    ) -> None:
+        """Set the assignment rule.
+
+        Args:
+            metric: ``kld``, ``wd``, ``giou``, or the variants ``kld_10``, ``kld_exp``.
+            topk: (k₁, k₂); k₂ = 0 switches stage 2 off.
+            ratio: β, by which stage 2 shrinks the priors, in (0, 1].
+            tie: ``value`` (all priors that tie with the k-th win) or ``index`` (the lowest prior indices win).
+            ignore_iof_thresh: see :class:`Assigner`.
+
+        Raises:
+            ValueError: a setting outside its range.
+        """
+        super().__init__(ignore_iof_thresh=ignore_iof_thresh)
+        get_score(metric)
+        if len(topk) != 2 or topk[0] < 1 or topk[1] < 0:
+            raise ValueError(f"HLAAssigner: topk must be (>= 1, >= 0), got {tuple(topk)}.")
+        if not 0 < ratio <= 1:
+            raise ValueError(f"HLAAssigner: ratio must be in (0, 1], got {ratio}.")
+        if tie not in ("value", "index"):
+            raise ValueError(f"HLAAssigner: tie must be 'value' or 'index', got {tie!r}.")
+        self.metric = metric
+        self.topk = tuple(int(k) for k in topk)
+        self.ratio = float(ratio)
+        self.tie = tie
+
+    def _assign(self, priors: Priors, gt_boxes: Tensor, predictions: Any) -> AssignResult:
+        num_priors, device = len(priors), gt_boxes.device
+        if num_priors == 0 or len(gt_boxes) == 0:
+            return empty_result(num_priors, device)
+        score = get_score(self.metric)
+        gts = xyxy_to_cxcywh(gt_boxes)
+
+        def shrunk(dx: Tensor, dy: Tensor, pw: Tensor, ph: Tensor, gw: Tensor, gh: Tensor) -> Tensor:
+            return score(dx, dy, pw * self.ratio, ph * self.ratio, gw, gh)
+
+        matched, quality = self._take(self._topk(priors, gts, score, self.topk[0]), num_priors)
+        matched2, quality2 = self._take(self._topk(priors, gts, shrunk, self.topk[1]), num_priors)
+        use_second = (matched < 0) & (matched2 >= 0)
+        matched = torch.where(use_second, matched2, matched)
+        quality = torch.where(use_second, quality2, quality)
+
+        labels = torch.zeros(num_priors, dtype=torch.int8, device=device)
+        labels[self._above(priors, gts, shrunk).prior] = -1
+        labels[matched >= 0] = 1
+        return AssignResult(matched, labels, quality)
+
+    def _topk(self, priors: Priors, gts: Tensor, score: ScoreFn, k: int) -> Matches:
+        if isinstance(priors, Tensor):
+            matches = topk_dense(xyxy_to_cxcywh(priors.double()), gts, score, k)
+        else:
+            matches = topk_grid(priors.lattices(), gts, score, k)
+        return _first_k(matches, k) if self.tie == "index" else matches
+
+    def _above(self, priors: Priors, gts: Tensor, score: ScoreFn) -> Matches:
+        if isinstance(priors, Tensor):
+            return above_dense(xyxy_to_cxcywh(priors.double()), gts, score, IGNORE_SCORE)
+        return above_grid(priors.lattices(), gts, score, IGNORE_SCORE)
+
+    @staticmethod
+    def _take(matches: Matches, num_priors: int) -> tuple[Tensor, Tensor]:
+        """Give each chosen prior to the last ground truth that chose it."""
+        matched = torch.full((num_priors,), -1, dtype=torch.int64, device=matches.gt.device)
+        matched.scatter_reduce_(0, matches.prior, matches.gt, "amax")
+        quality = torch.zeros(num_priors, dtype=torch.float32, device=matches.gt.device)
+        won = matched[matches.prior] == matches.gt
+        quality[matches.prior[won]] = matches.score[won].float()
+        return matched, quality
+
+
+def _first_k(matches: Matches, k: int) -> Matches:
+    """Keep for each ground truth its k best pairs, equal scores by lowest prior index."""
+    order = matches.prior.argsort(stable=True)
+    order = order[matches.score[order].argsort(descending=True, stable=True)]
+    order = order[matches.gt[order].argsort(stable=True)]
+    gt = matches.gt[order]
+    first = torch.searchsorted(gt, gt)  # position of the first pair of the same ground truth
+    order = order[torch.arange(len(gt), device=gt.device) - first < k]
+    return Matches(matches.gt[order], matches.prior[order], matches.score[order])

@@ -1,0 +1,1 @@
+"""Backbone builders for the registry."""

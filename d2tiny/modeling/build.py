@@ -1,0 +1,56 @@
+"""From a yacs config to assigners and losses: the registry boundary that the heads' ``from_config`` share."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+
+from d2tiny.modeling.assigners import Assigner, HLAAssigner, MaxIoUAssigner
+from d2tiny.modeling.losses import BoxLoss, DCLoss, IoULoss, SmoothL1Loss
+from d2tiny.utils.errors import ConfigError, did_you_mean
+from d2tiny.utils.registry import ASSIGNER_REGISTRY
+
+__all__ = ["build_box_loss", "build_rpn_assigner"]
+
+_BOX_LOSSES = ("smooth_l1", "giou", "diou", "ciou", "dcloss")
+
+
+def build_rpn_assigner(cfg: CfgNode) -> Assigner:
+    """Build ``MODEL.RPN.ASSIGNER``.
+
+    Raises:
+        ConfigError: unknown name; says which exist.
+    """
+    name = cfg.MODEL.RPN.ASSIGNER
+    ignore = cfg.MODEL.RPN.IGNORE_IOF_THRESH
+    cls = ASSIGNER_REGISTRY.get(name)
+    if cls is HLAAssigner:
+        rfla = cfg.MODEL.RFLA
+        return HLAAssigner(
+            metric=rfla.METRIC, topk=rfla.TOPK, ratio=rfla.RATIO, ignore_iof_thresh=ignore
+        )
+    if cls is MaxIoUAssigner:
+        neg, pos = cfg.MODEL.RPN.IOU_THRESHOLDS
+        return MaxIoUAssigner(pos_iou=pos, neg_iou=neg, ignore_iof_thresh=ignore)
+    return cls(ignore_iof_thresh=ignore)
+
+
+def build_box_loss(cfg: CfgNode, kind: str, beta: float, key: str) -> BoxLoss:
+    """Build the loss named by a ``BBOX_REG_LOSS_TYPE``.
+
+    Args:
+        cfg: the whole config.
+        kind: the value of the key.
+        beta: β of smooth L1.
+        key: the config key, for the error message.
+
+    Raises:
+        ConfigError: unknown name; says which exist.
+    """
+    if kind == "dcloss":
+        dc = cfg.MODEL.DCLOSS
+        return DCLoss(k=dc.K, delta=dc.DELTA, mode=dc.MODE, learnable=dc.LEARNABLE)
+    if kind == "smooth_l1":
+        return SmoothL1Loss(beta=beta)
+    if kind in _BOX_LOSSES:
+        return IoULoss(kind=kind)
+    raise ConfigError(f"{key}: unknown box loss '{kind}'. {did_you_mean(kind, _BOX_LOSSES)}")

@@ -1,0 +1,80 @@
+"""The contract of box losses."""
+
+from __future__ import annotations
+
+import abc
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["BoxLoss", "reduce_loss"]
+
+
+def reduce_loss(loss: Tensor, weight: Tensor | None, avg_factor: float | Tensor | None) -> Tensor:
+    """Sum over positives with optional weights, divided by ``avg_factor``.
+
+    Args:
+        loss: (P,) or (P, 4), one value for each positive (and coordinate).
+        weight: (P,) or None.
+        avg_factor: divisor; None divides by the number of elements, and nothing by zero.
+
+    Returns:
+        A scalar with a gradient path, also for P = 0.
+    """
+    if weight is not None:
+        loss = loss * (weight if weight.dim() == loss.dim() else weight[:, None])
+    if avg_factor is None:
+        avg_factor = max(loss.numel(), 1)
+    return loss.sum() / avg_factor
+
+
+class BoxLoss(nn.Module, abc.ABC):
+    """Compares the boxes of P positives with their targets, in float32 whatever autocast says.
+
+    Attributes:
+        space: ``delta`` when the loss wants encoded deltas, ``box`` when it wants decoded XYXY boxes.
+        loss_weight: factor on the result.
+    """
+
+    space: str = "delta"
+
+    def __init__(self, *, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        *,
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+    ) -> Tensor:
+        """Return the scalar loss.
+
+        Args:
+            pred: (P, 4) in the loss's space.
+            target: (P, 4) likewise.
+            weight: (P,) factors.
+            avg_factor: divisor, see :func:`reduce_loss`.
+
+        Raises:
+            ValueError: shapes differ.
+        """
+        if pred.shape != target.shape:
+            raise ValueError(
+                f"{type(self).__name__}: pred {tuple(pred.shape)} and target "
+                f"{tuple(target.shape)} must have the same shape."
+            )
+        with torch.autocast(pred.device.type, enabled=False):
+            return self.loss_weight * self._loss(pred, target, weight, avg_factor)
+
+    @abc.abstractmethod
+    def _loss(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        avg_factor: float | Tensor | None,
+    ) -> Tensor:
+        """Return the scalar loss without ``loss_weight``."""

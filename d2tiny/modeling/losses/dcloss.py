@@ -1,0 +1,166 @@
+"""DCLoss of the E-FPN-BS paper (arXiv 2506.09897, eq. 9-10)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from d2tiny.modeling.losses.base import BoxLoss, reduce_loss
+from d2tiny.utils.checks import upcast
+from d2tiny.utils.registry import BOX_LOSS_REGISTRY
+
+__all__ = ["DCLoss", "dc_loss", "dc_loss_slope"]
+
+K_RANGE = (5.0, 14.0)
+DELTA_RANGE = (0.05, 0.5)
+# Strength of the pull of learnable parameters towards the published k = 10, δ = 0.15.
+PRIOR_WEIGHT = 0.01
+EMA_MOMENTUM = 0.99
+
+
+def _sign(mode: str) -> int:
+    if mode not in ("prose", "formula"):
+        raise ValueError(f"DCLoss: mode must be 'prose' or 'formula', got {mode!r}.")
+    return 1 if mode == "formula" else -1
+
+
+def dc_loss(
+    error: Tensor, *, k: float | Tensor = 10.0, delta: float | Tensor = 0.15, mode: str = "prose"
+) -> Tensor:
+    """Element-wise DCLoss ``w·ε² + (1−w)·ε`` of absolute errors ε ≥ 0.
+
+    Args:
+        error: ε, any shape.
+        k: steepness of the transition.
+        delta: its place.
+        mode: ``prose`` reads the paper's text, w = σ(k(δ−ε)): L2 for small, L1 for large errors. ``formula`` reads
+            its eq. 10, w = σ(k(ε−δ)): the other way round.
+
+    Returns:
+        The loss, same shape; the two readings add up to ε² + ε.
+    """
+    w = torch.sigmoid(_sign(mode) * k * (error - delta))
+    return w * error**2 + (1 - w) * error
+
+
+def dc_loss_slope(error: Tensor, *, k: float, delta: float, mode: str = "prose") -> Tensor:
+    """Derivative of :func:`dc_loss` by ε (the paper's eq. 11 has a wrong last factor; this is the true one)."""
+    sign = _sign(mode)
+    w = torch.sigmoid(sign * k * (error - delta))
+    return 2 * w * error + (1 - w) + sign * k * w * (1 - w) * error * (error - 1)
+
+
+def _logit(value: float, bounds: tuple[float, float]) -> float:
+    share = (value - bounds[0]) / (bounds[1] - bounds[0])
+    return math.log(share / (1 - share))
+
+
+@BOX_LOSS_REGISTRY.register()
+class DCLoss(BoxLoss):
+    """Dynamic combination of L1 and L2 on encoded deltas, summed over the four coordinates.
+
+    Free learning of k and δ is degenerate (it lowers the loss by drifting to pure L2, SPEC §4), so three safe ways
+    are offered: ``none`` keeps them, ``bounded`` learns them inside [5, 14] and [0.05, 0.5] with a weak pull towards
+    their start, ``ema`` lets δ follow the median error of the positives without a gradient.
+
+    Differences from the paper: the default reading is the prose (see :func:`dc_loss`), and k, δ are fixed, as in its
+    own sweeps.
+    """
+
+    space = "delta"
+
+    def __init__(
+        self,
+        *,
+        k: float = 10.0,
+        delta: float = 0.15,
+        mode: str = "prose",
+        learnable: str = "none",
+        allow_nonmonotone: bool = False,
+        loss_weight: float = 1.0,
+    ) -> None:
+        """Set the shape of the loss.
+
+        Args:
+            k: steepness, > 0; inside (5, 14) for ``bounded``.
+            delta: transition error, > 0; inside (0.05, 0.5) for ``bounded``.
+            mode: ``prose`` or ``formula``, see :func:`dc_loss`.
+            learnable: ``none``, ``bounded`` or ``ema``.
+            allow_nonmonotone: accept a k so large that the loss falls somewhere with a growing error.
+            loss_weight: factor on the result.
+
+        Raises:
+            ValueError: a setting outside its range, or a loss that is not monotone.
+        """
+        super().__init__(loss_weight=loss_weight)
+        _sign(mode)
+        if learnable not in ("none", "bounded", "ema"):
+            raise ValueError(
+                f"DCLoss: learnable must be 'none', 'bounded' or 'ema', got {learnable!r}."
+            )
+        if k <= 0 or delta <= 0:
+            raise ValueError(f"DCLoss: k and delta must be > 0, got k={k}, delta={delta}.")
+        self.mode = mode
+        self.learnable = learnable
+        self.k0, self.delta0 = float(k), float(delta)
+        slope = dc_loss_slope(torch.linspace(0, 4, 4001, dtype=torch.float64), k=k, delta=delta, mode=mode)
+        if slope.min() < 0 and not allow_nonmonotone:
+            raise ValueError(
+                f"DCLoss: with mode={mode!r}, k={k}, delta={delta} the loss falls where the error grows "
+                f"(slope down to {slope.min():.3f}). Use a smaller k or allow_nonmonotone=True."
+            )
+        if learnable == "bounded":
+            if not (K_RANGE[0] < k < K_RANGE[1] and DELTA_RANGE[0] < delta < DELTA_RANGE[1]):
+                raise ValueError(
+                    f"DCLoss: bounded learning needs k in {K_RANGE} and delta in {DELTA_RANGE}, "
+                    f"got k={k}, delta={delta}."
+                )
+            self.kappa = nn.Parameter(torch.tensor(_logit(k, K_RANGE)))
+            self.theta = nn.Parameter(torch.tensor(_logit(delta, DELTA_RANGE)))
+        elif learnable == "ema":
+            self.register_buffer("ema_delta", torch.tensor(float(delta)))
+
+    # Weight decay would pull the raw parameters, and with them k and δ, to the middle of their ranges.
+    no_weight_decay = ("kappa", "theta")
+
+    def parameters_now(self) -> tuple[float | Tensor, float | Tensor]:
+        """Return the current k and δ (tensors with a gradient when they are learned)."""
+        if self.learnable == "bounded":
+            k = K_RANGE[0] + (K_RANGE[1] - K_RANGE[0]) * torch.sigmoid(self.kappa)
+            delta = DELTA_RANGE[0] + (DELTA_RANGE[1] - DELTA_RANGE[0]) * torch.sigmoid(self.theta)
+            return k, delta
+        if self.learnable == "ema":
+            return self.k0, self.ema_delta.clone()
+        return self.k0, self.delta0
+
+    @torch.no_grad()
+    def _update_ema(self, error: Tensor) -> None:
+        total = torch.stack(
+            (error.median() if error.numel() else error.new_zeros(()), error.new_tensor(float(error.numel() > 0)))
+        )
+        total[0] *= total[1]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(total)
+        if total[1] > 0:
+            mean = total[0] / total[1]
+            self.ema_delta.mul_(EMA_MOMENTUM).add_((1 - EMA_MOMENTUM) * mean.to(self.ema_delta))
+            self.ema_delta.clamp_(*DELTA_RANGE)
+
+    def _loss(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        avg_factor: float | Tensor | None,
+    ) -> Tensor:
+        error = (upcast(pred) - upcast(target)).abs()
+        if self.learnable == "ema" and self.training:
+            self._update_ema(error)
+        k, delta = self.parameters_now()
+        loss = reduce_loss(dc_loss(error, k=k, delta=delta, mode=self.mode), weight, avg_factor)
+        if self.learnable == "bounded":
+            pull = ((k - 10) / 10) ** 2 + ((delta - 0.15) / 0.15) ** 2
+            loss = loss + PRIOR_WEIGHT * pull
+        return loss

@@ -1,0 +1,5 @@
+"""Meta-architectures. Two-stage detectors are Detectron2's own GeneralizedRCNN."""
+
+from d2tiny.modeling.meta_arch.lazy import LazyModel
+
+__all__ = ["LazyModel"]

@@ -1,0 +1,6 @@
+"""What stands between backbone and heads: dict of features in, dict of features out."""
+
+from d2tiny.modeling.necks.efpn_bs import CEM, EFPNBS, FBSM
+from d2tiny.modeling.necks.necked_backbone import NeckedBackbone
+
+__all__ = ["CEM", "EFPNBS", "FBSM", "NeckedBackbone"]

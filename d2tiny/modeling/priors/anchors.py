@@ -1,0 +1,39 @@
+"""From a Detectron2 anchor generator and its feature maps to :class:`GridPriors`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from torch import Tensor
+
+from d2tiny.modeling.priors.grid import GridLevel, GridPriors
+
+__all__ = ["grid_from_generator"]
+
+
+def grid_from_generator(
+    generator: DefaultAnchorGenerator, features: Sequence[Tensor]
+) -> GridPriors:
+    """Describe the anchors that ``generator`` puts on ``features``.
+
+    Args:
+        generator: Detectron2's default generator or a subclass that only changes the cell anchors.
+        features: one (B, C, H, W) map for each level.
+
+    Returns:
+        Priors whose :meth:`~GridPriors.boxes` equal the generator's output.
+    """
+    cells = list(generator.cell_anchors)
+    return GridPriors(
+        [
+            GridLevel(
+                stride=int(stride),
+                height=int(feature.shape[-2]),
+                width=int(feature.shape[-1]),
+                cells=cell.to(feature.device),
+                offset=float(generator.offset),
+            )
+            for stride, cell, feature in zip(generator.strides, cells, features, strict=True)
+        ]
+    )

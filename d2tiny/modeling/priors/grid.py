@@ -1,0 +1,112 @@
+"""Priors on regular grids, kept as their description instead of N boxes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from d2tiny.ops.boxes import xyxy_to_cxcywh
+from d2tiny.ops.grid_topk import Lattices
+
+__all__ = ["GridLevel", "GridPriors"]
+
+
+@dataclass(frozen=True)
+class GridLevel:
+    """The priors of one feature map.
+
+    Attributes:
+        stride: distance of neighbouring cells in px.
+        height: rows of the feature map.
+        width: columns of the feature map.
+        cells: (A, 4) float32 XYXY boxes of cell (0, 0), relative to its shift.
+        offset: shift of cell (0, 0) in units of the stride (Detectron2's ``ANCHOR_GENERATOR.OFFSET``).
+    """
+
+    stride: int
+    height: int
+    width: int
+    cells: Tensor
+    offset: float = 0.0
+
+
+class GridPriors:
+    """The priors of an image: levels × rows × columns × cell anchors, in Detectron2's order.
+
+    Assigners use the description (:meth:`lattices`); :meth:`boxes` materialises the N boxes for decoding and for
+    assigners without a windowed path.
+    """
+
+    def __init__(self, levels: list[GridLevel]) -> None:
+        """Keep the description of the levels, finest first.
+
+        Raises:
+            ValueError: a level has a stride under 1 or cell anchors of a wrong shape.
+        """
+        for i, level in enumerate(levels):
+            if level.stride < 1 or level.cells.dim() != 2 or level.cells.shape[1] != 4:
+                raise ValueError(
+                    f"Level {i}: stride {level.stride} must be >= 1 and cells "
+                    f"{tuple(level.cells.shape)} must be (A, 4)."
+                )
+        self.levels = tuple(levels)
+
+    def __len__(self) -> int:
+        """Return N, the number of priors."""
+        return sum(lv.height * lv.width * len(lv.cells) for lv in self.levels)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the priors live."""
+        return self.levels[0].cells.device if self.levels else torch.device("cpu")
+
+    @cached_property
+    def level_boxes(self) -> list[Tensor]:
+        """One (H·W·A, 4) float32 XYXY tensor for each level."""
+        result = []
+        for level in self.levels:
+            shift_x = (torch.arange(level.width, device=self.device) + level.offset) * level.stride
+            shift_y = (torch.arange(level.height, device=self.device) + level.offset) * level.stride
+            y, x = torch.meshgrid(shift_y, shift_x, indexing="ij")
+            shifts = torch.stack((x, y, x, y), dim=-1).reshape(-1, 1, 4).float()
+            result.append((shifts + level.cells.float()).reshape(-1, 4))
+        return result
+
+    def boxes(self) -> Tensor:
+        """All (N, 4) float32 XYXY boxes."""
+        if not self.levels:
+            return torch.zeros(0, 4)
+        return torch.cat(self.level_boxes)
+
+    def lattices(self) -> Lattices:
+        """The description as tensors, one family for each cell anchor of each level."""
+        columns: list[list[float]] = []
+        base = 0
+        for level in self.levels:
+            count = len(level.cells)
+            if level.height and level.width:
+                shift = level.offset * level.stride
+                for a, (cx, cy, w, h) in enumerate(
+                    xyxy_to_cxcywh(level.cells.double()).tolist()
+                ):
+                    columns.append(
+                        [level.stride, level.width, level.height, cx + shift, cy + shift, w, h, base + a, count]
+                    )
+            base += level.height * level.width * count
+        table = torch.tensor(columns, dtype=torch.float64).reshape(-1, 9).to(self.device)
+        stride, width, height, cx, cy, w, h, first, step = table.unbind(1)
+        return Lattices(
+            stride=stride,
+            columns=width.long(),
+            rows=height.long(),
+            cx=cx,
+            cy=cy,
+            w=w,
+            h=h,
+            base=first.long(),
+            step=step.long(),
+            num_priors=base,
+        )

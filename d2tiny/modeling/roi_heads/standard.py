@@ -1,0 +1,82 @@
+"""ROI heads that know ignore regions."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from detectron2.modeling.proposal_generator.proposal_utils import add_ground_truth_to_proposals
+from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads
+from detectron2.structures import Instances
+from detectron2.utils.events import get_event_storage
+
+from d2tiny.modeling.roi_heads.fast_rcnn import TinyFastRCNNOutputLayers
+from d2tiny.modeling.targets import split_ignored
+from d2tiny.ops.boxes import max_iof, pairwise_iou
+
+__all__ = ["TinyStandardROIHeads"]
+
+
+@ROI_HEADS_REGISTRY.register()
+class TinyStandardROIHeads(StandardROIHeads):
+    """Detectron2's box head with ignore regions; any box loss through its predictor.
+
+    A proposal that matches no object and lies with more than ``IGNORE_IOF`` of its own area in one ignore region is
+    neither foreground nor background.
+    """
+
+    IGNORE_IOF = 0.5
+
+    @classmethod
+    def _init_box_head(cls, cfg, input_shape):  # type: ignore[no-untyped-def]
+        ret = super()._init_box_head(cfg, input_shape)
+        ret["box_predictor"] = TinyFastRCNNOutputLayers(cfg, ret["box_head"].output_shape)
+        return ret
+
+    @torch.no_grad()
+    def label_and_sample_proposals(
+        self, proposals: list[Instances], targets: list[Instances]
+    ) -> list[Instances]:
+        """Match proposals with objects and sample a batch of each image.
+
+        Args:
+            proposals: with ``proposal_boxes`` and ``objectness_logits``.
+            targets: objects, with ignore regions where ``gt_ignore`` is set.
+
+        Returns:
+            The sampled proposals with ``gt_classes`` (K is background) and, where the image has objects, ``gt_boxes``.
+        """
+        split = [split_ignored(t) for t in targets]
+        objects = [s[0] for s in split]
+        if self.proposal_append_gt:
+            proposals = add_ground_truth_to_proposals(objects, proposals)
+        sampled, num_fg, num_bg = [], [], []
+        for proposal, target, (_, ignored) in zip(proposals, objects, split, strict=True):
+            boxes = proposal.proposal_boxes.tensor
+            matched, labels = self.proposal_matcher(pairwise_iou(target.gt_boxes.tensor, boxes))
+            index, classes = self._sample_with_ignored(
+                matched, labels, target.gt_classes, max_iof(boxes, ignored) > self.IGNORE_IOF
+            )
+            result = proposal[index]
+            result.gt_classes = classes
+            if len(target):
+                result.gt_boxes = target.gt_boxes[matched[index]]
+            background = int((classes == self.num_classes).sum())
+            num_bg.append(background)
+            num_fg.append(len(classes) - background)
+            sampled.append(result)
+        storage = get_event_storage()
+        storage.put_scalar("roi_head/num_fg_samples", np.mean(num_fg))
+        storage.put_scalar("roi_head/num_bg_samples", np.mean(num_bg))
+        return sampled
+
+    def _sample_with_ignored(
+        self,
+        matched: torch.Tensor,
+        labels: torch.Tensor,
+        gt_classes: torch.Tensor,
+        in_ignored: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Drop unmatched proposals of ignore regions, then sample as Detectron2 does."""
+        keep = (~(in_ignored & (labels == 0))).nonzero().flatten()
+        index, classes = self._sample_proposals(matched[keep], labels[keep], gt_classes)
+        return keep[index], classes

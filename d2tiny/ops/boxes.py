@@ -1,0 +1,68 @@
+"""Conversions and overlaps of axis-aligned boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "chunks",
+    "max_iof",
+    "pairwise_intersection",
+    "pairwise_iou",
+    "xyxy_to_cxcywh",
+]
+
+# Elements of one temporary matrix in the chunked paths: 1M float64 values are 8 MB.
+CHUNK_ELEMENTS = 1 << 20
+
+
+def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
+    """Convert (N, 4) corner boxes into (N, 4) centre, width, height."""
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return torch.stack(((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1), dim=-1)
+
+
+def chunks(rows: int, columns: int) -> Iterator[slice]:
+    """Split ``rows`` so that a (rows, columns) temporary stays under :data:`CHUNK_ELEMENTS`."""
+    step = max(1, CHUNK_ELEMENTS // max(columns, 1))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
+
+
+def pairwise_intersection(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Return the (N, M) intersection areas in px²; boxes of negative size overlap nothing."""
+    top_left = torch.maximum(boxes1[:, None, :2], boxes2[None, :, :2])
+    bottom_right = torch.minimum(boxes1[:, None, 2:], boxes2[None, :, 2:])
+    return (bottom_right - top_left).clamp(min=0).prod(dim=-1)
+
+
+def _area(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=-1)
+
+
+def pairwise_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Return the (N, M) intersection over union in [0, 1]; 0 where both boxes have no area."""
+    inter = pairwise_intersection(boxes1, boxes2)
+    union = _area(boxes1)[:, None] + _area(boxes2)[None, :] - inter
+    return torch.where(inter > 0, inter / union.clamp(min=torch.finfo(inter.dtype).tiny), 0.0)
+
+
+def max_iof(boxes: Tensor, regions: Tensor) -> Tensor:
+    """Return for each box the largest share of *its own* area inside one region.
+
+    Args:
+        boxes: (N, 4).
+        regions: (R, 4), for example ignore regions.
+
+    Returns:
+        (N,) in [0, 1]; 0 without regions and for boxes without area.
+    """
+    best = boxes.new_zeros(len(boxes))
+    area = _area(boxes)
+    for part in chunks(len(regions), len(boxes)):
+        inter = pairwise_intersection(regions[part], boxes).amax(dim=0)
+        best = torch.maximum(best, inter)
+    return torch.where(area > 0, best / area.clamp(min=torch.finfo(boxes.dtype).tiny), 0.0)

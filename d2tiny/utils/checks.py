@@ -1,0 +1,33 @@
+"""Checks of tensors that come from users' data."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["check_boxes", "upcast"]
+
+
+def check_boxes(boxes: Tensor, name: str) -> None:
+    """Check that ``boxes`` is (N, 4) and finite.
+
+    Args:
+        boxes: boxes in any four-number format.
+        name: what the boxes are called in the error message.
+
+    Raises:
+        ValueError: wrong shape, NaN or infinity; says where and how many.
+    """
+    if boxes.dim() != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"{name} must have shape (N, 4), got {tuple(boxes.shape)}.")
+    if not torch.isfinite(boxes).all():
+        bad = (~torch.isfinite(boxes).all(dim=1)).nonzero().flatten().tolist()
+        raise ValueError(
+            f"{name} holds NaN or infinity in {len(bad)} of {len(boxes)} rows (first: row "
+            f"{bad[0]} = {boxes[bad[0]].tolist()}). Check the annotations of this image."
+        )
+
+
+def upcast(x: Tensor) -> Tensor:
+    """Return ``x`` in at least float32: half precision and integers are widened, float64 is kept."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()

@@ -1,0 +1,47 @@
+"""What machine this is: device choice and a description for result files."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+__all__ = ["describe_hardware", "resolve_device"]
+
+
+def resolve_device(device: str = "auto") -> str:
+    """Turn ``"auto"`` into ``"cuda"`` where a GPU is usable, else ``"cpu"``.
+
+    Raises:
+        ValueError: ``device`` names CUDA and no GPU is usable, or is unknown to torch.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device '{device}' asked for, but torch sees no GPU. Use 'auto' or 'cpu'.")
+    try:
+        torch.device(device)
+    except RuntimeError as err:
+        raise ValueError(f"Unknown device '{device}'. Use 'auto', 'cpu' or 'cuda'.") from err
+    return device
+
+
+def describe_hardware() -> dict[str, str | int]:
+    """Return processor, cores, GPU and library versions, as result files record them."""
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                processor = line.split(":", 1)[1].strip()
+                break
+    return {
+        "processor": processor,
+        "cores": os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }

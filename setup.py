@@ -1,0 +1,81 @@
+"""Packaging of d2tiny.
+
+Ranges live here, the tested versions in constraints.txt. detectron2 is missing on purpose: it has
+no release on the package index, so pip could not resolve it. `tools/install_detectron2.py` installs
+it (without a compiler), and a detectron2 built from source, 0.6 or main, works as well.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+VERSION = re.search(
+    r'^__version__\s*(?::\s*str\s*)?=\s*"([^"]+)"',
+    (ROOT / "d2tiny" / "__init__.py").read_text(encoding="utf-8"),
+    flags=re.MULTILINE,
+)
+if VERSION is None:
+    raise RuntimeError('d2tiny/__init__.py: no line `__version__ = "…"` found')
+
+README = ROOT / "README.md"
+
+setup(
+    name="d2tiny",
+    version=VERSION.group(1),
+    description="A Detectron2 extension for tiny objects in aerial images",
+    long_description=README.read_text(encoding="utf-8") if README.is_file() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE", "NOTICE"],
+    python_requires=">=3.10,<3.14",
+    # The experiment files are a top-level folder in the repository, and d2tiny/configs once
+    # installed. Its subfolders are data, loaded by path, so they are listed as package data.
+    packages=[*find_packages(include=["d2tiny", "d2tiny.*"]), "d2tiny.configs"],
+    package_dir={"d2tiny.configs": "configs"},
+    package_data={"d2tiny": ["py.typed"], "d2tiny.configs": ["**/*.py", "**/*.yaml"]},
+    include_package_data=False,
+    zip_safe=False,
+    install_requires=[
+        "torch>=2.4",
+        "torchvision>=0.19",
+        "numpy>=1.26,<3",
+        "pillow>=10.0",
+        "opencv-python-headless>=4.8",
+        "pycocotools>=2.0.7",
+        "faster-coco-eval>=1.6",
+        "fvcore>=0.1.5.post20221221,<0.2",
+        "iopath>=0.1.9,<0.2",
+        "portalocker>=2.0",
+        "yacs>=0.1.8,<0.2",
+        "omegaconf>=2.1,<2.4",
+        "hydra-core>=1.1,<1.4",
+        "tensorboard>=2.12",
+        "matplotlib>=3.7",
+        "tqdm>=4.60",
+        "tabulate>=0.9",
+        "termcolor>=1.1",
+        "cloudpickle>=2.2",
+    ],
+    extras_require={
+        "fast": ["numba>=0.60", "scipy>=1.11"],
+        "dev": [
+            "ruff>=0.6",
+            "mypy>=1.11",
+            "pytest>=8.0",
+            "pytest-xdist>=3.5",
+            "hypothesis>=6.100",
+            "numba>=0.60",
+            "scipy>=1.11",
+        ],
+    },
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+)
