@@ -6,18 +6,22 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from detectron2.engine import launch
 
+from d2tiny import model_zoo
 from d2tiny.compat import close_process_group
 from d2tiny.config import load_config
 from d2tiny.config.lazy import find_config
 from d2tiny.config.native import is_yacs, lazy_from_yacs
 from d2tiny.data.datasets import register_coco_like
 from d2tiny.engine.run import run
-from d2tiny.utils.errors import D2TinyError
+from d2tiny.inference import predict_folder
+from d2tiny.quickstart import quickstart
+from d2tiny.utils.errors import CheckpointError, D2TinyError
 
-__all__ = ["train_main"]
+__all__ = ["demo_main", "quickstart_main", "train_main"]
 
 
 def guarded(action: Callable[[], None]) -> int:
@@ -91,3 +95,64 @@ def train_main(argv: Sequence[str] | None = None) -> int:
     return guarded(
         lambda: launch(_train_worker, args.num_gpus, dist_url="auto", args=(args,))
     )
+
+
+def _demo_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tools/demo.py",
+        description="Detect objects in images: annotated pictures and a COCO-style json.",
+        epilog="example: tools/demo.py --config quick/faster_rcnn_r18_fpn_rfla "
+        "--weights output/try/model_final.pth --input images/ --output found/",
+    )
+    parser.add_argument("--config", required=True, metavar="X", help="config file or zoo name")
+    parser.add_argument("--weights", required=True, metavar="W", help="checkpoint")
+    parser.add_argument("--input", required=True, nargs="+", metavar="I", help="images, folders or globs")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder of the results")
+    parser.add_argument("--score", type=float, default=0.3, help="lowest score shown (default 0.3)")
+    parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+    add_register_option(parser)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides")
+    return parser
+
+
+def demo_main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``tools/demo.py``; returns the exit code."""
+    args = _demo_parser().parse_intermixed_args(argv)
+    failed: list[str] = []
+
+    def action() -> None:
+        for name, json_file, images in args.register:
+            register_coco_like(name, json_file, images)
+        if not Path(args.weights).is_file():
+            raise CheckpointError(f"--weights {args.weights}: no such file.")
+        cfg = model_zoo.get_cfg(args.config, args.weights, args.overrides, args.device)
+        failed.extend(predict_folder(cfg, args.input, args.output, score=args.score))
+        print(f"Pictures and detections.json: {args.output.resolve()}")
+
+    code = guarded(action)
+    for message in failed:
+        print(f"error: {message}", file=sys.stderr)
+    return code or int(bool(failed))
+
+
+def quickstart_main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``tools/quickstart.py``; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="tools/quickstart.py",
+        description="Train a small detector on drawn scenes (or your tiles) and show what it finds.",
+        epilog="example: tools/quickstart.py --output output/demo --iterations 200",
+    )
+    parser.add_argument("--output", type=Path, default=Path("output/demo"), metavar="DIR")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="instances_train.json, instances_val.json, train/, val/; default: drawn scenes",
+    )
+    parser.add_argument("--iterations", type=int, default=0, metavar="N", help="length of the training")
+    args = parser.parse_args(argv)
+
+    def action() -> None:
+        quickstart(args.output, args.data, args.iterations)
+
+    return guarded(action)

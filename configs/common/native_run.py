@@ -15,4 +15,10 @@ resize = L(T.ResizeShortestEdge)(short_edge_length=[0], max_size=0, sample_style
 dataloader.train.mapper.augmentations.insert(0, resize)
 dataloader.test.mapper.augmentations.insert(0, resize)
 train.amp.dtype = "float16"
-lr_multiplier = L(warmup_multistep)(max_iter="${train.max_iter}")
+lr_multiplier = L(warmup_multistep)(
+    max_iter="${train.max_iter}",
+    milestones=[8 / 12, 11 / 12],
+    gamma=0.1,
+    warmup_iters=1000,
+    warmup_factor=0.001,
+)

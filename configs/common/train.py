@@ -7,6 +7,7 @@ train = dict(
     seed=0,
     device="auto",
     num_threads=0,  # torch's own choice
+    channels_last=False,  # a memory layout that some processors prefer
     amp=dict(enabled=False, dtype="bfloat16"),
     ema=dict(enabled=False, decay=0.999),
     clip_norm=0.0,  # 0 does not clip

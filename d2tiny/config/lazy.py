@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -155,20 +156,15 @@ def _override(cfg: DictConfig, key: str, value: Any, *, add: bool) -> None:
         if not last:
             node = node[entry]
             continue
-        old = node._get_node(entry) if isinstance(node, DictConfig) else None
         if isinstance(node, DictConfig) and entry in node._content:
-            current = OmegaConf.select(cfg, key, throw_on_missing=False)
-            value = _convert(key, current, value)
-            if isinstance(value, dict) and isinstance(old, DictConfig) and "_target_" not in value:
+            value = _convert(key, OmegaConf.select(cfg, key, throw_on_missing=False), value)
+            merges = isinstance(value, dict) and "_target_" not in value
+            if merges and isinstance(node._content[entry], DictConfig):
                 for name, inner in value.items():
                     _override(cfg, f"{key}.{name}", inner, add=add)
                 return
-        with open_dict(cfg):
-            if isinstance(node, DictConfig):
-                with open_dict(node):
-                    node[entry] = value
-            else:
-                node[entry] = value
+        with open_dict(node) if isinstance(node, DictConfig) else nullcontext():
+            node[entry] = value
     OmegaConf.set_struct(cfg, True)
 
 

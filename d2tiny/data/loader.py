@@ -129,7 +129,11 @@ class ResumableLoader:
         """Yield the batches of this process from ``iteration`` on."""
         sampler = _StreamSampler(len(self.dataset), self.total_batch_size, self.seed, iteration)
         yield from DataLoader(
-            self.dataset, batch_sampler=sampler, num_workers=self.num_workers, collate_fn=_as_list
+            self.dataset,
+            batch_sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=_as_list,
+            generator=torch.Generator(),  # else it draws from the global one
         )
 
 

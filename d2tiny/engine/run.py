@@ -136,7 +136,8 @@ def run(
         "command": " ".join(["python", *sys.argv]),
     }
     start_time = time.perf_counter()
-    model = instantiate(cfg.model).to(device)
+    layout = torch.channels_last if cfg.train.channels_last else torch.preserve_format
+    model = instantiate(cfg.model).to(device, memory_format=layout)
     count = sum(p.numel() for p in model.parameters())
     logger.info("Model with %.2f M parameters on %s; output in %s.", count / 1e6, device, output)
     ema = ModelEMA(model, cfg.train.ema.decay) if cfg.train.ema.enabled else None

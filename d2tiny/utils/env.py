@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["describe_hardware", "resolve_device"]
+__all__ = ["describe_hardware", "has_fast_bf16", "resolve_device"]
 
 
 def resolve_device(device: str = "auto") -> str:
@@ -45,3 +45,12 @@ def describe_hardware() -> dict[str, str | int]:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+
+
+def has_fast_bf16() -> bool:
+    """Whether this machine multiplies bfloat16 faster than float32 (GPU, or a CPU with the instructions)."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text() if cpuinfo.exists() else ""
+    return "avx512_bf16" in flags or "amx_bf16" in flags

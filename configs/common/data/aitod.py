@@ -14,6 +14,7 @@ dataloader = dict(
             is_train=True,
             augmentations=[L(T.RandomFlip)(prob=0.5, horizontal=True)],
             image_format="RGB",
+            ignore_regions=True,
         ),
         total_batch_size=2,
         num_workers=2,

@@ -142,8 +142,9 @@ def load_coco_like(source: DatasetSource) -> list[dict[str, Any]]:
         }
     except KeyError as err:
         raise DatasetError(f"{path}: an image or category has no {err}.") from err
-    metadata = MetadataCatalog.get(source.name)
-    metadata.set(
+    if getattr(MetadataCatalog.get(source.name), "json_file", str(path)) != str(path):
+        MetadataCatalog.remove(source.name)  # $DETECTRON2_DATASETS changed; metadata refuses other values
+    MetadataCatalog.get(source.name).set(
         thing_classes=list(classes),
         thing_dataset_id_to_contiguous_id=id_map,
         json_file=str(path),

@@ -1,0 +1,131 @@
+"""Predict image files: annotated pictures and one COCO-style json."""
+
+from __future__ import annotations
+
+import glob
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.detection_utils import read_image
+from detectron2.engine import DefaultPredictor
+from tqdm import tqdm
+
+from d2tiny.utils.errors import ConfigError, DatasetError
+from d2tiny.visualization import Boxes2D, draw_boxes
+
+__all__ = ["collect_images", "dataset_classes", "predict_folder"]
+
+logger = logging.getLogger(__name__)
+
+_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+
+
+def collect_images(inputs: Sequence[str]) -> list[Path]:
+    """Turn files, folders and globs into a sorted list of image files.
+
+    Raises:
+        DatasetError: an input that matches nothing.
+    """
+    files: set[Path] = set()
+    for text in inputs:
+        path = Path(text)
+        if path.is_file():
+            found = [path]
+        elif path.is_dir():
+            found = [f for f in path.iterdir() if f.suffix.lower() in _ENDINGS]
+        else:
+            found = [Path(f) for f in glob.glob(text, recursive=True) if Path(f).suffix.lower() in _ENDINGS]
+        if not found:
+            raise DatasetError(f"--input {text}: no image here (looked for {', '.join(sorted(_ENDINGS))}).")
+        files.update(found)
+    return sorted(files)
+
+
+def dataset_classes(name: str, num_classes: int) -> list[str]:
+    """Return a dataset's class names, or numbers where the dataset is unknown or absent."""
+    metadata = MetadataCatalog.get(name)
+    if not hasattr(metadata, "thing_classes") and name in DatasetCatalog.list():
+        try:
+            DatasetCatalog.get(name)
+        except DatasetError as err:
+            logger.warning("Class names are unknown: %s", err)
+    classes = list(getattr(metadata, "thing_classes", []))
+    return classes if len(classes) == num_classes else [f"class {i}" for i in range(num_classes)]
+
+
+def predict_folder(
+    cfg: CfgNode, inputs: Sequence[str], output: Path, *, score: float = 0.3, progress: bool = True
+) -> list[str]:
+    """Predict all images.
+
+    Args:
+        cfg: as from ``d2tiny.model_zoo.get_cfg``, with weights.
+        inputs: files, folders, globs.
+        output: folder; gets ``<image name>.jpg`` for each image and ``detections.json`` (COCO with scores; boxes XYWH
+            in the image's own pixels).
+        score: lowest score that is drawn and written, in [0, 1].
+        progress: show a bar.
+
+    Returns:
+        One message for each image that could not be read; the others are done all the same.
+
+    Raises:
+        ConfigError: a score outside [0, 1].
+        DatasetError: an input that matches nothing.
+    """
+    if not 0 <= score <= 1:
+        raise ConfigError(f"--score must be in [0, 1], got {score}.")
+    files = collect_images(inputs)
+    output.mkdir(parents=True, exist_ok=True)
+    cfg = cfg.clone()
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = score
+    predictor = DefaultPredictor(cfg)
+    names = dataset_classes(cfg.DATASETS.TEST[0], cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+    result: dict[str, list[Any]] = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(names, start=1)],
+    }
+    failed, taken = [], set[str]()
+    for number, path in enumerate(tqdm(files, desc="predict", unit="img", disable=not progress), start=1):
+        try:
+            image = read_image(str(path), format="BGR")
+        except Exception as err:
+            failed.append(f"{path}: cannot read this image ({err})")
+            continue
+        found = predictor(image)["instances"].to("cpu")
+        boxes = found.pred_boxes.tensor.numpy()
+        items = Boxes2D(boxes, found.pred_classes.numpy(), found.scores.numpy())
+        picture = draw_boxes(np.ascontiguousarray(image[:, :, ::-1]), items, names, title=path.name)
+        # Two inputs of one name (from two folders) must not overwrite each other.
+        name = path.stem if path.stem not in taken else f"{path.stem}_{number}"
+        taken.add(name)
+        cv2.imwrite(str(output / f"{name}.jpg"), picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+        height, width = image.shape[:2]
+        result["images"].append(
+            {"id": number, "file_name": str(path), "width": width, "height": height}
+        )
+        for box, cls, value in zip(boxes.tolist(), items.classes.tolist(), found.scores.tolist(), strict=True):
+            x, y, w, h = box[0], box[1], box[2] - box[0], box[3] - box[1]
+            result["annotations"].append(
+                {
+                    "id": len(result["annotations"]) + 1,
+                    "image_id": number,
+                    "category_id": cls + 1,
+                    "bbox": [round(v, 2) for v in (x, y, w, h)],
+                    "area": round(w * h, 2),
+                    "score": round(value, 4),
+                    "iscrowd": 0,
+                }
+            )
+    temporary = output / ".detections.json"
+    temporary.write_text(json.dumps(result))
+    temporary.replace(output / "detections.json")
+    return failed

@@ -1,0 +1,127 @@
+"""Pictures of detections in which an 8-pixel object stays visible."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+__all__ = ["Boxes2D", "class_color", "draw_boxes", "side_by_side"]
+
+# Bright, far apart, readable on vegetation, asphalt and water; in the order of AI-TOD's classes.
+_PALETTE: tuple[tuple[int, int, int], ...] = (
+    (255, 90, 80),
+    (255, 170, 0),
+    (190, 120, 255),
+    (0, 200, 255),
+    (255, 110, 200),
+    (255, 235, 60),
+    (90, 255, 110),
+    (255, 255, 255),
+)
+_INK = (24, 26, 30)
+_PAPER = (245, 245, 245)
+# Images are enlarged until their longer side has about this many pixels, never shrunk.
+_TARGET_SIDE = 1200
+
+
+@dataclass(frozen=True)
+class Boxes2D:
+    """What is drawn: ``boxes`` (N, 4) XYXY px, ``classes`` (N,), ``scores`` (N,) or None for ground truth."""
+
+    boxes: np.ndarray
+    classes: np.ndarray
+    scores: np.ndarray | None = None
+
+
+def class_color(index: int) -> tuple[int, int, int]:
+    """Return the RGB colour of a class, the same in every picture."""
+    if index < len(_PALETTE):
+        return _PALETTE[index]
+    red, green, blue = colorsys.hsv_to_rgb((index * 0.618034) % 1.0, 0.65, 1.0)
+    return int(red * 255), int(green * 255), int(blue * 255)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _scale(height: int, width: int) -> int:
+    return max(1, min(6, round(_TARGET_SIDE / max(height, width))))
+
+
+def draw_boxes(
+    image: np.ndarray, items: Boxes2D, class_names: Sequence[str], *, title: str = "", scale: int = 0
+) -> np.ndarray:
+    """Draw one-pixel boxes on an enlarged copy, with a legend below.
+
+    Args:
+        image: (H, W, 3) uint8 RGB; not modified.
+        items: boxes, classes, scores.
+        class_names: for the legend, which lists the classes that occur, with counts.
+        title: stands before the legend.
+        scale: enlargement; 0 chooses one by size.
+
+    Returns:
+        (H·scale + legend, W·scale, 3) uint8 RGB.
+    """
+    scale = scale or _scale(*image.shape[:2])
+    canvas = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    # Weak detections first, so that confident ones lie on top.
+    order = np.arange(len(items.boxes)) if items.scores is None else np.argsort(items.scores)
+    for i in order:
+        x1, y1, x2, y2 = np.round(items.boxes[i] * scale).astype(int).tolist()
+        # One pixel outside the object on each side, so that its edge is not painted over.
+        cv2.rectangle(canvas, (x1 - 1, y1 - 1), (x2, y2), class_color(int(items.classes[i])), 1)
+    return np.concatenate((canvas, _legend(canvas.shape[1], items, class_names, title)))
+
+
+def _legend(width: int, items: Boxes2D, class_names: Sequence[str], title: str) -> np.ndarray:
+    """A strip with the title and one entry for each class that occurs; wraps where it is narrow."""
+    size, pad = 15, 8
+    font = _font(size)
+    counts = np.bincount(items.classes.astype(np.int64), minlength=len(class_names))
+    entries: list[tuple[str, tuple[int, int, int] | None]] = [(title, None)] if title else []
+    entries += [
+        (f"{class_names[i] if i < len(class_names) else i} {counts[i]}", class_color(i))
+        for i in np.flatnonzero(counts).tolist()
+    ]
+    if not counts.any():
+        entries.append(("no objects", None))
+    places, x, y = [], pad, pad
+    for text, color in entries:
+        length = int(font.getlength(text)) + (size + 4 if color else 0)
+        if x > pad and x + length > width - pad:
+            x, y = pad, y + size + pad
+        places.append((x, y, text, color))
+        x += length + 2 * pad
+    strip = Image.new("RGB", (width, y + size + pad + 2), _INK)
+    pen = ImageDraw.Draw(strip)
+    for x, y, text, color in places:
+        if color:
+            pen.rectangle((x, y + 2, x + size - 4, y + size - 2), outline=color, width=2)
+            x += size + 4
+        pen.text((x, y - 1), text, fill=_PAPER, font=font)
+    return np.asarray(strip)
+
+
+def side_by_side(
+    image: np.ndarray, truth: Boxes2D, found: Boxes2D, class_names: Sequence[str], *, name: str = ""
+) -> np.ndarray:
+    """Draw ground truth on the left and predictions on the right; RGB in, RGB out."""
+    scale = max(1, _scale(*image.shape[:2]) * 2 // 3)
+    panels = [
+        draw_boxes(image, items, class_names, title=title, scale=scale)
+        for title, items in ((f"ground truth {name}".strip(), truth), ("prediction", found))
+    ]
+    height = max(p.shape[0] for p in panels)
+    gap = np.full((height, 6, 3), 255, dtype=np.uint8)
+    padded = [
+        np.concatenate((p, np.full((height - p.shape[0], p.shape[1], 3), _INK, dtype=np.uint8)))
+        for p in panels
+    ]
+    return np.concatenate((padded[0], gap, padded[1]), axis=1)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import d2tiny  # noqa: F401  registers everything
+from d2tiny.data.synthetic import write_dataset
+
+# On a shared machine two threads are slower than one.
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real aerial tiles beside the checkout; tests that need them skip, and say so, where they are absent."""
+    folder = Path(os.environ.get("D2TINY_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real tiles at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small dataset of drawn scenes in the flat layout."""
+    root = tmp_path_factory.mktemp("datasets") / "aerial"
+    write_dataset(root, train=8, val=3, height=96, width=128, seed=5)
+    return root
+
+
+@pytest.fixture
+def datasets(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same as ``$DETECTRON2_DATASETS/aerial``."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(scenes.parent))
+    return scenes

@@ -1,0 +1,172 @@
+"""Every config: load, validate, build narrow, train a step, evaluate a step, save, load; and through get_cfg."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import instantiate
+from detectron2.engine import DefaultPredictor
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
+from omegaconf import OmegaConf
+
+from d2tiny import model_zoo
+from d2tiny.config import load_config, save_config, validate_config
+from d2tiny.config.lazy import configs_root
+from d2tiny.config.native import lazy_from_yacs
+from tests.modeling.test_detector import item
+
+LAZY = [name for name in model_zoo.list_configs() if not name.endswith(".yaml")]
+YAML = [name for name in model_zoo.list_configs() if name.endswith(".yaml")]
+BATCHES = {
+    "normal": [item([[10, 10, 18, 17], [30, 40, 36, 47]]), item([[50, 20, 61, 33]])],
+    "half-empty": [item([[10, 10, 18, 17]]), item([])],
+    "empty": [item([]), item([])],
+}
+
+
+def narrow(cfg):
+    """R18 with GroupNorm-free random weights instead of a pretrained R50, 32 channels: the same graph, seconds to run."""
+    model = cfg.model
+    backbone = model.backbone.get("backbone", model.backbone)
+    bottom_up = backbone.bottom_up
+    bottom_up.stem.norm = bottom_up.stages.norm = "BN"
+    OmegaConf.set_struct(bottom_up, False)
+    bottom_up.stages.pop("stride_in_1x1", None)
+    bottom_up.stages.depth, bottom_up.freeze_at = 18, 0
+    backbone.out_channels = model.proposal_generator.head.in_channels = 32
+    if "neck" in model.backbone:
+        model.backbone.neck.channels = 32
+    head = model.roi_heads.box_head
+    head.input_shape.channels, head.fc_dims = 32, [64, 64]
+    model.roi_heads.box_predictor.input_shape.channels = 64
+    return cfg
+
+
+def step(model, batch):
+    model.train()
+    with EventStorage(0):
+        losses = model(batch)
+    total = sum(losses.values())
+    model.zero_grad()
+    total.backward()
+    assert torch.isfinite(total)
+    assert not [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+
+
+def predict(model):
+    model.eval()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        return model([{"image": torch.randint(0, 255, (3, 70, 90), dtype=torch.uint8)}])[0]["instances"]
+
+
+@pytest.mark.parametrize("name", LAZY)
+def test_lazy_config(name, tmp_path):
+    cfg = load_config(name)
+    validate_config(cfg, datasets=False)
+    save_config(cfg, tmp_path / "config.yaml")
+    assert OmegaConf.to_container(load_config(tmp_path / "config.yaml")).keys() == cfg.keys()
+    narrow(cfg)
+    validate_config(cfg, datasets=False)
+    model = instantiate(cfg.model)
+    for batch in BATCHES.values():
+        step(model, batch)
+    before = predict(model)
+    torch.save(model.state_dict(), tmp_path / "model.pth")
+
+    # the saved and reloaded config with the saved weights gives the same detections, also through get_cfg
+    save_config(cfg, tmp_path / "narrow.yaml")
+    cfg_node = model_zoo.get_cfg(str(tmp_path / "narrow.yaml"), str(tmp_path / "model.pth"), device="cpu")
+    predictor = DefaultPredictor(cfg_node)
+    after = predict(predictor.model)
+    assert torch.equal(before.pred_boxes.tensor, after.pred_boxes.tensor)
+    assert torch.equal(before.scores, after.scores)
+    assert "instances" in predictor(np.zeros((61, 83, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("name", YAML)
+def test_yaml_config(name):
+    cfg = model_zoo.get_cfg(
+        name,
+        device="cpu",
+        overrides=[
+            "MODEL.RESNETS.DEPTH=18",
+            "MODEL.RESNETS.RES2_OUT_CHANNELS=64",
+            "MODEL.RESNETS.NORM=BN",
+            "MODEL.BACKBONE.FREEZE_AT=0",
+            "MODEL.FPN.OUT_CHANNELS=32",
+            "MODEL.ROI_BOX_HEAD.FC_DIM=64",
+        ],
+    )
+    model = build_model(cfg)
+    for batch in BATCHES.values():
+        step(model, batch)
+    predict(model)
+    assert DefaultPredictor(cfg)(np.zeros((61, 83, 3), dtype=np.uint8))["instances"].image_size == (61, 83)
+
+
+def test_yaml_and_lazy_twin_are_the_same_network():
+    """Names and shapes of all weights of the native YAML and of the lazy config."""
+    lazy = instantiate(load_config("aitod/faster_rcnn_r50_efpnbs_rfla_dcloss_1x").model)
+    yaml = build_model(model_zoo.get_cfg(YAML[0], device="cpu"))
+    shapes = [{k: tuple(v.shape) for k, v in m.state_dict().items()} for m in (lazy, yaml)]
+    assert shapes[0] == shapes[1]
+
+
+def test_yaml_under_our_trainer_means_the_same_run():
+    path = configs_root() / YAML[0]
+    cfg = lazy_from_yacs(path, ["SOLVER.MAX_ITER=84108", "train.device=cpu"])
+    twin = load_config("aitod/faster_rcnn_r50_efpnbs_rfla_dcloss_1x")
+    for key in ("lr", "momentum", "weight_decay"):
+        assert cfg.optimizer[key] == twin.optimizer[key]
+    schedules = [instantiate(c.lr_multiplier) for c in (cfg, twin)]
+    for where in (0.0, 0.01, 0.05, 0.5, 0.7, 0.95):
+        assert schedules[0](where) == pytest.approx(schedules[1](where))
+    assert cfg.train.max_iter == twin.train.max_iter
+    assert cfg.train.device == "cpu"
+    assert cfg.dataloader.train.dataset.names == ["aitod_trainval"]
+    assert list(cfg.dataloader.test.mapper.augmentations) == []
+    validate_config(cfg, datasets=False)
+
+
+def test_papers_settings():
+    """SPEC §1.5 and §3.4."""
+    cfg = load_config("aitod/faster_rcnn_r50_efpnbs_rfla_dcloss_1x")
+    assert cfg.train.max_iter == 12 * 14018 // 2
+    schedule = instantiate(cfg.lr_multiplier)
+    assert schedule(0.0) == pytest.approx(0.001)
+    assert schedule(5000 / 84108) == pytest.approx(1.0)
+    assert schedule(56071 / 84108) == pytest.approx(1.0)
+    assert schedule(56073 / 84108) == pytest.approx(0.1)
+    assert schedule(77100 / 84108) == pytest.approx(0.01)
+    rpn, roi = cfg.model.proposal_generator, cfg.model.roi_heads
+    assert tuple(rpn.post_nms_topk) == (3000, 3000)
+    assert roi.box_predictor.test_topk_per_image == 3000
+    assert (roi.batch_size_per_image, roi.positive_fraction) == (512, 0.25)
+    assert (rpn.assigner.metric, tuple(rpn.assigner.topk), rpn.assigner.ratio) == ("kld", (3, 1), 0.9)
+    assert rpn.box_loss.mode == roi.box_predictor.box_loss.mode == "prose"
+
+
+def test_configs_are_short_diffs():
+    """An experiment file is a short diff against a named parent."""
+    for path in Path(configs_root()).rglob("*.py"):
+        if "common" not in path.parts:
+            assert len(path.read_text().splitlines()) <= 45, path
+
+
+def test_cfg_node_edits_are_obeyed():
+    cfg = model_zoo.get_cfg("quick/faster_rcnn_r18_fpn_rfla", device="cpu")
+    assert cfg.TEST.DETECTIONS_PER_IMAGE == 1500
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.77
+    assert build_model(cfg).roi_heads.box_predictor.test_score_thresh == 0.77
+
+
+def test_zoo_names():
+    assert "quick/faster_rcnn_r18_fpn_rfla" in model_zoo.list_configs("quick/*")
+    assert not model_zoo.list_configs("common/*")
+    with pytest.raises(Exception, match="Did you mean 'quick/faster_rcnn_r18_fpn_rfla'"):
+        model_zoo.get_config("quick/faster_rcnn_r18_fpn_rlfa")

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from d2tiny.modeling.necks import EFPNBS
+
+
+def pyramid(channels=16, size=(50, 38)):
+    """p2..p6 of an image whose sides are no multiples of 32."""
+    return {
+        f"p{i + 2}": torch.randn(2, channels, -(-size[0] // 2**i), -(-size[1] // 2**i)) for i in range(5)
+    }
+
+
+def test_parameter_counts():
+    """SPEC §3.3 with 256 channels."""
+
+    def count(**settings):
+        return sum(p.numel() for p in EFPNBS(channels=256, **settings).parameters())
+
+    assert count(fbsm=False) == 65_792
+    assert count(cem=False) == 885_260
+    assert count() == 951_052
+    assert count(mid_channels=256) == 1_836_556
+    assert count(gate_channels=256) == 1_574_272
+
+
+def test_names_shapes_and_other_levels_stay():
+    features = pyramid()
+    before = {k: v.clone() for k, v in features.items()}
+    result = EFPNBS(channels=16)(features)
+    assert list(result) == list(features)
+    for name, value in features.items():
+        assert torch.equal(value, before[name])  # inputs unchanged
+        assert result[name].shape == value.shape
+        assert torch.equal(result[name], value) == (name != "p2")
+
+
+def test_cem_adds_the_same_vector_everywhere():
+    """C = P_l + ReLU(W·max(P_h) + b): spatially constant, computed here by hand."""
+    neck, features = EFPNBS(channels=16, fbsm=False), pyramid()
+    difference = neck(features)["p2"] - features["p2"]
+    weight, bias = neck.cem["p2"].project.weight[:, :, 0, 0], neck.cem["p2"].project.bias
+    vector = F.relu(features["p5"].amax((2, 3)) @ weight.T + bias)
+    torch.testing.assert_close(difference, vector[:, :, None, None].expand_as(difference), atol=1e-5, rtol=0)
+
+
+def test_mask_is_between_0_and_1_and_even_at_the_start():
+    neck, features = EFPNBS(channels=16), pyramid()
+    mask = neck.fbsm["p2"].mask(features["p5"], features["p2"])
+    assert mask.shape == (2, 1, 50, 38)
+    assert (mask > 0).all()
+    assert (mask < 1).all()
+
+
+def test_open_gate_leaves_the_refinement():
+    neck, features = EFPNBS(channels=16, cem=False), pyramid()
+    fbsm = neck.fbsm["p2"]
+    with torch.no_grad():
+        fbsm.fuse.weight.zero_()
+        fbsm.fuse.bias.fill_(100.0)
+    torch.testing.assert_close(neck(features)["p2"], F.relu(fbsm.refine(features["p2"])))
+
+
+def test_residual_starts_as_identity_with_zero_refinement():
+    neck, features = EFPNBS(channels=16, cem=False, residual=True), pyramid()
+    with torch.no_grad():
+        neck.fbsm["p2"].refine.weight.zero_()
+    assert torch.equal(neck(features)["p2"], features["p2"])
+
+
+def test_gradients_reach_p5_through_both_modules():
+    for settings in ({"fbsm": False}, {"cem": False}, {}):
+        features = {k: v.requires_grad_() for k, v in pyramid().items()}
+        neck = EFPNBS(channels=16, **settings)
+        neck(features)["p2"].square().sum().backward()
+        assert features["p5"].grad.abs().sum() > 0
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in neck.parameters())
+
+
+def test_more_pairs():
+    neck, features = EFPNBS(channels=16, pairs=(("p5", "p2"), ("p5", "p3"))), pyramid()
+    result = neck(features)
+    assert not torch.equal(result["p3"], features["p3"])
+    assert torch.equal(result["p4"], features["p4"])
+
+
+def test_gate_as_wide_as_the_level():
+    assert EFPNBS(channels=16, gate_channels=16)(pyramid())["p2"].shape[1] == 16
+
+
+def test_autocast():
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.isfinite(EFPNBS(channels=16)(pyramid())["p2"]).all()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"cem": False, "fbsm": False},
+        {"pairs": ()},
+        {"pairs": (("p5", "p5"),)},
+        {"pairs": (("p5", "p2"), ("p4", "p2"))},
+        {"gate_channels": 3},
+    ],
+)
+def test_bad_settings(settings):
+    with pytest.raises(ValueError, match="EFPNBS"):
+        EFPNBS(channels=16, **settings)
+
+
+def test_missing_level_is_named():
+    with pytest.raises(KeyError, match="no level 'p7'"):
+        EFPNBS(channels=16, pairs=(("p7", "p2"),))(pyramid())

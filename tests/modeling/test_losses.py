@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from d2tiny.modeling.losses import DCLoss, IoULoss, SmoothL1Loss, dc_loss, dc_loss_slope, reduce_loss
+
+# SPEC §4, k = 10, δ = 0.15: ε, L_A (formula), dL_A, L_B (prose), dL_B.
+VECTORS = [
+    (0.0, 0.0, 0.81757448, 0.0, 0.18242552),
+    (0.05, 0.03722528, 0.66456205, 0.01527472, 0.43543795),
+    (0.1, 0.06602134, 0.48646412, 0.04397866, 0.71353588),
+    (0.15, 0.08625, 0.33125, 0.08625, 0.96875),
+    (0.3, 0.12830936, 0.35976266, 0.26169064, 1.24023734),
+    (0.5, 0.25732806, 0.92886744, 0.49267194, 1.07113256),
+    (1.0, 1.0, 1.99979657, 1.0, 1.00020343),
+    (2.0, 3.99999998, 4.00000016, 2.00000002, 0.99999984),
+]
+# ε, ∂L_A/∂k, ∂L_A/∂δ; those of B are their negatives.
+PARAMETER_GRADIENTS = [
+    (0.05, 0.00093391, 0.09339067),
+    (0.1, 0.00105752, 0.21150334),
+    (0.3, -0.00469811, 0.31320755),
+    (0.5, -0.00248964, 0.07113256),
+]
+
+LOSSES = {
+    "l1": lambda: SmoothL1Loss(),
+    "smooth_l1": lambda: SmoothL1Loss(beta=0.11),
+    "giou": lambda: IoULoss(kind="giou"),
+    "diou": lambda: IoULoss(kind="diou"),
+    "ciou": lambda: IoULoss(kind="ciou"),
+    "dc_prose": lambda: DCLoss(),
+    "dc_formula": lambda: DCLoss(mode="formula"),
+    "dc_bounded": lambda: DCLoss(learnable="bounded"),
+    "dc_ema": lambda: DCLoss(learnable="ema").eval(),
+}
+
+
+def sample(space, count, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    if space == "delta":
+        pred, target = torch.randn(2, count, 4, generator=generator, dtype=dtype)
+        return pred, target
+    corner = torch.rand(2, count, 2, generator=generator, dtype=dtype) * 4
+    boxes = torch.cat((corner, corner + torch.rand(2, count, 2, generator=generator, dtype=dtype) * 8 + 2), -1)
+    return boxes[0], boxes[1]
+
+
+@pytest.mark.parametrize(("eps", "loss_a", "slope_a", "loss_b", "slope_b"), VECTORS)
+def test_dc_vectors(eps, loss_a, slope_a, loss_b, slope_b):
+    for mode, loss, slope in (("formula", loss_a, slope_a), ("prose", loss_b, slope_b)):
+        error = torch.tensor(eps, dtype=torch.float64, requires_grad=True)
+        value = dc_loss(error, mode=mode)
+        assert float(value.detach()) == pytest.approx(loss, abs=1e-7)
+        assert float(dc_loss_slope(error.detach(), k=10, delta=0.15, mode=mode)) == pytest.approx(slope, abs=1e-7)
+        (gradient,) = torch.autograd.grad(value, error)
+        assert float(gradient) == pytest.approx(slope, abs=1e-7)
+
+
+def test_dc_readings_add_up():
+    error = torch.linspace(0, 3, 50, dtype=torch.float64)
+    torch.testing.assert_close(
+        dc_loss(error, mode="formula") + dc_loss(error, mode="prose"), error**2 + error
+    )
+
+
+@pytest.mark.parametrize(("eps", "by_k", "by_delta"), PARAMETER_GRADIENTS)
+def test_dc_parameter_gradients(eps, by_k, by_delta):
+    for mode, sign in (("formula", 1), ("prose", -1)):
+        k = torch.tensor(10.0, dtype=torch.float64, requires_grad=True)
+        delta = torch.tensor(0.15, dtype=torch.float64, requires_grad=True)
+        dc_loss(torch.tensor(eps, dtype=torch.float64), k=k, delta=delta, mode=mode).backward()
+        assert float(k.grad) == pytest.approx(sign * by_k, abs=1e-7)
+        assert float(delta.grad) == pytest.approx(sign * by_delta, abs=1e-7)
+
+
+def test_dc_refuses_a_loss_that_falls():
+    """With δ = 0.15 the formula is monotone below k = 17.14 only."""
+    DCLoss(mode="formula", k=17.0)
+    with pytest.raises(ValueError, match="falls where the error grows"):
+        DCLoss(mode="formula", k=17.3)
+    DCLoss(mode="formula", k=17.3, allow_nonmonotone=True)
+    DCLoss(mode="prose", k=40)
+
+
+def test_dc_bounded_starts_at_the_published_values_and_stays_inside():
+    loss = DCLoss(learnable="bounded")
+    k, delta = loss.parameters_now()
+    assert float(k) == pytest.approx(10, abs=1e-5)
+    assert float(delta) == pytest.approx(0.15, abs=1e-6)
+    optimizer = torch.optim.SGD(loss.parameters(), lr=5.0)
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss(torch.randn(64, 4) * 0.2, torch.zeros(64, 4)).backward()
+        optimizer.step()
+    k, delta = loss.parameters_now()
+    assert 5 <= float(k) <= 14
+    assert 0.05 <= float(delta) <= 0.5
+
+
+def test_dc_ema_by_hand():
+    """δ ← 0.99·0.15 + 0.01·0.4, then unchanged without positives and in eval mode."""
+    loss = DCLoss(learnable="ema")
+    loss(torch.full((3, 4), 0.4), torch.zeros(3, 4))
+    assert float(loss.ema_delta) == pytest.approx(0.1525)
+    loss(torch.zeros(0, 4), torch.zeros(0, 4))
+    loss.eval()(torch.ones(3, 4), torch.zeros(3, 4))
+    assert float(loss.ema_delta) == pytest.approx(0.1525)
+    assert "ema_delta" in loss.state_dict()
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+class TestContract:
+    def test_gradcheck(self, name):
+        if name == "ciou":
+            pytest.skip("CIoU's trade-off α is a constant in its gradient, by definition")
+        loss = LOSSES[name]().double()
+        pred, target = sample(loss.space, 5, torch.float64)
+        pred.requires_grad_()
+        assert torch.autograd.gradcheck(lambda p: loss(p, target, avg_factor=3.0), (pred,))
+
+    def test_perfect_prediction(self, name):
+        loss = LOSSES[name]()
+        _, target = sample(loss.space, 5)
+        assert float(loss(target.clone(), target)) == pytest.approx(0, abs=1e-5)
+
+    def test_no_positive_is_finite_with_a_gradient(self, name):
+        loss = LOSSES[name]()
+        pred = torch.zeros(0, 4, requires_grad=True)
+        value = loss(pred, torch.zeros(0, 4), avg_factor=256)
+        value.backward()
+        assert torch.isfinite(value)
+        assert pred.grad is not None
+        for parameter in loss.parameters():
+            assert parameter.grad is not None
+
+    def test_weights_and_divisor(self, name):
+        loss = LOSSES[name]()
+        if name == "dc_bounded":
+            pytest.skip("its pull on k and δ is not divided")
+        pred, target = sample(loss.space, 4)
+        weight = torch.tensor([1.0, 0, 0, 0])
+        alone = loss(pred[:1], target[:1], avg_factor=1.0)
+        torch.testing.assert_close(loss(pred, target, weight=weight, avg_factor=2.0), alone / 2)
+
+    def test_permutation(self, name):
+        loss = LOSSES[name]()
+        pred, target = sample(loss.space, 9)
+        order = torch.randperm(9)
+        torch.testing.assert_close(loss(pred[order], target[order]), loss(pred, target))
+
+    def test_autocast_keeps_float32(self, name):
+        loss = LOSSES[name]()
+        pred, target = sample(loss.space, 6)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            value = loss(pred.bfloat16(), target)
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, loss(pred.bfloat16().float(), target))
+
+    def test_shapes_must_agree(self, name):
+        with pytest.raises(ValueError, match="same shape"):
+            LOSSES[name]()(torch.zeros(3, 4), torch.zeros(2, 4))
+
+
+def test_l1_by_hand():
+    """|1|+|2|+|3|+|4| = 10, over the default divisor of 4 elements."""
+    pred = torch.tensor([[1.0, -2, 3, -4]])
+    assert float(SmoothL1Loss()(pred, torch.zeros(1, 4))) == 2.5
+
+
+def test_giou_by_hand():
+    """4×4 boxes 2 px apart: GIoU 1/3, loss 2/3 (see test_gaussian)."""
+    pred, target = torch.tensor([[0.0, 0, 4, 4]]), torch.tensor([[2.0, 0, 6, 4]])
+    assert float(IoULoss(kind="giou")(pred, target, avg_factor=1.0)) == pytest.approx(2 / 3, abs=1e-5)
+
+
+def test_reduce_of_nothing():
+    assert float(reduce_loss(torch.zeros(0), None, None)) == 0
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: DCLoss(mode="text"),
+        lambda: DCLoss(learnable="free"),
+        lambda: DCLoss(k=-1),
+        lambda: DCLoss(k=20, learnable="bounded"),
+        lambda: IoULoss(kind="iou3"),
+        lambda: SmoothL1Loss(beta=-1),
+    ],
+)
+def test_bad_settings(build):
+    with pytest.raises(ValueError, match=r"must|needs|unknown"):
+        build()
+
+
+def test_dc_max_gradient():
+    """SPEC: B's slope is between 0.1824 (at 0) and 1.245 for k = 10."""
+    slope = dc_loss_slope(torch.linspace(0, 4, 40001, dtype=torch.float64), k=10, delta=0.15)
+    assert float(slope.min()) == pytest.approx(1 - 1 / (1 + math.exp(-1.5)), abs=1e-6)
+    assert float(slope.max()) == pytest.approx(1.245, abs=1e-3)

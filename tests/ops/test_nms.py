@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import torch
+
+from d2tiny.ops.nms import batched_nms
+
+
+def loop_nms(boxes, scores, groups, threshold):
+    """Greedy suppression, one box at a time, in float64."""
+    boxes = boxes.double()
+    kept = []
+    for i in scores.argsort(descending=True, stable=True).tolist():
+        for j in kept:
+            if groups[i] != groups[j]:
+                continue
+            wh = (torch.minimum(boxes[i, 2:], boxes[j, 2:]) - torch.maximum(boxes[i, :2], boxes[j, :2])).clamp(min=0)
+            inter = wh.prod()
+            union = (boxes[i, 2:] - boxes[i, :2]).prod() + (boxes[j, 2:] - boxes[j, :2]).prod() - inter
+            if inter / union > threshold:
+                break
+        else:
+            kept.append(i)
+    return kept
+
+
+def test_equals_the_loop_far_from_the_origin():
+    """Tiny boxes at 20,000 px, where shifted float32 coordinates would be off by 0.01 px and more."""
+    torch.manual_seed(1)
+    corner = torch.randint(0, 40, (300, 2)).float() / 4 + 20000
+    boxes = torch.cat((corner, corner + torch.randint(8, 32, (300, 2)).float() / 4), 1)
+    scores, groups = torch.rand(300), torch.randint(0, 8, (300,))
+    assert batched_nms(boxes, scores, groups, 0.5).tolist() == loop_nms(boxes, scores, groups, 0.5)
+
+
+def test_sorted_ties_keep_their_order():
+    boxes = torch.tensor([[0.0, 0, 4, 4], [10, 0, 14, 4], [20, 0, 24, 4]])
+    assert batched_nms(boxes, torch.tensor([0.5, 0.9, 0.5]), torch.zeros(3), 0.5).tolist() == [1, 0, 2]
+
+
+def test_empty():
+    assert batched_nms(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0), 0.5).shape == (0,)
+
+
+def test_half_precision_scores():
+    boxes = torch.tensor([[0.0, 0, 4, 4], [0, 0, 4, 4]])
+    kept = batched_nms(boxes.bfloat16(), torch.tensor([0.5, 0.9]).bfloat16(), torch.zeros(2), 0.5)
+    assert kept.tolist() == [1]
