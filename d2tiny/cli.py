@@ -56,9 +56,7 @@ def _train_parser() -> argparse.ArgumentParser:
         epilog="example: tools/train_net.py --config-file configs/quick/faster_rcnn_r18_fpn_rfla.py "
         "train.max_iter=200 train.output_dir=output/try",
     )
-    parser.add_argument(
-        "--config-file", required=True, metavar="X", help="lazy config (.py), native YAML, or zoo name"
-    )
+    parser.add_argument("--config-file", required=True, metavar="X", help="lazy config (.py), native YAML, or zoo name")
     parser.add_argument("--eval-only", action="store_true", help="evaluate train.init_checkpoint")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes; also on the CPU")
@@ -92,9 +90,7 @@ def _train_worker(args: argparse.Namespace) -> None:
 def train_main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``tools/train_net.py``; returns the exit code."""
     args = _train_parser().parse_intermixed_args(argv)
-    return guarded(
-        lambda: launch(_train_worker, args.num_gpus, dist_url="auto", args=(args,))
-    )
+    return guarded(lambda: launch(_train_worker, args.num_gpus, dist_url="auto", args=(args,)))
 
 
 def _demo_parser() -> argparse.ArgumentParser:
@@ -111,13 +107,13 @@ def _demo_parser() -> argparse.ArgumentParser:
     parser.add_argument("--score", type=float, default=0.3, help="lowest score shown (default 0.3)")
     parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
     add_register_option(parser)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides")
+    parser.add_argument("--opts", nargs="+", default=[], metavar="key=value", help="config overrides")
     return parser
 
 
 def demo_main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``tools/demo.py``; returns the exit code."""
-    args = _demo_parser().parse_intermixed_args(argv)
+    args = _demo_parser().parse_args(argv)
     failed: list[str] = []
 
     def action() -> None:
@@ -125,7 +121,7 @@ def demo_main(argv: Sequence[str] | None = None) -> int:
             register_coco_like(name, json_file, images)
         if not Path(args.weights).is_file():
             raise CheckpointError(f"--weights {args.weights}: no such file.")
-        cfg = model_zoo.get_cfg(args.config, args.weights, args.overrides, args.device)
+        cfg = model_zoo.get_cfg(args.config, args.weights, args.opts, args.device)
         failed.extend(predict_folder(cfg, args.input, args.output, score=args.score))
         print(f"Pictures and detections.json: {args.output.resolve()}")
 

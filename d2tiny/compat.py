@@ -33,9 +33,7 @@ def wrap_ddp(model: nn.Module) -> nn.Module:
     if comm.get_world_size() == 1:
         return model
     gpu = next(model.parameters()).is_cuda
-    return DistributedDataParallel(
-        model, device_ids=[comm.get_local_rank()] if gpu else None, broadcast_buffers=False
-    )
+    return DistributedDataParallel(model, device_ids=[comm.get_local_rank()] if gpu else None, broadcast_buffers=False)
 
 
 def close_process_group() -> None:

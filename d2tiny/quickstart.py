@@ -72,9 +72,7 @@ def _pictures(cfg_name: str, overrides: list[str], weights: Path, dataset: str, 
         picture = side_by_side(
             np.ascontiguousarray(image[:, :, ::-1]),
             Boxes2D(boxes, np.array([a["category_id"] for a in objects], dtype=np.int64)),
-            Boxes2D(
-                found.pred_boxes.tensor.numpy(), found.pred_classes.numpy(), found.scores.numpy()
-            ),
+            Boxes2D(found.pred_boxes.tensor.numpy(), found.pred_classes.numpy(), found.scores.numpy()),
             classes,
             name=Path(record["file_name"]).name,
         )

@@ -125,8 +125,7 @@ REWRITES = (
     # pkg_resources is gone from current setuptools.
     Rewrite("import pkg_resources\n", "", 1, "detectron2/model_zoo/model_zoo.py"),
     Rewrite(
-        'pkg_resources.resource_filename(\n        "detectron2.model_zoo", '
-        'os.path.join("configs", config_path)\n    )',
+        'pkg_resources.resource_filename(\n        "detectron2.model_zoo", os.path.join("configs", config_path)\n    )',
         'os.path.join(os.path.dirname(os.path.abspath(__file__)), "configs", config_path)',
         1,
         "detectron2/model_zoo/model_zoo.py",
@@ -168,9 +167,7 @@ def check_python(version: tuple[int, int]) -> None:
 def run(arguments: Sequence[str], cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run the current interpreter with ``arguments`` in ``cwd`` and capture what it says."""
     command = [sys.executable, *arguments]
-    return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, errors="replace", check=False
-    )
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, errors="replace", check=False)
 
 
 def why(result: subprocess.CompletedProcess[str]) -> str:
@@ -296,9 +293,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description="Install detectron2 0.6 (pure Python).")
     parser.add_argument("--force", action="store_true", help="install over what is there")
-    parser.add_argument(
-        "--wheel-dir", type=Path, metavar="DIR", help="only build the wheel, into DIR"
-    )
+    parser.add_argument("--wheel-dir", type=Path, metavar="DIR", help="only build the wheel, into DIR")
     args = parser.parse_args(argv)
     try:
         check_python(sys.version_info[:2])

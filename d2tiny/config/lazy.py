@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 from detectron2.config import LazyConfig
+from detectron2.utils.registry import locate
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
@@ -40,11 +41,7 @@ def configs_root() -> Path:
 def config_names() -> list[str]:
     """Return all experiments of the zoo, as ``folder/name`` without the ending."""
     root = configs_root()
-    files = [
-        f.relative_to(root)
-        for f in root.rglob("*")
-        if f.suffix in (".py", ".yaml") and f.name != "__init__.py"
-    ]
+    files = [f.relative_to(root) for f in root.rglob("*") if f.suffix in (".py", ".yaml") and f.name != "__init__.py"]
     return sorted(
         (f.with_suffix("") if f.suffix == ".py" else f).as_posix()
         for f in files
@@ -96,15 +93,28 @@ def save_config(cfg: DictConfig, path: Path) -> None:
     Raises:
         ConfigError: the config holds something that YAML cannot (a lambda, an object).
     """
+    content = OmegaConf.to_container(cfg, resolve=False)
+    # Keys keep their order: modules are built, and random weights drawn, in the order of the arguments.
+    text = yaml.dump(_with_names(content, ""), sort_keys=False, allow_unicode=True, width=1000)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    LazyConfig.save(cfg, str(temporary))
-    pickled = Path(f"{temporary}.pkl")
-    if pickled.exists():
-        pickled.unlink()
-        temporary.unlink(missing_ok=True)
-        raise ConfigError("The config holds an object or a lambda and cannot be saved as YAML.")
+    temporary.write_text(text)
     temporary.replace(path)
+
+
+def _with_names(node: Any, key: str) -> Any:
+    """Replace callables by their import path and check that everything else is plain."""
+    if isinstance(node, dict):
+        return {k: _with_names(v, f"{key}.{k}" if key else str(k)) for k, v in node.items()}
+    if isinstance(node, list):
+        return [_with_names(v, f"{key}.{i}") for i, v in enumerate(node)]
+    if node is None or isinstance(node, str | int | float | bool):
+        return node
+    if callable(node):
+        name = f"{getattr(node, '__module__', '')}.{getattr(node, '__qualname__', '')}"
+        if "<" not in name and locate(name) is not None:
+            return name
+    raise ConfigError(f"{key}: {node!r} is an object or a lambda and cannot be saved as YAML.")
 
 
 def apply_overrides(cfg: DictConfig, overrides: Iterable[str]) -> DictConfig:

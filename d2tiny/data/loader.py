@@ -24,9 +24,7 @@ Record = dict[str, Any]
 Mapper = Callable[[Record], Record]
 
 
-def load_datasets(
-    names: str | Sequence[str], *, verify: bool = True, filter_empty: bool = False
-) -> list[Record]:
+def load_datasets(names: str | Sequence[str], *, verify: bool = True, filter_empty: bool = False) -> list[Record]:
     """Load one or several registered datasets.
 
     Args:
@@ -173,6 +171,4 @@ def build_test_loader(
 ) -> DataLoader[list[Record]]:
     """Build a loader that visits each image once, each process its own share."""
     records = list(dataset)[comm.get_rank() :: comm.get_world_size()]
-    return DataLoader(
-        _Mapped(records, mapper), batch_size=batch_size, num_workers=num_workers, collate_fn=_as_list
-    )
+    return DataLoader(_Mapped(records, mapper), batch_size=batch_size, num_workers=num_workers, collate_fn=_as_list)

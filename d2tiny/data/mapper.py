@@ -92,9 +92,7 @@ class TinyDatasetMapper:
     ) -> tuple[Instances, dict[str, int]]:
         classes = np.array([a["category_id"] for a in annotations], dtype=np.int64)
         ignore = np.array([bool(a.get("iscrowd", 0)) for a in annotations], dtype=bool)
-        clipped = np.stack(
-            [boxes[:, i].clip(0, size[1 - i % 2]) for i in range(4)], axis=1
-        ).reshape(-1, 4)
+        clipped = np.stack([boxes[:, i].clip(0, size[1 - i % 2]) for i in range(4)], axis=1).reshape(-1, 4)
         full = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
         sides = clipped[:, 2:] - clipped[:, :2]
         inside = (sides > 0).all(axis=1)

@@ -59,9 +59,7 @@ def verify_images(records: Sequence[dict[str, Any]], name: str) -> None:
     with ThreadPoolExecutor(8) as pool:
         results = pool.map(lambda r: check_image(r["file_name"], r["width"], r["height"]), records)
         bad = [
-            f"  {record['file_name']}: {problem}"
-            for record, problem in zip(records, results, strict=True)
-            if problem
+            f"  {record['file_name']}: {problem}" for record, problem in zip(records, results, strict=True) if problem
         ]
     if bad:
         more = f"\n  ... and {len(bad) - 10} more" if len(bad) > 10 else ""

@@ -47,9 +47,10 @@ class TinyCheckpointer(DetectionCheckpointer):
         Raises:
             CheckpointError: the file is missing, cannot be read, or fits no part of the model.
         """
+        self._parsed_url_during_load = None  # the parent leaves it set when a load fails
         try:
             return super().load(path, *args, **kwargs)
-        except AssertionError as err:
+        except (AssertionError, CheckpointError) as err:
             raise CheckpointError(f"{path}: {err}") from err
         except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as err:
             raise CheckpointError(f"{path}: cannot load this checkpoint: {err}") from err
@@ -58,7 +59,5 @@ class TinyCheckpointer(DetectionCheckpointer):
         given = len(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         if given and len(incompatible.unexpected_keys) + len(incompatible.incorrect_shapes) >= given:
-            raise CheckpointError(
-                f"none of the checkpoint's {given} tensors fits the model; is it of another config?"
-            )
+            raise CheckpointError(f"none of the checkpoint's {given} tensors fits the model; is it of another config?")
         return incompatible

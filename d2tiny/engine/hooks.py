@@ -44,9 +44,7 @@ class ProgressBar(HookBase):
         assert self._bar is not None
         if self.trainer.iter % self._period == 0 or self.trainer.iter == self._max_iter - 1:
             latest = self.trainer.storage.latest_with_smoothing_hint(self._period)
-            shown = {
-                k.removeprefix("loss_"): f"{v[0]:.3f}" for k, v in latest.items() if "loss" in k
-            }
+            shown = {k.removeprefix("loss_"): f"{v[0]:.3f}" for k, v in latest.items() if "loss" in k}
             self._bar.set_postfix(shown, refresh=False)
         self._bar.update()
 

@@ -10,9 +10,7 @@ from torch import nn
 __all__ = ["parameter_groups"]
 
 
-def parameter_groups(
-    *, model: nn.Module | None = None, weight_decay_norm: float | None = 0.0
-) -> list[dict[str, Any]]:
+def parameter_groups(*, model: nn.Module | None = None, weight_decay_norm: float | None = 0.0) -> list[dict[str, Any]]:
     """Return the trainable parameters with their weight decay.
 
     Args:

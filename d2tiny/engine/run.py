@@ -22,7 +22,6 @@ from detectron2.evaluation import inference_on_dataset
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from detectron2.utils.events import JSONWriter, TensorboardXWriter
-from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 from torch import nn
 
@@ -34,6 +33,7 @@ from d2tiny.engine.hooks import EMAHook, EvalAndSave, ProgressBar
 from d2tiny.engine.trainer import Trainer
 from d2tiny.utils.env import describe_hardware, resolve_device
 from d2tiny.utils.errors import ConfigError
+from d2tiny.utils.logs import setup_logs
 
 __all__ = ["evaluate", "run"]
 
@@ -47,8 +47,7 @@ def _setup(cfg: DictConfig) -> tuple[str, Path]:
         device = f"cuda:{comm.get_local_rank()}"
     output = Path(cfg.train.output_dir)
     output.mkdir(parents=True, exist_ok=True)
-    for name in ("fvcore", "detectron2", "d2tiny"):
-        setup_logger(str(output), distributed_rank=comm.get_rank(), name=name)
+    setup_logs(output, rank=comm.get_rank())
     seed = int(cfg.train.seed)
     random.seed(seed)
     np.random.seed(seed)
@@ -65,9 +64,7 @@ def evaluate(cfg: DictConfig, model: nn.Module, device: str) -> dict[str, float]
     loader = instantiate(cfg.dataloader.test)
     evaluator = instantiate(cfg.dataloader.evaluator)
     amp = cfg.train.amp.dtype if cfg.train.amp.enabled else None
-    context = (
-        torch.autocast(device.split(":")[0], dtype=getattr(torch, amp)) if amp else nullcontext()
-    )
+    context = torch.autocast(device.split(":")[0], dtype=getattr(torch, amp)) if amp else nullcontext()
     with context:
         results = inference_on_dataset(model, loader, evaluator)
     return dict(results.get("bbox", {})) if results else {}
@@ -88,9 +85,7 @@ def _commit() -> str:
     return commit + ("+" if dirty else "")
 
 
-def _write_result(
-    path: Path, cfg: DictConfig, meta: dict[str, Any], metrics: dict[str, float], seconds: float
-) -> None:
+def _write_result(path: Path, cfg: DictConfig, meta: dict[str, Any], metrics: dict[str, float], seconds: float) -> None:
     record = {
         **meta,
         "commit": _commit(),
@@ -173,9 +168,7 @@ def _train(
     ddp = wrap_ddp(model)
     kind = device.split(":")[0]
     amp = train.amp.dtype if train.amp.enabled else None
-    trainer = Trainer(
-        ddp, optimizer, seed=train.seed, device=kind, amp_dtype=amp, clip_norm=train.clip_norm
-    )
+    trainer = Trainer(ddp, optimizer, seed=train.seed, device=kind, amp_dtype=amp, clip_norm=train.clip_norm)
     checkpointer.add_checkpointable("trainer", trainer)
     if ema is not None:
         checkpointer.add_checkpointable("ema", ema)
@@ -187,7 +180,11 @@ def _train(
         ema=ema,
     )
     multiplier = instantiate(cfg.lr_multiplier)
-    writers = [JSONWriter(str(output / "metrics.json")), TensorboardXWriter(str(output))]
+    # Window 1: the loss of the iteration itself, so that the curves of resumed and whole runs can be compared.
+    writers = [
+        JSONWriter(str(output / "metrics.json"), window_size=1),
+        TensorboardXWriter(str(output)),
+    ]
     trainer.register_hooks(
         [
             hooks.IterationTimer(warmup_iter=1),

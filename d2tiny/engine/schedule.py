@@ -14,9 +14,7 @@ from fvcore.common.param_scheduler import (
 __all__ = ["warmup_cosine", "warmup_multistep"]
 
 
-def _with_warmup(
-    scheduler: ParamScheduler, max_iter: int, warmup_iters: int, warmup_factor: float
-) -> ParamScheduler:
+def _with_warmup(scheduler: ParamScheduler, max_iter: int, warmup_iters: int, warmup_factor: float) -> ParamScheduler:
     if max_iter < 1 or warmup_iters < 0:
         raise ValueError(f"Need max_iter >= 1 and warmup_iters >= 0, got {max_iter}, {warmup_iters}.")
     return WarmupParamScheduler(
@@ -46,7 +44,8 @@ def warmup_multistep(
     """
     values = [gamma**i for i in range(len(milestones) + 1)]
     steps = [max(1, round(max_iter * share)) for share in milestones]
-    scheduler = MultiStepParamScheduler(values=values, milestones=steps, num_updates=max(max_iter, *steps))
+    updates = max(max_iter, *steps) + 1  # fvcore wants every milestone before the end
+    scheduler = MultiStepParamScheduler(values=values, milestones=steps, num_updates=updates)
     return _with_warmup(scheduler, max_iter, warmup_iters, warmup_factor)
 
 

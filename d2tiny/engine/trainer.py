@@ -75,9 +75,7 @@ class Trainer(TrainerBase):
         start = time.perf_counter()
         data = next(self._batches)
         data_time = time.perf_counter() - start
-        torch.manual_seed(
-            int(np.random.SeedSequence((self._seed, self.iter, comm.get_rank())).generate_state(1)[0])
-        )
+        torch.manual_seed(int(np.random.SeedSequence((self._seed, self.iter, comm.get_rank())).generate_state(1)[0]))
         try:
             with torch.autocast(self._device, dtype=self._amp, enabled=self._amp is not None):
                 losses = self.model(data)
@@ -116,7 +114,7 @@ class Trainer(TrainerBase):
             mean = {k: float(np.mean([g[k] for g in gathered])) for k in values}
             self.storage.put_scalar("data_time", mean.pop("data_time"))
             for key in [k for k in mean if k.startswith("dropped/")]:
-                self._dropped[key] += int(round(mean.pop(key) * len(gathered)))
+                self._dropped[key] += round(mean.pop(key) * len(gathered))
                 self.storage.put_scalar(key, self._dropped[key], smoothing_hint=False)
             self.storage.put_scalar("total_loss", sum(mean.values()))
             self.storage.put_scalars(**mean)

@@ -205,9 +205,7 @@ class TinyCOCOEvaluator(COCOEvaluator):
         if not self._do_evaluation:
             raise DatasetError(f"{self._metadata.json_file} has no annotations to evaluate against.")
 
-    def _eval_predictions(
-        self, predictions: list[dict[str, Any]], img_ids: Sequence[int] | None = None
-    ) -> None:
+    def _eval_predictions(self, predictions: list[dict[str, Any]], img_ids: Sequence[int] | None = None) -> None:
         """Fill ``self._results['bbox']``; the stored predictions are not modified."""
         id_map: dict[int, int] = self._metadata.thing_dataset_id_to_contiguous_id
         reverse = {contiguous: dataset_id for dataset_id, contiguous in id_map.items()}
@@ -225,9 +223,7 @@ class TinyCOCOEvaluator(COCOEvaluator):
             temporary = path.with_name(f".{path.name}")
             temporary.write_text(json.dumps(detections))
             temporary.replace(path)
-        self._results["bbox"] = evaluate_detections(
-            self._coco_api.dataset, detections, self.protocol, img_ids
-        )
+        self._results["bbox"] = evaluate_detections(self._coco_api.dataset, detections, self.protocol, img_ids)
         self._logger.info(
             "%s (%s protocol, %d images, %d detections)\n%s",
             self._metadata.name,

@@ -62,9 +62,7 @@ _AITOD = Protocol(
 )
 _COCO = Protocol(
     name="coco",
-    areas=MappingProxyType(
-        {"s": (0.0, 32.0**2), "m": (32.0**2, 96.0**2), "l": (96.0**2, _INFINITE)}
-    ),
+    areas=MappingProxyType({"s": (0.0, 32.0**2), "m": (32.0**2, 96.0**2), "l": (96.0**2, _INFINITE)}),
     max_dets=(1, 10, 100),
 )
 

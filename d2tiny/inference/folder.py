@@ -41,7 +41,11 @@ def collect_images(inputs: Sequence[str]) -> list[Path]:
         elif path.is_dir():
             found = [f for f in path.iterdir() if f.suffix.lower() in _ENDINGS]
         else:
-            found = [Path(f) for f in glob.glob(text, recursive=True) if Path(f).suffix.lower() in _ENDINGS]
+            found = [
+                Path(f)
+                for f in glob.glob(text, recursive=True)  # noqa: PTH207  absolute patterns too
+                if Path(f).suffix.lower() in _ENDINGS
+            ]
         if not found:
             raise DatasetError(f"--input {text}: no image here (looked for {', '.join(sorted(_ENDINGS))}).")
         files.update(found)
@@ -109,9 +113,7 @@ def predict_folder(
         taken.add(name)
         cv2.imwrite(str(output / f"{name}.jpg"), picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
         height, width = image.shape[:2]
-        result["images"].append(
-            {"id": number, "file_name": str(path), "width": width, "height": height}
-        )
+        result["images"].append({"id": number, "file_name": str(path), "width": width, "height": height})
         for box, cls, value in zip(boxes.tolist(), items.classes.tolist(), found.scores.tolist(), strict=True):
             x, y, w, h = box[0], box[1], box[2] - box[0], box[3] - box[1]
             result["annotations"].append(

@@ -25,9 +25,7 @@ def build_rpn_assigner(cfg: CfgNode) -> Assigner:
     cls = ASSIGNER_REGISTRY.get(name)
     if cls is HLAAssigner:
         rfla = cfg.MODEL.RFLA
-        return HLAAssigner(
-            metric=rfla.METRIC, topk=rfla.TOPK, ratio=rfla.RATIO, ignore_iof_thresh=ignore
-        )
+        return HLAAssigner(metric=rfla.METRIC, topk=rfla.TOPK, ratio=rfla.RATIO, ignore_iof_thresh=ignore)
     if cls is MaxIoUAssigner:
         neg, pos = cfg.MODEL.RPN.IOU_THRESHOLDS
         return MaxIoUAssigner(pos_iou=pos, neg_iou=neg, ignore_iof_thresh=ignore)

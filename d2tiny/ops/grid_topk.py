@@ -63,9 +63,7 @@ class Matches:
         )
 
 
-def _score_cells(
-    lat: Lattices, gts: Tensor, score: ScoreFn, m: Tensor, g: Tensor, ix: Tensor, iy: Tensor
-) -> Tensor:
+def _score_cells(lat: Lattices, gts: Tensor, score: ScoreFn, m: Tensor, g: Tensor, ix: Tensor, iy: Tensor) -> Tensor:
     """Score of cells (ix, iy) of family m with ground truth g; all index tensors broadcast."""
     dx = ix * lat.stride[m] + lat.cx[m] - gts[g, 0]
     dy = iy * lat.stride[m] + lat.cy[m] - gts[g, 1]
@@ -103,17 +101,14 @@ def _extent(
     return low
 
 
-def _region(
-    lat: Lattices, gts: Tensor, score: ScoreFn, g: Tensor, m: Tensor, threshold: Tensor
-) -> Matches:
+def _region(lat: Lattices, gts: Tensor, score: ScoreFn, g: Tensor, m: Tensor, threshold: Tensor) -> Matches:
     """All cells of the given (ground truth, family) pairs with a score of at least ``threshold``.
 
     The nearest cell of every pair must reach the threshold.
     """
     ix, iy = _nearest(lat, gts, g, m)
     left, right, up, down = (
-        _extent(lat, gts, score, g, m, threshold, axis, sign)
-        for axis, sign in ((0, -1), (0, 1), (1, -1), (1, 1))
+        _extent(lat, gts, score, g, m, threshold, axis, sign) for axis, sign in ((0, -1), (0, 1), (1, -1), (1, 1))
     )
     width, height = left + right + 1, up + down + 1
     parts: list[Matches] = []
@@ -214,9 +209,7 @@ def _dense_scores(priors: Tensor, gts: Tensor, score: ScoreFn) -> Tensor:
     """Return the (g, N) scores of a chunk of ground truths; both in centre, width, height."""
     dx = priors[None, :, 0] - gts[:, None, 0]
     dy = priors[None, :, 1] - gts[:, None, 1]
-    return score(
-        dx, dy, priors[None, :, 2], priors[None, :, 3], gts[:, None, 2], gts[:, None, 3]
-    )
+    return score(dx, dy, priors[None, :, 2], priors[None, :, 3], gts[:, None, 2], gts[:, None, 3])
 
 
 def topk_dense(priors: Tensor, gts: Tensor, score: ScoreFn, k: int) -> Matches:

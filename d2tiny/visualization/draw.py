@@ -120,8 +120,5 @@ def side_by_side(
     ]
     height = max(p.shape[0] for p in panels)
     gap = np.full((height, 6, 3), 255, dtype=np.uint8)
-    padded = [
-        np.concatenate((p, np.full((height - p.shape[0], p.shape[1], 3), _INK, dtype=np.uint8)))
-        for p in panels
-    ]
+    padded = [np.concatenate((p, np.full((height - p.shape[0], p.shape[1], 3), _INK, dtype=np.uint8))) for p in panels]
     return np.concatenate((padded[0], gap, padded[1]), axis=1)

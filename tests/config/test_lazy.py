@@ -30,9 +30,7 @@ def test_a_default_argument_can_be_set():
 def test_a_component_is_swapped_by_name_or_by_dict():
     key = "model.proposal_generator.assigner"
     by_name = load_config(QUICK, [f"{key}=MaxIoUAssigner", f"{key}.pos_iou=0.6"])
-    by_dict = load_config(
-        QUICK, [f"{key}={{_target_:d2tiny.modeling.assigners.MaxIoUAssigner,pos_iou:0.6}}"]
-    )
+    by_dict = load_config(QUICK, [f"{key}={{_target_:d2tiny.modeling.assigners.MaxIoUAssigner,pos_iou:0.6}}"])
     for cfg in (by_name, by_dict):
         validate_config(cfg, datasets=False)
         assigner = instantiate(cfg.model.proposal_generator.assigner)

@@ -130,7 +130,7 @@ def test_mapper_empty_image_and_test_mode(tmp_path):
 
 def test_mapper_names_a_broken_image(tmp_path):
     (tmp_path / "a.png").write_bytes(b"broken")
-    with pytest.raises(DatasetError, match="a.png"):
+    with pytest.raises(DatasetError, match=r"a\.png"):
         TinyDatasetMapper(is_train=True)(record(tmp_path / "a.png"))
 
 

@@ -96,9 +96,7 @@ def test_density_zero_is_an_empty_landscape(theme: Theme) -> None:
 
 
 def test_density_adds_objects() -> None:
-    counts = [
-        sum(len(render_scene(s, density=d).boxes) for s in range(12)) for d in (0.3, 1.0, 2.0)
-    ]
+    counts = [sum(len(render_scene(s, density=d).boxes) for s in range(12)) for d in (0.3, 1.0, 2.0)]
     assert 0 < counts[0] < counts[1] < counts[2]
 
 
@@ -158,10 +156,7 @@ def test_box_is_tight(name: str) -> None:
         centre = canvas.rng.uniform(29, 35, 2)
         assert DRAW[name](canvas, centre, seed * 0.55)
         rows, columns = np.nonzero(canvas.raised[..., 3])
-        drawn = (
-            np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], float)
-            / SUPERSAMPLE
-        )
+        drawn = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], float) / SUPERSAMPLE
         inwards = (drawn - np.array(canvas.boxes[0])) * (1, 1, -1, -1)
         assert inwards.min() > -0.3, (seed, inwards)
         assert inwards.max() < 0.5, (seed, inwards)

@@ -29,7 +29,7 @@ BATCHES = {
 
 
 def narrow(cfg):
-    """R18 with GroupNorm-free random weights instead of a pretrained R50, 32 channels: the same graph, seconds to run."""
+    """A random R18 instead of the pretrained R50, 32 channels: the same graph, and seconds to run."""
     model = cfg.model
     backbone = model.backbone.get("backbone", model.backbone)
     bottom_up = backbone.bottom_up

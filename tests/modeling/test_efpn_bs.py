@@ -9,9 +9,7 @@ from d2tiny.modeling.necks import EFPNBS
 
 def pyramid(channels=16, size=(50, 38)):
     """p2..p6 of an image whose sides are no multiples of 32."""
-    return {
-        f"p{i + 2}": torch.randn(2, channels, -(-size[0] // 2**i), -(-size[1] // 2**i)) for i in range(5)
-    }
+    return {f"p{i + 2}": torch.randn(2, channels, -(-size[0] // 2**i), -(-size[1] // 2**i)) for i in range(5)}
 
 
 def test_parameter_counts():

@@ -62,9 +62,7 @@ def test_dc_vectors(eps, loss_a, slope_a, loss_b, slope_b):
 
 def test_dc_readings_add_up():
     error = torch.linspace(0, 3, 50, dtype=torch.float64)
-    torch.testing.assert_close(
-        dc_loss(error, mode="formula") + dc_loss(error, mode="prose"), error**2 + error
-    )
+    torch.testing.assert_close(dc_loss(error, mode="formula") + dc_loss(error, mode="prose"), error**2 + error)
 
 
 @pytest.mark.parametrize(("eps", "by_k", "by_delta"), PARAMETER_GRADIENTS)

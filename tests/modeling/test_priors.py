@@ -36,7 +36,9 @@ def test_grid_equals_generator(offset):
     strides = [4, 8, 16]
     for generator in (
         RFAnchorGenerator(strides=strides, offset=offset),
-        DefaultAnchorGenerator(sizes=[[8, 10], [16, 20], [32, 40]], aspect_ratios=[0.5, 1.0], strides=strides, offset=offset),
+        DefaultAnchorGenerator(
+            sizes=[[8, 10], [16, 20], [32, 40]], aspect_ratios=[0.5, 1.0], strides=strides, offset=offset
+        ),
     ):
         features = maps(61, 94, strides)
         grid = grid_from_generator(generator, features)

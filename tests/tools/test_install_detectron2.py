@@ -31,9 +31,7 @@ FILES = {  # the lines that REWRITES expects, once each, and two prefixes
     "LabGym/detectron2/data/common.py": "i = self._rng.sample(self._fallback_candidates, k=1)[0]\n",
     "LabGym/detectron2/modeling/anchor_generator.py": "torch.meshgrid(shifts_y, shifts_x)\n",
     "LabGym/detectron2/layers/mask_ops.py": "mask = np.array(mask, copy=False)\n",
-    "LabGym/detectron2/evaluation/sem_seg_evaluation.py": (
-        "array = np.array(Image.open(f), copy=copy, dtype=dtype)\n"
-    ),
+    "LabGym/detectron2/evaluation/sem_seg_evaluation.py": ("array = np.array(Image.open(f), copy=copy, dtype=dtype)\n"),
     "LabGym/other.py": "another licence\n",
     "labgym-3.1.2.dist-info/METADATA": "Name: LabGym\n",
 }
@@ -111,9 +109,7 @@ def test_rewrites_give_the_new_lines(source, rewrites):
     assert "sample(list(self._fallback_candidates), k=1)" in result["detectron2/data/common.py"]
     assert 'indexing="ij"' in result["detectron2/modeling/anchor_generator.py"]
     assert result["detectron2/layers/mask_ops.py"] == "mask = np.asarray(mask)\n"
-    code = result["detectron2/model_zoo/model_zoo.py"].replace(
-        "from detectron2.config import get_cfg", ""
-    )
+    code = result["detectron2/model_zoo/model_zoo.py"].replace("from detectron2.config import get_cfg", "")
     scope = {"__file__": "/somewhere/model_zoo.py"}
     exec(code, scope)
     assert scope["find"]("a.yaml") == "/somewhere/configs/a.yaml"

@@ -130,7 +130,7 @@ def load_coco_like(source: DatasetSource) -> list[dict[str, Any]]:
     try:
         id_map, classes = _class_map(source, path, data["categories"])
         files = _find_images(source, path, data["images"])
-        records = {
+        records: dict[int, dict[str, Any]] = {
             int(image["id"]): {
                 "file_name": files[int(image["id"])],
                 "image_id": int(image["id"]),

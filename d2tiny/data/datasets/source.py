@@ -61,6 +61,4 @@ class DatasetSource:
                 return path
         looked = ", ".join(str(path.resolve()) for path in paths)
         wanted = candidates[0] if Path(candidates[0]).is_absolute() else f"$DETECTRON2_DATASETS/{candidates[0]}"
-        raise DatasetError(
-            f"'{self.name}' needs its {what} at {wanted} (looked in {looked}). See datasets/README.md."
-        )
+        raise DatasetError(f"'{self.name}' needs its {what} at {wanted} (looked in {looked}). See datasets/README.md.")

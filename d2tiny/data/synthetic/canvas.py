@@ -86,9 +86,7 @@ class Canvas:
 
     # ---- drawing ---------------------------------------------------------------------------------
 
-    def fill(
-        self, points: np.ndarray, colour: Colour, *, alpha: float = 1.0, flat: bool = False
-    ) -> None:
+    def fill(self, points: np.ndarray, colour: Colour, *, alpha: float = 1.0, flat: bool = False) -> None:
         """Fills a polygon on the raised (or flat) layer, replacing what was there.
 
         Args:
@@ -250,12 +248,8 @@ class Canvas:
         rng, size = self.rng, (self.width, self.height)
         mottle = fractal(rng, self.height, self.width, 40.0, fine=1.0, gain=0.8)
         flat = cv2.resize(self.flat, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-        raised = (
-            cv2.resize(self.raised, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-        )
-        shadow = (
-            cv2.resize(self.shadow, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-        )
+        raised = cv2.resize(self.raised, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+        shadow = cv2.resize(self.shadow, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
         image = self.ground * (1 - flat[..., 3:])
         image += flat[..., :3] * (1 + 0.035 * mottle)[..., None]
@@ -354,9 +348,7 @@ def ribbon(path: np.ndarray, width: float | np.ndarray, offset: float = 0.0) -> 
     """(2K, 2) polygon of a band along a polyline, optionally shifted sideways."""
     normal = normals(path)
     half = np.broadcast_to(np.asarray(width, float) / 2, (len(path),))[:, None]
-    return np.concatenate(
-        [path + normal * (offset + half), (path + normal * (offset - half))[::-1]]
-    )
+    return np.concatenate([path + normal * (offset + half), (path + normal * (offset - half))[::-1]])
 
 
 def curve(start: np.ndarray, middle: np.ndarray, end: np.ndarray, points: int = 32) -> np.ndarray:

@@ -45,9 +45,7 @@ def vehicle(canvas: Canvas, centre: np.ndarray, angle: float, length: float) -> 
     return car(canvas, centre, angle, length * (1.0 if kind == 0 else 1.12), van=bool(kind == 1))
 
 
-def car(
-    canvas: Canvas, centre: np.ndarray, angle: float, length: float, *, van: bool = False
-) -> bool:
+def car(canvas: Canvas, centre: np.ndarray, angle: float, length: float, *, van: bool = False) -> bool:
     """A passenger car or van: rounded body, windows, roof."""
     length *= canvas.uniform(0.93, 1.07)
     width = length * (0.46 if van else canvas.uniform(0.41, 0.46))
@@ -58,9 +56,7 @@ def car(
     canvas.cast(body, length * (0.5 if van else 0.33))
     canvas.fill(body, shade(paint, 0.78))
     # The upper surface, nudged towards the sun so that the far flank stays darker.
-    canvas.fill(
-        place(ellipse(length * 0.95, width * 0.86, 5.0), centre - canvas.sun * 0.3, angle), paint
-    )
+    canvas.fill(place(ellipse(length * 0.95, width * 0.86, 5.0), centre - canvas.sun * 0.3, angle), paint)
     wind, rear = (0.36, -0.46) if van else (0.17, -0.33)
     glass = np.array([[wind, -0.36], [wind - 0.12, -0.30], [wind - 0.12, 0.30], [wind, 0.36]])
     canvas.fill(place(glass * (length, width), centre, angle), _GLASS)
@@ -95,9 +91,7 @@ def truck(canvas: Canvas, centre: np.ndarray, angle: float, length: float, width
 # ---- airplane ------------------------------------------------------------------------------------
 
 _JET = (
-    mirrored(
-        [(0.5, 0.0), (0.475, 0.032), (0.40, 0.052), (-0.25, 0.052), (-0.44, 0.026), (-0.5, 0.01)]
-    ),
+    mirrored([(0.5, 0.0), (0.475, 0.032), (0.40, 0.052), (-0.25, 0.052), (-0.44, 0.026), (-0.5, 0.01)]),
     mirrored([(0.14, 0.045), (-0.13, 0.47), (-0.19, 0.47), (-0.08, 0.10), (-0.09, 0.045)]),
     mirrored([(-0.35, 0.02), (-0.45, 0.18), (-0.50, 0.18), (-0.46, 0.02)]),
 )
@@ -113,9 +107,7 @@ _TRIM: tuple[Colour, ...] = (
 )  # fmt: skip
 
 
-def airplane(
-    canvas: Canvas, centre: np.ndarray, angle: float, length: float, *, light: bool = False
-) -> bool:
+def airplane(canvas: Canvas, centre: np.ndarray, angle: float, length: float, *, light: bool = False) -> bool:
     """An airliner, or with `light` a small propeller aircraft, seen from above."""
     shape = _PROP if light else _JET
     body, wings, tail = (place(part * length, centre, angle) for part in shape)
@@ -133,9 +125,7 @@ def airplane(
     canvas.fill(wings, shade(paint, 0.86))
     canvas.fill(tail, shade(paint, 0.86))
     canvas.fill(body, shade(paint, 0.80))
-    canvas.fill(
-        place(shape[0] * (length * 0.96, length * 0.72), centre - canvas.sun * 0.2, angle), paint
-    )
+    canvas.fill(place(shape[0] * (length * 0.96, length * 0.72), centre - canvas.sun * 0.2, angle), paint)
     fin = np.array([[-0.3, -0.008], [-0.5, -0.022], [-0.5, 0.022], [-0.3, 0.008]]) * length
     canvas.fill(place(fin, centre, angle), trim)
     if light:
@@ -147,9 +137,7 @@ def airplane(
 
 # ---- ship ----------------------------------------------------------------------------------------
 
-_HULL = mirrored(
-    [(0.5, 0.0), (0.43, 0.22), (0.30, 0.40), (0.12, 0.49), (-0.42, 0.48), (-0.5, 0.40)]
-)
+_HULL = mirrored([(0.5, 0.0), (0.43, 0.22), (0.30, 0.40), (0.12, 0.49), (-0.42, 0.48), (-0.5, 0.40)])
 _HULL_PAINT: tuple[Colour, ...] = (
     (0.55, 0.17, 0.13), (0.20, 0.22, 0.26), (0.13, 0.17, 0.26), (0.30, 0.34, 0.36),
     (0.75, 0.76, 0.76),
@@ -185,9 +173,7 @@ def wake(canvas: Canvas, centre: np.ndarray, angle: float, length: float, width:
         canvas.add_foam(place(np.array(arm), centre, angle), strength * 0.7)
 
 
-def ship(
-    canvas: Canvas, centre: np.ndarray, angle: float, length: float, *, moving: bool = False
-) -> bool:
+def ship(canvas: Canvas, centre: np.ndarray, angle: float, length: float, *, moving: bool = False) -> bool:
     """A yacht, or for greater lengths also a freighter."""
     freighter = length > 22 or (length > 17 and canvas.chance(0.6))
     width = length * (canvas.uniform(0.17, 0.23) if freighter else canvas.uniform(0.28, 0.38))
@@ -206,9 +192,7 @@ def ship(
     return True
 
 
-def _yacht(
-    canvas: Canvas, hull: np.ndarray, centre: np.ndarray, angle: float, size: tuple[float, float]
-) -> None:
+def _yacht(canvas: Canvas, hull: np.ndarray, centre: np.ndarray, angle: float, size: tuple[float, float]) -> None:
     white = canvas.visible((0.94, 0.95, 0.95), centre, 0.3)
     canvas.fill(hull, shade(white, 0.85))
     canvas.fill(place(_HULL * size * (0.93, 0.82), centre - canvas.sun * 0.2, angle), white)
@@ -219,9 +203,7 @@ def _yacht(
     canvas.fill(place(rectangle(0.22, 0.5, 0.0) * size, centre, angle), shade(white, 0.97))
 
 
-def _freighter(
-    canvas: Canvas, hull: np.ndarray, centre: np.ndarray, angle: float, size: tuple[float, float]
-) -> None:
+def _freighter(canvas: Canvas, hull: np.ndarray, centre: np.ndarray, angle: float, size: tuple[float, float]) -> None:
     paint = canvas.visible(canvas.pick(_HULL_PAINT), centre, 0.22)
     canvas.fill(hull, paint)
     deck = canvas.visible(canvas.pick(_DECK_PAINT), centre, 0.28)
@@ -249,9 +231,7 @@ TANK_PAINT: tuple[Colour, ...] = (
 )  # fmt: skip
 
 
-def storage_tank(
-    canvas: Canvas, centre: np.ndarray, diameter: float, paint: Colour, *, floating: bool
-) -> bool:
+def storage_tank(canvas: Canvas, centre: np.ndarray, diameter: float, paint: Colour, *, floating: bool) -> bool:
     """A cylindrical tank with a cone roof, or a floating roof lying lower than the rim."""
     outline = ellipse(diameter, diameter) + centre
     if not canvas.admit("storage-tank", outline):
@@ -260,17 +240,13 @@ def storage_tank(
     canvas.cast(outline, diameter * canvas.uniform(0.35, 0.5))
     canvas.fill(outline, shade(paint, 0.76))
     rim = max(0.06 * diameter, 0.5)
-    canvas.fill(
-        ellipse(diameter - rim, diameter - rim) + centre - canvas.sun * rim / 2, shade(paint, 1.12)
-    )
+    canvas.fill(ellipse(diameter - rim, diameter - rim) + centre - canvas.sun * rim / 2, shade(paint, 1.12))
     inner = ellipse(diameter - 2.6 * rim, diameter - 2.6 * rim) + centre
     if floating:
         # The wall on the sun's side throws a crescent of shadow onto the sunken roof.
         canvas.fill(inner, shade(paint, 0.42))
         small = diameter * 0.74
-        canvas.fill(
-            ellipse(small, small) + centre + canvas.sun * 0.09 * diameter, shade(paint, 0.84)
-        )
+        canvas.fill(ellipse(small, small) + centre + canvas.sun * 0.09 * diameter, shade(paint, 0.84))
     else:
         canvas.fill(inner, shade(paint, 0.97))
         cone = inner - centre
@@ -384,9 +360,7 @@ def wind_mill(canvas: Canvas, base: np.ndarray, lean: float, size: float) -> boo
 _DECK: tuple[Colour, ...] = ((0.62, 0.61, 0.59), (0.54, 0.54, 0.54), (0.70, 0.67, 0.61))
 
 
-def bridge(
-    canvas: Canvas, centre: np.ndarray, angle: float, length: float, width: float, road: Colour
-) -> bool:
+def bridge(canvas: Canvas, centre: np.ndarray, angle: float, length: float, width: float, road: Colour) -> bool:
     """A deck of `length` along the road, with railings and the shadow it throws on the water.
 
     Vehicles may be drawn on it afterwards, so the deck does not block its place.

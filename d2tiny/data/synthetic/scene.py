@@ -47,9 +47,7 @@ def render_scene(seed: int, *, height: int = 256, width: int = 256, density: flo
     if seed < 0:
         raise ValueError(f"render_scene: seed={seed}, allowed are integers >= 0.")
     if min(height, width) < _MIN_IMAGE:
-        raise ValueError(
-            f"render_scene: height={height}, width={width}, both must be at least {_MIN_IMAGE} px."
-        )
+        raise ValueError(f"render_scene: height={height}, width={width}, both must be at least {_MIN_IMAGE} px.")
     if not 0 <= density <= 10:
         raise ValueError(f"render_scene: density={density}, allowed is 0 to 10.")
     rng = np.random.default_rng(seed)

@@ -57,9 +57,7 @@ class Road:
         return point, float(np.arctan2(step[1], step[0]))
 
 
-def crossing_path(
-    canvas: Canvas, angle: float, through: np.ndarray, bend: float = 0.0
-) -> np.ndarray:
+def crossing_path(canvas: Canvas, angle: float, through: np.ndarray, bend: float = 0.0) -> np.ndarray:
     """(K, 2) curve from beyond one border to beyond the other, passing near `through`."""
     reach = float(np.hypot(canvas.height, canvas.width)) + 20
     along, across = unit(angle), unit(angle + np.pi / 2)
@@ -124,9 +122,7 @@ def traffic(canvas: Canvas, band: Road, length: float, gap: float) -> None:
         travelled = canvas.uniform(0, mean)
         while travelled < total:
             point, heading = band.at(travelled)
-            point = point + unit(heading + np.pi / 2) * (
-                offset + canvas.uniform(-0.07, 0.07) * lane
-            )
+            point = point + unit(heading + np.pi / 2) * (offset + canvas.uniform(-0.07, 0.07) * lane)
             if canvas.inside(point, 0.0):
                 vehicle(canvas, point, heading + turn + canvas.rng.normal(0, 0.03), length)
             travelled += 2.1 * length + float(canvas.rng.exponential(mean))
@@ -172,9 +168,7 @@ def woods(canvas: Canvas, share: float) -> None:
     mask = smoothstep(where + 0.12 * crowns, level - 0.06, level + 0.06)
     mask = mask * smoothstep(open_ground, 0.8, 0.98)
     shift = np.array([[1, 0, canvas.sun[0] * 3], [0, 1, canvas.sun[1] * 3]])
-    edge = cv2.warpAffine(
-        mask, shift, (canvas.width, canvas.height), borderMode=cv2.BORDER_REPLICATE
-    )
+    edge = cv2.warpAffine(mask, shift, (canvas.width, canvas.height), borderMode=cv2.BORDER_REPLICATE)
     canvas.ground *= 1 - 0.4 * edge[..., None]
     canvas.ground = blend(canvas.ground, texture, mask)
     canvas.occupied[mask > 0.3] |= 1
@@ -193,9 +187,7 @@ def house(canvas: Canvas, centre: np.ndarray, angle: float, length: float, width
         half = rectangle(1.0, 0.5, 0.0, side * 0.25) * inset
         canvas.fill(place(half, centre, angle), shade(roof, 1.0 - 0.24 * side * facing))
     if canvas.chance(0.6):
-        spot = place(np.array([[canvas.uniform(-0.3, 0.3) * length, 0.12 * width]]), centre, angle)[
-            0
-        ]
+        spot = place(np.array([[canvas.uniform(-0.3, 0.3) * length, 0.12 * width]]), centre, angle)[0]
         canvas.fill(place(rectangle(1.6, 1.6), spot, angle), (0.30, 0.25, 0.23))
 
 

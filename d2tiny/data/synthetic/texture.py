@@ -111,9 +111,7 @@ def fractal(
     return total * np.float32(1 / np.sqrt(max(power, 1e-6)))
 
 
-def _octaves(
-    rng: np.random.Generator, height: int, width: int, octaves: list[tuple[float, float]]
-) -> np.ndarray:
+def _octaves(rng: np.random.Generator, height: int, width: int, octaves: list[tuple[float, float]]) -> np.ndarray:
     """(height, width) sum of noise layers, each given by cell size and amplitude."""
     total = np.zeros((height, width), np.float32)
     for cell, amplitude in octaves:
@@ -161,9 +159,7 @@ def relief(field: np.ndarray, direction: np.ndarray) -> np.ndarray:
     return gx * np.float32(direction[0]) + gy * np.float32(direction[1])
 
 
-def surface(
-    rng: np.random.Generator, kind: str, height: int, width: int, sun: np.ndarray
-) -> np.ndarray:
+def surface(rng: np.random.Generator, kind: str, height: int, width: int, sun: np.ndarray) -> np.ndarray:
     """A natural surface.
 
     Args:
@@ -206,9 +202,7 @@ def waves(rng: np.random.Generator, height: int, width: int, sun: np.ndarray) ->
         ]
     )
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    ripples = cv2.warpAffine(
-        field, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT
-    )
+    ripples = cv2.warpAffine(field, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT)
     strength = np.float32(rng.uniform(0.008, 0.022))
     return strength * ripples + strength * relief(ripples, sun)
 
@@ -248,9 +242,7 @@ def fields(rng: np.random.Generator, height: int, width: int, sun: np.ndarray) -
     return colour * (1 + rows + tone)[..., None]
 
 
-def woodland(
-    rng: np.random.Generator, height: int, width: int, sun: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def woodland(rng: np.random.Generator, height: int, width: int, sun: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Canopy texture and the relief of its crowns.
 
     Returns:

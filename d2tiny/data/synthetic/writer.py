@@ -111,9 +111,7 @@ class _Split:
         name = f"synthetic_{image_id:06d}.png"
         if not cv2.imwrite(str(self.folder / name), scene.image[..., ::-1]):
             raise OSError(f"write_dataset: cannot write {self.folder / name}.")
-        self.images.append(
-            {"id": image_id, "file_name": name, "height": self.height, "width": self.width}
-        )
+        self.images.append({"id": image_id, "file_name": name, "height": self.height, "width": self.width})
         for box, category in zip(scene.boxes.tolist(), scene.classes.tolist(), strict=True):
             x, y, w, h = box[0], box[1], box[2] - box[0], box[3] - box[1]
             self.annotations.append(
@@ -136,21 +134,17 @@ class _Split:
             "images": self.images,
             "annotations": self.annotations,
             "categories": [
-                {"id": k, "name": name, "supercategory": name}
-                for k, name in enumerate(AITOD_CLASSES, start=1)
+                {"id": k, "name": name, "supercategory": name} for k, name in enumerate(AITOD_CLASSES, start=1)
             ],
         }
 
 
-def _is_complete(
-    stamp: Path, arguments: dict[str, Any], paths: dict[str, Path], counts: dict[str, int]
-) -> bool:
+def _is_complete(stamp: Path, arguments: dict[str, Any], paths: dict[str, Path], counts: dict[str, int]) -> bool:
     """True if the folder holds exactly what these arguments would write."""
     if not stamp.is_file() or json.loads(stamp.read_text()) != arguments:
         return False
     return all(
-        paths[f"{split}_json"].is_file()
-        and len(list(paths[f"{split}_images"].glob("synthetic_*.png"))) == count
+        paths[f"{split}_json"].is_file() and len(list(paths[f"{split}_images"].glob("synthetic_*.png"))) == count
         for split, count in counts.items()
     )
 

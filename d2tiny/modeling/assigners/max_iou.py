@@ -44,9 +44,7 @@ class MaxIoUAssigner(Assigner):
         """
         super().__init__(ignore_iof_thresh=ignore_iof_thresh)
         if not 0 <= neg_iou <= pos_iou <= 1:
-            raise ValueError(
-                f"MaxIoUAssigner: need 0 <= neg_iou <= pos_iou <= 1, got {neg_iou}, {pos_iou}."
-            )
+            raise ValueError(f"MaxIoUAssigner: need 0 <= neg_iou <= pos_iou <= 1, got {neg_iou}, {pos_iou}.")
         self.pos_iou = pos_iou
         self.neg_iou = neg_iou
         self.low_quality = low_quality
@@ -73,6 +71,4 @@ class MaxIoUAssigner(Assigner):
         labels[best < self.neg_iou] = 0
         labels[(best >= self.pos_iou) | low] = 1
         positive = labels == 1
-        return AssignResult(
-            torch.where(positive, matched, -1), labels, torch.where(positive, best, 0.0)
-        )
+        return AssignResult(torch.where(positive, matched, -1), labels, torch.where(positive, best, 0.0))

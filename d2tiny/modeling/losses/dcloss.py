@@ -26,9 +26,7 @@ def _sign(mode: str) -> int:
     return 1 if mode == "formula" else -1
 
 
-def dc_loss(
-    error: Tensor, *, k: float | Tensor = 10.0, delta: float | Tensor = 0.15, mode: str = "prose"
-) -> Tensor:
+def dc_loss(error: Tensor, *, k: float | Tensor = 10.0, delta: float | Tensor = 0.15, mode: str = "prose") -> Tensor:
     """Element-wise DCLoss ``w·ε² + (1−w)·ε`` of absolute errors ε ≥ 0.
 
     Args:
@@ -70,6 +68,7 @@ class DCLoss(BoxLoss):
     """
 
     space = "delta"
+    ema_delta: Tensor
 
     def __init__(
         self,
@@ -97,9 +96,7 @@ class DCLoss(BoxLoss):
         super().__init__(loss_weight=loss_weight)
         _sign(mode)
         if learnable not in ("none", "bounded", "ema"):
-            raise ValueError(
-                f"DCLoss: learnable must be 'none', 'bounded' or 'ema', got {learnable!r}."
-            )
+            raise ValueError(f"DCLoss: learnable must be 'none', 'bounded' or 'ema', got {learnable!r}.")
         if k <= 0 or delta <= 0:
             raise ValueError(f"DCLoss: k and delta must be > 0, got k={k}, delta={delta}.")
         self.mode = mode

@@ -61,6 +61,7 @@ class FBSM(nn.Module):
         logit = nn.Conv2d(mid_channels, gate_channels, 1)
         # Starts near σ(0) everywhere, so that training begins from an even mask.
         nn.init.normal_(logit.weight, std=0.01)
+        assert logit.bias is not None
         nn.init.zeros_(logit.bias)
         return nn.Sequential(squeeze, nn.ReLU(), logit, nn.Sigmoid())
 

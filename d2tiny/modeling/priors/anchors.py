@@ -12,9 +12,7 @@ from d2tiny.modeling.priors.grid import GridLevel, GridPriors
 __all__ = ["grid_from_generator"]
 
 
-def grid_from_generator(
-    generator: DefaultAnchorGenerator, features: Sequence[Tensor]
-) -> GridPriors:
+def grid_from_generator(generator: DefaultAnchorGenerator, features: Sequence[Tensor]) -> GridPriors:
     """Describe the anchors that ``generator`` puts on ``features``.
 
     Args:

@@ -89,9 +89,7 @@ class GridPriors:
             count = len(level.cells)
             if level.height and level.width:
                 shift = level.offset * level.stride
-                for a, (cx, cy, w, h) in enumerate(
-                    xyxy_to_cxcywh(level.cells.double()).tolist()
-                ):
+                for a, (cx, cy, w, h) in enumerate(xyxy_to_cxcywh(level.cells.double()).tolist()):
                     columns.append(
                         [level.stride, level.width, level.height, cx + shift, cy + shift, w, h, base + a, count]
                     )

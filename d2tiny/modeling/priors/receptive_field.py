@@ -29,9 +29,7 @@ def receptive_fields(first_level: int = 2, num_levels: int = 5) -> list[float]:
         ValueError: levels outside P2..P7.
     """
     if first_level < 2 or num_levels < 1 or first_level + num_levels > 8:
-        raise ValueError(
-            f"Receptive fields are known for P2..P7, not for {num_levels} levels from P{first_level}."
-        )
+        raise ValueError(f"Receptive fields are known for P2..P7, not for {num_levels} levels from P{first_level}.")
     jump = [2**i for i in range(8)]
     side = 1 + 6 * jump[0] + 2 * jump[1]  # 7×7 stride 2, then max-pool
     fields = []
@@ -86,9 +84,7 @@ class RFAnchorGenerator(DefaultAnchorGenerator):
         if fraction <= 0:
             raise ValueError(f"RFAnchorGenerator: fraction must be > 0, got {fraction}.")
         sizes = [[fraction * side] for side in receptive_fields(first_level, len(strides))]
-        super().__init__(
-            sizes=sizes, aspect_ratios=[list(aspect_ratios)], strides=list(strides), offset=offset
-        )
+        super().__init__(sizes=sizes, aspect_ratios=[list(aspect_ratios)], strides=list(strides), offset=offset)
         for i, cells in enumerate(list(self.cell_anchors)):
             setattr(self.cell_anchors, str(i), snap_cells(cells))
 

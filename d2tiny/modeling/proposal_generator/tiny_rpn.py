@@ -163,9 +163,7 @@ class TinyRPN(RPN):
         storage.put_scalar("rpn/num_neg_anchors", (labels == 0).sum().item() / num_images)
 
         logits = cat(pred_objectness_logits, dim=1)
-        cls_loss = F.binary_cross_entropy_with_logits(
-            logits[valid].float(), labels[valid].float(), reduction="sum"
-        )
+        cls_loss = F.binary_cross_entropy_with_logits(logits[valid].float(), labels[valid].float(), reduction="sum")
         normalizer = self.batch_size_per_image * num_images
         image, index = positive.nonzero(as_tuple=True)
         deltas = cat(pred_anchor_deltas, dim=1)[image, index].float()
@@ -202,8 +200,7 @@ class TinyRPN(RPN):
         logits, deltas = self.rpn_head(maps)
         logits = [x.permute(0, 2, 3, 1).flatten(1) for x in logits]
         deltas = [
-            x.view(x.shape[0], -1, 4, x.shape[-2], x.shape[-1]).permute(0, 3, 4, 1, 2).flatten(1, -2)
-            for x in deltas
+            x.view(x.shape[0], -1, 4, x.shape[-2], x.shape[-1]).permute(0, 3, 4, 1, 2).flatten(1, -2) for x in deltas
         ]
         losses: dict[str, Tensor] = {}
         if self.training:
@@ -234,9 +231,7 @@ class TinyRPN(RPN):
             count = min(pre_topk, logits.shape[1])
             scores, index = logits.float().topk(count, dim=1)
             chosen = deltas.gather(1, index[..., None].expand(-1, -1, 4)).float()
-            boxes = self.box2box_transform.apply_deltas(
-                chosen.reshape(-1, 4), priors[index.reshape(-1)]
-            )
+            boxes = self.box2box_transform.apply_deltas(chosen.reshape(-1, 4), priors[index.reshape(-1)])
             boxes_per_level.append(boxes.view(len(logits), count, 4))
             scores_per_level.append(scores)
             level_ids.append(torch.full((count,), level, dtype=torch.int64, device=logits.device))

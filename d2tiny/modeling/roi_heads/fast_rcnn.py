@@ -22,9 +22,7 @@ class TinyFastRCNNOutputLayers(FastRCNNOutputLayers):
     """Detectron2's box predictor with an exchangeable box loss."""
 
     @configurable
-    def __init__(
-        self, input_shape: ShapeSpec, *, box_loss: BoxLoss | None = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, input_shape: ShapeSpec, *, box_loss: BoxLoss | None = None, **kwargs: Any) -> None:
         """Build the two linear layers.
 
         Args:
@@ -51,9 +49,7 @@ class TinyFastRCNNOutputLayers(FastRCNNOutputLayers):
         ret["loss_weight"] = {"loss_box_reg": weight}
         return ret
 
-    def box_reg_loss(
-        self, proposal_boxes: Tensor, gt_boxes: Tensor, pred_deltas: Tensor, gt_classes: Tensor
-    ) -> Tensor:
+    def box_reg_loss(self, proposal_boxes: Tensor, gt_boxes: Tensor, pred_deltas: Tensor, gt_classes: Tensor) -> Tensor:
         """Box loss of the foreground proposals, divided by the number of all sampled ones.
 
         Args:

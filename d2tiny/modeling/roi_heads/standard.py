@@ -33,9 +33,7 @@ class TinyStandardROIHeads(StandardROIHeads):
         return ret
 
     @torch.no_grad()
-    def label_and_sample_proposals(
-        self, proposals: list[Instances], targets: list[Instances]
-    ) -> list[Instances]:
+    def label_and_sample_proposals(self, proposals: list[Instances], targets: list[Instances]) -> list[Instances]:
         """Match proposals with objects and sample a batch of each image.
 
         Args:

@@ -49,9 +49,7 @@ def plaza(canvas: Canvas) -> None:
     turn = canvas.uniform(0, np.pi)
     size = image_reach(canvas) * canvas.uniform(1.1, 1.8)
     paving = place(rectangle(size, size * 0.9), image_middle(canvas), turn)
-    colour = canvas.pick(
-        ((0.66, 0.64, 0.60), (0.60, 0.56, 0.51), (0.70, 0.67, 0.62), (0.55, 0.54, 0.54))
-    )
+    colour = canvas.pick(((0.66, 0.64, 0.60), (0.60, 0.56, 0.51), (0.70, 0.67, 0.62), (0.55, 0.54, 0.54)))
     scenery.slabs(canvas, paving, colour, turn, canvas.uniform(6, 14))
     canvas.occupied[:] = 0
     for _ in range(canvas.count(1, 4, scenery=True)):
@@ -85,9 +83,7 @@ def wilderness(canvas: Canvas) -> None:
         lay(canvas, canvas.rng.choice(["grass", "soil", "sand"]))
         mix_in(canvas, "soil", 0.3)
     if canvas.chance(0.6):
-        path = scenery.crossing_path(
-            canvas, canvas.uniform(0, np.pi), canvas.anywhere(), canvas.uniform(-0.3, 0.3)
-        )
+        path = scenery.crossing_path(canvas, canvas.uniform(0, np.pi), canvas.anywhere(), canvas.uniform(-0.3, 0.3))
         track = scenery.road(canvas, path, 4.5, 1, colour=canvas.pick(scenery.DIRT), markings=False)
         if canvas.chance(0.4):
             scenery.traffic(canvas, track, 10.0, 20.0)

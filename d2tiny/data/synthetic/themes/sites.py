@@ -14,9 +14,7 @@ def airport(canvas: Canvas) -> None:
     lay(canvas, "grass")
     turn, reach = canvas.uniform(0, 2 * np.pi), image_reach(canvas) * 1.5
     plane = canvas.uniform(15, 28)
-    origin = (
-        image_middle(canvas) - unit(turn + np.pi / 2) * canvas.uniform(0.1, 0.35) * canvas.height
-    )
+    origin = image_middle(canvas) - unit(turn + np.pi / 2) * canvas.uniform(0.1, 0.35) * canvas.height
     paving = canvas.pick(scenery.CONCRETE)
     apron = place(rectangle(2 * reach, plane * 3.4, 0, plane * 1.4), origin, turn)
     scenery.slabs(canvas, apron, paving, turn, canvas.uniform(6, 11))
@@ -27,9 +25,7 @@ def airport(canvas: Canvas) -> None:
     for v, broad in ((plane * 2.4, 9.0), (plane * 5.0, canvas.uniform(18, 26))):
         strip = place(np.array([[-reach, v], [reach, v]]), origin, turn)
         canvas.fill(ribbon(strip, broad), tarmac, flat=True)
-        canvas.stroke(
-            strip[0], strip[1], 0.6, scenery.YELLOW if broad < 10 else scenery.WHITE, flat=True
-        )
+        canvas.stroke(strip[0], strip[1], 0.6, scenery.YELLOW if broad < 10 else scenery.WHITE, flat=True)
         canvas.reserve(ribbon(strip, broad))
         u = -reach + canvas.uniform(0, 160)
         while u < reach and canvas.density > 0:
@@ -51,9 +47,7 @@ def _stands(canvas: Canvas, origin: np.ndarray, turn: float, plane: float, reach
             size = plane * canvas.uniform(0.8, 1.08)
             objects.airplane(canvas, centre, turn - np.pi / 2 + canvas.rng.normal(0, 0.04), size)
         for _ in range(int(canvas.rng.poisson(1.0 * canvas.density))):
-            local = np.array(
-                [[u + canvas.uniform(-0.6, 0.6) * plane, canvas.uniform(-0.1, 1.6) * plane]]
-            )
+            local = np.array([[u + canvas.uniform(-0.6, 0.6) * plane, canvas.uniform(-0.1, 1.6) * plane]])
             spot = place(local, origin, turn)[0]
             if canvas.free(ellipse(11, 11) + spot, surfaces=False):
                 objects.vehicle(canvas, spot, canvas.uniform(0, np.pi), canvas.uniform(7.0, 9.5))
@@ -80,9 +74,7 @@ def airfield(canvas: Canvas) -> None:
                 heading = turn + np.pi / 2 + canvas.rng.normal(0, 0.12)
                 size = plane * canvas.uniform(0.85, 1.15)
                 objects.airplane(canvas, spot, heading, size, light=True)
-    path = scenery.crossing_path(
-        canvas, turn, place(np.array([[0, -plane * 4.6]]), origin, turn)[0]
-    )
+    path = scenery.crossing_path(canvas, turn, place(np.array([[0, -plane * 4.6]]), origin, turn)[0])
     scenery.traffic(canvas, scenery.road(canvas, path, 8.5), 11.0, 5.0)
     for _ in range(canvas.count(2, 4, scenery=True)):
         spot, long, deep = canvas.anywhere(), canvas.uniform(20, 36), canvas.uniform(15, 24)
@@ -152,9 +144,7 @@ def wind_farm(canvas: Canvas) -> None:
         base = canvas.anywhere(size * 0.8)
         around = ellipse(3.2 * size, 3.2 * size) + base
         if canvas.free(around):
-            foot, _ = track.at(
-                float(track.distance[np.argmin(np.linalg.norm(path - base, axis=1))])
-            )
+            foot, _ = track.at(float(track.distance[np.argmin(np.linalg.norm(path - base, axis=1))]))
             if np.linalg.norm(foot - base) < 90:
                 canvas.stroke(base, foot, 1.6, dirt, flat=True)
             if objects.wind_mill(canvas, base, lean, size * canvas.uniform(0.92, 1.08)):

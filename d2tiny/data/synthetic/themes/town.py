@@ -32,9 +32,7 @@ def suburb(canvas: Canvas) -> None:
     scenery.trees(canvas, 25, 60, (7.0, 17.0))
 
 
-def _plot(
-    canvas: Canvas, middle: np.ndarray, angle: float, spot: np.ndarray, side: int, car: float
-) -> None:
+def _plot(canvas: Canvas, middle: np.ndarray, angle: float, spot: np.ndarray, side: int, car: float) -> None:
     """One house with driveway, and perhaps a pool in the garden behind it."""
     centre = place(spot[None], middle, angle)[0]
     length, width = car * canvas.uniform(1.8, 2.4), car * canvas.uniform(1.2, 1.6)
@@ -120,9 +118,7 @@ def _car_park(canvas: Canvas, centre: np.ndarray, angle: float, car: float) -> N
                 if k < columns and canvas.chance(taken):
                     local = np.array([[u + bay / 2, v + canvas.uniform(-0.06, 0.06) * car]])
                     heading = angle + np.pi / 2 * canvas.rng.choice([-1, 1])
-                    objects.car(
-                        canvas, place(local, centre, angle)[0], heading, car, van=canvas.chance(0.1)
-                    )
+                    objects.car(canvas, place(local, centre, angle)[0], heading, car, van=canvas.chance(0.1))
 
 
 def highway(canvas: Canvas) -> None:

@@ -14,9 +14,7 @@ def harbour(canvas: Canvas) -> None:
     """Quays with freighters or a marina with boats side by side."""
     lay(canvas, "concrete")
     turn, reach = canvas.uniform(0, 2 * np.pi), image_reach(canvas) * 1.5
-    shore = (
-        image_middle(canvas) - unit(turn + np.pi / 2) * canvas.uniform(0.05, 0.3) * canvas.height
-    )
+    shore = image_middle(canvas) - unit(turn + np.pi / 2) * canvas.uniform(0.05, 0.3) * canvas.height
     # Local frame: x along the shore, y out to sea.
     basin = place(rectangle(2 * reach, reach, 0, reach / 2), shore, turn)
     scenery.water_body(canvas, basin, "sea", shore=0.7)
@@ -30,18 +28,14 @@ def harbour(canvas: Canvas) -> None:
     else:
         _docks(canvas, shore, turn)
     for _ in range(canvas.count(6, 14, scenery=True)):
-        spot = place(
-            np.array([[canvas.uniform(-reach, reach), canvas.uniform(-120, -42)]]), shore, turn
-        )
+        spot = place(np.array([[canvas.uniform(-reach, reach), canvas.uniform(-120, -42)]]), shore, turn)
         if canvas.chance(0.3):
             scenery.hall(canvas, spot[0], turn, canvas.uniform(25, 50), canvas.uniform(15, 24))
         else:
             rows, columns = canvas.rng.integers(2, 7), canvas.rng.integers(1, 5)
             scenery.containers(canvas, spot[0], turn, int(rows), int(columns))
     for _ in range(canvas.count(1, 5)):
-        spot = place(
-            np.array([[canvas.uniform(-reach, reach), canvas.uniform(60, reach)]]), shore, turn
-        )
+        spot = place(np.array([[canvas.uniform(-reach, reach), canvas.uniform(60, reach)]]), shore, turn)
         length = canvas.uniform(9, 22)
         if canvas.free(ellipse(1.4 * length, 1.4 * length) + spot[0], surfaces=False):
             objects.ship(canvas, spot[0], canvas.uniform(0, 2 * np.pi), length, moving=True)
@@ -134,9 +128,7 @@ def river(canvas: Canvas) -> None:
     bands: list[scenery.Road] = []
     if shown and canvas.density > 0:
         spacing = canvas.uniform(55, 95) / canvas.density
-        for s in np.arange(
-            shown[0] + canvas.uniform(0.1, 0.5) * min(spacing, 99.0), shown[-1], spacing
-        ):
+        for s in np.arange(shown[0] + canvas.uniform(0.1, 0.5) * min(spacing, 99.0), shown[-1], spacing):
             point, heading = bed.at(float(s))
             across = heading + np.pi / 2 + canvas.uniform(-0.3, 0.3)
             lanes = int(canvas.rng.choice([1, 2, 2, 2]))
@@ -151,11 +143,7 @@ def river(canvas: Canvas) -> None:
     for _ in range(canvas.count(0, 7) if wide > 15 and shown else 0):
         point, heading = bed.at(canvas.uniform(shown[0], shown[-1]))
         side = unit(heading + np.pi / 2) * canvas.uniform(-0.25, 0.25) * wide
-        if not any(
-            np.linalg.norm(point - band.at(float(d))[0]) < 26
-            for band in bands
-            for d in band.distance
-        ):
+        if not any(np.linalg.norm(point - band.at(float(d))[0]) < 26 for band in bands for d in band.distance):
             length = canvas.uniform(8, min(16.0, wide))
             objects.ship(canvas, point + side, heading, length, moving=canvas.chance(0.5))
     if canvas.chance(0.7):

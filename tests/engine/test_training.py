@@ -1,0 +1,285 @@
+"""Training end to end on drawn scenes, with a detector narrow enough for seconds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import instantiate
+from omegaconf import OmegaConf
+
+from d2tiny.cli import train_main
+from d2tiny.config import load_config
+from d2tiny.engine.checkpoint import TinyCheckpointer
+from d2tiny.engine.ema import ModelEMA
+from d2tiny.engine.optim import parameter_groups
+from d2tiny.engine.run import run
+from d2tiny.engine.schedule import warmup_cosine, warmup_multistep
+from d2tiny.modeling.losses import DCLoss
+from d2tiny.utils.errors import CheckpointError, ConfigError, NonFiniteLossError
+
+CONFIG = "quick/faster_rcnn_r18_efpnbs_rfla_dcloss"
+# A narrow, fast twin: 64² crops (a smaller one leaves batch norm a single value), 16 channels.
+SMALL = [
+    "dataloader.train.mapper.augmentations.0.size=[64,64]",
+    "dataloader.train.total_batch_size=2",
+    "model.backbone.backbone.out_channels=16",
+    "model.backbone.neck.channels=16",
+    "model.proposal_generator.head.in_channels=16",
+    "model.proposal_generator.pre_nms_topk=[50,50]",
+    "model.proposal_generator.post_nms_topk=[20,20]",
+    "model.roi_heads.box_head.input_shape.channels=16",
+    "model.roi_heads.box_head.fc_dims=[16]",
+    "model.roi_heads.box_predictor.input_shape.channels=16",
+    "train.log_period=1",
+    "train.num_threads=1",
+    "train.device=cpu",
+]
+
+
+def settings(output: Path, *more: str) -> list[str]:
+    return [*SMALL, f"train.output_dir='{output}'", *more]
+
+
+def losses(output: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+    return {line["iteration"]: line["total_loss"] for line in lines if "total_loss" in line}
+
+
+def test_trains_writes_and_evaluates(datasets, tmp_path):
+    metrics = run(load_config(CONFIG, settings(tmp_path, "train.max_iter=4", "train.eval_period=2")))
+    assert {"AP", "AP50", "APvt", "APt", "APs", "APm", "AR@1500"} <= set(metrics)
+    for name in ("model_last.pth", "model_best.pth", "model_final.pth", "config.yaml", "result.json", "log.txt"):
+        assert (tmp_path / name).is_file(), name
+    assert list(tmp_path.glob("events.out.tfevents*"))
+    assert sorted(losses(tmp_path)) == [0, 1, 2, 3]
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert {"commit", "seed", "hardware", "command", "metrics", "max_iter", "overrides"} <= set(result)
+    assert not list(tmp_path.glob(".*"))  # nothing half-written
+
+
+def test_resume_is_bit_equal(datasets, tmp_path):
+    """Six iterations at once, and two + four after an interruption: same losses, same final weights."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    common = ["train.max_iter=6", "train.checkpoint_period=2"]
+    run(load_config(CONFIG, settings(whole, *common)))
+
+    class Interrupted(Exception):
+        pass
+
+    from d2tiny.engine import trainer as module
+
+    original = module.Trainer.run_step
+
+    def stops_at_three(self):
+        if self.iter == 3:
+            raise Interrupted
+        original(self)
+
+    module.Trainer.run_step = stops_at_three
+    try:
+        with pytest.raises(Interrupted):
+            run(load_config(CONFIG, settings(parts, *common)))
+    finally:
+        module.Trainer.run_step = original
+    assert (parts / "last_checkpoint").read_text() == "model_last.pth"
+    run(load_config(CONFIG, settings(parts, *common)), resume=True)
+    assert losses(parts) == losses(whole)
+    for name in ("model_last.pth", "model_final.pth"):
+        a, b = (torch.load(folder / name) for folder in (whole, parts))
+        assert all(torch.equal(a["model"][k], b["model"][k]) for k in a["model"])
+
+
+def test_resume_of_a_finished_run_evaluates(datasets, tmp_path):
+    cfg = settings(tmp_path, "train.max_iter=2")
+    first = run(load_config(CONFIG, cfg))
+    again = run(load_config(CONFIG, cfg), resume=True)
+    assert again == pytest.approx(first, nan_ok=True)
+
+
+def test_eval_only_gives_the_metrics_of_training(datasets, tmp_path):
+    cfg = settings(tmp_path / "a", "train.max_iter=2", "model.roi_heads.box_predictor.test_score_thresh=0.0")
+    trained = run(load_config(CONFIG, cfg))
+    weights = tmp_path / "a" / "model_final.pth"
+    cfg = [*settings(tmp_path / "b"), cfg[-1], f"train.init_checkpoint='{weights}'"]
+    assert run(load_config(CONFIG, cfg), eval_only=True) == pytest.approx(trained, nan_ok=True)
+    with pytest.raises(ConfigError, match=r"train\.init_checkpoint"):
+        run(load_config(CONFIG, settings(tmp_path / "c")), eval_only=True)
+
+
+def test_nan_stops_with_the_batch_named(datasets, tmp_path):
+    cfg = load_config(CONFIG, settings(tmp_path, "train.max_iter=50", "optimizer.lr=1e30", "train.clip_norm=0"))
+    with pytest.raises(NonFiniteLossError, match=r"diverged at iteration \d+(.|\n)*\.png"):
+        run(cfg)
+
+
+def test_bf16_and_float16(datasets, tmp_path):
+    run(load_config(CONFIG, settings(tmp_path, "train.max_iter=2", "train.amp.enabled=true")))
+    cfg = settings(tmp_path, "train.max_iter=2", "train.amp.enabled=true", "train.amp.dtype=float16")
+    with pytest.raises(ValueError, match="float16 needs a GPU"):
+        run(load_config(CONFIG, cfg))
+
+
+def test_two_processes(datasets, tmp_path, capfd):
+    """Two gloo processes on the CPU train, evaluate and end cleanly; the merged result counts every image."""
+    code = train_main(["--config-file", CONFIG, "--num-gpus", "2", *settings(tmp_path, "train.max_iter=2")])
+    assert code == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["metrics"]["AP"] is not None
+    assert sorted(losses(tmp_path)) == [0, 1]
+    assert "3 images" in (tmp_path / "log.txt").read_text()
+
+
+def test_command_line(datasets, tmp_path, capsys):
+    arguments = ["--config-file", "configs/" + CONFIG + ".py", *settings(tmp_path, "train.max_iter=1")]
+    assert train_main(arguments) == 0
+    assert train_main([*arguments, "train.max_itr=5"]) == 2
+    message = capsys.readouterr().err
+    assert "Did you mean 'max_iter'?" in message
+    assert "Traceback" not in message
+    assert train_main([*arguments, "model.roi_heads.num_classes=80"]) == 2
+    assert "num_classes=80" in capsys.readouterr().err
+
+
+def test_yaml_under_the_same_trainer(datasets, tmp_path):
+    code = train_main(
+        [
+            "--config-file",
+            "configs/yaml/faster_rcnn_r50_efpnbs_rfla_dcloss.yaml",
+            "MODEL.RESNETS.DEPTH=18",
+            "MODEL.RESNETS.RES2_OUT_CHANNELS=64",
+            "MODEL.RESNETS.NORM=BN",
+            "MODEL.BACKBONE.FREEZE_AT=0",
+            "MODEL.FPN.OUT_CHANNELS=16",
+            "MODEL.WEIGHTS=''",
+            'DATASETS.TRAIN=("aerial_train",)',
+            'DATASETS.TEST=("aerial_val",)',
+            "SOLVER.MAX_ITER=2",
+            "DATALOADER.NUM_WORKERS=0",
+            f"OUTPUT_DIR={tmp_path}",
+            "train.device=cpu",
+        ]
+    )
+    assert code == 0
+    assert (tmp_path / "result.json").is_file()
+
+
+def test_own_json(datasets, tmp_path):
+    """--register with a json of two classes under strange ids."""
+    data = json.loads((datasets / "instances_train.json").read_text())
+    for annotation in data["annotations"]:
+        annotation["category_id"] = 70 if annotation["category_id"] % 2 else 9
+    data["categories"] = [{"id": 9, "name": "even"}, {"id": 70, "name": "odd"}]
+    (tmp_path / "own.json").write_text(json.dumps(data))
+    name = f"own_{tmp_path.name}"
+    code = train_main(
+        [
+            "--config-file",
+            CONFIG,
+            "--register",
+            name,
+            str(tmp_path / "own.json"),
+            str(datasets / "train"),
+            *settings(tmp_path / "out", "train.max_iter=1"),
+            f"dataloader.train.dataset.names={name}",
+            f"dataloader.test.dataset.names={name}",
+            "model.roi_heads.num_classes=2",
+        ]
+    )
+    assert code == 0
+    assert "AP-odd" in json.loads((tmp_path / "out" / "result.json").read_text())["metrics"]
+
+
+def test_learnable_loss_is_trained_saved_and_not_decayed(datasets, tmp_path):
+    key = "model.proposal_generator.box_loss.learnable=bounded"
+    run(load_config(CONFIG, settings(tmp_path, "train.max_iter=3", key, "optimizer.lr=0.1")))
+    saved = torch.load(tmp_path / "model_last.pth")["model"]
+    fresh = DCLoss(learnable="bounded")
+    assert saved["proposal_generator.box_loss.kappa"] != fresh.kappa
+    model = instantiate(load_config(CONFIG, [*SMALL, key]).model)
+    groups = parameter_groups(model=model)
+    exempt = [g for g in groups for p in g["params"] if p is model.proposal_generator.box_loss.kappa]
+    assert exempt[0]["weight_decay"] == 0
+
+
+def test_checkpoint_errors(datasets, tmp_path):
+    cfg = load_config(CONFIG, SMALL)
+    model = instantiate(cfg.model)
+    checkpointer = TinyCheckpointer(model, str(tmp_path))
+    with pytest.raises(CheckpointError, match="not found"):
+        checkpointer.load(str(tmp_path / "no.pth"))
+    (tmp_path / "cut.pth").write_bytes(b"PK\x03\x04 half a file")
+    with pytest.raises(CheckpointError, match=r"cut\.pth"):
+        checkpointer.load(str(tmp_path / "cut.pth"))
+    torch.save({"model": {"x.weight": torch.zeros(3)}}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match="none of the checkpoint's 1 tensors fits"):
+        checkpointer.load(str(tmp_path / "other.pth"))
+
+
+def test_a_killed_save_keeps_the_previous_file(tmp_path, monkeypatch):
+    model = torch.nn.Linear(2, 2)
+    checkpointer = TinyCheckpointer(model, str(tmp_path))
+    checkpointer.save("model_last")
+    before = (tmp_path / "model_last.pth").read_bytes()
+
+    def dies(data, path):
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", dies)
+    with pytest.raises(KeyboardInterrupt):
+        checkpointer.save("model_last")
+    assert (tmp_path / "model_last.pth").read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_last.pth"]
+
+
+def test_ema_by_hand():
+    """Start 0, weight 1: decay min(0.9, 2/11) then 3/12, so 9/11 and then 9/11·1/4 + 3/4."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        model.weight.zero_()
+    ema = ModelEMA(model, 0.9)
+    with torch.no_grad():
+        model.weight.fill_(1)
+    ema.update()
+    assert float(ema.average["weight"]) == pytest.approx(9 / 11)
+    ema.update()
+    expected = 9 / 11 / 4 + 3 / 4
+    assert float(ema.average["weight"]) == pytest.approx(expected)
+    with ema.applied():
+        assert float(model.weight.detach()) == pytest.approx(expected)
+    assert float(model.weight.detach()) == 1
+    other = ModelEMA(model, 0.9)
+    other.load_state_dict(ema.state_dict())
+    assert torch.equal(other.average["weight"], ema.average["weight"])
+    with pytest.raises(ValueError, match="decay"):
+        ModelEMA(model, 1.0)
+
+
+def test_schedules():
+    steps = warmup_multistep(max_iter=100, milestones=(0.5, 0.8), warmup_iters=10)
+    assert [steps(x / 100) for x in (0, 5, 10, 49, 51, 81)] == pytest.approx([0.001, 0.5005, 1, 1, 0.1, 0.01])
+    cosine = warmup_cosine(max_iter=100, final=0.0, warmup_iters=0)
+    assert cosine(0.5) == pytest.approx(0.5)
+    assert warmup_multistep(max_iter=3, warmup_iters=5000)(0.5) < 1  # longer than the training
+    with pytest.raises(ValueError, match="max_iter"):
+        warmup_cosine(max_iter=0)
+
+
+def test_no_gpu_is_said(datasets, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ValueError, match="sees no GPU"):
+        run(load_config(CONFIG, [*settings(tmp_path), "train.device=cuda"]))
+
+
+def test_config_of_a_run_runs_again(datasets, tmp_path):
+    run(load_config(CONFIG, settings(tmp_path / "a", "train.max_iter=1")))
+    cfg = load_config(tmp_path / "a" / "config.yaml", [f"train.output_dir='{tmp_path / 'b'}'"])
+    run(cfg)
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    assert OmegaConf.is_struct(cfg)
+    shutil.rmtree(tmp_path / "b")

@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Boxes, Instances
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from d2tiny.data.datasets import register_coco_like
+from d2tiny.evaluation import Protocol, TinyCOCOEvaluator, evaluate_detections, format_table, get_protocol
+from d2tiny.utils.errors import ConfigError, DatasetError
+
+
+def random_dataset(rng, images=6, classes=3, first_id=1):
+    """Tiny objects with crowds, areas on the bin borders and empty images, and detections with score ties."""
+    truth = {
+        "images": [{"id": i, "width": 200, "height": 200} for i in range(images)],
+        "categories": [{"id": 10 + c, "name": f"c{c}"} for c in range(classes)],
+        "annotations": [],
+    }
+    found = []
+    for i in range(images - 1):  # the last image is empty
+        for _ in range(rng.integers(0, 30)):
+            side = rng.choice([4, 8, 16, 32, 40]) if rng.random() < 0.5 else rng.uniform(2, 60)
+            x, y = rng.uniform(0, 140, 2)
+            w, h = float(side), float(side if rng.random() < 0.7 else rng.uniform(2, 50))
+            category = int(10 + rng.integers(0, classes - 1))  # the last class has no ground truth
+            truth["annotations"].append(
+                {
+                    "id": first_id + len(truth["annotations"]),
+                    "image_id": i,
+                    "category_id": category,
+                    "bbox": [float(x), float(y), w, h],
+                    "area": w * h,
+                    "iscrowd": int(rng.random() < 0.15),
+                }
+            )
+            for _ in range(rng.integers(0, 4)):
+                dx, dy, dw, dh = rng.normal(0, 1.5, 4)
+                found.append(
+                    {
+                        "image_id": i,
+                        "category_id": category if rng.random() < 0.8 else int(10 + rng.integers(0, classes)),
+                        "bbox": [float(x + dx), float(y + dy), max(1.0, w + dw), max(1.0, h + dh)],
+                        "score": float(rng.integers(0, 12) / 11),  # many ties
+                    }
+                )
+    return truth, found
+
+
+def pycoco(truth, found, protocol):
+    """The official engine with the protocol's parameters."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        gt = COCO()
+        gt.dataset = copy.deepcopy(truth)
+        gt.createIndex()
+        engine = COCOeval(gt, gt.loadRes(copy.deepcopy(found)), "bbox")
+        engine.params.iouThrs = np.array(protocol.iou_thresholds)
+        engine.params.areaRng = [[0, 1e10], *map(list, protocol.areas.values())]
+        engine.params.areaRngLbl = ["all", *protocol.areas]
+        engine.params.maxDets = list(protocol.max_dets)
+        engine.evaluate()
+        engine.accumulate()
+    precision, recall = engine.eval["precision"], engine.eval["recall"]
+
+    def mean(values):
+        values = values[values > -1]
+        return values.mean() * 100 if values.size else np.nan
+
+    result = {
+        "AP": mean(precision[..., 0, -1]),
+        "AP50": mean(precision[0, ..., 0, -1]),
+        "AP75": mean(precision[5, ..., 0, -1]),
+    }
+    result.update({f"AP{k}": mean(precision[..., i, -1]) for i, k in enumerate(protocol.areas, 1)})
+    result.update({f"AR@{k}": mean(recall[:, :, 0, i]) for i, k in enumerate(protocol.max_dets)})
+    names = [c["name"] for c in truth["categories"]]
+    result.update({f"AP-{n}": mean(precision[:, :, i, 0, -1]) for i, n in enumerate(names)})
+    return result
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_equals_pycocotools(seed):
+    rng = np.random.default_rng(seed)
+    truth, found = random_dataset(rng)
+    protocol = get_protocol("aitod" if seed % 2 else "coco")
+    if seed % 3 == 0:
+        protocol = protocol.with_max_dets((1, 3, 7))
+    ours, theirs = evaluate_detections(truth, found, protocol), pycoco(truth, found, protocol)
+    assert list(ours) == list(theirs)
+    np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=0, atol=1e-12)
+
+
+def one_object(**more):
+    return {
+        "images": [{"id": 0}],
+        "categories": [{"id": 1, "name": "ship"}],
+        "annotations": [
+            {"id": 0, "image_id": 0, "category_id": 1, "bbox": [10.0, 10, 8, 8], "area": 64.0, "iscrowd": 0, **more}
+        ],
+    }
+
+
+def hit(bbox=(10.0, 10, 8, 8), score=0.9):
+    return {"image_id": 0, "category_id": 1, "bbox": list(bbox), "score": score}
+
+
+def test_ground_truth_with_id_0_counts():
+    assert evaluate_detections(one_object(), [hit()])["AP"] == pytest.approx(100)
+
+
+def test_an_object_of_exactly_64_px2_is_very_tiny_and_tiny():
+    result = evaluate_detections(one_object(), [hit()])
+    assert result["APvt"] == result["APt"] == pytest.approx(100)
+    assert np.isnan(result["APs"])
+    assert np.isnan(result["APm"])
+
+
+def test_half_right_by_hand():
+    """IoU of [10,10,8,8] and [10,10,8,5] is 40/64 = 0.625: right at .50, .55, .60 only, so AP = 30 %."""
+    result = evaluate_detections(one_object(), [hit((10.0, 10, 8, 5))])
+    assert result["AP"] == pytest.approx(30)
+    assert result["AP50"] == pytest.approx(100)
+    assert result["AP75"] == 0
+
+
+def test_no_detections_give_zeros():
+    result = evaluate_detections(one_object(), [])
+    assert result["AP"] == result["AP50"] == result["APvt"] == result["AR@1500"] == 0
+    assert np.isnan(result["APm"])
+
+
+def test_inputs_unchanged():
+    truth, found = random_dataset(np.random.default_rng(0))
+    before = copy.deepcopy((truth, found))
+    evaluate_detections(truth, found)
+    assert (truth, found) == before
+
+
+def test_3000_detections_of_an_image_are_evaluated():
+    """3,000 objects in one image, all found: each limit lets exactly its share count."""
+    truth = one_object()
+    truth["annotations"] = [
+        {"id": i, "image_id": 0, "category_id": 1, "bbox": [10.0 * (i % 60), 10.0 * (i // 60), 6, 6], "area": 36.0}
+        for i in range(3000)
+    ]
+    found = [hit(a["bbox"], 1 - a["id"] / 4000) for a in truth["annotations"]]
+    result = evaluate_detections(truth, found, get_protocol("aitod").with_max_dets((1, 100, 1500, 3000)))
+    assert result["AR@1500"] == pytest.approx(50)
+    assert result["AR@3000"] == pytest.approx(100)
+    assert result["AP"] == pytest.approx(100)
+    # the protocol's own limit: recall ends at one half, so 51 of 101 recall points
+    assert evaluate_detections(truth, found)["AP"] == pytest.approx(51 / 101 * 100)
+
+
+def test_image_subset():
+    truth, found = random_dataset(np.random.default_rng(3))
+    part = {**truth, "annotations": [a for a in truth["annotations"] if a["image_id"] < 2]}
+    part["images"] = truth["images"][:2]
+    expected = evaluate_detections(part, [d for d in found if d["image_id"] < 2])
+    assert evaluate_detections(truth, found, img_ids=[0, 1]) == pytest.approx(expected, nan_ok=True)
+
+
+def test_protocols():
+    with pytest.raises(ConfigError, match="Did you mean 'aitod'"):
+        get_protocol("ai-tod")
+    with pytest.raises(ConfigError, match="rising"):
+        get_protocol("aitod").with_max_dets((100, 1))
+    own = Protocol("own", {"x": (0.0, 100.0)}, (10,))
+    assert evaluate_detections(one_object(), [hit()], own)["APx"] == pytest.approx(100)
+
+
+def test_table():
+    text = format_table({"AP": 12.345, "APvt": float("nan"), "AP-ship": 1.0, "AP-car": 2.0})
+    assert "12.3" in text
+    assert "ship" in text
+    assert " - " in text
+
+
+def instances(boxes, classes):
+    result = Instances((96, 128))
+    result.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    result.scores = torch.linspace(0.9, 0.5, len(classes))
+    result.pred_classes = torch.tensor(classes, dtype=torch.int64)
+    return {"instances": result}
+
+
+def perfect(evaluator, records):
+    evaluator.reset()
+    for record in records:
+        boxes = np.array([a["bbox"] for a in record["annotations"]], dtype=float).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        evaluator.process([record], [instances(boxes.tolist(), [a["category_id"] for a in record["annotations"]])])
+
+
+def test_evaluator(datasets, tmp_path):
+    evaluator = TinyCOCOEvaluator("aerial_val", output_dir=tmp_path)
+    records = DatasetCatalog.get("aerial_val")
+    perfect(evaluator, records)
+    first = evaluator.evaluate()["bbox"]
+    assert first["AP"] == pytest.approx(100)
+    assert evaluator.evaluate()["bbox"] == pytest.approx(first, nan_ok=True)  # twice, the same
+    saved = json.loads((tmp_path / "coco_instances_results.json").read_text())
+    assert {d["category_id"] for d in saved} <= set(range(1, 9))  # the json's ids
+
+
+def test_evaluator_without_detections(datasets, tmp_path):
+    evaluator = TinyCOCOEvaluator("aerial_val", output_dir=tmp_path)
+    evaluator.reset()
+    for record in DatasetCatalog.get("aerial_val"):
+        evaluator.process([record], [instances([], [])])
+    assert evaluator.evaluate()["bbox"]["AP"] == 0
+
+
+def test_evaluator_of_a_model_with_too_many_classes(datasets):
+    evaluator = TinyCOCOEvaluator("aerial_val")
+    evaluator.reset()
+    evaluator.process([DatasetCatalog.get("aerial_val")[0]], [instances([[0, 0, 5, 5]], [42])])
+    with pytest.raises(DatasetError, match="num_classes=8"):
+        evaluator.evaluate()
+
+
+def test_evaluator_maps_categories_that_are_not_contiguous(tmp_path):
+    truth = {
+        "images": [{"id": 7, "file_name": "a.png", "width": 50, "height": 50}],
+        "categories": [{"id": 40, "name": "b"}, {"id": 3, "name": "a"}],
+        "annotations": [{"id": 0, "image_id": 7, "category_id": 40, "bbox": [5, 5, 8, 8], "area": 64}],
+    }
+    (tmp_path / "x.json").write_text(json.dumps(truth))
+    name = f"eval_{tmp_path.name}"
+    register_coco_like(name, tmp_path / "x.json", tmp_path)
+    evaluator = TinyCOCOEvaluator(name)
+    evaluator.reset()
+    evaluator.process(DatasetCatalog.get(name), [instances([[5, 5, 13, 13]], [1])])
+    results = evaluator.evaluate()["bbox"]
+    assert results["AP-b"] == pytest.approx(100)
+    assert np.isnan(results["AP-a"])
+    assert MetadataCatalog.get(name).thing_classes == ["a", "b"]

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.config import instantiate
+
+from d2tiny import model_zoo
+from d2tiny.cli import demo_main
+from d2tiny.inference import collect_images
+from d2tiny.utils.errors import DatasetError
+
+CONFIG = "quick/faster_rcnn_r18_fpn_rfla"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "model.pth"
+    torch.save({"model": instantiate(model_zoo.get_config(CONFIG).model).state_dict()}, path)
+    return path
+
+
+def write(path, size=(60, 90)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8))
+    return path
+
+
+def run(weights, inputs, output, *more):
+    arguments = ["--config", CONFIG, "--weights", str(weights), "--device", "cpu", "--output", str(output)]
+    return demo_main([*arguments, "--input", *map(str, inputs), *more])
+
+
+def test_pictures_and_json(tmp_path, weights):
+    write(tmp_path / "in" / "a.png")
+    write(tmp_path / "in" / "b.jpg", (40, 50))
+    write(tmp_path / "other" / "a.png")
+    assert run(weights, [tmp_path / "in", tmp_path / "other" / "*.png"], tmp_path / "out", "--score", "0.05") == 0
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.jpg", "a_3.jpg", "b.jpg", "detections.json"]
+    data = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert [(i["id"], i["width"], i["height"]) for i in data["images"]] == [(1, 90, 60), (2, 50, 40), (3, 90, 60)]
+    assert [c["name"] for c in data["categories"]][3] == "ship"
+    assert data["annotations"]
+    for annotation in data["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        assert annotation["score"] >= 0.05
+        assert 0 <= x <= x + w <= 90.01
+        assert 0 <= y <= y + h <= 60.01
+
+
+def test_a_broken_image_is_named_and_the_others_are_done(tmp_path, weights, capsys):
+    write(tmp_path / "in" / "b.png")
+    (tmp_path / "in" / "a.png").write_bytes(b"broken")
+    assert run(weights, [tmp_path / "in"], tmp_path / "out") == 1
+    assert "a.png: cannot read this image" in capsys.readouterr().err
+    assert (tmp_path / "out" / "b.jpg").is_file()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [(["--score", "7"], "--score must be in"), (["--opts", "model.roi_headz.x=1"], "Did you mean 'roi_heads'")],
+)
+def test_bad_arguments(tmp_path, weights, capsys, more, message):
+    write(tmp_path / "a.png")
+    assert run(weights, [tmp_path / "a.png"], tmp_path / "out", *more) == 2
+    assert message in capsys.readouterr().err
+    assert run(tmp_path / "no.pth", [tmp_path / "a.png"], tmp_path / "out") == 2
+    assert "no.pth: no such file" in capsys.readouterr().err
+
+
+def test_nothing_to_do(tmp_path):
+    with pytest.raises(DatasetError, match="no image here"):
+        collect_images([str(tmp_path / "*.png")])
+
+
+def test_grayscale_and_rgba(tmp_path, weights):
+    cv2.imwrite(str(tmp_path / "gray.png"), np.full((50, 60), 90, np.uint8))
+    cv2.imwrite(str(tmp_path / "rgba.png"), np.full((50, 60, 4), 90, np.uint8))
+    assert run(weights, [tmp_path / "gray.png", tmp_path / "rgba.png"], tmp_path / "out") == 0

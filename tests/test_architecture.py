@@ -1,0 +1,117 @@
+"""The layers of DESIGN.md §3, read from the imports."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "d2tiny"
+
+# room -> rooms that it may import besides itself; a room that is not listed fails the test.
+_OPS = {"utils", "ops"}
+_PARTS = _OPS | {"layers", "modeling.priors", "modeling.targets"}
+_HEADS = _PARTS | {"modeling.assigners", "modeling.losses", "modeling.build"}
+_MODELING = _HEADS | {
+    "modeling",
+    "modeling.backbone",
+    "modeling.necks",
+    "modeling.proposal_generator",
+    "modeling.roi_heads",
+    "modeling.meta_arch",
+    "config",
+}
+_ENGINE = _MODELING | {"data", "evaluation", "inference", "visualization", "compat", "model_zoo"}
+ALLOWED = {
+    "utils": set(),
+    "config": {"utils"},
+    "compat": {"utils"},
+    "ops": {"utils"},
+    "layers": {"utils"},
+    "modeling.priors": _OPS,
+    "modeling.targets": _OPS,
+    "modeling.assigners": _OPS | {"modeling.priors"},
+    "modeling.losses": _OPS,
+    "modeling.necks": _OPS | {"layers"},
+    "modeling.backbone": _OPS | {"layers", "modeling.necks"},
+    "modeling.build": _OPS | {"modeling.assigners", "modeling.losses"},
+    "modeling.proposal_generator": _HEADS,
+    "modeling.roi_heads": _HEADS,
+    "modeling.meta_arch": _MODELING,
+    "modeling": _MODELING,
+    "data": {"utils"},
+    "evaluation": {"utils", "data"},
+    "visualization": {"utils"},
+    "inference": _MODELING | {"data", "visualization"},
+    "model_zoo": _MODELING,
+    "engine": _ENGINE,
+    "quickstart": _ENGINE | {"engine"},
+    "cli": _ENGINE | {"engine", "quickstart"},
+}
+
+
+def room(module: str) -> str:
+    """``d2tiny.modeling.losses.iou`` -> ``modeling.losses``."""
+    parts = module.split(".")[1:]
+    if not parts:
+        return ""
+    if parts[0] == "modeling" and len(parts) > 1:
+        return ".".join(parts[:2])
+    return parts[0]
+
+
+def imports(path: Path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            # `from d2tiny import model_zoo` names a module, not a thing inside one
+            yield from (f"{node.module}.{a.name}" for a in node.names if node.module == "d2tiny")
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_layers(path):
+    module = "d2tiny." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    here = room(module.removesuffix(".__init__"))
+    if here in ("", "__init__"):
+        return  # the package itself registers everything
+    assert here in ALLOWED, f"{module}: add its room to ALLOWED"
+    for name in imports(path):
+        if name.split(".")[0] == "d2tiny" and room(name):
+            other = room(name)
+            assert other == here or other in ALLOWED[here], f"{module} must not import {name}"
+
+
+def test_nobody_imports_upstreams_model_zoo_or_knows_versions():
+    for path in FILES:
+        names = list(imports(path))
+        assert not [n for n in names if n.startswith("detectron2.model_zoo")], path
+        if path.name != "compat.py":
+            assert "detectron2.__version__" not in path.read_text(), path
+
+
+def test_parts_know_no_config():
+    for folder in ("ops", "layers", "modeling/assigners", "modeling/losses", "modeling/necks"):
+        for path in (PACKAGE / folder).rglob("*.py"):
+            assert "cfg" not in path.read_text(), f"{path} knows a config"
+
+
+def test_files_stay_readable():
+    for path in FILES:
+        assert len(path.read_text().splitlines()) <= 450, f"{path} is too long"
+
+
+def test_importing_needs_no_data_and_no_gpu(tmp_path):
+    """A fresh interpreter in an empty folder imports d2tiny without touching CUDA."""
+    import subprocess
+    import sys
+
+    code = "import d2tiny, torch; assert not torch.cuda.is_initialized(); print(d2tiny.__version__)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
