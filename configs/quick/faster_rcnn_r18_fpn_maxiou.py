@@ -4,13 +4,13 @@ from detectron2.config import LazyCall as L
 
 from d2tiny.engine.schedule import warmup_cosine
 
-from ..common.optim import sgd as optimizer
+from ..common.optim import adamw as optimizer
 from ..common.train import train
 
-train.max_iter = 1500
+train.max_iter = 1300
 train.output_dir = "output/quick/faster_rcnn_r18_fpn_maxiou"
 train.checkpoint_period = 250
 train.ema = dict(enabled=True, decay=0.995)
 train.clip_norm = 10.0
-optimizer.lr = 0.02
+optimizer.lr = 1e-3
 lr_multiplier = L(warmup_cosine)(max_iter="${train.max_iter}", final=0.01, warmup_iters=100)

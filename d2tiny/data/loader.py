@@ -171,4 +171,5 @@ def build_test_loader(
 ) -> DataLoader[list[Record]]:
     """Build a loader that visits each image once, each process its own share."""
     records = list(dataset)[comm.get_rank() :: comm.get_world_size()]
-    return DataLoader(_Mapped(records, mapper), batch_size=batch_size, num_workers=num_workers, collate_fn=_as_list)
+    mapped: Dataset[Any] = _Mapped(records, mapper)
+    return DataLoader(mapped, batch_size=batch_size, num_workers=num_workers, collate_fn=_as_list)
