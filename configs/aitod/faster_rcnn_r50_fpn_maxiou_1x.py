@@ -4,6 +4,8 @@ from detectron2.config import LazyCall as L
 
 from d2tiny.engine.schedule import warmup_multistep
 
+from ..common.data.aitod import dataloader
+from ..common.models.faster_rcnn_fpn import model
 from ..common.optim import sgd as optimizer
 from ..common.train import train
 

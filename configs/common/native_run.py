@@ -7,6 +7,7 @@ from d2tiny.config.native import build_yacs_model
 from d2tiny.engine.schedule import warmup_multistep
 
 from .data.aitod import dataloader
+from .optim import sgd as optimizer
 from .train import train
 
 model = L(build_yacs_model)(yaml="")

@@ -5,7 +5,7 @@ from detectron2.config import LazyCall as L
 from d2tiny.modeling.losses import DCLoss
 from d2tiny.modeling.necks import EFPNBS, NeckedBackbone
 
-from .faster_rcnn_r18_fpn_rfla import model, train
+from .faster_rcnn_r18_fpn_rfla import dataloader, lr_multiplier, model, optimizer, train
 
 # Gates as narrow as the pyramid: a quarter of its channels, as 64 of 256 in the paper's model.
 model.backbone = L(NeckedBackbone)(backbone=model.backbone, neck=L(EFPNBS)(channels=64, mid_channels=16))

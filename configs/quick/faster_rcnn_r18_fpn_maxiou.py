@@ -4,6 +4,8 @@ from detectron2.config import LazyCall as L
 
 from d2tiny.engine.schedule import warmup_cosine
 
+from ..common.data.aerial import dataloader
+from ..common.models.faster_rcnn_r18_fpn import model
 from ..common.optim import adamw as optimizer
 from ..common.train import train
 
