@@ -52,6 +52,7 @@ setup(
         "yacs>=0.1.8,<0.2",
         "omegaconf>=2.1,<2.4",
         "hydra-core>=1.1,<1.4",
+        "pyyaml>=6.0",
         "tensorboard>=2.12",
         "matplotlib>=3.7",
         "tqdm>=4.60",
@@ -60,15 +61,11 @@ setup(
         "cloudpickle>=2.2",
     ],
     extras_require={
-        "fast": ["numba>=0.60", "scipy>=1.11"],
         "dev": [
             "ruff>=0.6",
             "mypy>=1.11",
             "pytest>=8.0",
             "pytest-xdist>=3.5",
-            "hypothesis>=6.100",
-            "numba>=0.60",
-            "scipy>=1.11",
         ],
     },
     classifiers=[

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
+import warnings
+
+# Detectron2 uses torch.jit.script and fvcore asks for the tracing state; current torch warns of both, on every start.
+warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
+logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 import torch
 from detectron2.utils import comm
