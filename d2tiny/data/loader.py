@@ -44,7 +44,7 @@ def load_datasets(names: str | Sequence[str], *, verify: bool = True, filter_emp
         if classes is not None and here != classes:
             raise DatasetError(f"'{name}' has the classes {here}, but '{names[0]}' has {classes}.")
         classes = here
-        if verify:
+        if verify and comm.is_main_process():
             verify_images(part, name)
         records += part
     if filter_empty:

@@ -1,5 +1,5 @@
 """Training loop, hooks, checkpoints."""
 
-from d2tiny.engine.run import evaluate, run
+from d2tiny.engine.run import Evaluation, run
 
-__all__ = ["evaluate", "run"]
+__all__ = ["Evaluation", "run"]

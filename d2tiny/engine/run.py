@@ -27,15 +27,16 @@ from torch import nn
 
 from d2tiny.compat import wrap_ddp
 from d2tiny.config import save_config, validate_config
+from d2tiny.data.loader import ResumableLoader
 from d2tiny.engine.checkpoint import TinyCheckpointer
 from d2tiny.engine.ema import ModelEMA
 from d2tiny.engine.hooks import EMAHook, EvalAndSave, ProgressBar
-from d2tiny.engine.trainer import Trainer
+from d2tiny.engine.trainer import AMP_DTYPES, Trainer
 from d2tiny.utils.env import describe_hardware, resolve_device
 from d2tiny.utils.errors import ConfigError
 from d2tiny.utils.logs import setup_logs
 
-__all__ = ["evaluate", "run"]
+__all__ = ["Evaluation", "run"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,15 +60,21 @@ def _setup(cfg: DictConfig) -> tuple[str, Path]:
     return device, output
 
 
-def evaluate(cfg: DictConfig, model: nn.Module, device: str) -> dict[str, float]:
-    """Evaluate a model on ``cfg.dataloader.test``; the main process gets the metrics, the others an empty dict."""
-    loader = instantiate(cfg.dataloader.test)
-    evaluator = instantiate(cfg.dataloader.evaluator)
-    amp = cfg.train.amp.dtype if cfg.train.amp.enabled else None
-    context = torch.autocast(device.split(":")[0], dtype=getattr(torch, amp)) if amp else nullcontext()
-    with context:
-        results = inference_on_dataset(model, loader, evaluator)
-    return dict(results.get("bbox", {})) if results else {}
+class Evaluation:
+    """The test data and their evaluator, built once and before training, so that broken data are found early."""
+
+    def __init__(self, cfg: DictConfig, device: str) -> None:
+        """Load ``cfg.dataloader.test`` and ``cfg.dataloader.evaluator``."""
+        self._loader = instantiate(cfg.dataloader.test)
+        self._evaluator = instantiate(cfg.dataloader.evaluator)
+        self._device = device.split(":")[0]
+        self._amp = AMP_DTYPES[cfg.train.amp.dtype] if cfg.train.amp.enabled else None
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """Evaluate a model; the main process gets the metrics, the others an empty dict."""
+        with torch.autocast(self._device, dtype=self._amp, enabled=self._amp is not None):
+            results = inference_on_dataset(model, self._loader, self._evaluator)
+        return dict(results.get("bbox", {})) if results else {}
 
 
 def _commit() -> str:
@@ -131,6 +138,9 @@ def run(
         "command": " ".join(["python", *sys.argv]),
     }
     start_time = time.perf_counter()
+    # All data are read and checked before anything is built.
+    evaluation = Evaluation(cfg, device)
+    loader = None if eval_only else instantiate(cfg.dataloader.train)
     layout = torch.channels_last if cfg.train.channels_last else torch.preserve_format
     model = instantiate(cfg.model).to(device, memory_format=layout)
     count = sum(p.numel() for p in model.parameters())
@@ -140,9 +150,10 @@ def run(
         if not cfg.train.init_checkpoint:
             raise ConfigError("--eval-only needs weights: train.init_checkpoint=PATH.")
         TinyCheckpointer(model).load(cfg.train.init_checkpoint)
-        metrics = evaluate(cfg, model, device)
+        metrics = evaluation(model)
     else:
-        metrics = _train(cfg, model, ema, device, output, resume)
+        assert loader is not None
+        metrics = _train(cfg, model, ema, loader, evaluation, device, output, resume)
     if comm.is_main_process():
         seconds = time.perf_counter() - start_time
         _write_result(output / "result.json", cfg, meta, metrics, seconds)
@@ -153,12 +164,13 @@ def _train(
     cfg: DictConfig,
     model: nn.Module,
     ema: ModelEMA | None,
+    loader: ResumableLoader,
+    evaluation: Evaluation,
     device: str,
     output: Path,
     resume: bool,
 ) -> dict[str, float]:
     train = cfg.train
-    loader = instantiate(cfg.dataloader.train)
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
     cfg.optimizer.params.model = None
@@ -174,7 +186,7 @@ def _train(
         checkpointer.add_checkpointable("ema", ema)
     saver = EvalAndSave(
         checkpointer,
-        lambda: evaluate(cfg, model, device),
+        lambda: evaluation(model),
         eval_period=train.eval_period,
         save_period=train.checkpoint_period,
         ema=ema,
@@ -207,7 +219,7 @@ def _train(
     if start >= train.max_iter:
         logger.info("Nothing to train: %s is already at iteration %d.", output, start)
         with ema.applied() if ema else nullcontext():
-            return evaluate(cfg, model, device)
+            return evaluation(model)
     trainer.feed(loader.iter_from(start))
     trainer.train(start, train.max_iter)
     return saver.results

@@ -91,6 +91,8 @@ class Trainer(TrainerBase):
             self._scaler.unscale_(self.optimizer)
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._clip_norm)
             self.storage.put_scalar("grad_norm", float(norm))
+            if not self._scaler.is_enabled() and not bool(torch.isfinite(norm)):
+                raise self._diverged(data, "the gradient is NaN or infinite")
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self._log(losses, data_time, data)

@@ -19,7 +19,7 @@ from d2tiny.engine.optim import parameter_groups
 from d2tiny.engine.run import run
 from d2tiny.engine.schedule import warmup_cosine, warmup_multistep
 from d2tiny.modeling.losses import DCLoss
-from d2tiny.utils.errors import CheckpointError, ConfigError, NonFiniteLossError
+from d2tiny.utils.errors import CheckpointError, ConfigError, DatasetError, NonFiniteLossError
 
 CONFIG = "quick/faster_rcnn_r18_efpnbs_rfla_dcloss"
 # A narrow, fast twin: 64² crops (a smaller one leaves batch norm a single value), 16 channels.
@@ -283,3 +283,14 @@ def test_config_of_a_run_runs_again(datasets, tmp_path):
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
     assert OmegaConf.is_struct(cfg)
     shutil.rmtree(tmp_path / "b")
+
+
+def test_broken_test_data_stop_the_run_before_training(datasets, tmp_path, monkeypatch):
+    copy = tmp_path / "data" / "aerial"
+    shutil.copytree(datasets, copy)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(copy.parent))
+    victim = min((copy / "val").iterdir())
+    victim.write_bytes(victim.read_bytes()[:200])
+    with pytest.raises(DatasetError, match=victim.name):
+        run(load_config(CONFIG, settings(tmp_path / "out", "train.max_iter=2")))
+    assert not (tmp_path / "out" / "metrics.json").exists()
