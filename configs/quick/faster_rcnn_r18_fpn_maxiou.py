@@ -9,7 +9,7 @@ from ..common.models.faster_rcnn_r18_fpn import model
 from ..common.optim import adamw as optimizer
 from ..common.train import train
 
-train.max_iter = 1300
+train.max_iter = 1000
 train.output_dir = "output/quick/faster_rcnn_r18_fpn_maxiou"
 train.checkpoint_period = 250
 train.ema = dict(enabled=True, decay=0.995)

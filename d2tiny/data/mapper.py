@@ -77,6 +77,8 @@ class TinyDatasetMapper:
         boxes = np.array([a["bbox"] for a in annotations], dtype=np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         augmented = T.AugInput(image, boxes=boxes)
+        # For augmentations that look at objects; flags need no transformation, they belong to the boxes by position.
+        augmented.ignore = np.array([bool(a.get("iscrowd", 0)) for a in annotations], dtype=bool)
         self.augmentations(augmented)
         # copy: flips give views with negative strides, which torch cannot take
         result["image"] = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))

@@ -198,3 +198,29 @@ def test_inference_returns_up_to_the_limit():
     with torch.no_grad():
         (output,) = net([{"image": torch.randint(0, 255, (3, 128, 128), dtype=torch.uint8)}])
     assert 100 < len(output["instances"]) <= 1500
+
+
+def test_no_proposals_give_no_detections():
+    for classes in (4, 32):
+        result, rows = select_detections(torch.zeros(0, classes), torch.zeros(0, 9), (64, 96), 0.05, 0.5, 100)
+        assert len(result) == len(rows) == 0
+
+
+def test_boxes_are_pooled_at_full_precision_under_autocast():
+    """Features that hold their own x coordinate: a box at x ≈ 700 must pool ≈ 700/4, though bfloat16 has steps of 4."""
+    heads = model().roi_heads.eval()
+    seen = []
+    heads.box_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    x = torch.arange(256.0).expand(1, 64, 32, 256)
+    features = {f"p{i + 2}": x[..., :: 2**i, :: 2**i].bfloat16() for i in range(4)}
+    features["p2"] = x  # exact, as the finest level would be in float32
+    proposals = Instances((128, 1024))
+    proposals.proposal_boxes = Boxes(torch.tensor([[698.0, 20.0, 706.0, 28.0]]))
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        heads(None, features, [proposals])
+    assert float(seen[0].float().mean()) == pytest.approx(702 / 4 - 0.5, abs=0.1)
+    features["p2"] = x.bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        heads(None, features, [proposals])
+    # the features are coarse now (steps of 1), but the box still lies where it was
+    assert float(seen[1].float().mean()) == pytest.approx(702 / 4 - 0.5, abs=0.5)

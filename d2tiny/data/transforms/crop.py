@@ -32,12 +32,19 @@ class ObjectCrop(T.Augmentation):
         self.size = (int(size[0]), int(size[1]))
         self.object_prob = object_prob
 
-    def get_transform(self, image: np.ndarray, boxes: np.ndarray | None = None) -> T.Transform:
-        """Place the crop; ``boxes`` are (G, 4) XYXY."""
+    def get_transform(self, image: np.ndarray, boxes: np.ndarray, ignore: np.ndarray) -> T.Transform:
+        """Place the crop.
+
+        Args:
+            image: (H, W, 3).
+            boxes: (G, 4) XYXY.
+            ignore: (G,) boolean, boxes that are no objects; ``TinyDatasetMapper`` hands it to augmentations.
+        """
+        boxes = boxes[~ignore]
         height, width = image.shape[:2]
         crop_h, crop_w = min(self.size[0], height), min(self.size[1], width)
         chosen = None
-        if boxes is not None and len(boxes) and np.random.rand() < self.object_prob:
+        if len(boxes) and np.random.rand() < self.object_prob:
             chosen = boxes[np.random.randint(len(boxes))]
         x0 = self._place(width, crop_w, None if chosen is None else (chosen[0], chosen[2]))
         y0 = self._place(height, crop_h, None if chosen is None else (chosen[1], chosen[3]))

@@ -34,7 +34,7 @@ def receptive_fields(first_level: int = 2, num_levels: int = 5) -> list[float]:
     side = 1 + 6 * jump[0] + 2 * jump[1]  # 7×7 stride 2, then max-pool
     fields = []
     for level, convs in zip((2, 3, 4, 5), (3, 3, 5, 2), strict=True):
-        if level in (3, 4):
+        if level > 2:
             side += 2 * jump[level - 1]  # the strided 3×3 still moves at the old jump
         side += 2 * convs * jump[level]
         fields.append(float(side))

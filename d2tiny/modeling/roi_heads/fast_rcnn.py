@@ -119,7 +119,7 @@ def select_detections(
     boxes, scores = boxes[finite], scores[finite, :-1]
     clipped = Boxes(boxes.reshape(-1, 4))
     clipped.clip(image_size)
-    per_class = clipped.tensor.view(len(boxes), -1, 4)  # (R, 1 or K, 4)
+    per_class = clipped.tensor.view(len(boxes), boxes.shape[1] // 4, 4)  # (R, 1 or K, 4)
     row, cls = (scores > score_thresh).nonzero(as_tuple=True)
     chosen = per_class[row, cls if per_class.shape[1] > 1 else torch.zeros_like(cls)]
     keep = batched_nms(chosen, scores[row, cls], cls, nms_thresh)

@@ -32,6 +32,11 @@ class TinyStandardROIHeads(StandardROIHeads):
         ret["box_predictor"] = TinyFastRCNNOutputLayers(cfg, ret["box_head"].output_shape)
         return ret
 
+    def _forward_box(self, features, proposals):  # type: ignore[no-untyped-def]
+        """Pool in float32: Detectron2 casts the boxes to the features' type, and bfloat16 moves them by pixels."""
+        features = {name: features[name].float() for name in self.box_in_features}
+        return super()._forward_box(features, proposals)
+
     @torch.no_grad()
     def label_and_sample_proposals(self, proposals: list[Instances], targets: list[Instances]) -> list[Instances]:
         """Match proposals with objects and sample a batch of each image.
