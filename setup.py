@@ -42,7 +42,7 @@ setup(
         "torch>=2.4",
         "torchvision>=0.19",
         "numpy>=1.26,<3",
-        "pillow>=10.0",
+        "pillow>=10.1",
         "opencv-python-headless>=4.8",
         "pycocotools>=2.0.7",
         "faster-coco-eval>=1.6",

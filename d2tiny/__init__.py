@@ -4,9 +4,9 @@ Importing it registers all parts with Detectron2's registries and the dataset na
 neither GPU nor network.
 """
 
-from d2tiny.compat import check_detectron2
+from d2tiny.utils.env import require_detectron2
 
-check_detectron2()
+require_detectron2()
 
 from d2tiny import model_zoo, modeling  # noqa: E402
 from d2tiny.config import add_d2tiny_config  # noqa: E402

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from detectron2.engine import launch
+from omegaconf import DictConfig
 
 from d2tiny import model_zoo
-from d2tiny.compat import close_process_group
-from d2tiny.config import load_config
+from d2tiny.compat import launch
+from d2tiny.config import load_config, validate_config
 from d2tiny.config.lazy import find_config
 from d2tiny.config.native import is_yacs, lazy_from_yacs
 from d2tiny.data.datasets import register_coco_like
@@ -65,32 +65,38 @@ def _train_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _train_worker(args: argparse.Namespace) -> None:
-    """Load the config and run it, in each process."""
+def _train_config(args: argparse.Namespace) -> DictConfig:
+    """Register the user's data and load the config."""
     for name, json_file, images in args.register:
         register_coco_like(name, json_file, images)
     path = find_config(args.config_file)
     if path.suffix in (".yaml", ".yml") and is_yacs(path.read_text()):
-        cfg = lazy_from_yacs(path, args.overrides)
-    else:
-        cfg = load_config(path, args.overrides)
-    try:
-        run(
-            cfg,
-            resume=args.resume,
-            eval_only=args.eval_only,
-            config_name=os.fspath(args.config_file),
-            overrides=args.overrides,
-        )
-    finally:
-        if sys.exc_info()[0] is None:
-            close_process_group()
+        return lazy_from_yacs(path, args.overrides)
+    return load_config(path, args.overrides)
+
+
+def _train_worker(args: argparse.Namespace) -> None:
+    """Load the config and run it, in each process."""
+    run(
+        _train_config(args),
+        resume=args.resume,
+        eval_only=args.eval_only,
+        config_name=os.fspath(args.config_file),
+        overrides=args.overrides,
+    )
 
 
 def train_main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``tools/train_net.py``; returns the exit code."""
     args = _train_parser().parse_intermixed_args(argv)
-    return guarded(lambda: launch(_train_worker, args.num_gpus, dist_url="auto", args=(args,)))
+
+    def action() -> None:
+        # Loaded and checked here too, so that a mistake is said once and before processes start.
+        cfg = _train_config(args)
+        validate_config(cfg, splits=("test",) if args.eval_only else ("train", "test"))
+        launch(_train_worker, args.num_gpus, device=cfg.train.device, args=(args,))
+
+    return guarded(action)
 
 
 def _demo_parser() -> argparse.ArgumentParser:

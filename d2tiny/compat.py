@@ -1,34 +1,27 @@
-"""What differs between Detectron2 0.6 and main. No other file knows versions."""
+"""What differs between Detectron2 0.6 and main, and what both lack on the CPU. No other file knows versions."""
 
 from __future__ import annotations
 
-import importlib.util
 import logging
+import os
 import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
 
 # Detectron2 uses torch.jit.script and fvcore asks for the tracing state; current torch warns of both, on every start.
 warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
 logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 import torch
+from detectron2.engine import launch as detectron2_launch
 from detectron2.utils import comm
-from torch import nn
+from torch import Tensor, nn
+from torch.multiprocessing import ProcessRaisedException
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["check_detectron2", "close_process_group", "wrap_ddp"]
+from d2tiny.utils.errors import D2TinyError
 
-
-def check_detectron2() -> None:
-    """Say what to do when Detectron2 is absent.
-
-    Raises:
-        ImportError: it is not installed.
-    """
-    if importlib.util.find_spec("detectron2") is None:
-        raise ImportError(
-            "d2tiny needs detectron2, which is no package on the index. Run `python tools/install_detectron2.py` "
-            "in d2tiny's checkout, or build detectron2 from source."
-        )
+__all__ = ["average_tensors", "launch", "wrap_ddp"]
 
 
 def wrap_ddp(model: nn.Module) -> nn.Module:
@@ -42,8 +35,58 @@ def wrap_ddp(model: nn.Module) -> nn.Module:
     return DistributedDataParallel(model, device_ids=[comm.get_local_rank()] if gpu else None, broadcast_buffers=False)
 
 
-def close_process_group() -> None:
-    """End a distributed worker; without it gloo sometimes crashes when the process exits."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+@torch.no_grad()
+def average_tensors(tensors: Iterable[Tensor]) -> None:
+    """Average floating-point tensors over all processes, in place.
+
+    Batch-norm statistics differ between processes; evaluation and checkpoints want one set.
+    """
+    world = comm.get_world_size()
+    if world == 1:
+        return
+    for tensor in tensors:
+        if tensor.is_floating_point():
+            torch.distributed.all_reduce(tensor)
+            tensor.div_(world)
+
+
+def _worker(main: Callable[..., None], args: tuple[Any, ...]) -> None:
+    """Run ``main`` in one process and end it cleanly; without that, gloo sometimes crashes at exit."""
+    main(*args)
+    if comm.get_world_size() > 1:
         comm.synchronize()
         torch.distributed.destroy_process_group()
+
+
+def launch(main: Callable[..., None], processes: int, *, device: str, args: tuple[Any, ...]) -> None:
+    """Run ``main(*args)`` in one or several processes.
+
+    Args:
+        main: a module-level function.
+        processes: how many; on CUDA at most one a GPU.
+        device: ``auto``, ``cpu`` or ``cuda``. With ``cpu`` the processes see no GPU, so that gloo is used.
+        args: picklable.
+
+    Raises:
+        D2TinyError: more processes than GPUs, or an error in a process (with its last line).
+    """
+    gpus = torch.cuda.device_count() if device != "cpu" else 0
+    if processes < 1 or (gpus and processes > gpus):
+        raise D2TinyError(
+            f"--num-gpus {processes}: this machine has {gpus} GPUs. For CPU processes add train.device=cpu."
+        )
+    if processes == 1:
+        main(*args)
+        return
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    try:
+        detectron2_launch(_worker, processes, dist_url="auto", args=(main, args))
+    except ProcessRaisedException as err:
+        raise D2TinyError(f"{str(err).strip()}\n\nThe last line says what went wrong in that process.") from err
+    finally:
+        if device == "cpu" and hidden is None:
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+        elif device == "cpu" and hidden is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = hidden

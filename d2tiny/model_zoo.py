@@ -11,6 +11,7 @@ from __future__ import annotations
 import fnmatch
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as _detectron2_cfg
@@ -19,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from d2tiny.config.defaults import add_d2tiny_config
 from d2tiny.config.lazy import config_names, find_config, load_config
 from d2tiny.config.native import is_yacs, merge_yacs
-from d2tiny.modeling.meta_arch.lazy import SHARED_KEYS
+from d2tiny.modeling.meta_arch.lazy import SHARED_KEYS, read_key
 from d2tiny.utils.env import resolve_device
 from d2tiny.utils.errors import ConfigError
 
@@ -78,7 +79,8 @@ def _point_at_lazy(cfg: CfgNode, path: str, overrides: list[str]) -> None:
     for key, source in SHARED_KEYS.items():
         value = OmegaConf.select(lazy, source)
         if value is not None:
-            cfg.merge_from_list([key, value])
+            number: Any = type(read_key(cfg, key))
+            cfg.merge_from_list([key, number(value)])
     cfg.INPUT.FORMAT = lazy.dataloader.test.mapper.image_format
     # 0 keeps an image at its native size; tests resize only where the config's mapper does.
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 0, 100_000

@@ -11,9 +11,12 @@ from .optim import sgd as optimizer
 from .train import train
 
 model = L(build_yacs_model)(yaml="")
+flip = dataloader.train.mapper.augmentations[0]
+flip.vertical = False
 resize = L(T.ResizeShortestEdge)(short_edge_length=[0], max_size=0, sample_style="choice")
 dataloader.train.mapper.augmentations.insert(0, resize)
 dataloader.test.mapper.augmentations.insert(0, resize)
+optimizer.nesterov = False
 train.amp.dtype = "float16"
 lr_multiplier = L(warmup_multistep)(
     max_iter="${train.max_iter}",

@@ -155,8 +155,8 @@ def _override(cfg: DictConfig, key: str, value: Any, *, add: bool) -> None:
             entry: Any = int(part)
         elif isinstance(node, DictConfig):
             entry = part
-            if part not in node._content and not (last and (add or _accepts(node, prefix, part))):
-                known = [str(k) for k in node._content if k != "_target_"]
+            if part not in list(node) and not (last and (add or _accepts(node, prefix, part))):
+                known = [str(k) for k in node if k != "_target_"]
                 if "_target_" in node:
                     known += list(accepted_parameters(resolve_target(node._target_, prefix))[0])
                 place = f" in '{prefix}'" if prefix else ""
@@ -166,10 +166,11 @@ def _override(cfg: DictConfig, key: str, value: Any, *, add: bool) -> None:
         if not last:
             node = node[entry]
             continue
-        if isinstance(node, DictConfig) and entry in node._content:
-            value = _convert(key, OmegaConf.select(cfg, key, throw_on_missing=False), value)
+        if isinstance(node, DictConfig) and entry in list(node):
+            old = OmegaConf.select(cfg, key, throw_on_missing=False)
+            value = _convert(key, old, value)
             merges = isinstance(value, dict) and "_target_" not in value
-            if merges and isinstance(node._content[entry], DictConfig):
+            if merges and isinstance(old, DictConfig):
                 for name, inner in value.items():
                     _override(cfg, f"{key}.{name}", inner, add=add)
                 return
@@ -179,10 +180,21 @@ def _override(cfg: DictConfig, key: str, value: Any, *, add: bool) -> None:
 
 
 def _accepts(node: DictConfig, prefix: str, name: str) -> bool:
-    if "_target_" not in node._content:
+    if "_target_" not in node:
         return False
     names, open_ended = accepted_parameters(resolve_target(node._target_, prefix))
     return name in names or open_ended
+
+
+# Type of the present value, types that may replace it, and how to say so; bool stands before int, which it is.
+_KINDS: tuple[tuple[type, tuple[type, ...], str], ...] = (
+    (bool, (bool,), "true or false"),
+    (int, (int,), "a whole number"),
+    (float, (int, float), "a number"),
+    (str, (str, list), "a text"),  # a dataset's name, or several
+    (ListConfig, (list,), "a list [a,b]"),
+    (DictConfig, (dict,), "keys {a:1}"),
+)
 
 
 def _convert(key: str, old: Any, value: Any) -> Any:
@@ -190,10 +202,13 @@ def _convert(key: str, old: Any, value: Any) -> Any:
     if isinstance(old, DictConfig) and "_target_" in old and isinstance(value, str):
         cls = find_component(value)
         return {"_target_": f"{cls.__module__}.{cls.__qualname__}"}
-    kind = bool if isinstance(old, bool) else (int, float) if isinstance(old, int | float) else None
-    if kind is not None and value is not None:
-        good = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-        if not good and not (isinstance(value, str) and value.startswith("${")):
-            name = "true or false" if kind is bool else "a number"
-            raise ConfigError(f"{key}: expected {name} (now {old!r}), got {value!r}.")
+    if old is None or value is None or (isinstance(value, str) and value.startswith("${")):
+        return value
+    if isinstance(old, str) and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)  # train.output_dir=2024
+    for kinds, accepted, name in _KINDS:
+        if isinstance(old, kinds):
+            if (isinstance(value, bool) and bool not in accepted) or not isinstance(value, accepted):
+                raise ConfigError(f"{key}: expected {name} (now {old!r}), got {value!r}.")
+            break
     return value

@@ -57,12 +57,44 @@ def merge_yacs(cfg: CfgNode, path: str, overrides: Sequence[str]) -> None:
             raise ConfigError(f"{key}: {err}") from err
 
 
+# Keys of a native config that the trainer does not know, and the only value that means what it does.
+_FIXED = {
+    "SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR",
+    "SOLVER.WARMUP_METHOD": "linear",
+    "SOLVER.BIAS_LR_FACTOR": 1.0,
+    "SOLVER.REFERENCE_WORLD_SIZE": 0,
+    "SOLVER.CLIP_GRADIENTS.NORM_TYPE": 2.0,
+    "INPUT.CROP.ENABLED": False,
+    "MODEL.LOAD_PROPOSALS": False,
+    "MODEL.MASK_ON": False,
+    "MODEL.KEYPOINT_ON": False,
+    "TEST.AUG.ENABLED": False,
+    "DATALOADER.SAMPLER_TRAIN": "TrainingSampler",
+}
+
+
+def _refuse_unsupported(cfg: CfgNode) -> None:
+    for key, value in _FIXED.items():
+        node = cfg
+        for part in key.split("."):
+            node = node[part]
+        if node != value:
+            raise ConfigError(f"{key}={node!r} has no effect in d2tiny's trainer; only {value!r} is supported here.")
+    if cfg.SOLVER.CLIP_GRADIENTS.ENABLED and cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE != "norm":
+        raise ConfigError("SOLVER.CLIP_GRADIENTS.CLIP_TYPE must be 'norm' here.")
+    if len(cfg.DATASETS.TEST) != 1 or not cfg.DATASETS.TRAIN:
+        raise ConfigError(
+            f"DATASETS: name one or more TRAIN sets and one TEST set, got {cfg.DATASETS.TRAIN}, {cfg.DATASETS.TEST}."
+        )
+
+
 def lazy_from_yacs(path: Path, overrides: Sequence[str]) -> DictConfig:
     """Return a lazy config that trains a native YAML config.
 
     The model comes from the registries as the YAML says; of the rest, ``DATASETS``, ``INPUT.FORMAT``,
-    ``INPUT.{MIN,MAX}_SIZE_*`` (0 keeps the native size), ``SOLVER`` (batch, SGD, steps, warm-up, checkpoints, AMP),
-    ``TEST.EVAL_PERIOD``, ``MODEL.WEIGHTS``, ``OUTPUT_DIR`` and ``SEED`` are obeyed.
+    ``INPUT.{MIN,MAX}_SIZE_*`` (0 keeps the native size), ``INPUT.RANDOM_FLIP``, ``SOLVER`` (batch, SGD, steps,
+    warm-up, clipping by norm, checkpoints, AMP), ``TEST.EVAL_PERIOD``, ``MODEL.WEIGHTS``, ``OUTPUT_DIR`` and ``SEED``
+    are obeyed; other settings that would be ignored are refused.
 
     Args:
         path: the YAML file.
@@ -77,7 +109,17 @@ def lazy_from_yacs(path: Path, overrides: Sequence[str]) -> DictConfig:
     merge_yacs(cfg, str(path), [o for o in overrides if o[:1].isupper()])
     lazy = load_config("common/native_run")
     solver, train, loader = cfg.SOLVER, lazy.train, lazy.dataloader
+    _refuse_unsupported(cfg)
     lazy.model.yaml = cfg.dump()
+    flips = {"none": [], "horizontal": [True], "vertical": [False]}[cfg.INPUT.RANDOM_FLIP]
+    resize_train, flip = loader.train.mapper.augmentations
+    flip.horizontal, flip.vertical = flips == [True], flips == [False]
+    loader.train.mapper.augmentations = [resize_train, flip] if flips else [resize_train]
+    loader.train.dataset.filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    if solver.CLIP_GRADIENTS.ENABLED:
+        train.clip_norm = float(solver.CLIP_GRADIENTS.CLIP_VALUE)
+    lazy.optimizer.nesterov = solver.NESTEROV
+    lazy.optimizer.params.weight_decay_norm = solver.WEIGHT_DECAY_NORM
     loader.train.dataset.names = list(cfg.DATASETS.TRAIN)
     loader.test.dataset.names = cfg.DATASETS.TEST[0]
     loader.train.total_batch_size = solver.IMS_PER_BATCH

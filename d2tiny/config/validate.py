@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -16,15 +17,17 @@ from d2tiny.utils.errors import ConfigError, did_you_mean
 
 __all__ = ["validate_config"]
 
+_AMP_TYPES = ("float16", "bfloat16")
 _TOP_LEVEL = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 
 
-def validate_config(cfg: DictConfig, *, datasets: bool = True) -> None:
+def validate_config(cfg: DictConfig, *, datasets: bool = True, splits: Sequence[str] = ("train", "test")) -> None:
     """Check call signatures, datasets, classes, levels and channels.
 
     Args:
         cfg: with the keys ``model, dataloader, optimizer, lr_multiplier, train``.
         datasets: also check that datasets are registered and have the model's classes (reads their json files).
+        splits: which of ``train`` and ``test`` will be used.
 
     Raises:
         ConfigError: all problems, one a line, each with its full key.
@@ -33,9 +36,9 @@ def validate_config(cfg: DictConfig, *, datasets: bool = True) -> None:
     for path, node in _calls(cfg, ""):
         problems += _check_call(path, node)
     if not problems:
-        problems += _check_levels(cfg) + _check_channels(cfg)
+        problems += _check_levels(cfg) + _check_channels(cfg) + _check_train(cfg)
     if not problems and datasets:
-        problems += _check_datasets(cfg)
+        problems += _check_datasets(cfg, splits)
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -88,6 +91,19 @@ def _select(cfg: DictConfig, key: str) -> Any:
     return OmegaConf.select(cfg, key, default=None)
 
 
+def _check_train(cfg: DictConfig) -> list[str]:
+    problems = []
+    dtype = _select(cfg, "train.amp.dtype")
+    if dtype not in _AMP_TYPES:
+        problems.append(f"train.amp.dtype='{dtype}'. {did_you_mean(str(dtype), _AMP_TYPES)}")
+    problems += [
+        f"{key}={value} must be at least {low}."
+        for key, low in (("train.max_iter", 1), ("dataloader.train.total_batch_size", 1), ("train.log_period", 1))
+        if (value := _select(cfg, key)) is not None and value < low
+    ]
+    return problems
+
+
 def _check_levels(cfg: DictConfig) -> list[str]:
     rpn = _select(cfg, "model.proposal_generator")
     if rpn is None or "anchor_generator" not in rpn:
@@ -99,10 +115,29 @@ def _check_levels(cfg: DictConfig) -> list[str]:
             f"{key}.in_features has {len(names)} levels {names} but {key}.anchor_generator.strides has "
             f"{len(strides)}: {strides}."
         ]
-    return [
+    problems = _check_anchor_count(rpn)
+    return problems + [
         f"{key}.anchor_generator.strides: level '{name}' has stride {2 ** int(match[1])}, not {stride}."
         for name, stride in zip(names, strides, strict=True)
         if (match := re.fullmatch(r"p(\d)", str(name))) and stride != 2 ** int(match[1])
+    ]
+
+
+def _check_anchor_count(rpn: DictConfig) -> list[str]:
+    """Anchors of a cell, as the generator's arguments say, against the head's ``num_anchors``."""
+    generator, head = rpn.anchor_generator, rpn.get("head", {})
+    if "aspect_ratios" not in generator or "num_anchors" not in head:
+        return []
+
+    def first(value: Any) -> int:
+        inner = value[0] if len(value) and isinstance(value[0], ListConfig) else value
+        return len(inner)
+
+    count = first(generator.aspect_ratios) * (first(generator.sizes) if "sizes" in generator else 1)
+    if count == head.num_anchors:
+        return []
+    return [
+        f"model.proposal_generator.head.num_anchors={head.num_anchors} but the anchor generator makes {count} a cell."
     ]
 
 
@@ -124,10 +159,19 @@ def _check_channels(cfg: DictConfig) -> list[str]:
     ]
 
 
-def _check_datasets(cfg: DictConfig) -> list[str]:
+def _num_classes(cfg: DictConfig) -> int | None:
+    """Classes of a lazy model, or of the YAML inside a native one."""
+    if (text := _select(cfg, "model.yaml")) is not None:
+        return int(CfgNode.load_cfg(text).MODEL.ROI_HEADS.NUM_CLASSES) if text else None
+    return _select(cfg, "model.roi_heads.num_classes")
+
+
+def _check_datasets(cfg: DictConfig, splits: Sequence[str]) -> list[str]:
     problems = []
-    num_classes = _select(cfg, "model.roi_heads.num_classes")
-    for split in ("train", "test"):
+    num_classes = _num_classes(cfg)
+    key_classes = "MODEL.ROI_HEADS.NUM_CLASSES" if "yaml" in cfg.model else "model.roi_heads.num_classes"
+    first: tuple[str, list[str]] | None = None
+    for split in splits:
         key = f"dataloader.{split}.dataset.names"
         names = _select(cfg, key)
         for name in [names] if isinstance(names, str) else list(names or []):
@@ -137,10 +181,16 @@ def _check_datasets(cfg: DictConfig) -> list[str]:
                 continue
             if "thing_classes" not in MetadataCatalog.get(name).as_dict():
                 DatasetCatalog.get(name)  # reads the classes out of the json
-            classes = MetadataCatalog.get(name).thing_classes
+            classes = list(MetadataCatalog.get(name).thing_classes)
+            first = first or (name, classes)
+            if sorted(classes) == sorted(first[1]) and classes != first[1]:
+                problems.append(
+                    f"{key}: '{name}' has the classes {classes}, but '{first[0]}' has them in another order, "
+                    f"{first[1]}. Register both with the same `classes`."
+                )
             if num_classes is not None and len(classes) != num_classes:
                 problems.append(
-                    f"model.roi_heads.num_classes={num_classes} but dataset '{name}' has "
-                    f"{len(classes)} classes. Set model.roi_heads.num_classes={len(classes)}."
+                    f"{key_classes}={num_classes} but dataset '{name}' has "
+                    f"{len(classes)} classes. Set {key_classes}={len(classes)}."
                 )
     return problems

@@ -14,7 +14,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from d2tiny.data.verify import verify_images
-from d2tiny.utils.errors import DatasetError
+from d2tiny.utils.errors import ConfigError, DatasetError
 
 __all__ = ["ResumableLoader", "build_test_loader", "build_train_loader", "load_datasets"]
 
@@ -115,7 +115,7 @@ class ResumableLoader:
     ) -> None:
         world = comm.get_world_size()
         if total_batch_size < 1 or total_batch_size % world:
-            raise ValueError(
+            raise ConfigError(
                 f"dataloader.train.total_batch_size={total_batch_size} must be a multiple of the {world} processes."
             )
         self.dataset = _Positioned(records, mapper, seed)

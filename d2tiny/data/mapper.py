@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, BoxMode, Instances
 
 from d2tiny.utils.errors import DatasetError
 
@@ -74,8 +74,9 @@ class TinyDatasetMapper:
         except Exception as err:
             raise DatasetError(f"{record['file_name']}: cannot read this image ({err}).") from err
         annotations = record.get("annotations", []) if self.is_train else []
-        boxes = np.array([a["bbox"] for a in annotations], dtype=np.float64).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
+        boxes = np.array(
+            [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations], dtype=np.float64
+        ).reshape(-1, 4)
         augmented = T.AugInput(image, boxes=boxes)
         # For augmentations that look at objects; flags need no transformation, they belong to the boxes by position.
         augmented.ignore = np.array([bool(a.get("iscrowd", 0)) for a in annotations], dtype=bool)

@@ -41,6 +41,13 @@ class TinyCheckpointer(DetectionCheckpointer):
         if resumable:
             self.tag_last_checkpoint(path.name)
 
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Name the file that ``--resume`` takes; whole or not at all."""
+        path = Path(self.save_dir) / "last_checkpoint"
+        temporary = path.with_name(f".last_checkpoint.{os.getpid()}")
+        temporary.write_text(last_filename_basename)
+        temporary.replace(path)
+
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a checkpoint.
 

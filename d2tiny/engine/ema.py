@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from d2tiny.utils.errors import ConfigError
+
 __all__ = ["ModelEMA"]
 
 
@@ -22,10 +24,10 @@ class ModelEMA:
         """Start from the model's present weights.
 
         Raises:
-            ValueError: ``decay`` outside [0, 1).
+            ConfigError: ``decay`` outside [0, 1).
         """
         if not 0 <= decay < 1:
-            raise ValueError(f"train.ema.decay must be in [0, 1), got {decay}.")
+            raise ConfigError(f"train.ema.decay must be in [0, 1), got {decay}.")
         self.decay = decay
         self.updates = 0
         self._live = {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
@@ -36,7 +38,8 @@ class ModelEMA:
         """Move the average towards the present weights."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(list(self.average.values()), list(self._live.values()), 1 - decay)
+        for key, value in self.average.items():
+            value.lerp_(self._live[key], 1 - decay)
 
     def reset(self) -> None:
         """Start again from the present weights (after a checkpoint was loaded into the model)."""

@@ -12,6 +12,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from tqdm import tqdm
 
+from d2tiny.compat import average_tensors
 from d2tiny.engine.checkpoint import TinyCheckpointer
 from d2tiny.engine.ema import ModelEMA
 
@@ -92,9 +93,15 @@ class EvalAndSave(HookBase):
         """Act when a period is over."""
         done = self.trainer.iter + 1
         last = done == self.trainer.max_iter
-        if last or (self._eval_period and done % self._eval_period == 0):
+        evaluates = last or (self._eval_period and done % self._eval_period == 0)
+        saves = last or (self._save_period and done % self._save_period == 0)
+        if evaluates or saves:
+            average_tensors(self._checkpointer.model.buffers())
+            if self._ema:
+                average_tensors(self._ema.average.values())
+        if evaluates:
             self._evaluate_now(done, last)
-        if last or (self._save_period and done % self._save_period == 0):
+        if saves:
             self._checkpointer.save("model_last")
 
     def _evaluate_now(self, done: int, last: bool) -> None:

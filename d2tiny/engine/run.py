@@ -35,13 +35,14 @@ from d2tiny.engine.trainer import AMP_DTYPES, Trainer
 from d2tiny.utils.env import describe_hardware, resolve_device
 from d2tiny.utils.errors import ConfigError
 from d2tiny.utils.logs import setup_logs
+from d2tiny.utils.weights import load_weights
 
 __all__ = ["Evaluation", "run"]
 
 logger = logging.getLogger(__name__)
 
 
-def _setup(cfg: DictConfig) -> tuple[str, Path]:
+def _setup(cfg: DictConfig, config_file: str) -> tuple[str, Path]:
     """Seeds, threads, loggers and the saved config; returns device and output folder."""
     device = resolve_device(cfg.train.device)
     if device == "cuda" and comm.get_world_size() > 1:
@@ -56,7 +57,7 @@ def _setup(cfg: DictConfig) -> tuple[str, Path]:
     if cfg.train.num_threads:
         torch.set_num_threads(cfg.train.num_threads)
     if comm.is_main_process():
-        save_config(cfg, output / "config.yaml")
+        save_config(cfg, output / config_file)
     return device, output
 
 
@@ -130,8 +131,8 @@ def run(
     Raises:
         D2TinyError: bad config, data or checkpoint; before anything is built where that can be known.
     """
-    validate_config(cfg)
-    device, output = _setup(cfg)
+    validate_config(cfg, splits=("test",) if eval_only else ("train", "test"))
+    device, output = _setup(cfg, "eval_config.yaml" if eval_only else "config.yaml")
     meta = {
         "config": config_name,
         "overrides": list(overrides),
@@ -149,15 +150,24 @@ def run(
     if eval_only:
         if not cfg.train.init_checkpoint:
             raise ConfigError("--eval-only needs weights: train.init_checkpoint=PATH.")
-        TinyCheckpointer(model).load(cfg.train.init_checkpoint)
+        load_weights(model, cfg.train.init_checkpoint)
         metrics = evaluation(model)
+        seconds = time.perf_counter() - start_time
     else:
         assert loader is not None
-        metrics = _train(cfg, model, ema, loader, evaluation, device, output, resume)
+        metrics, seconds = _train(cfg, model, ema, loader, evaluation, device, output, resume)
     if comm.is_main_process():
-        seconds = time.perf_counter() - start_time
-        _write_result(output / "result.json", cfg, meta, metrics, seconds)
+        # An evaluation does not touch the record of the training in the same folder.
+        _write_result(output / ("eval.json" if eval_only else "result.json"), cfg, meta, metrics, seconds)
     return metrics
+
+
+def _put_aside(output: Path) -> None:
+    """A new training in a used folder: what is there is not resumed, and its curve is kept under another name."""
+    (output / "last_checkpoint").unlink(missing_ok=True)
+    curve = output / "metrics.json"
+    if curve.exists():
+        curve.replace(output / "metrics.previous.json")
 
 
 def _train(
@@ -169,13 +179,15 @@ def _train(
     device: str,
     output: Path,
     resume: bool,
-) -> dict[str, float]:
+) -> tuple[dict[str, float], float]:
     train = cfg.train
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
     cfg.optimizer.params.model = None
 
     checkpointer = TinyCheckpointer(model, str(output))
+    if not resume and comm.is_main_process():
+        _put_aside(output)
     last = checkpointer.get_checkpoint_file() if resume and checkpointer.has_checkpoint() else ""
     ddp = wrap_ddp(model)
     kind = device.split(":")[0]
@@ -219,7 +231,10 @@ def _train(
     if start >= train.max_iter:
         logger.info("Nothing to train: %s is already at iteration %d.", output, start)
         with ema.applied() if ema else nullcontext():
-            return evaluation(model)
+            return evaluation(model), trainer.seconds
     trainer.feed(loader.iter_from(start))
     trainer.train(start, train.max_iter)
-    return saver.results
+    if trainer.dropped:
+        counts = ", ".join(f"{n} {key.removeprefix('dropped/')}" for key, n in trainer.dropped.items())
+        logger.info("Boxes that augmentation took out of training: %s.", counts)
+    return saver.results, trainer.seconds

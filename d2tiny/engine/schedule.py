@@ -42,8 +42,9 @@ def warmup_multistep(
         warmup_iters: iterations of the warm-up.
         warmup_factor: multiplier at its start.
     """
-    values = [gamma**i for i in range(len(milestones) + 1)]
-    steps = [max(1, round(max_iter * share)) for share in milestones]
+    # In a very short training milestones fall together; then the rate falls once for all of them.
+    rate = {max(1, round(max_iter * share)): gamma ** (i + 1) for i, share in enumerate(sorted(milestones))}
+    steps, values = list(rate), [1.0, *rate.values()]
     updates = max(max_iter, *steps) + 1  # fvcore wants every milestone before the end
     scheduler = MultiStepParamScheduler(values=values, milestones=steps, num_updates=updates)
     return _with_warmup(scheduler, max_iter, warmup_iters, warmup_factor)

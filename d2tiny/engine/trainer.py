@@ -13,7 +13,7 @@ from detectron2.engine import TrainerBase
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from d2tiny.utils.errors import NonFiniteLossError
+from d2tiny.utils.errors import ConfigError, NonFiniteLossError
 
 __all__ = ["Trainer"]
 
@@ -44,13 +44,13 @@ class Trainer(TrainerBase):
             clip_norm: largest gradient norm; 0 does not clip.
 
         Raises:
-            ValueError: unknown type, or float16 on the CPU.
+            ConfigError: unknown type, or float16 on the CPU.
         """
         super().__init__()
         if amp_dtype is not None and amp_dtype not in AMP_DTYPES:
-            raise ValueError(f"train.amp.dtype must be one of {sorted(AMP_DTYPES)}, got {amp_dtype!r}.")
+            raise ConfigError(f"train.amp.dtype must be one of {sorted(AMP_DTYPES)}, got {amp_dtype!r}.")
         if amp_dtype == "float16" and device == "cpu":
-            raise ValueError("train.amp.dtype=float16 needs a GPU; use bfloat16 on the CPU.")
+            raise ConfigError("train.amp.dtype=float16 needs a GPU; use bfloat16 on the CPU.")
         model.train()
         self.model = model
         self.optimizer = optimizer
@@ -60,11 +60,18 @@ class Trainer(TrainerBase):
         self._amp = AMP_DTYPES[amp_dtype] if amp_dtype else None
         self._clip_norm = clip_norm
         self._scaler = torch.amp.GradScaler(device, enabled=self._amp is torch.float16)
-        self._dropped: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
+        self._start = time.perf_counter()
+        self._seconds_before = 0.0
 
     def feed(self, batches: Iterator[list[dict[str, Any]]]) -> None:
         """Set the endless stream of batches, once it is known where training starts."""
         self._batches = batches
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in this training, over all its resumptions, without what came after the last checkpoint."""
+        return self._seconds_before + time.perf_counter() - self._start
 
     def run_step(self) -> None:
         """One iteration.
@@ -116,8 +123,8 @@ class Trainer(TrainerBase):
             mean = {k: float(np.mean([g[k] for g in gathered])) for k in values}
             self.storage.put_scalar("data_time", mean.pop("data_time"))
             for key in [k for k in mean if k.startswith("dropped/")]:
-                self._dropped[key] += round(mean.pop(key) * len(gathered))
-                self.storage.put_scalar(key, self._dropped[key], smoothing_hint=False)
+                self.dropped[key] += round(mean.pop(key) * len(gathered))
+                self.storage.put_scalar(key, self.dropped[key], smoothing_hint=False)
             self.storage.put_scalar("total_loss", sum(mean.values()))
             self.storage.put_scalars(**mean)
 
@@ -126,6 +133,8 @@ class Trainer(TrainerBase):
         state = super().state_dict()
         state["optimizer"] = self.optimizer.state_dict()
         state["scaler"] = self._scaler.state_dict()
+        state["dropped"] = dict(self.dropped)
+        state["seconds"] = self.seconds
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -133,3 +142,5 @@ class Trainer(TrainerBase):
         super().load_state_dict(state_dict)
         self.optimizer.load_state_dict(state_dict["optimizer"])
         self._scaler.load_state_dict(state_dict["scaler"])
+        self.dropped = Counter(state_dict["dropped"])
+        self._seconds_before = float(state_dict["seconds"])

@@ -12,15 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from faster_coco_eval import COCO, COCOeval_faster
 from tabulate import tabulate
 
 from d2tiny.data.datasets import find_source
+from d2tiny.data.datasets.coco_like import (
+    LoadReport,
+    category_numbers,
+    image_numbers,
+    is_ignored,
+    read_box,
+    read_coco_json,
+)
 from d2tiny.evaluation.protocols import Protocol, get_protocol
 from d2tiny.utils.errors import DatasetError
 
-__all__ = ["TinyCOCOEvaluator", "evaluate_detections", "format_table"]
+__all__ = ["TinyCOCOEvaluator", "evaluate_detections", "format_table", "load_ground_truth"]
+
+logger = logging.getLogger(__name__)
 
 
 def _index(dataset: dict[str, Any]) -> COCO:
@@ -49,6 +61,45 @@ def _ground_truth(dataset: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "images": [{"id": image["id"]} for image in dataset["images"]],
         "categories": [{"id": c["id"], "name": c["name"]} for c in dataset["categories"]],
+        "annotations": annotations,
+    }
+
+
+def load_ground_truth(path: Path) -> dict[str, Any]:
+    """Read a COCO json for evaluation, as leniently as the loader of training data.
+
+    Ids become numbers; annotations that are unreadable or of an unknown image or category are left out and counted;
+    ``ignore`` counts like ``iscrowd``. Boxes are neither clipped nor dropped for their size.
+
+    Raises:
+        DatasetError: the file is unusable as a whole.
+    """
+    data = read_coco_json(path)
+    images = image_numbers(data["images"], path)
+    categories = category_numbers(data["categories"], path)
+    report = LoadReport()
+    annotations = []
+    for annotation in data["annotations"]:
+        box = read_box(annotation)
+        if annotation.get("image_id") not in images or annotation.get("category_id") not in categories:
+            box = "annotations of an unknown image or category"
+        if isinstance(box, str):
+            report.add(box, f"annotation id {annotation.get('id')}")
+            continue
+        annotations.append(
+            {
+                "image_id": images[annotation["image_id"]],
+                "category_id": categories[annotation["category_id"]],
+                "bbox": box,
+                "area": box[2] * box[3] if annotation.get("area") is None else float(annotation["area"]),
+                "iscrowd": int(is_ignored(annotation)),
+            }
+        )
+    if report.counts:
+        logger.warning("%s: %s", path, report)
+    return {
+        "images": [{"id": number} for number in images.values()],
+        "categories": [{"id": categories[c["id"]], "name": c["name"]} for c in data["categories"]],
         "annotations": annotations,
     }
 
@@ -157,8 +208,9 @@ def format_table(results: Mapping[str, float]) -> str:
 class TinyCOCOEvaluator(COCOEvaluator):
     """Detectron2's COCOEvaluator with a protocol of tiny-object benchmarks.
 
-    Handles thousands of detections per image, ground-truth ids from 0, and no detections at all. Calling
-    :meth:`evaluate` twice gives the same result (Detectron2's does not).
+    Handles thousands of detections per image, ground-truth ids from 0 or missing, and no detections at all. Regions
+    with ``ignore`` or ``iscrowd`` are not punished (the AI-TOD reference looks at ``iscrowd`` only; in its files both
+    agree). Calling :meth:`evaluate` twice gives the same result (Detectron2's does not).
     """
 
     def __init__(
@@ -183,47 +235,52 @@ class TinyCOCOEvaluator(COCOEvaluator):
             DatasetError: the annotations are missing.
             ConfigError: unknown protocol or bad limits.
         """
+        # The parent's constructor is not called: it reads the json with pycocotools, which stops at things that the
+        # loader accepts (a missing id, say). These are the attributes that its other methods use.
+        self._logger = logger
+        self._distributed = distributed
+        self._output_dir = str(output_dir) if output_dir is not None else None
+        self._cpu_device = torch.device("cpu")
+        self._do_evaluation = True
+        self._predictions: list[dict[str, Any]] = []
+        self._results: dict[str, dict[str, float]] = {}
         self.protocol = get_protocol(protocol)
         if max_dets is not None:
             self.protocol = self.protocol.with_max_dets(max_dets)
         source = find_source(dataset_name)
-        if source is not None:
-            from detectron2.data import DatasetCatalog, MetadataCatalog
-
-            metadata = MetadataCatalog.get(dataset_name)
-            if not hasattr(metadata, "json_file") or Path(metadata.json_file) != source.json_file():
-                DatasetCatalog.get(dataset_name)  # sets paths and the class map
-        super().__init__(
-            dataset_name,
-            tasks=("bbox",),
-            distributed=distributed,
-            output_dir=str(output_dir) if output_dir is not None else None,
-            use_fast_impl=False,
-        )
-        self._logger = logging.getLogger(__name__)
-        self._predictions: list[dict[str, Any]] = []
-        if not self._do_evaluation:
-            raise DatasetError(f"{self._metadata.json_file} has no annotations to evaluate against.")
+        self._metadata = MetadataCatalog.get(dataset_name)
+        if source is not None and str(source.json_file()) != getattr(self._metadata, "json_file", ""):
+            DatasetCatalog.get(dataset_name)  # sets paths and the class map
+            self._metadata = MetadataCatalog.get(dataset_name)
+        if not hasattr(self._metadata, "json_file"):
+            raise DatasetError(
+                f"'{dataset_name}' has no COCO json to evaluate against; register it with register_coco_like."
+            )
+        self._truth = load_ground_truth(Path(self._metadata.json_file))
 
     def _eval_predictions(self, predictions: list[dict[str, Any]], img_ids: Sequence[int] | None = None) -> None:
         """Fill ``self._results['bbox']``; the stored predictions are not modified."""
-        id_map: dict[int, int] = self._metadata.thing_dataset_id_to_contiguous_id
+        number = len(self._metadata.thing_classes)
+        own = {c["id"] for c in self._truth["categories"]}
+        id_map = getattr(self._metadata, "thing_dataset_id_to_contiguous_id", {i: i for i in own})
         reverse = {contiguous: dataset_id for dataset_id, contiguous in id_map.items()}
         detections = []
         for prediction in predictions:
             for item in prediction["instances"]:
-                if item["category_id"] not in reverse:
+                if item["category_id"] >= number:
                     raise DatasetError(
                         f"The model predicts class {item['category_id']}, but {self._metadata.name} has "
-                        f"{len(reverse)} classes. Set model.roi_heads.num_classes={len(reverse)}."
+                        f"{number} classes. Set model.roi_heads.num_classes={number}."
                     )
-                detections.append({**item, "category_id": reverse[item["category_id"]]})
+                # A class that this json does not list has no ground truth here, so its detections do not count.
+                if item["category_id"] in reverse:
+                    detections.append({**item, "category_id": reverse[item["category_id"]]})
         if self._output_dir:
             path = Path(self._output_dir) / "coco_instances_results.json"
             temporary = path.with_name(f".{path.name}")
             temporary.write_text(json.dumps(detections))
             temporary.replace(path)
-        self._results["bbox"] = evaluate_detections(self._coco_api.dataset, detections, self.protocol, img_ids)
+        self._results["bbox"] = evaluate_detections(self._truth, detections, self.protocol, img_ids)
         self._logger.info(
             "%s (%s protocol, %d images, %d detections)\n%s",
             self._metadata.name,

@@ -18,6 +18,7 @@ from detectron2.engine import DefaultPredictor
 from tqdm import tqdm
 
 from d2tiny.utils.errors import ConfigError, DatasetError
+from d2tiny.utils.weights import load_weights
 from d2tiny.visualization import Boxes2D, draw_boxes
 
 __all__ = ["collect_images", "dataset_classes", "predict_folder"]
@@ -64,6 +65,26 @@ def dataset_classes(name: str, num_classes: int) -> list[str]:
     return classes if len(classes) == num_classes else [f"class {i}" for i in range(num_classes)]
 
 
+def _targets(files: Sequence[Path], output: Path) -> list[Path]:
+    """Name the picture of each input; inputs of one name (from two folders) get different ones.
+
+    Raises:
+        ConfigError: a picture would overwrite an input.
+    """
+    inputs = {file.resolve() for file in files}
+    taken: set[Path] = set()
+    targets = []
+    for file in files:
+        target, number = output / f"{file.stem}.jpg", 2
+        while target in taken:
+            target, number = output / f"{file.stem}_{number}.jpg", number + 1
+        if target.resolve() in inputs:
+            raise ConfigError(f"--output {output}: {target.name} would overwrite an input; choose another folder.")
+        taken.add(target)
+        targets.append(target)
+    return targets
+
+
 def predict_folder(
     cfg: CfgNode, inputs: Sequence[str], output: Path, *, score: float = 0.3, progress: bool = True
 ) -> list[str]:
@@ -81,24 +102,30 @@ def predict_folder(
         One message for each image that could not be read; the others are done all the same.
 
     Raises:
-        ConfigError: a score outside [0, 1].
+        ConfigError: a score outside [0, 1], or an output that would overwrite an input.
+        CheckpointError: weights that do not fit.
         DatasetError: an input that matches nothing.
     """
     if not 0 <= score <= 1:
         raise ConfigError(f"--score must be in [0, 1], got {score}.")
     files = collect_images(inputs)
     output.mkdir(parents=True, exist_ok=True)
+    targets = _targets(files, output)
     cfg = cfg.clone()
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = score
+    weights, cfg.MODEL.WEIGHTS = cfg.MODEL.WEIGHTS, ""
     predictor = DefaultPredictor(cfg)
+    if weights:  # strictly: weights of another config would leave parts of the model at random
+        load_weights(predictor.model, weights)
     names = dataset_classes(cfg.DATASETS.TEST[0], cfg.MODEL.ROI_HEADS.NUM_CLASSES)
     result: dict[str, list[Any]] = {
         "images": [],
         "annotations": [],
         "categories": [{"id": i, "name": name} for i, name in enumerate(names, start=1)],
     }
-    failed, taken = [], set[str]()
-    for number, path in enumerate(tqdm(files, desc="predict", unit="img", disable=not progress), start=1):
+    failed = []
+    bar = tqdm(zip(files, targets, strict=True), total=len(files), desc="predict", unit="img", disable=not progress)
+    for number, (path, target) in enumerate(bar, start=1):
         try:
             image = read_image(str(path), format="BGR")
         except Exception as err:
@@ -108,10 +135,8 @@ def predict_folder(
         boxes = found.pred_boxes.tensor.numpy()
         items = Boxes2D(boxes, found.pred_classes.numpy(), found.scores.numpy())
         picture = draw_boxes(np.ascontiguousarray(image[:, :, ::-1]), items, names, title=path.name)
-        # Two inputs of one name (from two folders) must not overwrite each other.
-        name = path.stem if path.stem not in taken else f"{path.stem}_{number}"
-        taken.add(name)
-        cv2.imwrite(str(output / f"{name}.jpg"), picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+        if not cv2.imwrite(str(target), picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95]):
+            failed.append(f"{target}: cannot write this picture")
         height, width = image.shape[:2]
         result["images"].append({"id": number, "file_name": str(path), "width": width, "height": height})
         for box, cls, value in zip(boxes.tolist(), items.classes.tolist(), found.scores.tolist(), strict=True):

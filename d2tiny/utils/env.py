@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 from pathlib import Path
 
 import torch
 
-__all__ = ["describe_hardware", "has_fast_bf16", "resolve_device"]
+from d2tiny.utils.errors import ConfigError
+
+__all__ = ["describe_hardware", "has_fast_bf16", "require_detectron2", "resolve_device"]
+
+
+def require_detectron2() -> None:
+    """Say what to do when Detectron2 is absent.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    if importlib.util.find_spec("detectron2") is None:
+        raise ImportError(
+            "d2tiny needs detectron2, which is no package on the index. Run `python tools/install_detectron2.py` "
+            "in d2tiny's checkout, or build detectron2 from source."
+        )
 
 
 def resolve_device(device: str = "auto") -> str:
     """Turn ``"auto"`` into ``"cuda"`` where a GPU is usable, else ``"cpu"``.
 
     Raises:
-        ValueError: ``device`` names CUDA and no GPU is usable, or is unknown to torch.
+        ConfigError: ``device`` names CUDA and no GPU is usable, or is unknown to torch.
     """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device '{device}' asked for, but torch sees no GPU. Use 'auto' or 'cpu'.")
+        raise ConfigError(f"device '{device}' asked for, but torch sees no GPU. Use 'auto' or 'cpu'.")
     try:
         torch.device(device)
     except RuntimeError as err:
-        raise ValueError(f"Unknown device '{device}'. Use 'auto', 'cpu' or 'cuda'.") from err
+        raise ConfigError(f"Unknown device '{device}'. Use 'auto', 'cpu' or 'cuda'.") from err
     return device
 
 

@@ -1,17 +1,23 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 from detectron2.config import instantiate
 from omegaconf import OmegaConf
 
 from d2tiny.config import load_config, save_config, validate_config
+from d2tiny.config.lazy import configs_root
+from d2tiny.config.native import lazy_from_yacs
 from d2tiny.config.signature import accepted_parameters
+from d2tiny.data.datasets import register_coco_like
 from d2tiny.modeling.assigners import MaxIoUAssigner
 from d2tiny.modeling.proposal_generator import TinyRPN
 from d2tiny.modeling.roi_heads import TinyFastRCNNOutputLayers
 from d2tiny.utils.errors import ConfigError
 
 QUICK = "quick/faster_rcnn_r18_fpn_rfla"
+NATIVE = configs_root() / "yaml" / "faster_rcnn_r50_efpnbs_rfla_dcloss.yaml"
 
 
 def test_overrides():
@@ -51,7 +57,11 @@ def test_a_dict_without_target_is_merged():
         ("modle.x=1", "Did you mean 'model'"),
         ("model.proposal_generator.assigner.top_k=[2,1]", "Did you mean 'topk'"),
         ("model.proposal_generator.assigner=HLAAsigner", "Did you mean 'HLAAssigner'"),
-        ("train.max_iter=many", "expected a number"),
+        ("train.max_iter=many", "expected a whole number"),
+        ("train.max_iter=1.5", "expected a whole number"),
+        ("optimizer.lr=fast", "expected a number"),
+        ("train.ema=true", "expected keys"),
+        ("model.proposal_generator.in_features=p2", "expected a list"),
         ("train.ema.enabled=3", "expected true or false"),
         ("train.max_iter.x=3", "is a value"),
         ("train.ema={deccay:0.5}", "Did you mean 'decay'"),
@@ -127,6 +137,9 @@ def test_validator_missing_argument():
 def test_validator_levels_and_channels():
     invalid(["model.proposal_generator.in_features=[p2,p3]"], "2 levels", datasets=False)
     invalid(["model.proposal_generator.anchor_generator.strides=[8,8,16,32,64]"], "stride 4, not 8", datasets=False)
+    invalid(["model.proposal_generator.anchor_generator.aspect_ratios=[1.0]"], "makes 1 a cell", datasets=False)
+    invalid(["train.amp.dtype=fp16"], "Valid: bfloat16, float16", datasets=False)
+    invalid(["train.max_iter=0"], "must be at least 1", datasets=False)
     invalid(["model.backbone.out_channels=32"], "head.in_channels=64 but the pyramid has 32", datasets=False)
 
 
@@ -138,6 +151,19 @@ def test_validator_datasets(datasets):
     validate_config(load_config(QUICK))
     invalid(["model.roi_heads.num_classes=80"], "num_classes=80 but dataset 'aerial_train' has 8 classes")
     invalid(["dataloader.train.dataset.names=aerial_trian"], "Did you mean 'aerial_train'")
+
+
+def test_class_order_must_agree(tmp_path):
+    for name, order in (("order_a", ["car", "ship"]), ("order_b", ["ship", "car"])):
+        data = {"images": [], "annotations": [], "categories": [{"id": i, "name": n} for i, n in enumerate(order)]}
+        (tmp_path / f"{name}.json").write_text(json.dumps(data))
+        register_coco_like(f"{name}_{tmp_path.name}", tmp_path / f"{name}.json", tmp_path)
+    names = [
+        f"dataloader.{s}.dataset.names={n}_{tmp_path.name}" for s, n in (("train", "order_a"), ("test", "order_b"))
+    ]
+    invalid([*names, "model.roi_heads.num_classes=2"], "another order")
+    cfg = load_config(QUICK, [names[1], "model.roi_heads.num_classes=2"])
+    validate_config(cfg, splits=("test",))  # an evaluation does not ask for the training set
 
 
 def test_top_level_keys_are_needed():
@@ -156,3 +182,43 @@ def test_signatures_follow_kwargs_to_the_base_class():
     assert "assigner" in names
     assert "anchor_matcher" not in names
     assert not open_ended
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("SOLVER.LR_SCHEDULER_NAME=WarmupCosineLR", "has no effect"),
+        ("INPUT.CROP.ENABLED=True", "has no effect"),
+        ("SOLVER.BASE_LRR=1", "Did you mean 'BASE_LR'"),
+        ("SOLVER.BASE_LR", "write KEY=VALUE"),
+        ('DATASETS.TEST=("a","b")', "one TEST set"),
+    ],
+)
+def test_native_settings_are_obeyed_or_refused(override, message):
+    with pytest.raises(ConfigError, match=message):
+        lazy_from_yacs(NATIVE, [override])
+
+
+def test_native_settings_arrive():
+    cfg = lazy_from_yacs(
+        NATIVE,
+        [
+            "SOLVER.NESTEROV=True",
+            "SOLVER.CLIP_GRADIENTS.ENABLED=True",
+            "SOLVER.CLIP_GRADIENTS.CLIP_TYPE=norm",
+            "SOLVER.CLIP_GRADIENTS.CLIP_VALUE=5.0",
+            "INPUT.RANDOM_FLIP=vertical",
+        ],
+    )
+    assert cfg.optimizer.nesterov
+    assert cfg.train.clip_norm == 5
+    (flip,) = cfg.dataloader.train.mapper.augmentations
+    assert (flip.horizontal, flip.vertical) == (False, True)
+
+
+def test_native_class_count_is_checked(datasets):
+    cfg = lazy_from_yacs(
+        NATIVE, ['DATASETS.TRAIN=("aerial_train",)', 'DATASETS.TEST=("aerial_val",)', "MODEL.ROI_HEADS.NUM_CLASSES=3"]
+    )
+    with pytest.raises(ConfigError, match=r"MODEL\.ROI_HEADS\.NUM_CLASSES=3 but dataset 'aerial_train' has 8"):
+        validate_config(cfg)

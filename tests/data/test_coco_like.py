@@ -74,6 +74,27 @@ def test_survives_what_real_files_hold(tmp_path, caplog):
     assert metadata.thing_dataset_id_to_contiguous_id == {4: 0, 11: 1}
 
 
+def test_text_ids_and_numbers_as_text(tmp_path):
+    images = [{"id": i, "file_name": f"{i}.png", "width": 100, "height": 80} for i in ("P0001", "P0002")]
+    annotations = [box(["1", "2", "3", "4"], image_id="P0002", category_id="4")]
+    categories = [{"id": "4", "name": "ship"}]
+    first, second = load_coco_like(dataset(tmp_path, annotations, categories, images))
+    assert (first["image_id"], second["image_id"]) == (1, 2)
+    assert second["annotations"][0]["bbox"] == [1, 2, 3, 4]
+
+
+def test_ids_with_leading_zeros(tmp_path):
+    images = [{"id": "0012", "file_name": "a.png", "width": 100, "height": 80}]
+    (record,) = load_coco_like(dataset(tmp_path, [box([1, 2, 3, 4], image_id="0012")], images=images))
+    assert record["image_id"] == 12
+    assert len(record["annotations"]) == 1
+
+
+def test_losing_every_annotation_is_an_error(tmp_path):
+    with pytest.raises(DatasetError, match="no annotation could be used: 1 annotations of an unknown image"):
+        load_coco_like(dataset(tmp_path, [box([1, 2, 3, 4], image_id=5)]))
+
+
 def test_images_without_annotations_are_kept(tmp_path):
     images = [{"id": i, "file_name": f"{i}.png", "width": 9, "height": 9} for i in range(3)]
     records = load_coco_like(dataset(tmp_path, [], images=images))

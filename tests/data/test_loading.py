@@ -15,7 +15,7 @@ from detectron2.data import transforms as T
 from d2tiny.data import TinyDatasetMapper, build_test_loader, build_train_loader, load_datasets
 from d2tiny.data.transforms import ObjectCrop
 from d2tiny.data.verify import check_image, verify_images
-from d2tiny.utils.errors import DatasetError
+from d2tiny.utils.errors import ConfigError, DatasetError
 
 
 def write(path: Path, size=(20, 30)) -> Path:
@@ -41,6 +41,18 @@ def test_check_image(tmp_path, ending):
     assert "cut short" in check_image(str(path), 30, 20)
     path.write_bytes(b"not an image")
     assert "unreadable" in check_image(str(path), 30, 20)
+
+
+def test_a_jpeg_with_bytes_behind_its_end_is_whole(tmp_path):
+    path = write(tmp_path / "a.jpg")
+    path.write_bytes(path.read_bytes() + b"x" * 9000)
+    assert check_image(str(path), 30, 20) is None
+
+
+def test_mapper_obeys_the_box_mode(tmp_path):
+    item = record(write(tmp_path / "a.png"), [(2, 3, 9, 8)])
+    item["annotations"][0]["bbox_mode"] = 0  # XYXY
+    assert TinyDatasetMapper(is_train=True)(item)["instances"].gt_boxes.tensor.tolist() == [[2, 3, 9, 8]]
 
 
 def test_verify_names_the_files(tmp_path):
@@ -202,5 +214,5 @@ def test_test_loader_visits_each_image_once(datasets):
 
 def test_load_datasets(datasets):
     assert len(load_datasets(["aerial_train", "aerial_val"])) == 11
-    with pytest.raises(ValueError, match="total_batch_size=0"):
+    with pytest.raises(ConfigError, match="total_batch_size=0"):
         build_train_loader(dataset=[], mapper=lambda r: r, total_batch_size=0)

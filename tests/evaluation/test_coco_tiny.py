@@ -243,3 +243,54 @@ def test_evaluator_maps_categories_that_are_not_contiguous(tmp_path):
     assert results["AP-b"] == pytest.approx(100)
     assert np.isnan(results["AP-a"])
     assert MetadataCatalog.get(name).thing_classes == ["a", "b"]
+
+
+def evaluate_json(tmp_path, annotations, predicted, classes=None):
+    """Evaluate boxes [5,5,13,13] of the given classes on one image with these annotations."""
+    truth = {
+        "images": [{"id": 7, "file_name": "a.png", "width": 50, "height": 50}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": annotations,
+    }
+    (tmp_path / "x.json").write_text(json.dumps(truth))
+    name = f"lenient_{tmp_path.name}"
+    register_coco_like(name, tmp_path / "x.json", tmp_path, classes)
+    evaluator = TinyCOCOEvaluator(name)
+    evaluator.reset()
+    evaluator.process(DatasetCatalog.get(name), [instances([[5, 5, 13, 13]] * len(predicted), predicted)])
+    return evaluator.evaluate()["bbox"]
+
+
+GOOD = {"image_id": 7, "category_id": 1, "bbox": [5, 5, 8, 8], "area": 64}
+
+
+def test_evaluation_survives_what_the_loader_survives(tmp_path):
+    """No ids, null and NaN boxes, an unknown image, a text box: one good object is left, and found."""
+    bad = [{**GOOD, "bbox": None}, {**GOOD, "bbox": [float("nan"), 1, 2, 3]}, {**GOOD, "image_id": 99}]
+    assert evaluate_json(tmp_path, [GOOD, *bad], [0])["AP"] == pytest.approx(100)
+
+
+def test_ignore_is_not_punished(tmp_path):
+    """A detection in an ``ignore`` region is no false positive, and the region is not missed."""
+    region = {**GOOD, "bbox": [4, 4, 12, 12], "ignore": 1, "iscrowd": 0}
+    other = {**GOOD, "bbox": [30, 30, 8, 8]}
+    truth = [region, other]
+    results = evaluate_json(tmp_path, truth, [0])
+    assert results["AP"] == 0  # `other` is missed
+    assert results["AR@1500"] == 0
+    (tmp_path / "only").mkdir()
+    only = evaluate_json(tmp_path / "only", [region], [0])
+    assert np.isnan(only["AP"])  # nothing to find, nothing wrong
+
+
+def test_a_class_that_the_json_does_not_list_does_not_count(tmp_path):
+    assert evaluate_json(tmp_path, [GOOD], [0, 1], classes=["a", "b"])["AP"] == pytest.approx(100)
+
+
+def test_a_dataset_without_json_is_refused():
+    DatasetCatalog.register("no_json", list)
+    try:
+        with pytest.raises(DatasetError, match="register_coco_like"):
+            TinyCOCOEvaluator("no_json")
+    finally:
+        DatasetCatalog.remove("no_json")

@@ -40,7 +40,7 @@ def test_pictures_and_json(tmp_path, weights):
     write(tmp_path / "in" / "b.jpg", (40, 50))
     write(tmp_path / "other" / "a.png")
     assert run(weights, [tmp_path / "in", tmp_path / "other" / "*.png"], tmp_path / "out", "--score", "0.05") == 0
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.jpg", "a_3.jpg", "b.jpg", "detections.json"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.jpg", "a_2.jpg", "b.jpg", "detections.json"]
     data = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert [(i["id"], i["width"], i["height"]) for i in data["images"]] == [(1, 90, 60), (2, 50, 40), (3, 90, 60)]
     assert [c["name"] for c in data["categories"]][3] == "ship"
@@ -70,6 +70,21 @@ def test_bad_arguments(tmp_path, weights, capsys, more, message):
     assert message in capsys.readouterr().err
     assert run(tmp_path / "no.pth", [tmp_path / "a.png"], tmp_path / "out") == 2
     assert "no.pth: no such file" in capsys.readouterr().err
+
+
+def test_inputs_are_never_overwritten(tmp_path, weights, capsys):
+    path = write(tmp_path / "a.jpg")
+    before = path.read_bytes()
+    assert run(weights, [tmp_path], tmp_path) == 2
+    assert "would overwrite an input" in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
+def test_weights_of_another_config_are_refused(tmp_path, weights, capsys):
+    write(tmp_path / "a.png")
+    arguments = ["--config", "quick/faster_rcnn_r18_efpnbs_rfla_dcloss", "--weights", str(weights), "--device", "cpu"]
+    assert demo_main([*arguments, "--output", str(tmp_path / "out"), "--input", str(tmp_path / "a.png")]) == 2
+    assert "does not fit the model" in capsys.readouterr().err
 
 
 def test_nothing_to_do(tmp_path):

@@ -16,7 +16,15 @@ from detectron2.structures import BoxMode
 from d2tiny.data.datasets.source import DatasetSource
 from d2tiny.utils.errors import DatasetError
 
-__all__ = ["LoadReport", "load_coco_like", "read_coco_json"]
+__all__ = [
+    "LoadReport",
+    "category_numbers",
+    "image_numbers",
+    "is_ignored",
+    "load_coco_like",
+    "read_box",
+    "read_coco_json",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -55,13 +63,57 @@ def read_coco_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def _number(value: Any) -> int:
+    """An id as an integer; ``"0012"`` counts."""
+    if isinstance(value, bool) or (isinstance(value, float) and value != int(value)):
+        raise ValueError(f"{value!r} is no id")
+    return int(value)
+
+
+def image_numbers(images: list[dict[str, Any]], path: Path) -> dict[Any, int]:
+    """Map the image ids of a json to integers: themselves where they are numbers, else their position.
+
+    Raises:
+        DatasetError: an id twice, or missing.
+    """
+    try:
+        ids = [image["id"] for image in images]
+    except KeyError as err:
+        raise DatasetError(f"{path}: an image has no {err}.") from err
+    try:
+        numbers = {raw: _number(raw) for raw in ids}
+    except (TypeError, ValueError):
+        numbers = {raw: i for i, raw in enumerate(dict.fromkeys(map(str, ids)), start=1)}
+    if len(set(numbers.values())) != len(images):
+        twice = next(raw for raw in ids if ids.count(raw) > 1 or numbers.get(raw) is None)
+        raise DatasetError(f"{path}: image id {twice!r} occurs twice.")
+    return numbers
+
+
+def category_numbers(categories: list[dict[str, Any]], path: Path) -> dict[Any, int]:
+    """Map the category ids of a json to integers.
+
+    Raises:
+        DatasetError: an id twice, missing, or no number.
+    """
+    try:
+        numbers = {c["id"]: _number(c["id"]) for c in categories}
+        [c["name"] for c in categories]
+    except KeyError as err:
+        raise DatasetError(f"{path}: a category has no {err}.") from err
+    except (TypeError, ValueError) as err:
+        raise DatasetError(f"{path}: a category id is no number: {err}.") from err
+    if len(set(numbers.values())) != len(categories):
+        raise DatasetError(f"{path}: two categories share an id.")
+    return numbers
+
+
 def _class_map(
     source: DatasetSource, path: Path, categories: list[dict[str, Any]]
 ) -> tuple[dict[int, int], tuple[str, ...]]:
-    """Map json category ids to contiguous ids, by name where the class list is known."""
-    names = {int(c["id"]): str(c["name"]).strip() for c in categories}
-    if len(names) != len(categories):
-        raise DatasetError(f"{path}: two categories share an id.")
+    """Map integer category ids to contiguous ids, by name where the class list is known."""
+    numbers = category_numbers(categories, path)
+    names = {numbers[c["id"]]: str(c["name"]).strip() for c in categories}
     if source.classes is None:
         ordered = sorted(names)
         return {cid: i for i, cid in enumerate(ordered)}, tuple(names[cid] for cid in ordered)
@@ -75,33 +127,41 @@ def _class_map(
     return {cid: index[name] for cid, name in names.items()}, source.classes
 
 
-def _find_images(source: DatasetSource, path: Path, images: list[dict[str, Any]]) -> dict[int, str]:
-    """Full path of each image id; missing files are left to the check before training."""
+def _find_images(source: DatasetSource, path: Path, images: list[dict[str, Any]]) -> list[str]:
+    """Full path of each image; missing files are left to the check before training."""
     dirs = source.image_dirs()
-    found: dict[int, str] = {}
+    found = []
     for image in images:
         name = str(image["file_name"])
         pure = PurePosixPath(name.replace("\\", "/"))
         if pure.is_absolute() or ".." in pure.parts:
             raise DatasetError(f"{path}: file_name '{name}' (image {image['id']}) leaves the image folder.")
-        if int(image["id"]) in found:
-            raise DatasetError(f"{path}: image id {image['id']} occurs twice ('{name}').")
         place = dirs[0] / pure
         if len(dirs) > 1:
             place = next((d / pure for d in dirs if (d / pure).exists()), place)
-        found[int(image["id"])] = str(place)
+        found.append(str(place))
     return found
 
 
-def _clean_box(annotation: dict[str, Any], width: float, height: float) -> list[float] | str:
-    """Return the XYWH box clipped to the image, or the reason to leave it out."""
-    box = annotation.get("bbox")
+def read_box(annotation: dict[str, Any]) -> list[float] | str:
+    """Return the XYWH box as four finite floats, or the reason why it is none."""
     try:
-        x, y, w, h = (float(v) for v in box)  # type: ignore[union-attr]
-    except (TypeError, ValueError):
+        box = [float(v) for v in annotation["bbox"]]
+    except (KeyError, TypeError, ValueError):
         return "boxes that are not four numbers"
-    if not all(math.isfinite(v) for v in (x, y, w, h)):
-        return "boxes with NaN or infinity"
+    if len(box) != 4:
+        return "boxes that are not four numbers"
+    return box if all(math.isfinite(v) for v in box) else "boxes with NaN or infinity"
+
+
+def is_ignored(annotation: dict[str, Any]) -> bool:
+    """Whether an annotation marks a region that is neither learned nor punished."""
+    return bool(annotation.get("iscrowd", 0)) or bool(annotation.get("ignore", 0))
+
+
+def _clip_box(box: list[float], width: float, height: float) -> list[float] | str:
+    """Return the XYWH box clipped to the image, or the reason to leave it out."""
+    x, y, w, h = box
     if w <= 0 or h <= 0:
         return "boxes without area"
     x1, y1, x2, y2 = max(x, 0.0), max(y, 0.0), min(x + w, width), min(y + h, height)
@@ -127,21 +187,24 @@ def load_coco_like(source: DatasetSource) -> list[dict[str, Any]]:
     """
     path = source.json_file()
     data = read_coco_json(path)
+    id_map, classes = _class_map(source, path, data["categories"])
+    numbers = image_numbers(data["images"], path)
     try:
-        id_map, classes = _class_map(source, path, data["categories"])
         files = _find_images(source, path, data["images"])
-        records: dict[int, dict[str, Any]] = {
-            int(image["id"]): {
-                "file_name": files[int(image["id"])],
-                "image_id": int(image["id"]),
+        records: dict[Any, dict[str, Any]] = {
+            image["id"]: {
+                "file_name": file,
+                "image_id": numbers[image["id"]],
                 "height": int(image["height"]),
                 "width": int(image["width"]),
                 "annotations": [],
             }
-            for image in data["images"]
+            for file, image in zip(files, data["images"], strict=True)
         }
     except KeyError as err:
-        raise DatasetError(f"{path}: an image or category has no {err}.") from err
+        raise DatasetError(f"{path}: an image has no {err}.") from err
+    except (TypeError, ValueError) as err:
+        raise DatasetError(f"{path}: height and width of an image must be numbers ({err}).") from err
     if getattr(MetadataCatalog.get(source.name), "json_file", str(path)) != str(path):
         MetadataCatalog.remove(source.name)  # $DETECTRON2_DATASETS changed; metadata refuses other values
     MetadataCatalog.get(source.name).set(
@@ -152,29 +215,40 @@ def load_coco_like(source: DatasetSource) -> list[dict[str, Any]]:
         evaluator_type="coco",
     )
     report = LoadReport()
+    categories = {raw: id_map[n] for raw, n in category_numbers(data["categories"], path).items()}
     for annotation in data["annotations"]:
-        where = f"annotation id {annotation.get('id')} of image id {annotation.get('image_id')}"
-        record = records.get(annotation.get("image_id"))
-        if record is None:
-            report.add("annotations of an unknown image", where)
-            continue
-        if annotation.get("category_id") not in id_map:
-            report.add("annotations of an unknown category", where)
-            continue
-        box = _clean_box(annotation, record["width"], record["height"])
-        if isinstance(box, str):
-            report.add(box, f"{where}, bbox {annotation.get('bbox')}")
-            continue
-        if any(abs(a - b) > 0.01 for a, b in zip(box, annotation["bbox"], strict=True)):
-            report.add("boxes clipped to their image", where)
-        record["annotations"].append(
-            {
-                "bbox": box,
-                "bbox_mode": BoxMode.XYWH_ABS,
-                "category_id": id_map[annotation["category_id"]],
-                "iscrowd": int(bool(annotation.get("iscrowd", 0)) or bool(annotation.get("ignore", 0))),
-            }
-        )
+        _add_annotation(annotation, records, categories, report)
     if report.counts:
         logger.warning("%s: %s", path, report)
+    if data["annotations"] and not any(r["annotations"] for r in records.values()):
+        raise DatasetError(f"{path}: no annotation could be used: {report}.")
     return list(records.values())
+
+
+def _add_annotation(
+    annotation: dict[str, Any], records: dict[Any, dict[str, Any]], classes: dict[Any, int], report: LoadReport
+) -> None:
+    """Add one annotation to its image, or count why not."""
+    where = f"annotation id {annotation.get('id')} of image id {annotation.get('image_id')}"
+    record = records.get(annotation.get("image_id"))
+    if record is None:
+        report.add("annotations of an unknown image", where)
+        return
+    if annotation.get("category_id") not in classes:
+        report.add("annotations of an unknown category", where)
+        return
+    raw = read_box(annotation)
+    box = raw if isinstance(raw, str) else _clip_box(raw, record["width"], record["height"])
+    if isinstance(box, str):
+        report.add(box, f"{where}, bbox {annotation.get('bbox')}")
+        return
+    if not isinstance(raw, str) and any(abs(a - b) > 0.01 for a, b in zip(box, raw, strict=True)):
+        report.add("boxes clipped to their image", where)
+    record["annotations"].append(
+        {
+            "bbox": box,
+            "bbox_mode": BoxMode.XYWH_ABS,
+            "category_id": classes[annotation["category_id"]],
+            "iscrowd": int(is_ignored(annotation)),
+        }
+    )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import fvcore.nn.weight_init as weight_init
 import torch
+from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -130,6 +131,10 @@ class EFPNBS(nn.Module):
                     gate_channels=gate_channels,
                     residual=residual,
                 )
+
+    def output_shape(self, input_shape: dict[str, ShapeSpec]) -> dict[str, ShapeSpec]:
+        """Names, channels and strides of the output: those of the input."""
+        return input_shape
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the pyramid with the low levels replaced; the input dict is not modified.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import Backbone
 from torch import Tensor, nn
@@ -21,7 +23,7 @@ class NeckedBackbone(Backbone):
         """
         super().__init__()
         self.backbone = backbone
-        self.neck = neck
+        self.neck: Any = neck  # a module with ``output_shape(input_shape)``
 
     @property
     def size_divisibility(self) -> int:
@@ -39,4 +41,4 @@ class NeckedBackbone(Backbone):
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of each level."""
-        return self.backbone.output_shape()
+        return self.neck.output_shape(self.backbone.output_shape())

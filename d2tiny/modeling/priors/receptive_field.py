@@ -66,7 +66,7 @@ class RFAnchorGenerator(DefaultAnchorGenerator):
         strides: Sequence[int],
         fraction: float = 0.5,
         aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
-        first_level: int = 2,
+        first_level: int | None = None,
         offset: float = 0.0,
     ) -> None:
         """Compute the cell anchors.
@@ -75,7 +75,7 @@ class RFAnchorGenerator(DefaultAnchorGenerator):
             strides: stride of each level in px, from P{first_level} on.
             fraction: effective / theoretical receptive field; 0.5 in all released RFLA configs.
             aspect_ratios: height / width of the anchors of a cell; the area is the same for all.
-            first_level: number of the first level (2 for P2).
+            first_level: number of the first level (2 for P2); by default the one that has the first stride.
             offset: shift of the first anchor in units of the stride, in [0, 1).
 
         Raises:
@@ -83,6 +83,8 @@ class RFAnchorGenerator(DefaultAnchorGenerator):
         """
         if fraction <= 0:
             raise ValueError(f"RFAnchorGenerator: fraction must be > 0, got {fraction}.")
+        if first_level is None:
+            first_level = int(strides[0]).bit_length() - 1
         sizes = [[fraction * side] for side in receptive_fields(first_level, len(strides))]
         super().__init__(sizes=sizes, aspect_ratios=[list(aspect_ratios)], strides=list(strides), offset=offset)
         for i, cells in enumerate(list(self.cell_anchors)):
@@ -95,6 +97,5 @@ class RFAnchorGenerator(DefaultAnchorGenerator):
             "strides": strides,
             "fraction": cfg.MODEL.ANCHOR_GENERATOR.RF_FRACTION,
             "aspect_ratios": cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS[0],
-            "first_level": strides[0].bit_length() - 1,
             "offset": cfg.MODEL.ANCHOR_GENERATOR.OFFSET,
         }
