@@ -18,6 +18,8 @@ __all__ = ["TinyCheckpointer"]
 class TinyCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer; a run killed while it saves keeps the previous file."""
 
+    _strict = False
+
     def save(self, name: str, *, resumable: bool = True, **kwargs: Any) -> None:
         """Write ``{name}.pth``.
 
@@ -48,6 +50,18 @@ class TinyCheckpointer(DetectionCheckpointer):
         temporary.write_text(last_filename_basename)
         temporary.replace(path)
 
+    def load_all(self) -> None:
+        """Load the checkpoint that ``--resume`` takes: model, optimizer, progress.
+
+        Raises:
+            CheckpointError: it cannot be read, or is of another config.
+        """
+        self._strict = True
+        try:
+            self.load(self.get_checkpoint_file())
+        finally:
+            self._strict = False
+
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a checkpoint.
 
@@ -67,4 +81,10 @@ class TinyCheckpointer(DetectionCheckpointer):
         incompatible = super()._load_model(checkpoint)
         if given and len(incompatible.unexpected_keys) + len(incompatible.incorrect_shapes) >= given:
             raise CheckpointError(f"none of the checkpoint's {given} tensors fits the model; is it of another config?")
+        wrong = [*incompatible.missing_keys, *incompatible.unexpected_keys, *incompatible.incorrect_shapes]
+        if self._strict and wrong:
+            raise CheckpointError(
+                f"{len(wrong)} tensors do not fit the model (first: {wrong[0]}). The folder holds a training of "
+                "another config; choose another train.output_dir, or train without --resume."
+            )
         return incompatible

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import instantiate
-from detectron2.engine import hooks
+from detectron2.engine import HookBase, hooks
 from detectron2.evaluation import inference_on_dataset
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from detectron2.utils.events import JSONWriter, TensorboardXWriter
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from d2tiny.compat import wrap_ddp
@@ -33,7 +33,7 @@ from d2tiny.engine.ema import ModelEMA
 from d2tiny.engine.hooks import EMAHook, EvalAndSave, ProgressBar
 from d2tiny.engine.trainer import AMP_DTYPES, Trainer
 from d2tiny.utils.env import describe_hardware, resolve_device
-from d2tiny.utils.errors import ConfigError
+from d2tiny.utils.errors import ConfigError, D2TinyError
 from d2tiny.utils.logs import setup_logs
 from d2tiny.utils.weights import load_weights
 
@@ -61,13 +61,23 @@ def _setup(cfg: DictConfig, config_file: str) -> tuple[str, Path]:
     return device, output
 
 
+def _build(cfg: DictConfig, key: str) -> Any:
+    """Instantiate a part of the config; a value that a component refuses is told with its key."""
+    try:
+        return instantiate(OmegaConf.select(cfg, key))
+    except D2TinyError:
+        raise
+    except ValueError as err:
+        raise ConfigError(f"{key}: {err}") from err
+
+
 class Evaluation:
     """The test data and their evaluator, built once and before training, so that broken data are found early."""
 
     def __init__(self, cfg: DictConfig, device: str) -> None:
         """Load ``cfg.dataloader.test`` and ``cfg.dataloader.evaluator``."""
-        self._loader = instantiate(cfg.dataloader.test)
-        self._evaluator = instantiate(cfg.dataloader.evaluator)
+        self._loader = _build(cfg, "dataloader.test")
+        self._evaluator = _build(cfg, "dataloader.evaluator")
         self._device = device.split(":")[0]
         self._amp = AMP_DTYPES[cfg.train.amp.dtype] if cfg.train.amp.enabled else None
 
@@ -141,12 +151,11 @@ def run(
     start_time = time.perf_counter()
     # All data are read and checked before anything is built.
     evaluation = Evaluation(cfg, device)
-    loader = None if eval_only else instantiate(cfg.dataloader.train)
+    loader = None if eval_only else _build(cfg, "dataloader.train")
     layout = torch.channels_last if cfg.train.channels_last else torch.preserve_format
-    model = instantiate(cfg.model).to(device, memory_format=layout)
+    model = _build(cfg, "model").to(device, memory_format=layout)
     count = sum(p.numel() for p in model.parameters())
     logger.info("Model with %.2f M parameters on %s; output in %s.", count / 1e6, device, output)
-    ema = ModelEMA(model, cfg.train.ema.decay) if cfg.train.ema.enabled else None
     if eval_only:
         if not cfg.train.init_checkpoint:
             raise ConfigError("--eval-only needs weights: train.init_checkpoint=PATH.")
@@ -155,7 +164,7 @@ def run(
         seconds = time.perf_counter() - start_time
     else:
         assert loader is not None
-        metrics, seconds = _train(cfg, model, ema, loader, evaluation, device, output, resume)
+        metrics, seconds = _train(cfg, model, loader, evaluation, device, output, resume)
     if comm.is_main_process():
         # An evaluation does not touch the record of the training in the same folder.
         _write_result(output / ("eval.json" if eval_only else "result.json"), cfg, meta, metrics, seconds)
@@ -170,29 +179,52 @@ def _put_aside(output: Path) -> None:
         curve.replace(output / "metrics.previous.json")
 
 
+def _build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
+    cfg.optimizer.params.model = model
+    try:
+        return _build(cfg, "optimizer")
+    finally:
+        cfg.optimizer.params.model = None
+
+
+def _hooks(cfg: DictConfig, trainer: Trainer, saver: EvalAndSave, ema: ModelEMA | None, output: Path) -> list[HookBase]:
+    """Timing, learning rate, average weights, progress, evaluation and checkpoints, logs; in this order."""
+    train = cfg.train
+    scheduler = LRMultiplier(trainer.optimizer, _build(cfg, "lr_multiplier"), train.max_iter)
+    result: list[HookBase] = [hooks.IterationTimer(warmup_iter=1), hooks.LRScheduler(scheduler=scheduler)]
+    if ema is not None:
+        result.append(EMAHook(ema))
+    result += [ProgressBar(train.max_iter), saver]
+    if comm.is_main_process():
+        # Window 1: the loss of the iteration itself, so that the curves of resumed and whole runs can be compared.
+        json_writer = JSONWriter(str(output / "metrics.json"), window_size=1)
+        result.append(hooks.PeriodicWriter([json_writer, TensorboardXWriter(str(output))], period=train.log_period))
+    return result
+
+
 def _train(
     cfg: DictConfig,
     model: nn.Module,
-    ema: ModelEMA | None,
     loader: ResumableLoader,
     evaluation: Evaluation,
     device: str,
     output: Path,
     resume: bool,
 ) -> tuple[dict[str, float], float]:
+    """Train from the start or the last checkpoint; returns the last metrics and the seconds spent."""
     train = cfg.train
-    cfg.optimizer.params.model = model
-    optimizer = instantiate(cfg.optimizer)
-    cfg.optimizer.params.model = None
-
+    ema = ModelEMA(model, train.ema.decay) if train.ema.enabled else None
     checkpointer = TinyCheckpointer(model, str(output))
     if not resume and comm.is_main_process():
         _put_aside(output)
-    last = checkpointer.get_checkpoint_file() if resume and checkpointer.has_checkpoint() else ""
-    ddp = wrap_ddp(model)
-    kind = device.split(":")[0]
-    amp = train.amp.dtype if train.amp.enabled else None
-    trainer = Trainer(ddp, optimizer, seed=train.seed, device=kind, amp_dtype=amp, clip_norm=train.clip_norm)
+    trainer = Trainer(
+        wrap_ddp(model),
+        _build_optimizer(cfg, model),
+        seed=train.seed,
+        device=device.split(":")[0],
+        amp_dtype=train.amp.dtype if train.amp.enabled else None,
+        clip_norm=train.clip_norm,
+    )
     checkpointer.add_checkpointable("trainer", trainer)
     if ema is not None:
         checkpointer.add_checkpointable("ema", ema)
@@ -203,31 +235,8 @@ def _train(
         save_period=train.checkpoint_period,
         ema=ema,
     )
-    multiplier = instantiate(cfg.lr_multiplier)
-    # Window 1: the loss of the iteration itself, so that the curves of resumed and whole runs can be compared.
-    writers = [
-        JSONWriter(str(output / "metrics.json"), window_size=1),
-        TensorboardXWriter(str(output)),
-    ]
-    trainer.register_hooks(
-        [
-            hooks.IterationTimer(warmup_iter=1),
-            hooks.LRScheduler(scheduler=LRMultiplier(optimizer, multiplier, train.max_iter)),
-            EMAHook(ema) if ema is not None else None,
-            ProgressBar(train.max_iter),
-            saver,
-            hooks.PeriodicWriter(writers, period=train.log_period) if comm.is_main_process() else None,
-        ]
-    )
-    start = 0
-    if last:
-        checkpointer.load(last)
-        start = trainer.iter + 1
-        logger.info("Resuming at iteration %d of %d.", start, train.max_iter)
-    elif train.init_checkpoint:
-        checkpointer.load(train.init_checkpoint, checkpointables=[])
-        if ema is not None:
-            ema.reset()
+    trainer.register_hooks(_hooks(cfg, trainer, saver, ema, output))
+    start = _load(checkpointer, trainer, ema, train.init_checkpoint, resume)
     if start >= train.max_iter:
         logger.info("Nothing to train: %s is already at iteration %d.", output, start)
         with ema.applied() if ema else nullcontext():
@@ -238,3 +247,16 @@ def _train(
         counts = ", ".join(f"{n} {key.removeprefix('dropped/')}" for key, n in trainer.dropped.items())
         logger.info("Boxes that augmentation took out of training: %s.", counts)
     return saver.results, trainer.seconds
+
+
+def _load(checkpointer: TinyCheckpointer, trainer: Trainer, ema: ModelEMA | None, init: str, resume: bool) -> int:
+    """Load the last checkpoint or the initial weights; returns the iteration to start at."""
+    if resume and checkpointer.has_checkpoint():
+        checkpointer.load_all()
+        logger.info("Resuming at iteration %d.", trainer.iter + 1)
+        return trainer.iter + 1
+    if init:
+        checkpointer.load(init, checkpointables=[])
+        if ema is not None:
+            ema.reset()
+    return 0

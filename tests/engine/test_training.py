@@ -239,6 +239,17 @@ def test_a_new_run_in_a_used_folder_does_not_mix(datasets, tmp_path):
     assert (tmp_path / "metrics.previous.json").is_file()
 
 
+def test_resume_with_another_config_is_refused(datasets, tmp_path):
+    run(load_config(CONFIG, settings(tmp_path, "train.max_iter=1")))
+    with pytest.raises(CheckpointError, match="training of another config"):
+        run(load_config(CONFIG, settings(tmp_path, "model.roi_heads.box_head.fc_dims=[16,16]")), resume=True)
+
+
+def test_a_refused_value_is_told_with_its_key(datasets, tmp_path):
+    with pytest.raises(ConfigError, match=r"model: HLAAssigner: ratio must be in \(0, 1\], got 2"):
+        run(load_config(CONFIG, settings(tmp_path, "model.proposal_generator.assigner.ratio=2")))
+
+
 def test_strict_weights(tmp_path):
     model = torch.nn.Linear(2, 2)
     before = model.weight.detach().clone()
