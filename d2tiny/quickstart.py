@@ -26,7 +26,7 @@ __all__ = ["quickstart"]
 CONFIG = "quick/faster_rcnn_r18_efpnbs_rfla_dcloss"
 TRAIN_SCENES, VAL_SCENES = 400, 60
 # Chosen so that training and evaluation stay under ten minutes on two cores.
-ITERATIONS = 800
+ITERATIONS = 650
 PICTURES = 8
 SCORE = 0.4
 
