@@ -15,7 +15,6 @@ _PARTS = _OPS | {"layers", "modeling.priors", "modeling.targets"}
 _HEADS = _PARTS | {"modeling.assigners", "modeling.losses", "modeling.build"}
 _MODELING = _HEADS | {
     "modeling",
-    "modeling.backbone",
     "modeling.necks",
     "modeling.proposal_generator",
     "modeling.roi_heads",
@@ -34,8 +33,7 @@ ALLOWED = {
     "modeling.assigners": _OPS | {"modeling.priors"},
     "modeling.losses": _OPS,
     "modeling.necks": _OPS | {"layers"},
-    "modeling.backbone": _OPS | {"layers", "modeling.necks"},
-    "modeling.build": _OPS | {"modeling.assigners", "modeling.losses"},
+    "modeling.build": _OPS | {"modeling.assigners", "modeling.losses", "modeling.necks"},
     "modeling.proposal_generator": _HEADS,
     "modeling.roi_heads": _HEADS,
     "modeling.meta_arch": _MODELING,

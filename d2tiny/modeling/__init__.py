@@ -1,7 +1,7 @@
 """All parts of detectors. Importing this registers them with Detectron2."""
 
 from d2tiny.modeling.assigners import HLAAssigner, MaxIoUAssigner
-from d2tiny.modeling.backbone.resnet_efpn_bs import build_resnet_efpnbs_backbone
+from d2tiny.modeling.build import build_resnet_efpnbs_backbone
 from d2tiny.modeling.losses import DCLoss, IoULoss, SmoothL1Loss
 from d2tiny.modeling.meta_arch import LazyModel
 from d2tiny.modeling.necks import EFPNBS, NeckedBackbone

@@ -1,15 +1,19 @@
-"""From a yacs config to assigners and losses: the registry boundary that the heads' ``from_config`` share."""
+"""The registry boundary: from a yacs config to assigners, losses and backbones with necks."""
 
 from __future__ import annotations
 
 from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.backbone import BACKBONE_REGISTRY
+from detectron2.modeling.backbone.fpn import build_resnet_fpn_backbone
 
 from d2tiny.modeling.assigners import Assigner, HLAAssigner, MaxIoUAssigner
 from d2tiny.modeling.losses import BoxLoss, DCLoss, IoULoss, SmoothL1Loss
+from d2tiny.modeling.necks import EFPNBS, NeckedBackbone
 from d2tiny.utils.errors import ConfigError, did_you_mean
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
 
-__all__ = ["build_box_loss", "build_rpn_assigner"]
+__all__ = ["build_box_loss", "build_resnet_efpnbs_backbone", "build_rpn_assigner"]
 
 _BOX_LOSSES = ("smooth_l1", "giou", "diou", "ciou", "dcloss")
 
@@ -52,3 +56,19 @@ def build_box_loss(cfg: CfgNode, kind: str, beta: float, key: str) -> BoxLoss:
     if kind in _BOX_LOSSES:
         return IoULoss(kind=kind)
     raise ConfigError(f"{key}: unknown box loss '{kind}'. {did_you_mean(kind, _BOX_LOSSES)}")
+
+
+@BACKBONE_REGISTRY.register()
+def build_resnet_efpnbs_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> NeckedBackbone:
+    """Build ``MODEL.RESNETS`` + ``MODEL.FPN`` + ``MODEL.EFPNBS``; the pyramid is p2..p6 as from FPN alone."""
+    node = cfg.MODEL.EFPNBS
+    neck = EFPNBS(
+        channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        pairs=node.PAIRS,
+        cem=node.CEM,
+        fbsm=node.FBSM,
+        mid_channels=node.MID_CHANNELS,
+        gate_channels=node.GATE_CHANNELS,
+        residual=node.RESIDUAL,
+    )
+    return NeckedBackbone(backbone=build_resnet_fpn_backbone(cfg, input_shape), neck=neck)

@@ -1,1 +1,0 @@
-"""Backbone builders for the registry."""
