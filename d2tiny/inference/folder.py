@@ -25,6 +25,13 @@ __all__ = ["collect_images", "dataset_classes", "predict_folder"]
 
 logger = logging.getLogger(__name__)
 
+# Full colour resolution: subsampled colours would wash out lines of one pixel.
+_JPEG = [
+    cv2.IMWRITE_JPEG_QUALITY,
+    95,
+    cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+    cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+]
 _ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 
 
@@ -135,7 +142,7 @@ def predict_folder(
         boxes = found.pred_boxes.tensor.numpy()
         items = Boxes2D(boxes, found.pred_classes.numpy(), found.scores.numpy())
         picture = draw_boxes(np.ascontiguousarray(image[:, :, ::-1]), items, names, title=path.name)
-        if not cv2.imwrite(str(target), picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95]):
+        if not cv2.imwrite(str(target), picture[:, :, ::-1], _JPEG):
             failed.append(f"{target}: cannot write this picture")
         height, width = image.shape[:2]
         result["images"].append({"id": number, "file_name": str(path), "width": width, "height": height})

@@ -82,7 +82,8 @@ def draw_boxes(
 
 def _legend(width: int, items: Boxes2D, class_names: Sequence[str], title: str) -> np.ndarray:
     """A strip with the title and one entry for each class that occurs; wraps where it is narrow."""
-    size, pad = 15, 8
+    size = max(15, width // 90)  # readable when a large scene is shown as a whole
+    pad = size // 2
     font = _font(size)
     counts = np.bincount(items.classes.astype(np.int64), minlength=len(class_names))
     entries: list[tuple[str, tuple[int, int, int] | None]] = [(title, None)] if title else []
