@@ -55,18 +55,17 @@ def train(config: str, seed: int, work: Path, results: Path, overrides: list[str
 
 def table(results: Path) -> str:
     """Mean and half range over the seeds, one row a config."""
-    lines = ["| config | runs | " + " | ".join(METRICS) + " | min/run |", "|---|" + "---|" * (len(METRICS) + 2)]
+    lines = ["| config | runs | " + " | ".join(METRICS) + " |", "|---|" + "---|" * (len(METRICS) + 1)]
     for config, title in CONFIGS.items():
         records = [json.loads(f.read_text()) for f in sorted(results.glob(f"{config}_seed*.json"))]
         if not records:
-            lines.append(f"| {title} | 0 |" + " not run |" * (len(METRICS) + 1))
+            lines.append(f"| {title} | 0 |" + " not run |" * len(METRICS))
             continue
         cells = []
         for metric in METRICS:
             values = [r["metrics"][metric] for r in records]
             cells.append(f"{statistics.mean(values):.1f} ± {(max(values) - min(values)) / 2:.1f}")
-        minutes = statistics.mean(r["seconds"] for r in records) / 60
-        lines.append(f"| {title} | {len(records)} | " + " | ".join(cells) + f" | {minutes:.0f} |")
+        lines.append(f"| {title} | {len(records)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
