@@ -8,7 +8,8 @@ from d2tiny.utils.env import require_detectron2
 
 require_detectron2()
 
-from d2tiny import model_zoo, modeling  # noqa: E402
+# compat comes first: it silences warnings that Detectron2 causes when it is imported.
+from d2tiny import compat, model_zoo, modeling  # noqa: E402
 from d2tiny.config import add_d2tiny_config  # noqa: E402
 from d2tiny.data.datasets import register_builtin, register_coco_like  # noqa: E402
 
@@ -16,4 +17,4 @@ __version__ = "0.1.0"
 
 register_builtin()
 
-__all__ = ["__version__", "add_d2tiny_config", "model_zoo", "modeling", "register_coco_like"]
+__all__ = ["__version__", "add_d2tiny_config", "compat", "model_zoo", "modeling", "register_coco_like"]
