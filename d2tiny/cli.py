@@ -65,12 +65,17 @@ def _train_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _train_config(args: argparse.Namespace) -> DictConfig:
-    """Register the user's data and load the config."""
+def register_given(args: argparse.Namespace) -> None:
+    """Register what ``--register`` names."""
     for name, json_file, images in args.register:
         register_coco_like(name, json_file, images)
+
+
+def _train_config(args: argparse.Namespace) -> DictConfig:
+    """Register the user's data and load the config."""
+    register_given(args)
     path = find_config(args.config_file)
-    if path.suffix in (".yaml", ".yml") and is_yacs(path.read_text()):
+    if is_yacs(path):
         return lazy_from_yacs(path, args.overrides)
     return load_config(path, args.overrides)
 
@@ -91,9 +96,9 @@ def train_main(argv: Sequence[str] | None = None) -> int:
     args = _train_parser().parse_intermixed_args(argv)
 
     def action() -> None:
-        # Loaded and checked here too, so that a mistake is said once and before processes start.
         cfg = _train_config(args)
-        validate_config(cfg, splits=("test",) if args.eval_only else ("train", "test"))
+        if args.num_gpus > 1:  # checked here too, so that a mistake is said once and before processes start
+            validate_config(cfg, splits=("test",) if args.eval_only else ("train", "test"))
         launch(_train_worker, args.num_gpus, device=cfg.train.device, args=(args,))
 
     return guarded(action)
@@ -123,8 +128,7 @@ def demo_main(argv: Sequence[str] | None = None) -> int:
     failed: list[str] = []
 
     def action() -> None:
-        for name, json_file, images in args.register:
-            register_coco_like(name, json_file, images)
+        register_given(args)
         if not Path(args.weights).is_file():
             raise CheckpointError(f"--weights {args.weights}: no such file.")
         cfg = model_zoo.get_cfg(args.config, args.weights, args.opts, args.device)

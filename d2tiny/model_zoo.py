@@ -17,10 +17,10 @@ from detectron2.config import CfgNode
 from detectron2.config import get_cfg as _detectron2_cfg
 from omegaconf import DictConfig, OmegaConf
 
-from d2tiny.config.defaults import add_d2tiny_config
+from d2tiny.config.defaults import add_d2tiny_config, read_key
 from d2tiny.config.lazy import config_names, find_config, load_config
 from d2tiny.config.native import is_yacs, merge_yacs
-from d2tiny.modeling.meta_arch.lazy import SHARED_KEYS, read_key
+from d2tiny.modeling.meta_arch.lazy import SHARED_KEYS
 from d2tiny.utils.env import resolve_device
 from d2tiny.utils.errors import ConfigError
 
@@ -61,7 +61,7 @@ def get_cfg(name: str, weights: str = "", overrides: Sequence[str] = (), device:
     add_d2tiny_config(cfg)
     cfg.MODEL.DEVICE = resolve_device(device)
     path = find_config(name)
-    if path.suffix in (".yaml", ".yml") and is_yacs(path.read_text()):
+    if is_yacs(path):
         merge_yacs(cfg, str(path), overrides)
     else:
         _point_at_lazy(cfg, str(path.resolve()), list(overrides))

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-__all__ = ["add_d2tiny_config"]
+__all__ = ["add_d2tiny_config", "read_key"]
+
+
+def read_key(cfg: CfgNode, key: str) -> object:
+    """Return ``cfg.A.B`` of the dotted key ``A.B``."""
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg
 
 
 def add_d2tiny_config(cfg: CfgNode) -> None:

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from d2tiny.config.signature import accepted_parameters, resolve_target
 from d2tiny.utils.errors import ConfigError, did_you_mean
+from d2tiny.utils.files import write_text
 from d2tiny.utils.registry import find_component
 
 __all__ = [
@@ -97,9 +98,7 @@ def save_config(cfg: DictConfig, path: Path) -> None:
     # Keys keep their order: modules are built, and random weights drawn, in the order of the arguments.
     text = yaml.dump(_with_names(content, ""), sort_keys=False, allow_unicode=True, width=1000)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
+    write_text(path, text)
 
 
 def _with_names(node: Any, key: str) -> Any:

@@ -10,7 +10,7 @@ from detectron2.modeling import build_model
 from omegaconf import DictConfig
 from torch import nn
 
-from d2tiny.config.defaults import add_d2tiny_config
+from d2tiny.config.defaults import add_d2tiny_config, read_key
 from d2tiny.config.lazy import apply_overrides, load_config
 from d2tiny.utils.errors import ConfigError, did_you_mean
 
@@ -24,9 +24,11 @@ def build_yacs_model(*, yaml: str) -> nn.Module:
     return build_model(cfg)
 
 
-def is_yacs(text: str) -> bool:
-    """Whether a YAML text is a native Detectron2 config rather than a saved lazy one."""
-    keys = {line.split(":", 1)[0] for line in text.splitlines() if line and not line[0].isspace()}
+def is_yacs(path: Path) -> bool:
+    """Whether a config file is a native Detectron2 YAML rather than a lazy config, saved as YAML or not."""
+    if path.suffix not in (".yaml", ".yml"):
+        return False
+    keys = {line.split(":", 1)[0] for line in path.read_text().splitlines() if line and not line[0].isspace()}
     return bool(keys & {"MODEL", "_BASE_", "SOLVER", "DATASETS", "INPUT", "TEST"})
 
 
@@ -75,11 +77,9 @@ _FIXED = {
 
 def _refuse_unsupported(cfg: CfgNode) -> None:
     for key, value in _FIXED.items():
-        node = cfg
-        for part in key.split("."):
-            node = node[part]
-        if node != value:
-            raise ConfigError(f"{key}={node!r} has no effect in d2tiny's trainer; only {value!r} is supported here.")
+        given = read_key(cfg, key)
+        if given != value:
+            raise ConfigError(f"{key}={given!r} has no effect in d2tiny's trainer; only {value!r} is supported here.")
     if cfg.SOLVER.CLIP_GRADIENTS.ENABLED and cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE != "norm":
         raise ConfigError("SOLVER.CLIP_GRADIENTS.CLIP_TYPE must be 'norm' here.")
     if len(cfg.DATASETS.TEST) != 1 or not cfg.DATASETS.TRAIN:

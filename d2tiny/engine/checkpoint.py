@@ -11,6 +11,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from d2tiny.utils.errors import CheckpointError
+from d2tiny.utils.files import write_text
 
 __all__ = ["TinyCheckpointer"]
 
@@ -45,10 +46,7 @@ class TinyCheckpointer(DetectionCheckpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Name the file that ``--resume`` takes; whole or not at all."""
-        path = Path(self.save_dir) / "last_checkpoint"
-        temporary = path.with_name(f".last_checkpoint.{os.getpid()}")
-        temporary.write_text(last_filename_basename)
-        temporary.replace(path)
+        write_text(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
 
     def load_all(self) -> None:
         """Load the checkpoint that ``--resume`` takes: model, optimizer, progress.

@@ -34,6 +34,7 @@ from d2tiny.engine.hooks import EMAHook, EvalAndSave, ProgressBar
 from d2tiny.engine.trainer import AMP_DTYPES, Trainer
 from d2tiny.utils.env import describe_hardware, resolve_device
 from d2tiny.utils.errors import ConfigError, D2TinyError
+from d2tiny.utils.files import write_text
 from d2tiny.utils.logs import setup_logs
 from d2tiny.utils.weights import load_weights
 
@@ -113,9 +114,7 @@ def _write_result(path: Path, cfg: DictConfig, meta: dict[str, Any], metrics: di
         "seconds": round(seconds, 1),
         "metrics": {k: None if math.isnan(v) else round(v, 3) for k, v in metrics.items()},
     }
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(record, indent=1) + "\n")
-    temporary.replace(path)
+    write_text(path, json.dumps(record, indent=1) + "\n")
 
 
 def run(

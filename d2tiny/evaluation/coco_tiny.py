@@ -29,6 +29,7 @@ from d2tiny.data.datasets.coco_like import (
 )
 from d2tiny.evaluation.protocols import Protocol, get_protocol
 from d2tiny.utils.errors import DatasetError
+from d2tiny.utils.files import write_text
 
 __all__ = ["TinyCOCOEvaluator", "evaluate_detections", "format_table", "load_ground_truth"]
 
@@ -276,10 +277,7 @@ class TinyCOCOEvaluator(COCOEvaluator):
                 if item["category_id"] in reverse:
                     detections.append({**item, "category_id": reverse[item["category_id"]]})
         if self._output_dir:
-            path = Path(self._output_dir) / "coco_instances_results.json"
-            temporary = path.with_name(f".{path.name}")
-            temporary.write_text(json.dumps(detections))
-            temporary.replace(path)
+            write_text(Path(self._output_dir) / "coco_instances_results.json", json.dumps(detections))
         self._results["bbox"] = evaluate_detections(self._truth, detections, self.protocol, img_ids)
         self._logger.info(
             "%s (%s protocol, %d images, %d detections)\n%s",

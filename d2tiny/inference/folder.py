@@ -18,6 +18,7 @@ from detectron2.engine import DefaultPredictor
 from tqdm import tqdm
 
 from d2tiny.utils.errors import ConfigError, DatasetError
+from d2tiny.utils.files import write_text
 from d2tiny.utils.weights import load_weights
 from d2tiny.visualization import Boxes2D, draw_boxes
 
@@ -159,7 +160,5 @@ def predict_folder(
                     "iscrowd": 0,
                 }
             )
-    temporary = output / ".detections.json"
-    temporary.write_text(json.dumps(result))
-    temporary.replace(output / "detections.json")
+    write_text(output / "detections.json", json.dumps(result))
     return failed

@@ -90,6 +90,16 @@ def test_ids_with_leading_zeros(tmp_path):
     assert len(record["annotations"]) == 1
 
 
+def test_mixed_and_repeated_image_ids(tmp_path):
+    images = [{"id": i, "file_name": f"{i}.png", "width": 100, "height": 80} for i in ("P1", 5)]
+    first, second = load_coco_like(dataset(tmp_path, [box([1, 2, 3, 4], image_id=5)], images=images))
+    assert (first["image_id"], second["image_id"], len(second["annotations"])) == (1, 2, 1)
+    for twice in (("P1", "P1"), (5, 5), (5, "5")):
+        images = [{"id": i, "file_name": "a.png", "width": 100, "height": 80} for i in twice]
+        with pytest.raises(DatasetError, match="occurs twice"):
+            load_coco_like(dataset(tmp_path, [], images=images))
+
+
 def test_losing_every_annotation_is_an_error(tmp_path):
     with pytest.raises(DatasetError, match="no annotation could be used: 1 annotations of an unknown image"):
         load_coco_like(dataset(tmp_path, [box([1, 2, 3, 4], image_id=5)]))

@@ -83,10 +83,11 @@ def image_numbers(images: list[dict[str, Any]], path: Path) -> dict[Any, int]:
     try:
         numbers = {raw: _number(raw) for raw in ids}
     except (TypeError, ValueError):
-        numbers = {raw: i for i, raw in enumerate(dict.fromkeys(map(str, ids)), start=1)}
-    if len(set(numbers.values())) != len(images):
-        twice = next(raw for raw in ids if ids.count(raw) > 1 or numbers.get(raw) is None)
-        raise DatasetError(f"{path}: image id {twice!r} occurs twice.")
+        numbers = {raw: i for i, raw in enumerate(dict.fromkeys(ids), start=1)}
+    seen = Counter(numbers[raw] for raw in ids)
+    twice = [raw for raw in ids if seen[numbers[raw]] > 1]
+    if twice:
+        raise DatasetError(f"{path}: image id {twice[0]!r} occurs twice.")
     return numbers
 
 
@@ -109,10 +110,9 @@ def category_numbers(categories: list[dict[str, Any]], path: Path) -> dict[Any, 
 
 
 def _class_map(
-    source: DatasetSource, path: Path, categories: list[dict[str, Any]]
+    source: DatasetSource, path: Path, categories: list[dict[str, Any]], numbers: dict[Any, int]
 ) -> tuple[dict[int, int], tuple[str, ...]]:
     """Map integer category ids to contiguous ids, by name where the class list is known."""
-    numbers = category_numbers(categories, path)
     names = {numbers[c["id"]]: str(c["name"]).strip() for c in categories}
     if source.classes is None:
         ordered = sorted(names)
@@ -187,7 +187,8 @@ def load_coco_like(source: DatasetSource) -> list[dict[str, Any]]:
     """
     path = source.json_file()
     data = read_coco_json(path)
-    id_map, classes = _class_map(source, path, data["categories"])
+    categories = category_numbers(data["categories"], path)
+    id_map, classes = _class_map(source, path, data["categories"], categories)
     numbers = image_numbers(data["images"], path)
     try:
         files = _find_images(source, path, data["images"])
@@ -215,9 +216,9 @@ def load_coco_like(source: DatasetSource) -> list[dict[str, Any]]:
         evaluator_type="coco",
     )
     report = LoadReport()
-    categories = {raw: id_map[n] for raw, n in category_numbers(data["categories"], path).items()}
+    contiguous = {raw: id_map[number] for raw, number in categories.items()}
     for annotation in data["annotations"]:
-        _add_annotation(annotation, records, categories, report)
+        _add_annotation(annotation, records, contiguous, report)
     if report.counts:
         logger.warning("%s: %s", path, report)
     if data["annotations"] and not any(r["annotations"] for r in records.values()):

@@ -95,13 +95,13 @@ class HLAAssigner(Assigner):
         if isinstance(priors, Tensor):
             matches = topk_dense(xyxy_to_cxcywh(priors.double()), gts, score, k)
         else:
-            matches = topk_grid(priors.lattices(), gts, score, k)
+            matches = topk_grid(priors.lattices, gts, score, k)
         return _first_k(matches, k) if self.tie == "index" else matches
 
     def _above(self, priors: Priors, gts: Tensor, score: ScoreFn) -> Matches:
         if isinstance(priors, Tensor):
             return above_dense(xyxy_to_cxcywh(priors.double()), gts, score, IGNORE_SCORE)
-        return above_grid(priors.lattices(), gts, score, IGNORE_SCORE)
+        return above_grid(priors.lattices, gts, score, IGNORE_SCORE)
 
     @staticmethod
     def _take(matches: Matches, num_priors: int) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from d2tiny.config.defaults import read_key
 from d2tiny.config.lazy import load_config
 from d2tiny.utils.errors import ConfigError
 
@@ -19,13 +20,6 @@ SHARED_KEYS = {
     "TEST.DETECTIONS_PER_IMAGE": "model.roi_heads.box_predictor.test_topk_per_image",
     "MODEL.ROI_HEADS.NUM_CLASSES": "model.roi_heads.num_classes",
 }
-
-
-def read_key(cfg: CfgNode, key: str) -> object:
-    """Return ``cfg.A.B`` of the dotted key ``A.B``."""
-    for part in key.split("."):
-        cfg = cfg[part]
-    return cfg
 
 
 def shared_overrides(cfg: CfgNode, lazy: DictConfig) -> None:

@@ -36,7 +36,7 @@ class GridLevel:
 class GridPriors:
     """The priors of an image: levels × rows × columns × cell anchors, in Detectron2's order.
 
-    Assigners use the description (:meth:`lattices`); :meth:`boxes` materialises the N boxes for decoding and for
+    Assigners use the description (:attr:`lattices`); :meth:`boxes` materialises the N boxes for decoding and for
     assigners without a windowed path.
     """
 
@@ -81,6 +81,7 @@ class GridPriors:
             return torch.zeros(0, 4)
         return torch.cat(self.level_boxes)
 
+    @cached_property
     def lattices(self) -> Lattices:
         """The description as tensors, one family for each cell anchor of each level."""
         columns: list[list[float]] = []
