@@ -7,6 +7,8 @@ import abc
 import torch
 from torch import Tensor, nn
 
+from d2tiny.utils.checks import upcast
+
 __all__ = ["BoxLoss", "reduce_loss"]
 
 
@@ -67,14 +69,14 @@ class BoxLoss(nn.Module, abc.ABC):
                 f"{tuple(target.shape)} must have the same shape."
             )
         with torch.autocast(pred.device.type, enabled=False):
-            return self.loss_weight * self._loss(pred, target, weight, avg_factor)
+            loss = reduce_loss(self._elementwise(upcast(pred), upcast(target)), weight, avg_factor)
+            penalty = self._penalty()
+            return self.loss_weight * (loss if penalty is None else loss + penalty)
 
     @abc.abstractmethod
-    def _loss(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None,
-        avg_factor: float | Tensor | None,
-    ) -> Tensor:
-        """Return the scalar loss without ``loss_weight``."""
+    def _elementwise(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Return (P,) or (P, 4) losses of float32 or float64 inputs."""
+
+    def _penalty(self) -> Tensor | None:
+        """Return a scalar on the loss's own parameters, added after the reduction, or None."""
+        return None

@@ -7,8 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from d2tiny.modeling.losses.base import BoxLoss, reduce_loss
-from d2tiny.utils.checks import upcast
+from d2tiny.modeling.losses.base import BoxLoss
 from d2tiny.utils.registry import BOX_LOSS_REGISTRY
 
 __all__ = ["DCLoss", "dc_loss", "dc_loss_slope"]
@@ -145,19 +144,16 @@ class DCLoss(BoxLoss):
             self.ema_delta.mul_(EMA_MOMENTUM).add_((1 - EMA_MOMENTUM) * mean.to(self.ema_delta))
             self.ema_delta.clamp_(*DELTA_RANGE)
 
-    def _loss(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None,
-        avg_factor: float | Tensor | None,
-    ) -> Tensor:
-        error = (upcast(pred) - upcast(target)).abs()
+    def _elementwise(self, pred: Tensor, target: Tensor) -> Tensor:
+        error = (pred - target).abs()
         if self.learnable == "ema" and self.training:
             self._update_ema(error)
         k, delta = self.parameters_now()
-        loss = reduce_loss(dc_loss(error, k=k, delta=delta, mode=self.mode), weight, avg_factor)
-        if self.learnable == "bounded":
-            pull = ((k - 10) / 10) ** 2 + ((delta - 0.15) / 0.15) ** 2
-            loss = loss + PRIOR_WEIGHT * pull
-        return loss
+        return dc_loss(error, k=k, delta=delta, mode=self.mode)
+
+    def _penalty(self) -> Tensor | None:
+        """Pull learned parameters towards the published values."""
+        if self.learnable != "bounded":
+            return None
+        k, delta = self.parameters_now()
+        return torch.as_tensor(PRIOR_WEIGHT * (((k - 10) / 10) ** 2 + ((delta - 0.15) / 0.15) ** 2))

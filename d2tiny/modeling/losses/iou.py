@@ -11,8 +11,7 @@ from torchvision.ops import (
     generalized_box_iou_loss,
 )
 
-from d2tiny.modeling.losses.base import BoxLoss, reduce_loss
-from d2tiny.utils.checks import upcast
+from d2tiny.modeling.losses.base import BoxLoss
 from d2tiny.utils.errors import did_you_mean
 from d2tiny.utils.registry import BOX_LOSS_REGISTRY
 
@@ -42,12 +41,5 @@ class IoULoss(BoxLoss):
             raise ValueError(f"IoULoss: unknown kind '{kind}'. {did_you_mean(kind, _KINDS)}")
         self.kind = kind
 
-    def _loss(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None,
-        avg_factor: float | Tensor | None,
-    ) -> Tensor:
-        loss = _KINDS[self.kind](upcast(pred), upcast(target), reduction="none")
-        return reduce_loss(loss, weight, avg_factor)
+    def _elementwise(self, pred: Tensor, target: Tensor) -> Tensor:
+        return _KINDS[self.kind](pred, target, reduction="none")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from d2tiny.modeling.losses.base import BoxLoss, reduce_loss
-from d2tiny.utils.checks import upcast
+from d2tiny.modeling.losses.base import BoxLoss
 from d2tiny.utils.registry import BOX_LOSS_REGISTRY
 
 __all__ = ["SmoothL1Loss"]
@@ -29,12 +28,5 @@ class SmoothL1Loss(BoxLoss):
             raise ValueError(f"SmoothL1Loss: beta must be >= 0, got {beta}.")
         self.beta = beta
 
-    def _loss(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None,
-        avg_factor: float | Tensor | None,
-    ) -> Tensor:
-        loss = F.smooth_l1_loss(upcast(pred), upcast(target), reduction="none", beta=self.beta)
-        return reduce_loss(loss, weight, avg_factor)
+    def _elementwise(self, pred: Tensor, target: Tensor) -> Tensor:
+        return F.smooth_l1_loss(pred, target, reduction="none", beta=self.beta)
