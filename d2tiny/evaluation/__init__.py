@@ -1,13 +1,24 @@
 """Evaluation by protocol."""
 
 from d2tiny.evaluation.coco_tiny import TinyCOCOEvaluator, evaluate_detections, format_table
-from d2tiny.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
+from d2tiny.evaluation.engine import EvaluationResult, evaluate_arrays
+from d2tiny.evaluation.files import load_detections, load_ground_truth, write_detections
+from d2tiny.evaluation.protocols import PROTOCOLS, Protocol, get_protocol, make_protocol
+from d2tiny.evaluation.tables import Detections, GroundTruth
 
 __all__ = [
     "PROTOCOLS",
+    "Detections",
+    "EvaluationResult",
+    "GroundTruth",
     "Protocol",
     "TinyCOCOEvaluator",
+    "evaluate_arrays",
     "evaluate_detections",
     "format_table",
     "get_protocol",
+    "load_detections",
+    "load_ground_truth",
+    "make_protocol",
+    "write_detections",
 ]

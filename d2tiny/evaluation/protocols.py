@@ -5,18 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Any, Literal
 
 import numpy as np
 
 from d2tiny.utils.errors import ConfigError, did_you_mean
 
-__all__ = ["PROTOCOLS", "Protocol", "get_protocol"]
+__all__ = ["INFINITE", "PROTOCOLS", "Integrator", "Protocol", "get_protocol", "make_protocol"]
 
-_INFINITE = 1e10
+INFINITE = 1e10
+
+Integrator = Literal["coco101", "voc_area", "voc07", "lerp101"]
+_INTEGRATORS = ("coco101", "voc_area", "voc07", "lerp101")
 
 
 def _coco_ious() -> tuple[float, ...]:
     return tuple(np.linspace(0.5, 0.95, 10).tolist())
+
+
+def _frozen(areas: Mapping[str, Sequence[float]]) -> Mapping[str, tuple[float, float]]:
+    return MappingProxyType({str(label): (float(low), float(high)) for label, (low, high) in areas.items()})
 
 
 @dataclass(frozen=True)
@@ -25,15 +33,62 @@ class Protocol:
 
     Attributes:
         name: of the protocol.
-        areas: area bins in px², label → (low, high), closed at both ends; metric ``AP{label}``.
-        max_dets: detections of an image that count, rising; AP uses the last, ``AR@k`` each.
+        areas: area bins in px², label → (low, high), closed at both ends; metrics ``AP{label}``, ``AR{label}``.
+        max_dets: detections of an image and class that count, rising; AP uses the last, ``AR@k`` each.
         iou_thresholds: AP is the mean over them.
+        extra_ious: thresholds whose AP is reported besides, and which are no part of the mean (0.25 → ``AP25``).
+        integrators: how the precision-recall curve becomes one number; the first gives AP, the others are reported
+            as ``AP50_{integrator}``. ``coco101``: envelope at 101 recalls; ``voc_area``: area under the envelope;
+            ``voc07``: mean of the envelope at 11 recalls; ``lerp101``: trapezoid over 101 points of the linearly
+            interpolated envelope (as YOLO repositories do).
+        matching: ``coco`` – a detection takes the best object that is still free, ignored ones last; ``voc`` – it
+            looks at its best object only, and is false if that is taken.
+        overlap_plus_one: sides are counted as ``x2 - x1 + 1`` (VOC's integer pixels).
+        strict_overlap: a match needs IoU > threshold instead of ≥.
+        base_area: what "all" means for AP and AR, px², closed at both ends; larger objects are ignored.
+        ap_limit: detections that count for AP, instead of the last of ``max_dets``.
+        olrp: report optimal LRP (at the first threshold) and the score thresholds where it is reached.
+        class_mean: ``classes`` – each class with objects counts once; ``images`` – as often as images hold it.
+        count_ignored: ignored objects are part of the recall's denominator (VisDrone's toolkit).
+        drop_in_regions: objects and detections half inside an image's ignored regions are removed beforehand
+            (VisDrone), instead of counting the regions as crowds of every class.
+        limit_per_image: ``max_dets`` counts the detections of an image over all classes.
     """
 
     name: str
     areas: Mapping[str, tuple[float, float]]
     max_dets: tuple[int, ...]
     iou_thresholds: tuple[float, ...] = field(default_factory=_coco_ious)
+    extra_ious: tuple[float, ...] = ()
+    integrators: tuple[Integrator, ...] = ("coco101",)
+    matching: Literal["coco", "voc"] = "coco"
+    overlap_plus_one: bool = False
+    strict_overlap: bool = False
+    base_area: tuple[float, float] = (0.0, INFINITE)
+    ap_limit: int | None = None
+    olrp: bool = False
+    class_mean: Literal["classes", "images"] = "classes"
+    count_ignored: bool = False
+    drop_in_regions: bool = False
+    limit_per_image: bool = False
+
+    def __post_init__(self) -> None:
+        limits = self.max_dets
+        if not limits or limits[0] < 1 or list(limits) != sorted(set(limits)):
+            raise ConfigError(f"max_dets must be positive and rising, got {limits}.")
+        if self.ap_limit is not None and not 0 < self.ap_limit <= limits[-1]:
+            raise ConfigError(f"ap_limit={self.ap_limit} must lie in 1..{limits[-1]}, the last of max_dets.")
+        for label, (low, high) in {**self.areas, "all": self.base_area}.items():
+            if not 0 <= low < high:
+                raise ConfigError(f"Area bin '{label}' must have 0 <= low < high in px², got {low}:{high}.")
+        for value in (*self.iou_thresholds, *self.extra_ious):
+            if not 0 < value <= 1:
+                raise ConfigError(f"IoU thresholds lie in (0, 1], got {value}.")
+        for name in self.integrators:
+            if name not in _INTEGRATORS:
+                raise ConfigError(f"Unknown integrator '{name}'. {did_you_mean(name, _INTEGRATORS)}")
+        if not self.iou_thresholds or not self.integrators:
+            raise ConfigError(f"Protocol '{self.name}' needs an IoU threshold and an integrator.")
 
     def with_max_dets(self, max_dets: Sequence[int]) -> Protocol:
         """Return the protocol with other limits.
@@ -42,31 +97,49 @@ class Protocol:
             ConfigError: limits that are not positive and rising.
         """
         limits = tuple(int(k) for k in max_dets)
-        if not limits or limits[0] < 1 or list(limits) != sorted(set(limits)):
-            raise ConfigError(f"max_dets must be positive and rising, got {limits}.")
-        return replace(self, max_dets=limits)
+        return replace(self, max_dets=limits, ap_limit=None)
+
+    def with_areas(self, areas: Mapping[str, Sequence[float]]) -> Protocol:
+        """Return the protocol with other area bins, label → (low, high) in px².
+
+        Raises:
+            ConfigError: a bin that is empty or negative.
+        """
+        return replace(self, areas=_frozen(areas))
+
+    def all_areas(self) -> np.ndarray:
+        """Return (A, 2) bounds in px²: the base area, then the bins."""
+        return np.array([self.base_area, *self.areas.values()], dtype=np.float64)
 
 
 # aitodpycocotools 12.0.3: an object of exactly 64 px² counts as very tiny and as tiny.
-_AITOD = Protocol(
-    name="aitod",
-    areas=MappingProxyType(
-        {
-            "vt": (0.0, 8.0**2),
-            "t": (8.0**2, 16.0**2),
-            "s": (16.0**2, 32.0**2),
-            "m": (32.0**2, _INFINITE),
-        }
-    ),
-    max_dets=(1, 100, 1500),
-)
-_COCO = Protocol(
-    name="coco",
-    areas=MappingProxyType({"s": (0.0, 32.0**2), "m": (32.0**2, 96.0**2), "l": (96.0**2, _INFINITE)}),
-    max_dets=(1, 10, 100),
-)
+_AITOD_AREAS = _frozen({"vt": (0, 8**2), "t": (8**2, 16**2), "s": (16**2, 32**2), "m": (32**2, INFINITE)})
+_VOC: dict[str, Any] = {"areas": _frozen({}), "iou_thresholds": (0.5,), "matching": "voc"}
 
-PROTOCOLS: dict[str, Protocol] = {p.name: p for p in (_AITOD, _COCO)}
+_ALL = (
+    Protocol("aitod", _AITOD_AREAS, (1, 100, 1500), olrp=True),
+    Protocol("coco", _frozen({"s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, INFINITE)}), (1, 10, 100)),
+    # DOTA-v2's horizontal boxes as the tiny-object papers report them: COCO json of tiles, AI-TOD's bins.
+    Protocol("dota_hbb", _AITOD_AREAS, (300, 1000, 3000), olrp=True),
+    # dota_evaluation_task2.py of the devkit: VOC matching, +1, > 0.5, 11 points, on whole images.
+    Protocol("dota_task2", max_dets=(1_000_000,), overlap_plus_one=True, strict_overlap=True,
+             integrators=("voc07", "voc_area"), **_VOC),
+    # No official script exists and papers differ, so that all integrators are reported.
+    Protocol("dior", max_dets=(1_000_000,), integrators=("voc_area", "voc07", "coco101", "lerp101"), **_VOC),
+    Protocol("visdrone", _frozen({}), (1, 10, 100, 500), integrators=("voc_area",), class_mean="images",
+             count_ignored=True, drop_in_regions=True, limit_per_image=True),
+    # The same matching and limits, but every class once and recall over the objects that must be found.
+    Protocol("visdrone_unique", _frozen({}), (1, 10, 100, 500), integrators=("voc_area",), drop_in_regions=True,
+             limit_per_image=True),
+    # SODA / CFINet (sodadeval.py): AP is that of "Small", every AP counts 100 detections, objects over 2,000 px²
+    # are ignored.
+    Protocol("soda", _frozen({"eS": (0, 12**2), "rS": (12**2, 20**2), "gS": (20**2, 32**2), "Normal": (32**2, 2000)}),
+             (100, 300, 1000), base_area=(0.0, 32.0**2), ap_limit=100),
+    Protocol("scalebridge", _frozen({"vt": (0, 8**2), "t": (8**2, 16**2), "s": (16**2, 32**2), "m": (32**2, 96**2),
+                                     "l": (96**2, INFINITE)}), (1, 100, 1500), olrp=True),
+)  # fmt: skip
+
+PROTOCOLS: dict[str, Protocol] = {p.name: p for p in _ALL}
 
 
 def get_protocol(protocol: str | Protocol) -> Protocol:
@@ -80,3 +153,31 @@ def get_protocol(protocol: str | Protocol) -> Protocol:
     if protocol not in PROTOCOLS:
         raise ConfigError(f"Unknown protocol '{protocol}'. {did_you_mean(protocol, PROTOCOLS)}")
     return PROTOCOLS[protocol]
+
+
+def make_protocol(
+    protocol: str | Protocol,
+    *,
+    max_dets: Sequence[int] | None = None,
+    areas: Mapping[str, Sequence[float]] | None = None,
+    extra_ious: Sequence[float] | None = None,
+) -> Protocol:
+    """Return a protocol with some of its data replaced; None keeps them.
+
+    Args:
+        protocol: name or :class:`Protocol`.
+        max_dets: see :class:`Protocol`.
+        areas: label → (low, high) in px².
+        extra_ious: thresholds reported besides the mean.
+
+    Raises:
+        ConfigError: unknown name or values outside their range.
+    """
+    result = get_protocol(protocol)
+    if max_dets is not None:
+        result = result.with_max_dets(max_dets)
+    if areas is not None:
+        result = result.with_areas(areas)
+    if extra_ious is not None:
+        result = replace(result, extra_ious=tuple(float(v) for v in extra_ious))
+    return result

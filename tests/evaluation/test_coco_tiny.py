@@ -94,8 +94,8 @@ def test_equals_pycocotools(seed):
     if seed % 3 == 0:
         protocol = protocol.with_max_dets((1, 3, 7))
     ours, theirs = evaluate_detections(truth, found, protocol), pycoco(truth, found, protocol)
-    assert list(ours) == list(theirs)
-    np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=0, atol=1e-12)
+    assert set(theirs) <= set(ours)
+    np.testing.assert_allclose([ours[k] for k in theirs], list(theirs.values()), rtol=0, atol=1e-12)
 
 
 def one_object(**more):

@@ -17,6 +17,7 @@ from d2tiny.data.datasets.source import DatasetSource
 from d2tiny.utils.errors import DatasetError
 
 __all__ = [
+    "REGION_KEYS",
     "LoadReport",
     "category_numbers",
     "image_numbers",
@@ -27,6 +28,10 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+# Lists of XYWH boxes that an image may have besides its annotations. Both hold for all classes and are neither learned
+# nor punished; ``ignored_regions`` are areas without labels, ``ignored_boxes`` single objects of no class.
+REGION_KEYS = ("ignored_regions", "ignored_boxes")
 
 
 @dataclass

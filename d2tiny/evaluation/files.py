@@ -1,0 +1,240 @@
+"""COCO json files to arrays and back, fast and in little memory."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+import msgspec
+import numpy as np
+
+from d2tiny.data.datasets.coco_like import (
+    LoadReport,
+    category_numbers,
+    image_numbers,
+    is_ignored,
+    read_box,
+    read_coco_json,
+)
+from d2tiny.evaluation.tables import Detections, GroundTruth, find_ids, ground_truth_from_dict
+from d2tiny.utils.errors import DatasetError
+from d2tiny.utils.files import open_whole
+
+__all__ = ["load_detections", "load_ground_truth", "write_detections"]
+
+logger = logging.getLogger(__name__)
+
+_BLOCK = 8 << 20  # bytes that are decoded at a time; a detection takes some hundred bytes as Python objects
+
+
+class _Detection(msgspec.Struct, gc=False):
+    """One entry of a COCO result file; other keys are skipped."""
+
+    image_id: int | str
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    score: float
+
+
+_Columns = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def load_ground_truth(path: Path) -> GroundTruth:
+    """Read a COCO json for evaluation, as leniently as the loader of training data.
+
+    Ids become numbers; annotations that are unreadable or of an unknown image or category are left out and counted;
+    ``ignore`` counts like ``iscrowd``. Boxes are neither clipped nor dropped for their size.
+
+    Raises:
+        DatasetError: the file is unusable as a whole.
+    """
+    data = read_coco_json(path)
+    images = image_numbers(data["images"], path)
+    categories = category_numbers(data["categories"], path)
+    outline = {
+        "images": [{**image, "id": images[image["id"]]} for image in data["images"]],
+        "categories": [{"id": categories[c["id"]], "name": c["name"]} for c in data["categories"]],
+    }
+    if all(raw == number for ids in (images, categories) for raw, number in ids.items()):
+        try:  # files without anything odd need no look at each annotation
+            truth = ground_truth_from_dict({**outline, "annotations": data["annotations"]})  # numbers are the ids
+            if np.isfinite(truth.boxes).all() and np.isfinite(truth.area).all():
+                return truth
+        except (KeyError, TypeError, ValueError):
+            pass
+    report = LoadReport()
+    annotations = []
+    for annotation in data["annotations"]:
+        box = read_box(annotation)
+        if annotation.get("image_id") not in images or annotation.get("category_id") not in categories:
+            box = "annotations of an unknown image or category"
+        if isinstance(box, str):
+            report.add(box, f"annotation id {annotation.get('id')}")
+            continue
+        annotations.append(
+            {
+                "image_id": images[annotation["image_id"]],
+                "category_id": categories[annotation["category_id"]],
+                "bbox": box,
+                "area": _area(annotation),
+                "iscrowd": is_ignored(annotation),
+            }
+        )
+    if report.counts:
+        logger.warning("%s: %s", path, report)
+    text_ids = {raw: number for raw, number in images.items() if isinstance(raw, str)}
+    return replace(ground_truth_from_dict({**outline, "annotations": annotations}), text_ids=text_ids)
+
+
+def _area(annotation: dict[str, Any]) -> float | None:
+    try:
+        area = float(annotation["area"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return area if np.isfinite(area) else None
+
+
+def _last_object(text: bytes) -> int:
+    """Start of the last ``{`` that follows ``},``; 0 if there is none."""
+    place = text.rfind(b"{")
+    while place > 0:
+        head = text[max(0, place - 200) : place].rstrip()
+        if head.endswith(b",") and head[:-1].rstrip().endswith(b"}"):
+            return place
+        place = text.rfind(b"{", 0, place)
+    return 0
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    """Cut a json array of objects into json arrays of about a block each.
+
+    A cut that falls into a string or a nested object gives an array that cannot be decoded, so that the caller notices.
+    """
+    rest = file.read(_BLOCK).lstrip()
+    if not rest.startswith(b"["):
+        raise msgspec.DecodeError("no array")
+    rest = rest[1:]
+    while block := file.read(_BLOCK):
+        text = rest + block
+        cut = _last_object(text)
+        if not cut:
+            rest = text
+            continue
+        yield b"[" + text[:cut].rstrip().rstrip(b",") + b"]"
+        rest = text[cut:]
+    yield b"[" + rest
+
+
+def _columns(entries: list[_Detection], images: Mapping[str, int], path: Path) -> _Columns:
+    """Arrays of some detections; ``images`` gives the number of a text id."""
+    ids = [d.image_id for d in entries]
+    try:
+        numbers = np.array([images.get(i, i) if isinstance(i, str) else i for i in ids], dtype=np.int64)
+    except ValueError as err:
+        raise DatasetError(f"{path}: an image id is neither a number nor in the ground truth ({err}).") from err
+    return (
+        numbers,
+        np.array([d.category_id for d in entries], dtype=np.int64),
+        np.array([d.bbox for d in entries], dtype=np.float64).reshape(-1, 4),
+        np.array([d.score for d in entries], dtype=np.float64),
+    )
+
+
+def load_detections(path: Path, truth: GroundTruth) -> Detections:
+    """Read detections of the images of a ground truth.
+
+    Args:
+        path: COCO result json (a list of ``image_id, category_id, bbox, score``), or an object with ``images,
+            categories, annotations`` whose annotations have scores (as ``tools/demo.py`` writes), which is matched by
+            file and class names. A list is streamed, so that memory stays near that of the arrays.
+        truth: what they belong to.
+
+    Raises:
+        DatasetError: not json, a detection without a number or with NaN, an unknown image or category.
+    """
+    decoder = msgspec.json.Decoder(list[_Detection])
+    try:
+        with path.open("rb") as file:
+            columns = [_columns(decoder.decode(piece), truth.text_ids, path) for piece in _pieces(file)]
+    except FileNotFoundError as err:
+        raise DatasetError(f"{path}: no such file.") from err
+    except msgspec.DecodeError:
+        columns = [_columns(_entries_slowly(path, truth), truth.text_ids, path)]
+    image, category, boxes, scores = (np.concatenate(parts) for parts in zip(*columns, strict=True))
+    try:
+        return Detections(
+            find_ids(truth.image_ids, image, "image ids of the detections"),
+            find_ids(truth.category_ids, category, "category ids of the detections"),
+            boxes,
+            scores,
+        )
+    except DatasetError as err:
+        raise DatasetError(f"{path}: {err}") from err
+
+
+def _entries_slowly(path: Path, truth: GroundTruth) -> list[_Detection]:
+    """Read what the fast way does not: NaN as Python writes it, the layout with names, and files with a mistake."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as err:
+        raise DatasetError(f"{path} is not a valid json file: {err}. Was the writing process stopped?") from err
+    if isinstance(data, dict) and {"images", "categories", "annotations"} <= set(data):
+        return _entries(_named(data, truth, path), path)
+    if not isinstance(data, list):
+        raise DatasetError(f"{path}: expected a list of detections, or an object with images and annotations.")
+    return _entries(data, path)
+
+
+def _entries(data: list[Any], path: Path) -> list[_Detection]:
+    entries = []
+    for i, entry in enumerate(data):
+        try:
+            entries.append(msgspec.convert(entry, _Detection))
+        except msgspec.ValidationError as err:
+            raise DatasetError(f"{path}: detection {i} cannot be used: {err}.") from err
+    return entries
+
+
+def _named(data: dict[str, Any], truth: GroundTruth, path: Path) -> list[dict[str, Any]]:
+    """Detections of a json with its own ids, renumbered by file and class names."""
+    images = {PurePosixPath(name).name: int(i) for i, name in zip(truth.image_ids, truth.file_names, strict=True)}
+    classes = {name: int(i) for i, name in zip(truth.category_ids, truth.classes, strict=True)}
+    try:
+        image_of = {image["id"]: images.get(PurePosixPath(image["file_name"]).name) for image in data["images"]}
+        class_of = {c["id"]: classes.get(str(c["name"]).strip()) for c in data["categories"]}
+        result = []
+        for i, entry in enumerate(data["annotations"]):
+            image, category = image_of[entry["image_id"]], class_of[entry["category_id"]]
+            if image is None or category is None:
+                raise DatasetError(f"{path}: the file or class name of detection {i} is not in the ground truth.")
+            result.append({**entry, "image_id": image, "category_id": category})
+    except (KeyError, TypeError) as err:
+        raise DatasetError(f"{path}: a key is missing or unknown: {err}.") from err
+    return result
+
+
+def write_detections(path: Path, truth: GroundTruth, found: Detections) -> None:
+    """Write a COCO result json, whole or not at all."""
+    encoder = msgspec.json.Encoder()
+    images, categories = truth.image_ids[found.image], truth.category_ids[found.category]
+    with open_whole(path) as file:
+        file.write(b"[")
+        for start in range(0, len(found), 50_000):
+            part = slice(start, start + 50_000)
+            entries = [
+                _Detection(*entry)
+                for entry in zip(
+                    images[part].tolist(),
+                    categories[part].tolist(),
+                    map(tuple, found.boxes[part].tolist()),
+                    found.scores[part].tolist(),
+                    strict=True,
+                )
+            ]
+            file.write(b",\n" if start else b"")
+            file.write(encoder.encode(entries)[1:-1])
+        file.write(b"]\n")
