@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -13,16 +12,16 @@ import msgspec
 import numpy as np
 
 from d2tiny.data.datasets.coco_like import (
-    LoadReport,
     category_numbers,
     image_numbers,
     is_ignored,
     read_box,
     read_coco_json,
 )
+from d2tiny.data.findings import Findings
 from d2tiny.evaluation.tables import Detections, GroundTruth, find_ids, ground_truth_from_dict
 from d2tiny.utils.errors import DatasetError
-from d2tiny.utils.files import open_whole
+from d2tiny.utils.files import open_whole, read_json
 
 __all__ = ["load_detections", "load_ground_truth", "write_detections"]
 
@@ -66,7 +65,7 @@ def load_ground_truth(path: Path) -> GroundTruth:
                 return truth
         except (KeyError, TypeError, ValueError):
             pass
-    report = LoadReport()
+    report = Findings()
     annotations = []
     for annotation in data["annotations"]:
         box = read_box(annotation)
@@ -84,8 +83,7 @@ def load_ground_truth(path: Path) -> GroundTruth:
                 "iscrowd": is_ignored(annotation),
             }
         )
-    if report.counts:
-        logger.warning("%s: %s", path, report)
+    report.log(logger, path)
     text_ids = {raw: number for raw, number in images.items() if isinstance(raw, str)}
     return replace(ground_truth_from_dict({**outline, "annotations": annotations}), text_ids=text_ids)
 
@@ -178,10 +176,7 @@ def load_detections(path: Path, truth: GroundTruth) -> Detections:
 
 def _entries_slowly(path: Path, truth: GroundTruth) -> list[_Detection]:
     """Read what the fast way does not: NaN as Python writes it, the layout with names, and files with a mistake."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as err:
-        raise DatasetError(f"{path} is not a valid json file: {err}. Was the writing process stopped?") from err
+    data = read_json(path)
     if isinstance(data, dict) and {"images", "categories", "annotations"} <= set(data):
         return _entries(_named(data, truth, path), path)
     if not isinstance(data, list):

@@ -13,3 +13,62 @@ AITOD_CLASSES: tuple[str, ...] = (
     "person",
     "wind-mill",
 )
+
+# VisDrone-DET numbers them 1..10; 0 is an ignored region, 11 "others".
+VISDRONE_CLASSES: tuple[str, ...] = (
+    "pedestrian",
+    "people",
+    "bicycle",
+    "car",
+    "van",
+    "truck",
+    "tricycle",
+    "awning-tricycle",
+    "bus",
+    "motor",
+)
+
+# In the order of the tiny-object repositories; their json files number them 1..18.
+DOTA_V2_CLASSES: tuple[str, ...] = (
+    "plane",
+    "baseball-diamond",
+    "bridge",
+    "ground-track-field",
+    "small-vehicle",
+    "large-vehicle",
+    "ship",
+    "tennis-court",
+    "basketball-court",
+    "storage-tank",
+    "soccer-ball-field",
+    "roundabout",
+    "harbor",
+    "swimming-pool",
+    "helicopter",
+    "container-crane",
+    "airport",
+    "helipad",
+)
+
+DIOR_CLASSES: tuple[str, ...] = (
+    "airplane",
+    "airport",
+    "baseballfield",
+    "basketballcourt",
+    "bridge",
+    "chimney",
+    "dam",
+    "Expressway-Service-area",
+    "Expressway-toll-station",
+    "golffield",
+    "groundtrackfield",
+    "harbor",
+    "overpass",
+    "ship",
+    "stadium",
+    "storagetank",
+    "tenniscourt",
+    "trainstation",
+    "vehicle",
+    "windmill",
+)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,17 +12,20 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
 from d2tiny.data.datasets.source import DatasetSource
+from d2tiny.data.findings import Findings
 from d2tiny.utils.errors import DatasetError
+from d2tiny.utils.files import read_json
 
 __all__ = [
     "REGION_KEYS",
-    "LoadReport",
     "category_numbers",
+    "fitting_area",
     "image_numbers",
     "is_ignored",
     "load_coco_like",
     "read_box",
     "read_coco_json",
+    "relative_name",
 ]
 
 logger = logging.getLogger(__name__)
@@ -34,32 +35,13 @@ logger = logging.getLogger(__name__)
 REGION_KEYS = ("ignored_regions", "ignored_boxes")
 
 
-@dataclass
-class LoadReport:
-    """What the loader left out or changed, counted by reason, with the first example of each."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)
-
-    def add(self, reason: str, example: str) -> None:
-        """Count one case."""
-        self.counts[reason] += 1
-        self.examples.setdefault(reason, example)
-
-    def __str__(self) -> str:
-        return "; ".join(f"{n} {reason} (first: {self.examples[reason]})" for reason, n in self.counts.items())
-
-
 def read_coco_json(path: Path) -> dict[str, Any]:
     """Read a COCO json and check its outline.
 
     Raises:
         DatasetError: not json (says line and column), or a key is missing.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as err:
-        raise DatasetError(f"{path} is not a valid json file: {err}. Is the download complete?") from err
+    data = read_json(path)
     if not isinstance(data, dict):
         raise DatasetError(f"{path}: expected a COCO object with images, annotations, categories.")
     for key in ("images", "annotations", "categories"):
@@ -132,15 +114,32 @@ def _class_map(
     return {cid: index[name] for cid, name in names.items()}, source.classes
 
 
+def relative_name(name: object) -> PurePosixPath | None:
+    """Return a ``file_name`` as a path below the image folder, or None if it is empty or leaves the folder."""
+    pure = PurePosixPath(str(name or "").replace("\\", "/"))
+    if pure.is_absolute() or not pure.parts or ".." in pure.parts or ":" in pure.parts[0]:
+        return None
+    return pure
+
+
+def fitting_area(annotation: dict[str, Any], width: float, height: float) -> float | None:
+    """Return the annotation's area in px², or None if it is missing, no number, or larger than its box."""
+    area = annotation.get("area")
+    if isinstance(area, bool) or not isinstance(area, int | float) or not 0 < area <= width * height * 1.01 + 1:
+        return None
+    return float(area)
+
+
 def _find_images(source: DatasetSource, path: Path, images: list[dict[str, Any]]) -> list[str]:
     """Full path of each image; missing files are left to the check before training."""
     dirs = source.image_dirs()
     found = []
     for image in images:
-        name = str(image["file_name"])
-        pure = PurePosixPath(name.replace("\\", "/"))
-        if pure.is_absolute() or ".." in pure.parts:
-            raise DatasetError(f"{path}: file_name '{name}' (image {image['id']}) leaves the image folder.")
+        pure = relative_name(image["file_name"])
+        if pure is None:
+            raise DatasetError(
+                f"{path}: file_name '{image['file_name']}' (image {image['id']}) leaves the image folder."
+            )
         place = dirs[0] / pure
         if len(dirs) > 1:
             place = next((d / pure for d in dirs if (d / pure).exists()), place)
@@ -178,10 +177,10 @@ def _clip_box(box: list[float], width: float, height: float) -> list[float] | st
 def load_coco_like(source: DatasetSource) -> list[dict[str, Any]]:
     """Load a dataset in Detectron2's format.
 
-    Annotation ids may start at 0, repeat or be missing; ``ignore`` or ``iscrowd`` marks regions that are not
-    learned; boxes are clipped to the image; boxes without area, outside their image or not finite are left out,
-    counted and logged; category ids need not be contiguous; images without annotations are kept. Classes and paths
-    go to the metadata of ``source.name``.
+    Annotation ids may start at 0, repeat or be missing; ``ignore`` or ``iscrowd`` marks regions that are not learned,
+    and so do ``ignored_regions`` and ``ignored_boxes`` of an image; boxes are clipped to the image; boxes without area,
+    outside their image or not finite are left out, counted and logged; category ids need not be contiguous; images
+    without annotations are kept. Classes and paths go to the metadata of ``source.name``.
 
     Returns:
         One dict for each image: ``file_name, image_id, height, width`` and ``annotations`` with ``bbox`` (XYWH),
@@ -203,7 +202,7 @@ def load_coco_like(source: DatasetSource) -> list[dict[str, Any]]:
                 "image_id": numbers[image["id"]],
                 "height": int(image["height"]),
                 "width": int(image["width"]),
-                "annotations": [],
+                "annotations": [_ignored(box) for key in REGION_KEYS for box in image.get(key, ())],
             }
             for file, image in zip(files, data["images"], strict=True)
         }
@@ -220,19 +219,23 @@ def load_coco_like(source: DatasetSource) -> list[dict[str, Any]]:
         image_root=str(source.image_dirs()[0]),
         evaluator_type="coco",
     )
-    report = LoadReport()
+    report = Findings()
     contiguous = {raw: id_map[number] for raw, number in categories.items()}
     for annotation in data["annotations"]:
         _add_annotation(annotation, records, contiguous, report)
-    if report.counts:
-        logger.warning("%s: %s", path, report)
+    report.log(logger, path)
     if data["annotations"] and not any(r["annotations"] for r in records.values()):
         raise DatasetError(f"{path}: no annotation could be used: {report}.")
     return list(records.values())
 
 
+def _ignored(box: list[float]) -> dict[str, Any]:
+    """An ignored region; it holds for all classes, whatever its category says."""
+    return {"bbox": list(map(float, box)), "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "iscrowd": 1}
+
+
 def _add_annotation(
-    annotation: dict[str, Any], records: dict[Any, dict[str, Any]], classes: dict[Any, int], report: LoadReport
+    annotation: dict[str, Any], records: dict[Any, dict[str, Any]], classes: dict[Any, int], report: Findings
 ) -> None:
     """Add one annotation to its image, or count why not."""
     where = f"annotation id {annotation.get('id')} of image id {annotation.get('image_id')}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from d2tiny.data.datasets.categories import AITOD_CLASSES
+from d2tiny.data.datasets.categories import AITOD_CLASSES, DIOR_CLASSES, DOTA_V2_CLASSES, VISDRONE_CLASSES
 from d2tiny.data.datasets.coco_like import load_coco_like
 from d2tiny.data.datasets.source import DatasetSource
 from d2tiny.utils.errors import DatasetError
@@ -31,6 +31,40 @@ _AITODV2_JSONS = {
     "trainval": ("aitodv2_trainval.json", "small_trainval_v2_2.0.json", "small_trainval_v2_1.0.json"),
     "test": ("aitodv2_test.json", "small_test_v2_2.0.json", "small_test_v2_1.0.json"),
 }
+
+# The others: name, splits, json files, image folders, classes; {} is the split. `d2tiny convert` makes the json files of
+# VisDrone, DOTA and DIOR.
+_OTHERS: tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[str, ...] | None], ...] = (
+    ("aerial", ("train", "val"), ("aerial/instances_{}.json",), ("aerial/{}",), AITOD_CLASSES),
+    (
+        "visdrone",
+        ("train", "val", "test-dev"),
+        ("visdrone/annotations/visdrone_{}.json",),
+        ("visdrone/VisDrone2019-DET-{}/images", "visdrone/images/{}", "visdrone/images"),
+        VISDRONE_CLASSES,
+    ),
+    (
+        "dotav2",
+        ("train", "val", "trainval"),
+        ("dota/annotations/dota_v2.0_{}.json",),
+        ("dota/tiles/{}", "dota/images/{}", "dota/{}/images", "dota/images"),
+        DOTA_V2_CLASSES,
+    ),
+    (
+        "dior",
+        ("train", "val", "trainval", "test"),
+        ("dior/annotations/dior_{}.json",),
+        ("dior", "dior/JPEGImages"),
+        DIOR_CLASSES,
+    ),
+    (  # its class list is in the user's json
+        "dtod",
+        ("train", "val", "test"),
+        ("dtod/annotations/dtod_{}.json", "dtod/annotations/{}.json", "dtod/annotations/instances_{}.json"),
+        ("dtod/images/{}", "dtod/{}", "dtod/images"),
+        None,
+    ),
+)
 
 
 def _register(source: DatasetSource) -> None:
@@ -80,7 +114,7 @@ def find_source(name: str) -> DatasetSource | None:
 
 
 def register_builtin() -> None:
-    """Register ``aitod_*``, ``aitodv2_*`` and ``aerial_*`` under ``$DETECTRON2_DATASETS``."""
+    """Register the benchmarks (see datasets/README.md) under ``$DETECTRON2_DATASETS``."""
     for prefix, jsons in (("aitod", _AITOD_JSONS), ("aitodv2", _AITODV2_JSONS)):
         # v2 has the images of v1, so its json files may lie beside them.
         folders = ("aitod",) if prefix == "aitod" else ("aitodv2", "aitod")
@@ -97,12 +131,13 @@ def register_builtin() -> None:
                     AITOD_CLASSES,
                 )
             )
-    for split in ("train", "val"):
-        _register(
-            DatasetSource(
-                f"aerial_{split}",
-                (f"aerial/instances_{split}.json",),
-                (f"aerial/{split}",),
-                AITOD_CLASSES,
+    for name, splits, files, images, classes in _OTHERS:
+        for split in splits:
+            _register(
+                DatasetSource(
+                    f"{name}_{split}",
+                    tuple(path.format(split) for path in files),
+                    tuple(path.format(split) for path in images),
+                    classes,
+                )
             )
-        )
