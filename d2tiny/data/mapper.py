@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import copy
+import os
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
-from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, BoxMode, Instances
 
+from d2tiny.data.images import DecodedCache, read_image
 from d2tiny.utils.errors import DatasetError
 
 __all__ = ["TinyDatasetMapper"]
@@ -21,8 +22,12 @@ class TinyDatasetMapper:
     """Reads and augments an image at its native size, and never loses a tiny box silently.
 
     What augmentation does to boxes: they are clipped to the image; one that keeps less than ``min_visible`` of its
-    area becomes an ignore region (counted as ``cut``), one that leaves the image is not part of it any more (not
-    counted), one with a side under ``min_gt_size`` is dropped (counted as ``small``). Images without boxes are kept.
+    area becomes an ignore region (counted as ``cut``), and so does one with a side under ``min_gt_size`` (counted as
+    ``small``): learning it as background would be worse than not learning it. One that leaves the image is not part of
+    it any more (not counted). Images without boxes are kept.
+
+    Augmentations get an ``AugInput`` with the further fields ``classes`` (G,) int64 and ``ignore`` (G,) bool, and may
+    add objects to all three.
     """
 
     def __init__(
@@ -34,6 +39,8 @@ class TinyDatasetMapper:
         ignore_regions: bool = True,
         min_gt_size: float = 1.0,
         min_visible: float = 0.5,
+        cache_dir: str | os.PathLike[str] | None = None,
+        cache_gb: float = 50.0,
     ) -> None:
         """Set what is done.
 
@@ -45,6 +52,8 @@ class TinyDatasetMapper:
                 heads, which would learn them as objects).
             min_gt_size: shortest side in px after augmentation of a box that is learned.
             min_visible: share of the area that must be left after cropping, in [0, 1].
+            cache_dir: keep decoded images there (see :class:`d2tiny.data.images.DecodedCache`); None decodes each time.
+            cache_gb: limit of the cache.
 
         Raises:
             ValueError: unknown image format.
@@ -57,6 +66,7 @@ class TinyDatasetMapper:
         self.ignore_regions = ignore_regions
         self.min_gt_size = min_gt_size
         self.min_visible = min_visible
+        self.cache = DecodedCache(cache_dir, cache_gb) if cache_dir else None
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         """Return the model input of one dataset dict; the dict is not modified.
@@ -68,46 +78,66 @@ class TinyDatasetMapper:
         Raises:
             DatasetError: the image cannot be read; names the file.
         """
-        result = {k: copy.copy(v) for k, v in record.items() if k != "annotations"}
-        try:
-            image = detection_utils.read_image(record["file_name"], format=self.image_format)
-        except Exception as err:
-            raise DatasetError(f"{record['file_name']}: cannot read this image ({err}).") from err
+        result = {k: v for k, v in record.items() if k != "annotations"}
+        augmented = T.AugInput(self._read(record["file_name"]))
         annotations = record.get("annotations", []) if self.is_train else []
-        boxes = np.array(
-            [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations], dtype=np.float64
-        ).reshape(-1, 4)
-        augmented = T.AugInput(image, boxes=boxes)
-        # For augmentations that look at objects; flags need no transformation, they belong to the boxes by position.
+        augmented.boxes = _boxes(annotations)
+        augmented.classes = np.array([a["category_id"] for a in annotations], dtype=np.int64)
         augmented.ignore = np.array([bool(a.get("iscrowd", 0)) for a in annotations], dtype=bool)
         self.augmentations(augmented)
-        # copy: flips give views with negative strides, which torch cannot take
-        result["image"] = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+        result["image"] = torch.from_numpy(_planes(augmented.image))
         if self.is_train:
-            size = augmented.image.shape[:2]
-            result["instances"], result["dropped"] = self._instances(
-                annotations, np.asarray(augmented.boxes).reshape(-1, 4), size
-            )
+            result["instances"], result["dropped"] = self._instances(augmented)
         return result
 
-    def _instances(
-        self, annotations: list[dict[str, Any]], boxes: np.ndarray, size: tuple[int, int]
-    ) -> tuple[Instances, dict[str, int]]:
-        classes = np.array([a["category_id"] for a in annotations], dtype=np.int64)
-        ignore = np.array([bool(a.get("iscrowd", 0)) for a in annotations], dtype=bool)
+    def _read(self, path: str) -> np.ndarray:
+        if self.cache is None:
+            return read_image(path, self.image_format)
+        image = self.cache.read(path)
+        return image if self.image_format == "RGB" else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+
+    def _instances(self, augmented: T.AugInput) -> tuple[Instances, dict[str, int]]:
+        size = augmented.image.shape[:2]
+        boxes = np.asarray(augmented.boxes).reshape(-1, 4)
+        classes, ignore = augmented.classes, augmented.ignore
+        if not len(boxes) == len(classes) == len(ignore):
+            raise DatasetError(
+                f"Augmentations left {len(boxes)} boxes, {len(classes)} classes and {len(ignore)} ignore flags; one "
+                "that adds or removes boxes must do so in all three fields."
+            )
         clipped = np.stack([boxes[:, i].clip(0, size[1 - i % 2]) for i in range(4)], axis=1).reshape(-1, 4)
         full = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
         sides = clipped[:, 2:] - clipped[:, :2]
         inside = (sides > 0).all(axis=1)
         cut = inside & ~ignore & (sides.prod(axis=1) < self.min_visible * full)
         small = inside & ~ignore & ~cut & (sides.min(axis=1, initial=np.inf) < self.min_gt_size)
-        ignore = ignore | cut
-        keep = inside & ~small
-        if not self.ignore_regions:
-            keep &= ~ignore
+        ignore = ignore | cut | small
+        keep = inside if self.ignore_regions else inside & ~ignore
         instances = Instances(size)
         instances.gt_boxes = Boxes(torch.from_numpy(clipped[keep].astype(np.float32)))
         instances.gt_classes = torch.from_numpy(classes[keep])
         if self.ignore_regions:
             instances.gt_ignore = torch.from_numpy(ignore[keep])
         return instances, {"cut": int(cut.sum()), "small": int(small.sum())}
+
+
+def _boxes(annotations: Sequence[dict[str, Any]]) -> np.ndarray:
+    """XYXY boxes (G, 4) float64, with the corners added up in float32 as Detectron2 does."""
+    if any(a["bbox_mode"] != BoxMode.XYWH_ABS for a in annotations):
+        converted = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
+        return np.array(converted, dtype=np.float64).reshape(-1, 4)
+    boxes = np.array([a["bbox"] for a in annotations], dtype=np.float32).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes.astype(np.float64)
+
+
+def _planes(image: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 to contiguous (3, H, W); several times faster than a transposed copy, also of flipped views."""
+    flip = [axis for axis in (0, 1) if image.strides[axis] < 0]
+    for axis in flip:
+        image = np.flip(image, axis)  # undo the view: OpenCV takes no negative strides
+    if flip:
+        image = cv2.flip(image, {(0,): 0, (1,): 1, (0, 1): -1}[tuple(flip)])
+    planes = np.empty((3, *image.shape[:2]), dtype=np.uint8)
+    cv2.split(image, list(planes))
+    return planes

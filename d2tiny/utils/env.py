@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from d2tiny.utils.errors import ConfigError
 
-__all__ = ["describe_hardware", "has_fast_bf16", "require_detectron2", "resolve_device"]
+__all__ = ["describe_hardware", "has_fast_bf16", "require_detectron2", "require_extra", "resolve_device"]
 
 
 def require_detectron2() -> None:
@@ -25,6 +27,18 @@ def require_detectron2() -> None:
             "d2tiny needs detectron2, which is no package on the index. Run `python tools/install_detectron2.py` "
             "in d2tiny's checkout, or build detectron2 from source."
         )
+
+
+def require_extra(module: str, extra: str) -> Any:
+    """Import an optional package.
+
+    Raises:
+        ImportError: it is not installed; says which extra of d2tiny brings it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as err:
+        raise ImportError(f"This needs {module}, which is not installed: pip install 'd2tiny[{extra}]'.") from err
 
 
 def resolve_device(device: str = "auto") -> str:

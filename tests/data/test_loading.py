@@ -122,7 +122,7 @@ def test_mapper_accounts_for_every_box(tmp_path):
     assert result["dropped"] == {"cut": 2, "small": 0}
     tiny = TinyDatasetMapper(is_train=True, min_gt_size=1.0)
     result = tiny(record(tmp_path / "a.png", [(1, 1, 0.5, 3), (2, 2, 3, 3)]))
-    assert len(result["instances"]) == 1
+    assert result["instances"].gt_ignore.tolist() == [True, False]  # too small to learn, but no background
     assert result["dropped"] == {"cut": 0, "small": 1}
 
 

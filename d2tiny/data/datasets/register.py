@@ -32,8 +32,8 @@ _AITODV2_JSONS = {
     "test": ("aitodv2_test.json", "small_test_v2_2.0.json", "small_test_v2_1.0.json"),
 }
 
-# The others: name, splits, json files, image folders, classes; {} is the split. `d2tiny convert` makes the json files of
-# VisDrone, DOTA and DIOR.
+# The others: name, splits, json files, image folders, classes; {} is the split. `d2tiny convert` makes the json files
+# of VisDrone, DOTA and DIOR.
 _OTHERS: tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[str, ...] | None], ...] = (
     ("aerial", ("train", "val"), ("aerial/instances_{}.json",), ("aerial/{}",), AITOD_CLASSES),
     (

@@ -1,5 +1,9 @@
 """Augmentations, as Detectron2 augmentations."""
 
+from d2tiny.data.transforms.copy_paste import BoxCopyPaste
 from d2tiny.data.transforms.crop import ObjectCrop
+from d2tiny.data.transforms.photometric import Photometric
+from d2tiny.data.transforms.rotate import QuarterTurn, RandomQuarterTurn
+from d2tiny.data.transforms.scale import GuardedScale
 
-__all__ = ["ObjectCrop"]
+__all__ = ["BoxCopyPaste", "GuardedScale", "ObjectCrop", "Photometric", "QuarterTurn", "RandomQuarterTurn"]

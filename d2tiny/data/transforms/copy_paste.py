@@ -1,0 +1,110 @@
+"""Copies of tiny objects, with the ground around them (after Kisantal et al., 2019, for boxes instead of masks)."""
+
+from __future__ import annotations
+
+import numpy as np
+from detectron2.data import transforms as T
+
+from d2tiny.data.transforms.rotate import QuarterTurn
+
+__all__ = ["BoxCopyPaste"]
+
+
+class BoxCopyPaste(T.Augmentation):
+    """Paste small objects of the image at other places of it, with a margin of their ground that fades out.
+
+    A copy is mirrored and turned at random, and pasted only where it overlaps neither an object nor an ignore region,
+    margins included. Its background is that of its own image, which fits better than any other image's.
+
+    It adds to the fields ``boxes``, ``classes`` and ``ignore`` that :class:`~d2tiny.data.TinyDatasetMapper` gives.
+    """
+
+    def __init__(
+        self,
+        *,
+        copies: int = 10,
+        max_side: float = 32.0,
+        margin: float = 0.4,
+        tries: int = 20,
+        prob: float = 0.5,
+    ) -> None:
+        """Set the amount.
+
+        Args:
+            copies: at most so many are pasted; a random number up to it.
+            max_side: longest side in px of objects that are copied.
+            margin: width of the ground around an object, as a share of its longer side (at least 2 px).
+            tries: places that are tried for each copy.
+            prob: how often anything is pasted, in [0, 1].
+
+        Raises:
+            ValueError: a setting outside its range.
+        """
+        super().__init__()
+        if copies < 1 or max_side <= 0 or margin < 0 or tries < 1 or not 0 <= prob <= 1:
+            raise ValueError("BoxCopyPaste: copies and tries start at 1, prob lies in [0, 1], sizes are positive.")
+        self.copies, self.max_side, self.margin, self.tries, self.prob = copies, max_side, margin, tries, prob
+
+    def __call__(self, aug_input: T.AugInput) -> T.Transform:
+        """Paste into ``aug_input``; the image that it had is not modified."""
+        boxes, ignore = aug_input.boxes, aug_input.ignore
+        sides = boxes[:, 2:] - boxes[:, :2]
+        small = np.flatnonzero(~ignore & (sides.max(axis=1, initial=0) <= self.max_side) & (sides.min(axis=1) >= 1))
+        if not len(small) or np.random.rand() >= self.prob:
+            return T.NoOpTransform()
+        source, image = aug_input.image, aug_input.image.copy()
+        taken = boxes.copy()
+        new_boxes, new_classes = [], []
+        for index in np.random.choice(small, np.random.randint(1, self.copies + 1)):
+            pasted = self._paste(source, image, boxes[index], taken)
+            if pasted is not None:
+                taken = np.concatenate((taken, pasted[None]))
+                new_boxes.append(pasted)
+                new_classes.append(aug_input.classes[index])
+        if new_boxes:
+            aug_input.image = image
+            aug_input.boxes = np.concatenate((boxes, np.stack(new_boxes)))
+            aug_input.classes = np.concatenate((aug_input.classes, np.array(new_classes, dtype=np.int64)))
+            aug_input.ignore = np.concatenate((ignore, np.zeros(len(new_boxes), dtype=bool)))
+        return T.NoOpTransform()
+
+    def _paste(self, source: np.ndarray, image: np.ndarray, box: np.ndarray, taken: np.ndarray) -> np.ndarray | None:
+        """Paste one copy into ``image``; its box, or None if there was no place."""
+        height, width = image.shape[:2]
+        margin = max(2, round(self.margin * float((box[2:] - box[:2]).max())))
+        x1, y1 = max(0, int(box[0]) - margin), max(0, int(box[1]) - margin)
+        x2, y2 = min(width, int(np.ceil(box[2])) + margin), min(height, int(np.ceil(box[3])) + margin)
+        patch = source[y1:y2, x1:x2]
+        inner = box - (x1, y1, x1, y1)
+        turns, mirror = int(np.random.randint(4)), bool(np.random.randint(2))
+        patch, inner = _turned(patch, inner, turns, mirror)
+        h, w = patch.shape[:2]
+        if h > height or w > width:
+            return None
+        weight = _fade(h, w, inner)
+        for _ in range(self.tries):
+            x, y = int(np.random.randint(width - w + 1)), int(np.random.randint(height - h + 1))
+            apart = (taken[:, 0] >= x + w) | (taken[:, 2] <= x) | (taken[:, 1] >= y + h) | (taken[:, 3] <= y)
+            if apart.all():
+                place = image[y : y + h, x : x + w]
+                place[:] = (place * (1 - weight) + patch * weight + 0.5).astype(image.dtype)
+                return inner + np.array((x, y, x, y))
+        return None
+
+
+def _turned(patch: np.ndarray, box: np.ndarray, turns: int, mirror: bool) -> tuple[np.ndarray, np.ndarray]:
+    """A patch and the box in it, mirrored and rotated by quarter turns."""
+    steps = T.TransformList([T.HFlipTransform(patch.shape[1])] if mirror else [])
+    steps += QuarterTurn(turns, *patch.shape[:2])
+    return steps.apply_image(patch), steps.apply_box(box[None])[0]
+
+
+def _fade(height: int, width: int, box: np.ndarray) -> np.ndarray:
+    """Weight (H, W, 1) of a patch: 1 on the object, falling to 0 at the edges."""
+    y, x = np.arange(height) + 0.5, np.arange(width) + 0.5
+    ramps = []
+    for positions, low, high, end in ((x, box[0], box[2], width), (y, box[1], box[3], height)):
+        before = np.where(positions < low, positions / max(low, 1e-6), 1.0)
+        after = np.where(positions > high, (end - positions) / max(end - high, 1e-6), 1.0)
+        ramps.append(np.minimum(before, after))
+    return (ramps[1][:, None] * ramps[0])[:, :, None]

@@ -1,0 +1,57 @@
+"""Multi-scale training that knows how small objects get."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from detectron2.data import transforms as T
+
+__all__ = ["GuardedScale"]
+
+
+class GuardedScale(T.Augmentation):
+    """Scale by a random factor that leaves no object smaller than ``min_object``.
+
+    The range is cut from below, image by image, so that every object that has ``min_object`` px before still has it
+    after; objects that are smaller already are never shrunk at all. Without objects the whole range is used.
+    """
+
+    def __init__(self, scales: Sequence[float] = (0.5, 2.0), min_object: float = 4.0, max_side: int = 4096) -> None:
+        """Set the range.
+
+        Args:
+            scales: smallest and largest factor; drawn so that halving is as frequent as doubling.
+            min_object: px, square root of width × height.
+            max_side: the longer side of the image never becomes larger, in px (but it is not shrunk for that).
+
+        Raises:
+            ValueError: a setting outside its range.
+        """
+        super().__init__()
+        if len(scales) != 2 or not 0 < scales[0] <= scales[1] or min_object < 0 or max_side < 1:
+            raise ValueError(f"GuardedScale: bad scales {tuple(scales)}, min_object {min_object}, max_side {max_side}.")
+        self.scales = (float(scales[0]), float(scales[1]))
+        self.min_object = float(min_object)
+        self.max_side = int(max_side)
+
+    def get_transform(self, image: np.ndarray, boxes: np.ndarray, ignore: np.ndarray) -> T.Transform:
+        """Choose the factor.
+
+        Args:
+            image: (H, W, 3).
+            boxes: (G, 4) XYXY.
+            ignore: (G,) bool, boxes that are no objects.
+        """
+        height, width = image.shape[:2]
+        low, high = self.scales
+        sides = np.sqrt((boxes[~ignore, 2:] - boxes[~ignore, :2]).prod(axis=1))
+        if len(sides):
+            # an object at or under the limit allows no shrinking
+            low = max(low, min(1.0, self.min_object / max(float(sides.min()), 1e-6)))
+        high = max(low, min(high, max(1.0, self.max_side / max(height, width))))
+        factor = float(np.exp(np.random.uniform(np.log(low), np.log(high))))
+        # rounded up, so that rounding does not push an object below the limit
+        return T.ResizeTransform(
+            height, width, int(np.ceil(height * factor - 1e-6)), int(np.ceil(width * factor - 1e-6))
+        )
