@@ -1,10 +1,10 @@
 """Evaluation by protocol."""
 
+from d2tiny.data.ground_truth import GroundTruth, load_ground_truth
 from d2tiny.evaluation.coco_tiny import TinyCOCOEvaluator, evaluate_detections, format_table
+from d2tiny.evaluation.detections import Detections, load_detections, write_detections
 from d2tiny.evaluation.engine import EvaluationResult, evaluate_arrays
-from d2tiny.evaluation.files import load_detections, load_ground_truth, write_detections
 from d2tiny.evaluation.protocols import PROTOCOLS, Protocol, get_protocol, make_protocol
-from d2tiny.evaluation.tables import Detections, GroundTruth
 
 __all__ = [
     "PROTOCOLS",

@@ -17,10 +17,10 @@ from detectron2.utils import comm
 from tabulate import tabulate
 
 from d2tiny.data.datasets import find_source
+from d2tiny.data.ground_truth import find_ids, ground_truth_from_dict, load_ground_truth
+from d2tiny.evaluation.detections import Detections, detections_from_dicts, write_detections
 from d2tiny.evaluation.engine import evaluate_arrays
-from d2tiny.evaluation.files import load_ground_truth, write_detections
 from d2tiny.evaluation.protocols import Protocol, get_protocol, make_protocol
-from d2tiny.evaluation.tables import Detections, detections_from_dicts, find_ids, ground_truth_from_dict
 from d2tiny.utils.errors import DatasetError
 
 __all__ = ["TinyCOCOEvaluator", "evaluate_detections", "format_table"]

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from d2tiny.data.ground_truth import GroundTruth
 from d2tiny.evaluation import kernels
+from d2tiny.evaluation.detections import Detections
 from d2tiny.evaluation.integrators import average_precision
 from d2tiny.evaluation.lrp import OptimalLRP, optimal_lrp
 from d2tiny.evaluation.protocols import Integrator, Protocol
 from d2tiny.evaluation.regions import outside_regions
-from d2tiny.evaluation.tables import Detections, GroundTruth
 
 __all__ = ["ClassMatches", "EvaluationResult", "evaluate_arrays", "match_classes"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from d2tiny.evaluation.tables import GroundTruth
+from d2tiny.data.ground_truth import GroundTruth
 
 __all__ = ["outside_regions"]
 

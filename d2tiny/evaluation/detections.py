@@ -1,31 +1,20 @@
-"""COCO json files to arrays and back, fast and in little memory."""
+"""Detections as arrays, from COCO result files and back, fast and in little memory."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
 
-from d2tiny.data.datasets.coco_like import (
-    category_numbers,
-    image_numbers,
-    is_ignored,
-    read_box,
-    read_coco_json,
-)
-from d2tiny.data.findings import Findings
-from d2tiny.evaluation.tables import Detections, GroundTruth, find_ids, ground_truth_from_dict
+from d2tiny.data.ground_truth import GroundTruth, find_ids
 from d2tiny.utils.errors import DatasetError
 from d2tiny.utils.files import open_whole, read_json
 
-__all__ = ["load_detections", "load_ground_truth", "write_detections"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["Detections", "detections_from_dicts", "load_detections", "write_detections"]
 
 _BLOCK = 8 << 20  # bytes that are decoded at a time; a detection takes some hundred bytes as Python objects
 
@@ -42,58 +31,51 @@ class _Detection(msgspec.Struct, gc=False):
 _Columns = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
-def load_ground_truth(path: Path) -> GroundTruth:
-    """Read a COCO json for evaluation, as leniently as the loader of training data.
+@dataclass(frozen=True)
+class Detections:
+    """Detections in the order of their file, which decides between equal scores.
 
-    Ids become numbers; annotations that are unreadable or of an unknown image or category are left out and counted;
-    ``ignore`` counts like ``iscrowd``. Boxes are neither clipped nor dropped for their size.
+    Attributes:
+        image: (N,) int32, index into the ground truth's images.
+        category: (N,) int32, index into its classes.
+        boxes: (N, 4) float64 XYWH in px.
+        scores: (N,) float64.
+    """
+
+    image: np.ndarray
+    category: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __post_init__(self) -> None:
+        bad = ~np.isfinite(self.scores) | ~np.isfinite(self.boxes).all(axis=1)
+        if bad.any():
+            first = int(np.flatnonzero(bad)[0])
+            raise DatasetError(
+                f"{int(bad.sum())} detections have NaN or infinity (first: number {first}, "
+                f"bbox {self.boxes[first].tolist()}, score {self.scores[first]})."
+            )
+
+    def select(self, keep: np.ndarray) -> Detections:
+        """Return the detections at ``keep`` (mask or indices)."""
+        return Detections(self.image[keep], self.category[keep], self.boxes[keep], self.scores[keep])
+
+
+def detections_from_dicts(truth: GroundTruth, detections: Sequence[Mapping[str, Any]]) -> Detections:
+    """Build the arrays from COCO-style dicts ``image_id, category_id, bbox`` (XYWH), ``score``.
 
     Raises:
-        DatasetError: the file is unusable as a whole.
+        DatasetError: an unknown image or category, or NaN.
     """
-    data = read_coco_json(path)
-    images = image_numbers(data["images"], path)
-    categories = category_numbers(data["categories"], path)
-    outline = {
-        "images": [{**image, "id": images[image["id"]]} for image in data["images"]],
-        "categories": [{"id": categories[c["id"]], "name": c["name"]} for c in data["categories"]],
-    }
-    if all(raw == number for ids in (images, categories) for raw, number in ids.items()):
-        try:  # files without anything odd need no look at each annotation
-            truth = ground_truth_from_dict({**outline, "annotations": data["annotations"]})  # numbers are the ids
-            if np.isfinite(truth.boxes).all() and np.isfinite(truth.area).all():
-                return truth
-        except (KeyError, TypeError, ValueError):
-            pass
-    report = Findings()
-    annotations = []
-    for annotation in data["annotations"]:
-        box = read_box(annotation)
-        if annotation.get("image_id") not in images or annotation.get("category_id") not in categories:
-            box = "annotations of an unknown image or category"
-        if isinstance(box, str):
-            report.add(box, f"annotation id {annotation.get('id')}")
-            continue
-        annotations.append(
-            {
-                "image_id": images[annotation["image_id"]],
-                "category_id": categories[annotation["category_id"]],
-                "bbox": box,
-                "area": _area(annotation),
-                "iscrowd": is_ignored(annotation),
-            }
-        )
-    report.log(logger, path)
-    text_ids = {raw: number for raw, number in images.items() if isinstance(raw, str)}
-    return replace(ground_truth_from_dict({**outline, "annotations": annotations}), text_ids=text_ids)
-
-
-def _area(annotation: dict[str, Any]) -> float | None:
-    try:
-        area = float(annotation["area"])
-    except (KeyError, TypeError, ValueError):
-        return None
-    return area if np.isfinite(area) else None
+    return Detections(
+        find_ids(truth.image_ids, np.array([d["image_id"] for d in detections], dtype=np.int64), "image ids"),
+        find_ids(truth.category_ids, np.array([d["category_id"] for d in detections], dtype=np.int64), "categories"),
+        np.array([d["bbox"] for d in detections], dtype=np.float64).reshape(-1, 4),
+        np.array([d["score"] for d in detections], dtype=np.float64),
+    )
 
 
 def _last_object(text: bytes) -> int:
