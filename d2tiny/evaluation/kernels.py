@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-__all__ = ["FALSE", "IGNORED", "TRUE", "accumulate", "count_true", "group", "match", "ranks"]
+__all__ = ["FALSE", "IGNORED", "TRUE", "accumulate", "best_overlaps", "count_true", "group", "match", "ranks"]
 
 FALSE, TRUE, IGNORED = 0, 1, 2
 _MISSED_BY_LIMIT = 3  # beyond the last limit: not there at all
@@ -260,3 +260,39 @@ def count_true(status: np.ndarray, rank: np.ndarray, limits: np.ndarray) -> np.n
                         if rank[s] < limits[m]:
                             result[m, a, t] += 1
     return result
+
+
+@njit(cache=True, nogil=True)
+def best_overlaps(
+    det_image: np.ndarray,
+    det_class: np.ndarray,
+    det_boxes: np.ndarray,
+    gt_starts: np.ndarray,
+    gt_class: np.ndarray,
+    gt_boxes: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Largest IoU of each detection with an object of its class and with one of another class.
+
+    Args:
+        det_image: (N,) image of each detection.
+        det_class: (N,).
+        det_boxes: (N, 4) XYWH.
+        gt_starts: (I + 1,) the objects of image i are ``gt_starts[i]:gt_starts[i + 1]``.
+        gt_class: (G,).
+        gt_boxes: (G, 4) XYWH.
+
+    Returns:
+        IoU (N,) and object (N,) of the own class, then of another class; 0 and -1 where nothing overlaps.
+    """
+    n = len(det_image)
+    same, other = np.zeros(n), np.zeros(n)
+    same_at, other_at = np.full(n, -1, np.int64), np.full(n, -1, np.int64)
+    for s in range(n):
+        for g in range(gt_starts[det_image[s]], gt_starts[det_image[s] + 1]):
+            value = _overlap(det_boxes[s], gt_boxes[g], False, 0.0)
+            if gt_class[g] == det_class[s]:
+                if value > same[s]:
+                    same[s], same_at[s] = value, g
+            elif value > other[s]:
+                other[s], other_at[s] = value, g
+    return same, same_at, other, other_at

@@ -1,0 +1,184 @@
+"""One self-contained HTML page: tables, plots and pictures, readable without a network."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from d2tiny.utils.files import write_text
+
+__all__ = ["COLORS", "HtmlPage", "new_figure"]
+
+# Colour-blind safe, dark enough on white (after Okabe and Ito).
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#666666", "#7a5195")
+
+_STYLE = """
+:root { --ink: #1f2933; --soft: #66727f; --line: #e2e7ec; --paper: #fff; --back: #f4f6f8; --accent: #0072b2; }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--back); color: var(--ink);
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+header { background: #17222e; color: #fff; padding: 28px max(24px, calc(50vw - 600px)); }
+header h1 { margin: 0 0 4px; font-size: 24px; font-weight: 650; }
+header p { margin: 0; color: #b8c4d0; }
+main { max-width: 1200px; margin: 0 auto; padding: 20px 24px 60px; }
+section { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 20px 24px;
+  margin: 18px 0; overflow-x: auto; }
+h2 { margin: 0 0 6px; font-size: 18px; }
+section > p { margin: 0 0 14px; color: var(--soft); max-width: 90ch; }
+.cards { display: flex; flex-wrap: wrap; gap: 12px; margin: 18px 0; }
+.card { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 10px 18px;
+  min-width: 104px; }
+.card b { display: block; font-size: 24px; font-weight: 650; font-variant-numeric: tabular-nums; }
+.card span { color: var(--soft); font-size: 13px; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 8px 0 14px; }
+th, td { padding: 5px 12px; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th { color: var(--soft); font-weight: 600; font-size: 13px; }
+th:first-child, td:first-child { text-align: left; }
+.row { display: flex; flex-wrap: wrap; gap: 18px; align-items: flex-start; }
+.row > figure { flex: 1 1 460px; }
+figure { margin: 0 0 10px; }
+figure svg { max-width: 100%; height: auto; }
+figure img { max-width: 100%; border-radius: 6px; display: block; image-rendering: auto; }
+figcaption { color: var(--soft); font-size: 13px; margin-top: 4px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(520px, 1fr)); gap: 18px; }
+.legend i { display: inline-block; width: 12px; height: 12px; border: 2px solid; margin: 0 5px 0 14px;
+  vertical-align: -1px; }
+@media print { body { background: #fff; } section { break-inside: avoid; } }
+"""
+
+
+def new_figure(width: float = 6.4, height: float = 3.8) -> tuple[Figure, Any]:
+    """Return a figure (inches) and its axes in the page's style; no window system is touched."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.grid(color="#e2e7ec", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=9, colors="#44505c")
+    return figure, axes
+
+
+class HtmlPage:
+    """Collects the parts of a page; all texts are escaped."""
+
+    def __init__(self, title: str, subtitle: str = "") -> None:
+        """Start a page."""
+        self._title, self._subtitle = title, subtitle
+        self._parts: list[str] = []
+        self._open = False
+
+    def cards(self, values: Mapping[str, str]) -> None:
+        """Add a row of large numbers."""
+        self._close()
+        cards = "".join(
+            f'<div class="card"><b>{html.escape(value)}</b><span>{html.escape(name)}</span></div>'
+            for name, value in values.items()
+        )
+        self._parts.append(f'<div class="cards">{cards}</div>')
+
+    def section(self, title: str, text: str = "") -> None:
+        """Start a section."""
+        self._close()
+        self._open = True
+        paragraph = f"<p>{html.escape(text)}</p>" if text else ""
+        self._parts.append(f"<section><h2>{html.escape(title)}</h2>{paragraph}")
+
+    def table(self, headers: Sequence[str], rows: Sequence[Sequence[object]], heat: Sequence[int] = ()) -> None:
+        """Add a table.
+
+        Args:
+            headers: of the columns.
+            rows: numbers are shown with one decimal, NaN as a dash.
+            heat: columns that are shaded by value, together.
+        """
+        cells = (row[i] for row in rows for i in heat)
+        values = [float(cell) for cell in cells if isinstance(cell, int | float)]
+        top = max([abs(v) for v in values if v == v], default=0.0) or 1.0
+        lines = ["<tr>" + "".join(f"<th>{html.escape(h)}</th>" for h in headers) + "</tr>"]
+        for row in rows:
+            line = []
+            for i, value in enumerate(row):
+                style = ""
+                if i in heat and isinstance(value, int | float) and value == value and value > 0:
+                    style = f' style="background: rgba(213, 94, 0, {0.55 * float(value) / top:.2f})"'
+                line.append(f"<td{style}>{html.escape(_cell(value))}</td>")
+            lines.append("<tr>" + "".join(line) + "</tr>")
+        self._parts.append("<table>" + "".join(lines) + "</table>")
+
+    def figures(self, figures: Sequence[tuple[Figure, str]]) -> None:
+        """Add plots side by side, each with its caption."""
+        self._parts.append(
+            '<div class="row">'
+            + "".join(
+                f"<figure>{_svg(figure, caption)}<figcaption>{html.escape(caption)}</figcaption></figure>"
+                for figure, caption in figures
+            )
+            + "</div>"
+        )
+
+    def pictures(self, pictures: Sequence[tuple[np.ndarray, str]]) -> None:
+        """Add RGB pictures in a grid, each with its caption."""
+        self._parts.append(
+            '<div class="tiles">'
+            + "".join(
+                f'<figure><img loading="lazy" alt="{html.escape(caption)}" src="{_jpeg(picture)}">'
+                f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+                for picture, caption in pictures
+            )
+            + "</div>"
+        )
+
+    def legend(self, entries: Mapping[str, str]) -> None:
+        """Add a line that explains colours: text → CSS colour."""
+        marks = "".join(f'<i style="border-color: {c}"></i>{html.escape(text)}' for text, c in entries.items())
+        self._parts.append(f'<p class="legend">{marks}</p>')
+
+    def _close(self) -> None:
+        if self._open:
+            self._parts.append("</section>")
+            self._open = False
+
+    def render(self) -> str:
+        """Return the page."""
+        self._close()
+        title, subtitle = html.escape(self._title), html.escape(self._subtitle)
+        return (
+            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+            f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>'
+            f"<body><header><h1>{title}</h1><p>{subtitle}</p></header><main>{''.join(self._parts)}</main></body></html>\n"
+        )
+
+    def write(self, path: Path) -> None:
+        """Write the page, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, self.render())
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "–" if value != value else f"{value:.1f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _svg(figure: Figure, caption: str) -> str:
+    """A plot as inline SVG with fixed ids, so that the same page comes out twice."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": caption, "svg.fonttype": "none", "font.family": "sans-serif"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _jpeg(picture: np.ndarray) -> str:
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 88])
+    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
