@@ -61,12 +61,17 @@ setup(
         "termcolor>=1.1",
         "cloudpickle>=2.2",
     ],
+    entry_points={"console_scripts": ["d2tiny=d2tiny.cli_data:main"]},
     extras_require={
+        "geo": ["rasterio>=1.3"],  # scenes over 40 megapixels in bands
+        "speed": ["kornia-rs>=0.2,<0.3"],  # plain PNGs in half the time
         "dev": [
             "ruff>=0.6",
             "mypy>=1.11",
             "pytest>=8.0",
             "pytest-xdist>=3.5",
+            "rasterio>=1.3",
+            "kornia-rs>=0.2,<0.3",
         ],
     },
     classifiers=[

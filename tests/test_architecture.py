@@ -45,7 +45,9 @@ ALLOWED = {
     "model_zoo": _MODELING,
     "engine": _ENGINE,
     "quickstart": _ENGINE | {"engine"},
+    "coverage": _MODELING,
     "cli": _ENGINE | {"engine", "quickstart"},
+    "cli_data": _ENGINE | {"cli", "coverage"},
 }
 
 

@@ -44,6 +44,7 @@ class GroundTruth:
         region_drops: (R,) bool; what lies half inside may be dropped beforehand (VisDrone's ignored regions, but not
             its objects of the class "others").
         file_names: I names, "" where unknown.
+        sizes: (I, 2) int64 width and height in px, 0 where unknown.
         text_ids: number of each image id that the file writes as a text.
     """
 
@@ -59,6 +60,7 @@ class GroundTruth:
     regions: np.ndarray
     region_drops: np.ndarray
     file_names: tuple[str, ...]
+    sizes: np.ndarray
     text_ids: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -68,6 +70,14 @@ class GroundTruth:
         """Return the objects at ``keep`` (mask or indices); images, classes and regions stay."""
         parts = {name: getattr(self, name)[keep] for name in ("image", "category", "boxes", "area", "ignore")}
         return replace(self, **parts)
+
+    def boxes_by_image(self) -> list[np.ndarray]:
+        """Return the XYXY boxes (G_i, 4) of each image's objects, without ignored ones."""
+        use = np.flatnonzero(~self.ignore)
+        use = use[np.argsort(self.image[use], kind="stable")]
+        boxes = self.boxes[use].copy()
+        boxes[:, 2:] += boxes[:, :2]
+        return np.split(boxes, np.searchsorted(self.image[use], np.arange(1, len(self.image_ids))))
 
     def with_images(self, image_ids: Sequence[int]) -> GroundTruth:
         """Return the part on these images.
@@ -88,6 +98,7 @@ class GroundTruth:
             regions=self.regions[regions],
             region_drops=self.region_drops[regions],
             file_names=tuple(self.file_names[i] for i in places),
+            sizes=self.sizes[places],
         )
 
     def with_regions_as_crowds(self) -> GroundTruth:
@@ -163,7 +174,12 @@ def ground_truth_from_dict(dataset: Mapping[str, Any]) -> GroundTruth:
         np.array([box for _, box, _ in regions], dtype=np.float64).reshape(-1, 4),
         np.array([drops for _, _, drops in regions], dtype=bool),
         tuple(str(image.get("file_name", "")) for image in images),
+        np.array([[_size(image.get(key)) for key in ("width", "height")] for image in images]).reshape(-1, 2),
     )
+
+
+def _size(value: Any) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
 
 
 def load_ground_truth(path: Path) -> GroundTruth:

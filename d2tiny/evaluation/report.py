@@ -245,9 +245,7 @@ def write_report(
     )
     main = {k: v for k, v in metrics.items() if not k.startswith(("AP-", "threshold-"))}
     page.cards({k: "–" if np.isnan(v) else f"{v:.1f}" for k, v in list(main.items())[:8]})
-    page.section(
-        "All metrics", "In percent. AR: recall at a number of detections; oLRP: an error, lower is better."
-    )
+    page.section("All metrics", "In percent. AR: recall at a number of detections; oLRP: an error, lower is better.")
     names = list(main)
     for start in range(0, len(names), 9):
         part = names[start : start + 9]

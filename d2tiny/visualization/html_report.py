@@ -26,7 +26,7 @@ _STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--back); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-header { background: #17222e; color: #fff; padding: 28px max(24px, calc(50vw - 600px)); }
+header { background: #17222e; color: #fff; padding: 28px max(24px, calc(50vw - 576px)); }
 header h1 { margin: 0 0 4px; font-size: 24px; font-weight: 650; }
 header p { margin: 0; color: #b8c4d0; }
 main { max-width: 1200px; margin: 0 auto; padding: 20px 24px 60px; }
@@ -44,7 +44,7 @@ th, td { padding: 5px 12px; border-bottom: 1px solid var(--line); text-align: ri
 th { color: var(--soft); font-weight: 600; font-size: 13px; }
 th:first-child, td:first-child { text-align: left; }
 .row { display: flex; flex-wrap: wrap; gap: 18px; align-items: flex-start; }
-.row > figure { flex: 1 1 460px; }
+.row > figure { flex: 1 1 340px; }
 figure { margin: 0 0 10px; }
 figure svg { max-width: 100%; height: auto; }
 figure img { max-width: 100%; border-radius: 6px; display: block; image-rendering: auto; }
