@@ -57,12 +57,11 @@ def _lerp101(before: np.ndarray, positives: int, false: int) -> float:
     count = len(before)
     rank = np.arange(1, count + 1, dtype=np.float64)
     after = np.append(before[1:], false)  # false detections when the next true one comes
-    # two points for each true detection: itself, and the end of the false ones that follow
-    recall = np.concatenate(([0.0], np.repeat(rank / positives, 2), [1.0]))
+    # two points for each true detection: itself, and the end of the false ones that follow; one for those that lead
+    leading = [0.0] if (before[0] if count else false) else []
     points = np.stack((rank / (before + rank), rank / (after + rank)), axis=1).ravel()
-    precision = _envelope(np.concatenate(([1.0], points, [0.0])))
-    if count == 0 and false:
-        recall, precision = np.array([0.0, 0.0, 1.0]), np.array([1.0, 0.0, 0.0])
+    recall = np.concatenate(([0.0], leading, np.repeat(rank / positives, 2), [1.0]))
+    precision = _envelope(np.concatenate(([1.0], leading, points, [0.0])))
     values = np.interp(RECALLS, recall, precision)
     return float((values[1:] + values[:-1]).sum() / 2 / (len(RECALLS) - 1))
 

@@ -121,7 +121,7 @@ def _calibration_plot(measured: curves.Calibration) -> Figure:
     histogram = axes.twinx()
     edges = np.linspace(0, 1, len(measured.count) + 1)
     histogram.bar(edges[:-1], measured.count, np.diff(edges), align="edge", color="#dbe2e8", zorder=0)
-    histogram.set_yscale("log")
+    histogram.set_yscale("symlog")
     histogram.set_ylabel("detections", fontsize=9, color="#8a96a3")
     histogram.tick_params(labelsize=8, colors="#8a96a3")
     histogram.spines[["top", "right"]].set_visible(False)

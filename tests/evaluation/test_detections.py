@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from d2tiny.data.ground_truth import ground_truth_from_dict, load_ground_truth
+from d2tiny.evaluation import detections as module
+from d2tiny.evaluation.detections import detections_from_dicts, load_detections, write_detections
+from d2tiny.utils.errors import DatasetError
+from tests.evaluation.test_coco_tiny import random_dataset
+
+
+@pytest.fixture
+def data():
+    truth, found = random_dataset(np.random.default_rng(1))
+    return ground_truth_from_dict(truth), found
+
+
+def same(a, b):
+    return all((getattr(a, name) == getattr(b, name)).all() for name in ("image", "category", "boxes", "scores"))
+
+
+@pytest.mark.parametrize("style", [{}, {"indent": 2}, {"separators": (",", ":")}])
+@pytest.mark.parametrize("block", [64, 1000, 8 << 20])
+def test_files_of_any_layout_are_read_in_pieces(data, tmp_path, monkeypatch, style, block):
+    """Other keys are skipped: nested objects and texts that look like borders do no harm."""
+    truth, found = data
+    odd = [{**d, "segmentation": {"counts": "},{", "size": [1, 2]}, "area": 3.0} for d in found]
+    (tmp_path / "p.json").write_text(json.dumps(odd, **style))
+    monkeypatch.setattr(module, "_BLOCK", block)
+    assert same(load_detections(tmp_path / "p.json", truth), detections_from_dicts(truth, found))
+
+
+def test_written_detections_are_read_back_exactly(data, tmp_path):
+    truth, found = data
+    arrays = detections_from_dicts(truth, found)
+    write_detections(tmp_path / "p.json", truth, arrays)
+    assert same(load_detections(tmp_path / "p.json", truth), arrays)
+    assert json.loads((tmp_path / "p.json").read_text())[0].keys() == {"image_id", "category_id", "bbox", "score"}
+    write_detections(tmp_path / "none.json", truth, arrays.select(np.zeros(len(arrays), bool)))
+    assert len(load_detections(tmp_path / "none.json", truth)) == 0
+
+
+def test_a_file_with_names_is_matched_by_names(tmp_path):
+    """What tools/demo.py writes: own ids, scores in annotations."""
+    truth = ground_truth_from_dict(
+        {
+            "images": [{"id": 5, "file_name": "val/b.png"}, {"id": 9, "file_name": "val/a.png"}],
+            "categories": [{"id": 3, "name": "ship "}, {"id": 7, "name": "car"}],
+            "annotations": [],
+        }
+    )
+    data = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "categories": [{"id": 1, "name": "car"}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}],
+    }
+    (tmp_path / "p.json").write_text(json.dumps(data))
+    found = load_detections(tmp_path / "p.json", truth)
+    assert (found.image.tolist(), found.category.tolist()) == ([1], [1])
+    data["images"][0]["file_name"] = "c.png"
+    (tmp_path / "p.json").write_text(json.dumps(data))
+    with pytest.raises(DatasetError, match="detection 0 is not in the ground truth"):
+        load_detections(tmp_path / "p.json", truth)
+
+
+def test_text_image_ids(tmp_path):
+    gt = {
+        "images": [{"id": "x1", "file_name": "a"}, {"id": "x0", "file_name": "b"}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [{"image_id": "x0", "category_id": 1, "bbox": [1, 1, 2, 2]}],
+    }
+    (tmp_path / "gt.json").write_text(json.dumps(gt))
+    truth = load_ground_truth(tmp_path / "gt.json")
+    (tmp_path / "p.json").write_text(
+        json.dumps([{"image_id": "x0", "category_id": 1, "bbox": [1, 1, 2, 2], "score": 1}])
+    )
+    assert load_detections(tmp_path / "p.json", truth).image.tolist() == truth.image.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[{"image_id": 1, "category_id": 10, "bbox": [1, 2, 3], "score": 1}]', r"detection 0 .*bbox"),
+        ('[{"image_id": 1, "category_id": 10, "bbox": [1, 2, 3, "x"], "score": 1}]', r"detection 0 .*bbox\[3\]"),
+        ('[{"image_id": 1, "category_id": 10, "bbox": [1, 2, 3, 4]}]', r"detection 0 .*score"),
+        ('[{"image_id": 1, "category_id": 10, "bbox": [1, 2, 3, NaN], "score": 1}]', "1 detections have NaN"),
+        ('[{"image_id": 77, "category_id": 10, "bbox": [1, 2, 3, 4], "score": 1}]', "77.*another split"),
+        ('[{"image_id": 1, "category_id": 77, "bbox": [1, 2, 3, 4], "score": 1}]', "category ids.*77"),
+        ('[{"image_id": 1, "category_id"', "not a valid json.*line 1"),
+        ('{"x": 1}', "expected a list"),
+        ("", "not a valid json"),
+    ],
+)
+def test_bad_files_say_where_and_what(data, tmp_path, text, message):
+    (tmp_path / "p.json").write_text(text)
+    with pytest.raises(DatasetError, match=message) as err:
+        load_detections(tmp_path / "p.json", data[0])
+    assert str(tmp_path / "p.json") in str(err.value)
+
+
+def test_a_missing_file_is_named(data, tmp_path):
+    with pytest.raises(DatasetError, match=r"p\.json: no such file"):
+        load_detections(tmp_path / "p.json", data[0])
+
+
+def test_reading_takes_little_more_memory_than_the_arrays(tmp_path, monkeypatch):
+    """100,000 detections of 48 bytes; as Python dicts they take about 60 MB."""
+    truth = ground_truth_from_dict({"images": [{"id": 1}], "categories": [{"id": 1, "name": "a"}], "annotations": []})
+    entry = json.dumps({"image_id": 1, "category_id": 1, "bbox": [1.25, 2.5, 3.125, 4.0], "score": 0.123456789})
+    (tmp_path / "p.json").write_text("[" + ",".join([entry] * 100_000) + "]")
+    monkeypatch.setattr(module, "_BLOCK", 1 << 18)
+    tracemalloc.start()
+    found = load_detections(tmp_path / "p.json", truth)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found) == 100_000
+    assert peak < 20e6

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from d2tiny.data.ground_truth import ground_truth_from_dict
+from d2tiny.evaluation import curves, evaluate_arrays, get_protocol
+from d2tiny.evaluation.detections import detections_from_dicts
+from d2tiny.evaluation.errors import ERRORS, TRUE, analyse_errors, lost_precision
+from d2tiny.evaluation.report import density_groups, worst_images, write_report
+from tests.evaluation.test_coco_tiny import random_dataset
+
+AITOD = get_protocol("aitod")
+
+
+def one_of_each():
+    """Image 1: ships of 10×10 at x = 0, 100, 200, 300 and 400, one car at 500; one detection of each kind."""
+    ships = [{"image_id": 1, "category_id": 1, "bbox": [100.0 * i, 0, 10, 10]} for i in range(5)]
+    cars = [{"image_id": 1, "category_id": 2, "bbox": [500.0, 0, 10, 10]}]
+    truth = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 640, "height": 100}, {"id": 2, "file_name": "b.png"}],
+        "categories": [{"id": 1, "name": "ship"}, {"id": 2, "name": "car"}],
+        "annotations": [*ships, *cars],
+    }
+
+    def found(x, score, category=1, width=10.0):
+        return {"image_id": 1, "category_id": category, "bbox": [x, 0, width, 10], "score": score}
+
+    detections = [
+        found(0.0, 0.9),  # right
+        found(1.0, 0.8),  # duplicate, IoU 9/11
+        found(106.0, 0.7),  # localisation, IoU 4/16
+        found(500.0, 0.6),  # class: it is the car
+        found(506.0, 0.55),  # both
+        found(600.0, 0.5),  # background
+        found(200.0, 0.4),  # right
+    ]
+    arrays = ground_truth_from_dict(truth)
+    return arrays, detections_from_dicts(arrays, detections)
+
+
+def test_each_kind_is_named():
+    analysis = analyse_errors(*one_of_each(), AITOD)
+    assert analysis.counts() == {
+        "missed": 2,  # the ships at 300 and 400; that at 100 is only mislocated, the car only mistaken
+        "localisation": 1,
+        "class": 1,
+        "both": 1,
+        "duplicate": 1,
+        "background": 1,
+    }
+    assert analysis.target.tolist() == [0, 0, 1, 5, 5, -1, 2]
+
+
+def test_what_each_error_costs_by_hand():
+    """Ships: true at rank 1 and 7 of 5 objects: recall .2 at precision 1, .4 at 2/7; car: 0.
+
+    AP50(ship) = (21 · 1 + 20 · 2/7) / 101. Without missed ships (3 objects left): recall 1/3 → 34 points at 1,
+    2/3 → 33 at 2/7. Without the duplicate the second true one is 6th: 2/6. With the box mended: true at 1, 3, 7 →
+    recalls .2, .4, .6 with precisions 1, 2/3, 3/7. With the class mended: the car's AP is 1, and the false ship is gone.
+    """
+    lost = lost_precision(analyse_errors(*one_of_each(), AITOD))
+    ship = (21 + 20 * 2 / 7) / 101
+    assert lost["AP50"] == pytest.approx(100 * ship / 2)
+
+    def gain(ship_now, car_now=0.0):
+        return pytest.approx(100 * ((ship_now + car_now) - ship) / 2)
+
+    assert lost["missed"] == gain((34 + 33 * 2 / 7) / 101)
+    assert lost["duplicate"] == gain((21 + 20 * 2 / 6) / 101)
+    assert lost["background"] == gain((21 + 20 * 2 / 6) / 101)
+    assert lost["both"] == gain((21 + 20 * 2 / 6) / 101)
+    assert lost["localisation"] == gain((21 + 20 * 2 / 3 + 20 * 3 / 7) / 101)
+    assert lost["class"] == gain((21 + 20 * 2 / 6) / 101, 1.0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ap50_is_the_engines_and_no_error_costs_less_than_nothing(seed):
+    truth, found = random_dataset(np.random.default_rng(seed))
+    arrays = ground_truth_from_dict(truth)
+    detections = detections_from_dicts(arrays, found)
+    lost = lost_precision(analyse_errors(arrays, detections, AITOD))
+    assert lost["AP50"] == pytest.approx(evaluate_arrays(arrays, detections, AITOD).metrics()["AP50"], abs=1e-9)
+    assert all(lost[name] > -1e-9 for name in ERRORS)
+
+
+def test_groups_by_size_and_density():
+    analysis = analyse_errors(*one_of_each(), AITOD)
+    assert lost_precision(analysis, area=(64, 256))["objects"] == 6
+    assert lost_precision(analysis, area=(0, 64))["objects"] == 0
+    assert np.isnan(lost_precision(analysis, area=(0, 64))["AP50"])
+    assert {name: mask.tolist() for name, mask in density_groups(analysis.truth).items()} == {
+        "1-10 objects": [True, False]
+    }
+    assert lost_precision(analysis, images=np.array([False, True]))["objects"] == 0
+
+
+def test_recall_by_size_and_curves():
+    truth, found = one_of_each()
+    recall, counts = curves.recall_by_size(truth, found, AITOD, np.array([0.0, 9, 11, 20]), (0.2, 0.5))
+    assert counts.tolist() == [0, 6, 0]
+    assert recall[:, 1].tolist() == pytest.approx([3 / 6, 2 / 6])  # the mislocated ship counts at 0.2
+    assert np.isnan(recall[:, 0]).all()
+    analysis = analyse_errors(truth, found, AITOD)
+    precision = curves.precision_recall(analysis)
+    assert precision[0, [0, 20, 21, 40, 41]].tolist() == pytest.approx([1, 1, 2 / 7, 2 / 7, 0])
+    assert (precision[1] == 0).all()
+    # F1 is 2·1/(1+5) at .9 and 2·2/(7+5) at .4: equal, the higher score is taken
+    assert curves.best_thresholds(analysis).tolist() == pytest.approx([0.9, 1.0])
+
+
+def test_calibration_by_hand():
+    """Bins of one half: above, 1 of 6 is right, mean score .675; below, 1 of 1 at .4."""
+    measured = curves.calibration(analyse_errors(*one_of_each(), AITOD), bins=2)
+    assert measured.count.tolist() == [1, 6]
+    assert measured.precision.tolist() == pytest.approx([1, 1 / 6])
+    assert measured.error == pytest.approx((0.6 * 1 + (4.05 / 6 - 1 / 6) * 6) / 7)
+
+
+def test_worst_images_count_what_is_shown():
+    analysis = analyse_errors(*one_of_each(), AITOD)
+    order, missed, false = worst_images(analysis, np.array([0.75, 0.75]))
+    assert order.tolist() == [0, 1]
+    assert (missed.tolist(), false.tolist()) == ([5, 0], [1, 0])
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_report_is_one_whole_page(tmp_path, empty):
+    truth, found = one_of_each()
+    if empty:
+        found = found.select(np.zeros(len(found), bool))
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((100, 640, 3), 90, np.uint8))
+    metrics = write_report(truth, found, AITOD, tmp_path / "out", images=tmp_path, title="<Run> & co")
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "&lt;Run&gt; &amp; co" in page
+    assert "http://" not in page.replace("http://www.w3.org/", "").replace("http://purl.org/", "").replace(
+        "http://creativecommons.org/", ""
+    )
+    assert 'src="data:image/jpeg' in page
+    assert page.rstrip().endswith("</html>")
+    saved = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert saved["AP50"] == pytest.approx(metrics["AP50"])
+    assert saved["APvt"] is None  # no such object: NaN is no json
+
+
+def test_kinds_are_stable_under_ties():
+    truth, found = one_of_each()
+    assert (analyse_errors(truth, found, AITOD).kind == analyse_errors(truth, found, AITOD).kind).all()
+    assert int((analyse_errors(truth, found, AITOD).kind == TRUE).sum()) == 2
