@@ -94,7 +94,7 @@ def crowded_images(truth: GroundTruth, number: int = _TILES) -> np.ndarray:
 
 
 def _histogram(values: np.ndarray, edges: np.ndarray, label: str, color: str) -> Figure:
-    figure, axes = new_figure(5.6, 3.2)
+    figure, axes = new_figure()
     axes.hist(values, bins=edges, color=color, edgecolor="white", linewidth=0.4)
     axes.set_xlabel(label, fontsize=9)
     axes.set_ylabel("number", fontsize=9)

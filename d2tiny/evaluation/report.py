@@ -55,7 +55,7 @@ def _errors_table(analysis: ErrorAnalysis, protocol: Protocol) -> list[list[obje
 
 
 def _bars(rows: Sequence[Sequence[object]]) -> Figure:
-    figure, axes = new_figure(6.8, 0.42 * len(rows) + 1.4)
+    figure, axes = new_figure(6.2, 0.36 * len(rows) + 1.3)
     left = np.zeros(len(rows))
     values = np.array([[float(str(v)) for v in row[2:]] for row in rows])
     values = np.nan_to_num(values).clip(min=0)
@@ -206,7 +206,7 @@ def _class_rows(result: EvaluationResult, analysis: ErrorAnalysis, thresholds: n
                 float(ap[:used, k, 0].mean() * 100),
                 float(ap[0, k, 0] * 100),
                 lrp,
-                f"{thresholds[k]:.2f}",
+                f"{thresholds[k]:.2f}" if result.positives[k, 0] else "–",
             ]
         )
     return rows
@@ -296,7 +296,7 @@ def _errors_section(page: HtmlPage, analysis: ErrorAnalysis, protocol: Protocol)
     rows = _errors_table(analysis, protocol)
     page.table(["", "objects", "AP50", *ERRORS], rows, heat=range(3, 3 + len(ERRORS)))
     counts = analysis.counts()
-    figure, axes = new_figure(4.6, 0.42 * len(rows) + 1.4)
+    figure, axes = new_figure(4.6, 0.36 * len(rows) + 1.3)
     axes.bar(range(len(ERRORS)), [counts[e] for e in ERRORS], color=COLORS[: len(ERRORS)])
     axes.set_xticks(range(len(ERRORS)), ERRORS, fontsize=8, rotation=20)
     axes.set_yscale("symlog")

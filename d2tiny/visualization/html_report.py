@@ -56,7 +56,7 @@ figcaption { color: var(--soft); font-size: 13px; margin-top: 4px; }
 """
 
 
-def new_figure(width: float = 6.4, height: float = 3.8) -> tuple[Figure, Any]:
+def new_figure(width: float = 4.8, height: float = 3.3) -> tuple[Figure, Any]:
     """Return a figure (inches) and its axes in the page's style; no window system is touched."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
