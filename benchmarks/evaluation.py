@@ -89,7 +89,11 @@ def draw(folder: Path, images: int, seed: int = 0) -> None:
 
 
 def megabytes() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Largest resident memory so far; getrusage would also count the parent's before exec."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return float(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1024)
 
 
 def evaluate_ours(folder: Path) -> tuple[dict[str, float], float]:
@@ -134,12 +138,12 @@ def contend(name: str, folder: Path, reference: str) -> dict[str, Any]:
     """One contender in this process: seconds, processor seconds and memory, without and with what imports take."""
     if name == "aitodpycocotools":
         sys.path.insert(0, reference)
-        np.float = float  # it asks for a name that numpy dropped
+        shim_numpy()
     started = time.perf_counter()
     importlib.import_module(CONTENDERS[name])
     imported, base = time.perf_counter(), megabytes()
-    if name == "d2tiny":  # compiled code is cached on disk; a first call ever is reported by --compile
-        warm(folder)
+    if name == "d2tiny":  # compiled code is cached on disk; the first call ever compiles for some seconds
+        warm()
     begin, cpu = time.perf_counter(), time.process_time()
     metrics, loaded = evaluate_ours(folder) if name == "d2tiny" else evaluate_peer(name, folder)
     end = time.perf_counter()
@@ -155,7 +159,13 @@ def contend(name: str, folder: Path, reference: str) -> dict[str, Any]:
     }
 
 
-def warm(folder: Path) -> None:
+def shim_numpy() -> None:
+    """Names that numpy dropped and the reference asks for."""
+    np.float = float  # type: ignore[attr-defined]
+    np.NPY_OWNDATA = 4  # type: ignore[attr-defined]
+
+
+def warm() -> None:
     """Load the compiled functions: one object, one detection."""
     from d2tiny.evaluation import evaluate_detections
 
@@ -168,7 +178,8 @@ def warm(folder: Path) -> None:
 
 
 def available(name: str, reference: str) -> bool:
-    code = f"import sys; sys.path.insert(0, {reference!r}); import numpy; numpy.float = float; import {CONTENDERS[name]}"
+    shims = "import numpy; numpy.float = float; numpy.NPY_OWNDATA = 4"
+    code = f"import sys; sys.path.insert(0, {reference!r}); {shims}; import {CONTENDERS[name]}"
     return subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 

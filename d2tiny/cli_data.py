@@ -1,4 +1,4 @@
-"""The `d2tiny` command: convert, check, stats, tile, evaluate."""
+"""The `d2tiny` command: convert, check, stats, tile, augment, evaluate."""
 
 from __future__ import annotations
 
@@ -10,18 +10,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
+from detectron2.config import instantiate
+from detectron2.data import MetadataCatalog
+
 from d2tiny.cli import guarded
+from d2tiny.config import load_config
 from d2tiny.data.check import check_dataset, check_json
 from d2tiny.data.converters import FORMATS, Conversion, convert_dataset, write_coco
+from d2tiny.data.datasets import DatasetSource, load_coco_like
 from d2tiny.data.findings import Findings
 from d2tiny.data.ground_truth import load_ground_truth
+from d2tiny.data.preview import augmentation_sheet
 from d2tiny.data.statistics import size_table, summary, write_statistics
 from d2tiny.data.tiling import TileSettings, tile_dataset
 from d2tiny.evaluation import PROTOCOLS, evaluate_arrays, format_table, load_detections, make_protocol
 from d2tiny.evaluation.protocols import INFINITE
 from d2tiny.evaluation.report import write_report
 from d2tiny.utils.errors import ConfigError, D2TinyError
-from d2tiny.utils.files import write_text
+from d2tiny.utils.files import open_whole, write_text
 
 __all__ = ["EXAMPLES", "build_parser", "main"]
 
@@ -31,6 +38,7 @@ EXAMPLES = {
     "check": "d2tiny check instances_val.json --images val --fix clean/instances_val.json",
     "stats": "d2tiny stats instances_val.json --images val --output output/stats",
     "tile": "d2tiny tile instances_val.json --images val --output output/tiles --size 256 --overlap 64",
+    "augment": "d2tiny augment instances_val.json --images val --output output/augmentations.jpg",
     "evaluate": "d2tiny evaluate predictions.json instances_val.json --images val --report output/report",
 }
 _COVERAGE_CONFIGS = (
@@ -182,6 +190,26 @@ def _tile(args: argparse.Namespace) -> int:
     return 0
 
 
+def _augment(args: argparse.Namespace) -> int:
+    if args.output.suffix not in (".jpg", ".png"):
+        raise ConfigError(f"--output {args.output}: the name must end with .jpg or .png.")
+    records = load_coco_like(DatasetSource("preview", (str(args.source.resolve()),), (str(args.images.resolve()),)))
+    steps = None
+    if args.config:
+        cfg = load_config(args.config)
+        mapper = instantiate(cfg.dataloader.train.mapper)
+        steps = {args.config: mapper.augmentations.augs}
+    sheet = augmentation_sheet(
+        records, MetadataCatalog.get("preview").thing_classes, steps, samples=args.samples, seed=args.seed
+    )
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    _, data = cv2.imencode(args.output.suffix, cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    with open_whole(args.output) as file:
+        file.write(data.tobytes())
+    print(f"Picture: {args.output}")
+    return 0
+
+
 def _evaluate(args: argparse.Namespace) -> int:
     started = time.perf_counter()
     protocol = make_protocol(args.protocol, max_dets=args.max_dets, areas=args.areas, extra_ious=args.extra_ious)
@@ -255,6 +283,14 @@ def build_parser() -> argparse.ArgumentParser:
     tile.add_argument("--empty", choices=("keep", "drop"), default="keep", help="tiles without anything")
     tile.add_argument("--suffix", choices=(".png", ".jpg"), default=".png", help="of the tiles")
     tile.add_argument("--jobs", type=int, default=2, metavar="N", help="images cut at the same time")
+
+    augment = _command(commands, "augment", "Draw what augmentations do to your tiles.", _augment)
+    augment.add_argument("source", type=Path, help="COCO json")
+    augment.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the images")
+    augment.add_argument("--output", "-o", type=Path, required=True, metavar="FILE", help="picture, .jpg or .png")
+    augment.add_argument("--config", metavar="X", help="show the training augmentations of a config instead")
+    augment.add_argument("--samples", type=int, default=4, metavar="N", help="columns (default 4)")
+    augment.add_argument("--seed", type=int, default=0, metavar="S", help="of the random choices (default 0)")
 
     evaluate = _command(commands, "evaluate", "Evaluate COCO results, with an error report.", _evaluate)
     evaluate.add_argument("source", type=Path, metavar="predictions", help="COCO result json")

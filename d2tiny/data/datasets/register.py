@@ -46,8 +46,8 @@ _OTHERS: tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...], tup
     (
         "dotav2",
         ("train", "val", "trainval"),
-        ("dota/annotations/dota_v2.0_{}.json",),
-        ("dota/tiles/{}", "dota/images/{}", "dota/{}/images", "dota/images"),
+        ("dota/tiles/{}/instances.json", "dota/annotations/dota_v2.0_{}.json"),
+        ("dota/tiles/{}/images", "dota/images/{}", "dota/images"),
         DOTA_V2_CLASSES,
     ),
     (

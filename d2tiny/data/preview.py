@@ -1,0 +1,81 @@
+"""A picture of what augmentations do to real tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from detectron2.data import transforms as T
+
+from d2tiny.data.mapper import TinyDatasetMapper
+from d2tiny.data.transforms import BoxCopyPaste, GuardedScale, ObjectCrop, Photometric, RandomQuarterTurn
+from d2tiny.visualization import Boxes2D, draw_boxes
+
+__all__ = ["DEFAULT_AUGMENTATIONS", "augmentation_sheet"]
+
+_SIDE = 380  # px of a cell
+
+DEFAULT_AUGMENTATIONS: dict[str, list[T.Augmentation]] = {
+    "original": [],
+    "ObjectCrop 160": [ObjectCrop((160, 160), object_prob=1.0)],
+    "BoxCopyPaste": [BoxCopyPaste(prob=1.0, copies=20)],
+    "GuardedScale": [GuardedScale((0.5, 2.0), min_object=4.0)],
+    "RandomQuarterTurn": [RandomQuarterTurn()],
+    "Photometric": [Photometric(prob=1.0)],
+    "all": [
+        BoxCopyPaste(prob=1.0, copies=20),
+        ObjectCrop((160, 160), object_prob=1.0),
+        GuardedScale((0.8, 1.6)),
+        RandomQuarterTurn(),
+        Photometric(prob=1.0),
+    ],
+}
+
+
+def _cell(result: Mapping[str, Any], classes: Sequence[str], title: str) -> np.ndarray:
+    """One augmented image with its boxes; ignored ones are not drawn. Fills the cell, whole pixels enlarged."""
+    image = np.ascontiguousarray(result["image"].numpy().transpose(1, 2, 0))
+    instances = result["instances"]
+    keep = ~instances.gt_ignore.numpy()
+    boxes = Boxes2D(instances.gt_boxes.tensor.numpy()[keep], instances.gt_classes.numpy()[keep])
+    scale = max(1, round(_SIDE / max(image.shape[:2])))
+    height, width = image.shape[:2]
+    drawn = draw_boxes(image, boxes, classes, title=f"{title}, {width}x{height}", scale=scale)
+    factor = _SIDE / max(drawn.shape[1], drawn.shape[0])
+    drawn = cv2.resize(drawn, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+    cell = np.full((_SIDE, _SIDE, 3), 245, dtype=np.uint8)
+    cell[: drawn.shape[0], : drawn.shape[1]] = drawn[:_SIDE, :_SIDE]
+    return cell
+
+
+def augmentation_sheet(
+    records: Sequence[dict[str, Any]],
+    classes: Sequence[str],
+    augmentations: Mapping[str, Sequence[T.Augmentation | T.Transform]] | None = None,
+    *,
+    samples: int = 4,
+    seed: int = 0,
+) -> np.ndarray:
+    """Draw one row for each augmentation, one column for each sample; samples walk through the images.
+
+    Args:
+        records: Detectron2 dataset dicts; those with the most objects are shown.
+        classes: names for the legends.
+        augmentations: title → augmentations; by default each of ours alone, and all together.
+        samples: columns.
+        seed: of the random choices.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    fullest = sorted(records, key=lambda r: -sum(not a["iscrowd"] for a in r["annotations"]))
+    shown = fullest[: max(1, len(fullest) // 4)]  # crowded ones, but not the same scene in all columns
+    chosen = [shown[i * len(shown) // samples] for i in range(samples)]
+    rows = []
+    for title, steps in (augmentations or DEFAULT_AUGMENTATIONS).items():
+        mapper = TinyDatasetMapper(is_train=True, augmentations=list(steps))
+        np.random.seed(seed)
+        rows.append(np.concatenate([_cell(mapper(record), classes, title) for record in chosen], axis=1))
+    return np.concatenate(rows)
