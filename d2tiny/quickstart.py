@@ -9,14 +9,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.engine import DefaultPredictor
 
 from d2tiny import model_zoo
 from d2tiny.data.datasets import register_coco_like
+from d2tiny.data.images import read_image
 from d2tiny.data.synthetic import write_dataset
 from d2tiny.engine.run import run
-from d2tiny.evaluation import format_table
+from d2tiny.evaluation import format_table, get_protocol, load_detections, load_ground_truth
+from d2tiny.evaluation.report import write_report
 from d2tiny.utils.env import has_fast_bf16
 from d2tiny.utils.errors import DatasetError
 from d2tiny.visualization import Boxes2D, side_by_side
@@ -63,7 +64,7 @@ def _pictures(cfg_name: str, overrides: list[str], weights: Path, dataset: str, 
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for record in chosen:
-        image = read_image(record["file_name"], format="BGR")
+        image = read_image(record["file_name"], "BGR")
         found = predictor(image)["instances"].to("cpu")
         found = found[found.scores >= SCORE]
         objects = [a for a in record["annotations"] if not a["iscrowd"]]
@@ -80,6 +81,15 @@ def _pictures(cfg_name: str, overrides: list[str], weights: Path, dataset: str, 
         cv2.imwrite(str(path), picture[:, :, ::-1])
         paths.append(path)
     return paths
+
+
+def _report(dataset: str, run_dir: Path, folder: Path) -> Path:
+    """Write the error report of the last evaluation; returns the page."""
+    metadata = MetadataCatalog.get(dataset)
+    truth = load_ground_truth(Path(metadata.json_file))
+    found = load_detections(run_dir / "inference" / "coco_instances_results.json", truth)
+    write_report(truth, found, get_protocol("aitod"), folder, images=Path(metadata.image_root), title=CONFIG)
+    return folder / "index.html"
 
 
 def quickstart(output: Path, data: Path | None = None, iterations: int = 0) -> dict[str, float]:
@@ -116,7 +126,9 @@ def quickstart(output: Path, data: Path | None = None, iterations: int = 0) -> d
     metrics = run(model_zoo.get_config(CONFIG, overrides), config_name=CONFIG, overrides=overrides)
     print("3/3  Drawing ground truth beside prediction", flush=True)
     pictures = _pictures(CONFIG, overrides, run_dir / "model_final.pth", val_name, output / "pictures")
+    report = _report(val_name, run_dir, output / "report")
     print(f"\nAI-TOD metrics on the validation images ({run_dir / 'result.json'}):\n{format_table(metrics)}")
     print(f"\n{len(pictures)} pictures (left ground truth, right prediction): {pictures[0].parent.resolve()}")
+    print(f"What it gets wrong: {report.resolve()}")
     print(f"Weights: {(run_dir / 'model_final.pth').resolve()}")
     return metrics

@@ -12,21 +12,22 @@ import pytest
 import torch
 from detectron2.config import instantiate
 
-from d2tiny import cli, model_zoo
+from d2tiny import cli, cli_data, model_zoo
 from d2tiny.config import load_config, validate_config
+from d2tiny.evaluation import PROTOCOLS
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def blocks(language):
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
-    return [text for name, text in found if name == language]
+def blocks(language, text=README):
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    return [body for name, body in found if name == language]
 
 
-def commands():
-    text = "\n".join(blocks("")).replace("\\\n", " ")
+def commands(page=README):
+    text = "\n".join(blocks("", page)).replace("\\\n", " ")
     return [line.split("  #")[0].strip() for line in text.splitlines() if line.strip()]
 
 
@@ -90,5 +91,28 @@ def test_overrides_of_the_table_apply():
 def test_links_and_configs_exist():
     for link in re.findall(r"\]\(([^)#]+?)\)", README):
         assert link.startswith("https://") or (ROOT / link).exists(), link
-    for name in re.findall(r"^\| `((?:aitod|yaml|quick)/[\w./*]+)`", README, flags=re.MULTILINE):
+    for name in re.findall(
+        r"^\| `((?:aitod|aitodv2|visdrone|dota|dior|dtod|yaml|quick)/[\w./*]+)`", README, flags=re.MULTILINE
+    ):
         assert model_zoo.list_configs(name), name
+
+
+@pytest.mark.parametrize("page", ["README.md", "datasets/README.md"])
+def test_commands_of_d2tiny_parse(page):
+    """Those of README.md are the examples of `--help`, which test_cli_data.py runs."""
+    text = (ROOT / page).read_text()
+    lines = [c for c in commands(text) if c.startswith("d2tiny ")]
+    lines += [c for c in re.findall(r"`(d2tiny [^`]+)`", text) if len(c.split()) > 3 and "/" not in c.split()[1]]
+    lines = [c for c in lines if "FILE" not in c and " / " not in c]
+    assert len(lines) >= 5
+    for line in lines:
+        cli_data.build_parser().parse_args(shlex.split(line)[1:])
+    if page == "README.md":
+        assert set(lines) == set(cli_data.EXAMPLES.values())
+
+
+def test_protocols_are_all_described():
+    table = re.search(r"\| protocol \| what \|(.+?)\n\n", README, flags=re.DOTALL)[1]
+    assert set(
+        re.findall(r"`(\w+)`", "\n".join(row.split("|")[1] for row in table.splitlines()[1:] if "|" in row))
+    ) == set(PROTOCOLS)

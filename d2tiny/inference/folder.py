@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.engine import DefaultPredictor
 from tqdm import tqdm
 
+from d2tiny.data.images import read_image
 from d2tiny.utils.errors import ConfigError, DatasetError
 from d2tiny.utils.files import write_text
 from d2tiny.utils.weights import load_weights
@@ -135,9 +135,9 @@ def predict_folder(
     bar = tqdm(zip(files, targets, strict=True), total=len(files), desc="predict", unit="img", disable=not progress)
     for number, (path, target) in enumerate(bar, start=1):
         try:
-            image = read_image(str(path), format="BGR")
-        except Exception as err:
-            failed.append(f"{path}: cannot read this image ({err})")
+            image = read_image(path, "BGR")
+        except DatasetError as err:
+            failed.append(str(err))
             continue
         found = predictor(image)["instances"].to("cpu")
         boxes = found.pred_boxes.tensor.numpy()
