@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -59,13 +60,15 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _areas(text: str) -> dict[str, tuple[float, float]]:
     """``vt=0:64,t=64:256`` in px²; an open end is infinite."""
-    result = {}
+    result: dict[str, tuple[float, float]] = {}
     for part in text.split(","):
         label, bounds = _pair(part)
         low, colon, high = bounds.partition(":")
         try:
             if not colon:
                 raise ValueError("no colon")
+            if label in result:
+                raise argparse.ArgumentTypeError(f"area bin {label!r} is given twice")
             result[label] = (float(low or 0), float(high or INFINITE))
         except ValueError as err:
             raise argparse.ArgumentTypeError(f"{part!r} must look like NAME=LOW:HIGH, in px²") from err
@@ -81,6 +84,13 @@ def _numbers(text: str) -> list[float]:
         return [float(word) for word in _list(text)]
     except ValueError as err:
         raise argparse.ArgumentTypeError(f"{text!r} must be numbers with commas between") from err
+
+
+def _whole_numbers(text: str) -> list[int]:
+    numbers = _numbers(text)
+    if any(v != int(v) for v in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r} must be whole numbers")
+    return [int(v) for v in numbers]
 
 
 def _add_source_options(parser: argparse.ArgumentParser) -> None:
@@ -101,6 +111,16 @@ def _add_source_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--minus-one", action="store_const", const=True, help="voc, dior: pixels count from 1; subtract 1"
     )
+
+
+def _not_the_original(option: str, path: Path | None, source: Path) -> None:
+    if path is not None and path.resolve() == source.resolve():
+        raise ConfigError(f"{option} {path} is the original, which is never touched; name another file.")
+
+
+def _existing_folder(path: Path | None) -> None:
+    if path is not None and not path.is_dir():
+        raise ConfigError(f"--images {path}: no such folder.")
 
 
 def _convert_given(args: argparse.Namespace, name: str) -> Conversion:
@@ -127,16 +147,25 @@ def _report(findings: Findings) -> None:
 
 
 def _convert(args: argparse.Namespace) -> int:
+    _not_the_original("--output", args.output, args.source)
     result = _convert_given(args, args.format)
     if result.findings:
         _report(result.findings)
     write_coco(result.data, args.output)
     print(f"{args.output}: {result.summary()}; file names are relative to {result.root}")
+    print(f"Next: d2tiny check {args.output} --images {shlex.quote(str(result.root))}  (looks at the images, too)")
     return 0
 
 
 def _check(args: argparse.Namespace) -> int:
+    _not_the_original("--fix", args.fix, args.source)
+    _not_the_original("--json", args.json, args.source)
     if args.format is None:
+        for key in ("labels", "split", "classes", "rename", "ignore_classes", "area", "difficult", "cut", "minus_one"):
+            if getattr(args, key):
+                raise ConfigError(
+                    f"--{key.replace('_', '-')} goes with --format only; a COCO json is checked as it is."
+                )
         checked = check_json(args.source, args.images, decode=args.decode)
     else:
         converted = _convert_given(args, args.format)
@@ -145,8 +174,6 @@ def _check(args: argparse.Namespace) -> int:
     if args.json:
         write_text(args.json, json.dumps(checked.findings.to_dict(), indent=1) + "\n")
     if args.fix:
-        if args.fix.resolve() == args.source.resolve():
-            raise ConfigError(f"--fix {args.fix} is the original, which is never touched; name another file.")
         clean = checked.clean
         write_coco(clean, args.fix)
         print(f"{args.fix}: {len(clean['images'])} images, {len(clean['annotations'])} annotations are left")
@@ -154,6 +181,7 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _stats(args: argparse.Namespace) -> int:
+    _existing_folder(args.images)
     truth = load_ground_truth(args.source)
     areas = make_protocol(args.protocol, areas=args.areas).areas
     print("\n".join(f"{name:>18}  {value}" for name, value in summary(truth).items()))
@@ -180,6 +208,7 @@ def _stats(args: argparse.Namespace) -> int:
 
 
 def _tile(args: argparse.Namespace) -> int:
+    _existing_folder(args.images)
     settings = TileSettings(args.size, args.overlap, args.keep, args.cut, args.empty, args.suffix)
     data = tile_dataset(args.source, args.images, args.output, settings, jobs=args.jobs)
     ignored = sum(a["iscrowd"] for a in data["annotations"])
@@ -191,6 +220,7 @@ def _tile(args: argparse.Namespace) -> int:
 
 
 def _augment(args: argparse.Namespace) -> int:
+    _existing_folder(args.images)
     if args.output.suffix not in (".jpg", ".png"):
         raise ConfigError(f"--output {args.output}: the name must end with .jpg or .png.")
     records = load_coco_like(DatasetSource("preview", (str(args.source.resolve()),), (str(args.images.resolve()),)))
@@ -211,6 +241,7 @@ def _augment(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    _existing_folder(args.images)
     started = time.perf_counter()
     protocol = make_protocol(args.protocol, max_dets=args.max_dets, areas=args.areas, extra_ious=args.extra_ious)
     truth = load_ground_truth(args.truth)
@@ -232,8 +263,8 @@ def _command(commands: Any, name: str, summary_line: str, action: Action) -> arg
         name,
         help=summary_line,
         description=summary_line,
-        epilog=f"example: {EXAMPLES[name]}",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter if name == "tile" else argparse.HelpFormatter,
+        epilog=f"example:\n  {EXAMPLES[name]}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,  # keeps the example on one line
     )
     parser.set_defaults(action=action)
     return parser
@@ -276,13 +307,29 @@ def build_parser() -> argparse.ArgumentParser:
     tile.add_argument("source", type=Path, help="COCO json")
     tile.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the images")
     tile.add_argument("--output", "-o", type=Path, required=True, metavar="DIR", help="gets images/, instances.json")
-    tile.add_argument("--size", type=int, default=TileSettings.size, metavar="PX", help="side of a tile")
-    tile.add_argument("--overlap", type=int, default=TileSettings.overlap, metavar="PX", help="of neighbours")
-    tile.add_argument("--keep", type=float, default=TileSettings.keep, metavar="S", help="share inside to be learned")
-    tile.add_argument("--cut", choices=("ignore", "drop"), default="ignore", help="objects with less inside")
-    tile.add_argument("--empty", choices=("keep", "drop"), default="keep", help="tiles without anything")
-    tile.add_argument("--suffix", choices=(".png", ".jpg"), default=".png", help="of the tiles")
-    tile.add_argument("--jobs", type=int, default=2, metavar="N", help="images cut at the same time")
+    tile.add_argument(
+        "--size", type=int, default=TileSettings.size, metavar="PX", help="side of a tile (default %(default)s)"
+    )
+    tile.add_argument(
+        "--overlap", type=int, default=TileSettings.overlap, metavar="PX", help="of neighbours (default %(default)s)"
+    )
+    tile.add_argument(
+        "--keep",
+        type=float,
+        default=TileSettings.keep,
+        metavar="S",
+        help="share inside to be learned (default %(default)s)",
+    )
+    tile.add_argument(
+        "--cut", choices=("ignore", "drop"), default="ignore", help="objects with less inside (default %(default)s)"
+    )
+    tile.add_argument(
+        "--empty", choices=("keep", "drop"), default="keep", help="tiles without anything (default %(default)s)"
+    )
+    tile.add_argument("--suffix", choices=(".png", ".jpg"), default=".png", help="of the tiles (default %(default)s)")
+    tile.add_argument(
+        "--jobs", type=int, default=2, metavar="N", help="images cut at the same time (default %(default)s)"
+    )
 
     augment = _command(commands, "augment", "Draw what augmentations do to your tiles.", _augment)
     augment.add_argument("source", type=Path, help="COCO json")
@@ -297,9 +344,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("truth", type=Path, metavar="ground_truth", help="COCO json")
     evaluate.add_argument("--report", type=Path, metavar="DIR", help="write one HTML page with the error analysis")
     evaluate.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, for the worst tiles")
-    evaluate.add_argument(
-        "--max-dets", type=lambda t: [int(v) for v in _numbers(t)], metavar="A,B", help="detections that count"
-    )
+    evaluate.add_argument("--max-dets", type=_whole_numbers, metavar="A,B", help="detections that count")
     evaluate.add_argument(
         "--extra-ious", type=_numbers, metavar="T", help="thresholds reported besides, such as 0.25"
     )  # fmt: skip

@@ -13,8 +13,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from d2tiny.data.converters.base import IMAGE_SUFFIXES, box_problem
-from d2tiny.data.converters.coco import normalise_keys
-from d2tiny.data.datasets.coco_like import fitting_area, is_ignored, read_box, relative_name
+from d2tiny.data.converters.coco import hashable, normalise_keys, read_regions, without_nan
+from d2tiny.data.datasets.coco_like import REGION_KEYS, fitting_area, is_ignored, read_box, relative_name
 from d2tiny.data.findings import Findings
 from d2tiny.data.verify import check_image
 from d2tiny.utils.errors import ConfigError
@@ -78,17 +78,28 @@ def check_dataset(
     annotations = _annotations(data["annotations"], images, categories, found)
     _overall(images, categories, annotations, found)
     others = {k: v for k, v in data.items() if k not in ("images", "annotations", "categories")}
+    others = without_nan(others, "the file", found)
     result.clean = {
         **others,
         "images": list(images.values()),
         "annotations": annotations,
-        "categories": list(categories.values()),
+        "categories": list({hashable(c["id"]): c for c in categories.values()}.values()),
     }
     return result
 
 
-def _hashable(value: Any) -> Any:
-    return value if isinstance(value, int | str | float) else repr(value)
+def _is_number(key: Any) -> bool:
+    """Whether the loader takes it for the id of a category; ``"4"`` counts."""
+    try:
+        return float(key) == int(key)
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _same_number(key: Any, seen: set[Any]) -> bool:
+    """Whether 5 and "5" meet, which the loader takes for one id."""
+    other = str(key) if isinstance(key, int | float) else int(key) if str(key).isdecimal() else None
+    return other in seen
 
 
 def _entries(entries: list[dict[str, Any]], what: str, found: Findings) -> Iterator[tuple[Any, dict[str, Any]]]:
@@ -98,8 +109,11 @@ def _entries(entries: list[dict[str, Any]], what: str, found: Findings) -> Itera
         if entry.get("id") is None:
             found.add(f"{what} without an id, left out", f"number {number}: {str(entry)[:80]}", "error")
             continue
-        key = _hashable(entry["id"])
-        if key in seen:
+        key = hashable(entry["id"])
+        if what == "categories" and not _is_number(key):
+            found.add("categories whose id is no number, left out", f"id {key}", "error")
+            continue
+        if key in seen or _same_number(key, seen):
             found.add(f"{what} with the id of another, left out", f"id {key}", "error")
             continue
         seen.add(key)
@@ -107,10 +121,12 @@ def _entries(entries: list[dict[str, Any]], what: str, found: Findings) -> Itera
 
 
 def _categories(entries: list[dict[str, Any]], found: Findings) -> dict[Any, dict[str, Any]]:
+    """Category of each id; ids of one name lead to the first."""
     result = {}
     names: dict[str, Any] = {}
+    entries_by_name: dict[str, Any] = {}
     for key, entry in _entries(entries, "categories", found):
-        name = str(entry.get("name", "")).strip()
+        name = str(entry.get("name") or "").strip()
         if not name:
             found.add("categories without a name, left out", f"id {key}", "error")
             continue
@@ -119,7 +135,7 @@ def _categories(entries: list[dict[str, Any]], found: Findings) -> dict[Any, dic
         if name in names:
             found.add("categories with the name of another", f"'{name}': ids {names[name]} and {key}", "error")
         names.setdefault(name, key)
-        result[key] = {**entry, "name": name}
+        result[key] = {**entry, "id": entries_by_name.setdefault(name, entry["id"]), "name": name}
     return result
 
 
@@ -139,8 +155,26 @@ def _images(entries: list[dict[str, Any]], found: Findings) -> dict[Any, dict[st
             found.add("images listed twice, left out", f"{name}: ids {names[name]} and {key}", "error")
         else:
             names[name] = key
-            result[key] = {**entry, "file_name": name}
+            result[key] = {**_with_regions(entry, found), "file_name": name}
     return result
+
+
+def _with_regions(entry: dict[str, Any], found: Findings) -> dict[str, Any]:
+    """The entry with those of its ignored boxes that are boxes in the image."""
+    size, result = (entry["width"], entry["height"]), dict(entry)
+    for key in REGION_KEYS:
+        if key not in entry:
+            continue
+        if entry[key] is None:
+            found.add("boxes that are not four numbers, left out", f"image {entry['id']}, {key}: None")
+        result[key] = []
+        for box in read_regions(entry, key, found):
+            problem = box_problem(box, size)
+            if problem:
+                found.add(problem, f"image {entry['id']}, {key}: {list(box)}")
+            else:
+                result[key].append(list(box))
+    return without_nan(result, f"image {entry['id']}", found)
 
 
 def _decode(path: Path) -> str | None:
@@ -189,18 +223,18 @@ def _annotations(
 ) -> list[dict[str, Any]]:
     """The usable annotations, with clipped boxes and new ids where these were missing or used twice."""
     kept: list[dict[str, Any]] = []
-    ids = Counter(_hashable(entry.get("id")) for entry in entries)
+    ids = Counter(hashable(entry["id"]) for entry in entries if entry.get("id") is not None)
     for number, entry in enumerate(entries):
         where = f"annotation {entry.get('id', f'number {number}')} of image {entry.get('image_id')}"
         if entry.get("id") is None:
             found.add("annotations without an id", where, "note")
-        elif ids[_hashable(entry["id"])] > 1:
+        elif ids[hashable(entry["id"])] > 1:
             found.add("annotations with the id of another", where)
-        image = images.get(_hashable(entry.get("image_id")))
+        image = images.get(hashable(entry.get("image_id")))
         if image is None:
             found.add("annotations of an unknown image, left out", where)
             continue
-        if _hashable(entry.get("category_id")) not in categories:
+        if hashable(entry.get("category_id")) not in categories:
             found.add("annotations of unknown classes, left out", f"{where}: {entry.get('category_id')}", "error")
             continue
         box = read_box(entry)
@@ -209,9 +243,10 @@ def _annotations(
             text = str(problem).removesuffix(", left out")
             found.add(f"{text}, left out", f"{where}: {entry.get('bbox')}", "error")
             continue
+        entry = {**entry, "category_id": categories[hashable(entry["category_id"])]["id"]}
         kept.append(_mended(entry, box, image, where, found))
     kept = _without_duplicates(kept, found)
-    if len(ids) < len(entries) or None in ids:
+    if len(ids) < len(entries):
         kept = [{**entry, "id": i} for i, entry in enumerate(kept, start=1)]
     return kept
 
@@ -241,16 +276,18 @@ def _mended(
     if "ignore" in entry and bool(entry["ignore"]) != bool(entry.get("iscrowd", 0)):
         found.add("annotations whose ignore and iscrowd disagree", where, "note")
     ignored = int(is_ignored(entry))
-    return {**entry, "bbox": box, "area": area, "iscrowd": ignored, "ignore": ignored}
+    standard = {"bbox": box, "area": area, "iscrowd": ignored, "ignore": ignored}
+    others = {k: v for k, v in entry.items() if k not in standard}
+    return {**without_nan(others, where, found), **standard}
 
 
 def _without_duplicates(entries: list[dict[str, Any]], found: Findings) -> list[dict[str, Any]]:
     """Drop boxes that repeat another of their class exactly; note those that nearly do."""
-    groups: dict[tuple[Any, Any], list[int]] = defaultdict(list)
+    groups: dict[tuple[Any, Any, int], list[int]] = defaultdict(list)
     for i, entry in enumerate(entries):
-        groups[_hashable(entry["image_id"]), _hashable(entry["category_id"])].append(i)
+        groups[hashable(entry["image_id"]), hashable(entry["category_id"]), entry["iscrowd"]].append(i)
     dropped: set[int] = set()
-    for (image, _), members in groups.items():
+    for (image, _, _), members in groups.items():
         boxes = np.array([entries[i]["bbox"] for i in members], dtype=np.float64)
         low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
         for j in range(1, len(members)):  # one row at a time: images with 2,000 objects stay small
@@ -269,11 +306,11 @@ def _without_duplicates(entries: list[dict[str, Any]], found: Findings) -> list[
 def _overall(
     images: dict[Any, Any], categories: dict[Any, Any], annotations: list[dict[str, Any]], found: Findings
 ) -> None:
-    used = {_hashable(a["category_id"]) for a in annotations}
-    for key, category in categories.items():
-        if key not in used:
+    used = {hashable(a["category_id"]) for a in annotations}
+    for category in {hashable(c["id"]): c for c in categories.values()}.values():
+        if hashable(category["id"]) not in used:
             found.add("classes without an object", category["name"], "note")
-    with_objects = {_hashable(a["image_id"]) for a in annotations}
+    with_objects = {hashable(a["image_id"]) for a in annotations}
     empty = [image["file_name"] for key, image in images.items() if key not in with_objects]
     if empty:
         found.add("images without an object", empty[0], "note", len(empty))

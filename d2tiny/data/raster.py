@@ -8,9 +8,9 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from d2tiny.data.images import read_image
+from d2tiny.data.verify import read_header
 from d2tiny.utils.env import require_extra
 from d2tiny.utils.errors import DatasetError
 
@@ -46,14 +46,10 @@ class RasterReader:
         self._image: np.ndarray | None = None
         self._file: Any = None
         self._band = (0, np.zeros((0, 0, 3), dtype=np.uint8))
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # large scenes are the point here
         try:
-            with Image.open(path) as image:
-                self.width, self.height = image.size
+            (self.width, self.height), _ = read_header(path)
         except (OSError, ValueError) as err:
             raise DatasetError(f"{path}: cannot read this image ({err}).") from err
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
         if self.width * self.height <= whole_pixels:
             self._image = read_image(path)
             self.height, self.width = self._image.shape[:2]  # the camera's orientation is obeyed

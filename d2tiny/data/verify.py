@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from d2tiny.utils.errors import DatasetError
 
-__all__ = ["check_image", "verify_images"]
+__all__ = ["check_image", "read_header", "verify_images"]
 
 # How the formats end; a file cut short lacks it. JPEG may carry padding after it.
 _TRAILERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _EXIF_ORIENTATION = 0x0112
+_pillow_limit = threading.Lock()  # Pillow's limit is a global
+
+
+def read_header(path: str | Path) -> tuple[tuple[int, int], str]:
+    """Return (width, height) as decoders show the image, and its format; of scenes of any size.
+
+    Raises:
+        OSError: it is missing or no image.
+        ValueError: its header is damaged.
+    """
+    with _pillow_limit:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # large scenes are the point here
+        try:
+            image = Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    with image:
+        width, height = image.size
+        turned = image.format == "JPEG" and image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+        return ((height, width) if turned else (width, height)), str(image.format)
 
 
 def check_image(path: str, width: int, height: int) -> str | None:
@@ -25,10 +46,8 @@ def check_image(path: str, width: int, height: int) -> str | None:
     is not seen.
     """
     try:
-        with Image.open(path) as image:
-            size, kind = image.size, image.format
-            turned = kind == "JPEG" and image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-        trailer = _TRAILERS.get(str(kind))
+        size, kind = read_header(path)
+        trailer = _TRAILERS.get(kind)
         if trailer is not None:
             with Path(path).open("rb") as file:
                 file.seek(0, 2)
@@ -38,10 +57,8 @@ def check_image(path: str, width: int, height: int) -> str | None:
                 return "cut short (the end of the image is missing)"
     except FileNotFoundError:
         return "missing"
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError) as err:
+    except (OSError, ValueError) as err:
         return f"unreadable ({err})"
-    if turned:
-        size = (size[1], size[0])
     if size != (width, height):
         return f"{size[0]}x{size[1]} px, but the json says {width}x{height}"
     return None

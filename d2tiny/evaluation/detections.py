@@ -142,6 +142,8 @@ def load_detections(path: Path, truth: GroundTruth) -> Detections:
             columns = [_columns(decoder.decode(piece), truth.text_ids, path) for piece in _pieces(file)]
     except FileNotFoundError as err:
         raise DatasetError(f"{path}: no such file.") from err
+    except IsADirectoryError as err:
+        raise DatasetError(f"{path} is a folder, not a json file.") from err
     except msgspec.DecodeError:
         columns = [_columns(_entries_slowly(path, truth), truth.text_ids, path)]
     image, category, boxes, scores = (np.concatenate(parts) for parts in zip(*columns, strict=True))

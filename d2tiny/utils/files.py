@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from d2tiny.utils.errors import DatasetError
+from d2tiny.utils.errors import ConfigError, DatasetError
 
 __all__ = ["open_whole", "read_json", "write_text"]
 
@@ -22,6 +22,9 @@ def open_whole(path: Path) -> Iterator[BinaryIO]:
 
     A process that is killed or an exception inside leaves the old file, or none; never half of the new one.
     """
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; name a file in it.")
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:

@@ -60,7 +60,7 @@ def test_what_each_error_costs_by_hand():
 
     AP50(ship) = (21 · 1 + 20 · 2/7) / 101. Without missed ships (3 objects left): recall 1/3 → 34 points at 1,
     2/3 → 33 at 2/7. Without the duplicate the second true one is 6th: 2/6. With the box mended: true at 1, 3, 7 →
-    recalls .2, .4, .6 with precisions 1, 2/3, 3/7. With the class mended: the car's AP is 1, and the false ship is gone.
+    recalls .2, .4, .6, precisions 1, 2/3, 3/7. With the class mended: the car has AP 1, and the false ship is gone.
     """
     lost = lost_precision(analyse_errors(*one_of_each(), AITOD))
     ship = (21 + 20 * 2 / 7) / 101

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from tqdm import tqdm
 
 from d2tiny.data.findings import Findings
+from d2tiny.data.verify import read_header
 from d2tiny.utils.errors import DatasetError
 from d2tiny.utils.files import write_text
 
@@ -37,7 +37,7 @@ class RawObject:
     """One object: class name, XYWH box in px, and what else its file says.
 
     ``area`` in px² is width × height where None; ``ignore`` marks what is neither learned nor punished; ``extra`` keys
-    go to the json as they are.
+    go to the json as they are; ``where`` names its line for findings.
     """
 
     label: str
@@ -45,6 +45,7 @@ class RawObject:
     area: float | None = None
     ignore: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
+    where: str = ""
 
 
 @dataclass
@@ -115,23 +116,22 @@ def image_files(folder: Path) -> dict[str, Path]:
 
 
 def image_size(path: Path, findings: Findings) -> tuple[int, int] | None:
-    """Return (width, height) from the file's header, or None and a finding."""
+    """Return (width, height) from the file's header, turned as EXIF says, or None and a finding."""
     try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, ValueError, Image.DecompressionBombError) as err:
+        return read_header(path)[0]
+    except (OSError, ValueError) as err:
         findings.add("images that cannot be read, left out", f"{path}: {err}", "error")
         return None
 
 
-def read_lines(path: Path, findings: Findings) -> list[str] | None:
-    """Return the lines of a label file that hold anything, or None and a finding."""
+def read_lines(path: Path, findings: Findings) -> list[tuple[int, str]] | None:
+    """Return the lines of a label file that hold anything, with their numbers, or None and a finding."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as err:
         findings.add("label files that cannot be read, image left out", f"{path}: {err}", "error")
         return None
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [(i, line.strip()) for i, line in enumerate(text.splitlines(), start=1) if line.strip()]
 
 
 def box_problem(box: Sequence[float], size: tuple[int, int]) -> str | None:
@@ -150,7 +150,7 @@ def _add_objects(raw: RawImage, classes: Classes, ids: Mapping[str, int], findin
     """Usable objects of an image; those of ignored classes go to its ``ignored_boxes``."""
     for item in raw.objects:
         label = classes.name_of(item.label)
-        where = f"{raw.path.name}: {label} {tuple(round(v, 2) for v in item.box)}"
+        where = f"{item.where or raw.path.name}: {label} {tuple(round(v, 2) for v in item.box)}"
         problem = box_problem(item.box, raw.size)
         if problem:
             findings.add(problem, where)
@@ -190,7 +190,7 @@ def to_coco(
     """
     raws = list(tqdm(images, total=total, desc="reading", unit="image", disable=not progress, leave=False))
     if not raws:
-        raise DatasetError(f"{root}: no image could be converted: {findings}.")
+        raise DatasetError(f"{root}: no image could be converted: {findings or 'none is listed'}.")
     names = classes.names
     if names is None:
         found = {classes.name_of(item.label) for raw in raws for item in raw.objects}
@@ -221,12 +221,21 @@ def to_coco(
             **raw.extra,
         }
         for key in ("ignored_regions", "ignored_boxes"):
-            boxes = [_clip(box, raw.size) for box in getattr(raw, key) if not box_problem(box, raw.size)]
+            boxes = list(_usable_regions(getattr(raw, key), raw, findings))
             if boxes:
                 entry[key] = boxes
         entries.append(entry)
     categories = [{"id": i, "name": name} for name, i in ids.items()]
     return {"images": entries, "annotations": annotations, "categories": categories}
+
+
+def _usable_regions(boxes: Iterable[Sequence[float]], raw: RawImage, findings: Findings) -> Iterator[list[float]]:
+    for box in boxes:
+        problem = box_problem(box, raw.size)
+        if problem:
+            findings.add(problem, f"{raw.path.name}: ignored {tuple(round(v, 2) for v in box)}")
+        else:
+            yield _clip(box, raw.size)
 
 
 def _clip(box: Sequence[float], size: tuple[int, int]) -> list[float]:
@@ -236,5 +245,4 @@ def _clip(box: Sequence[float], size: tuple[int, int]) -> list[float]:
 
 def write_coco(data: Mapping[str, Any], output: Path) -> None:
     """Write a COCO json, whole or not at all."""
-    output.parent.mkdir(parents=True, exist_ok=True)
     write_text(output, json.dumps(data, allow_nan=False) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from d2tiny.data.findings import Findings
 from d2tiny.utils.errors import DatasetError
 from d2tiny.utils.files import read_json
 
-__all__ = ["coco_class_names", "normalise_keys", "read_coco"]
+__all__ = ["coco_class_names", "hashable", "normalise_keys", "read_coco", "read_regions", "without_nan"]
 
 # Keys seen in the wild and what COCO calls them.
 _TOP = {"annotation": "annotations", "image": "images", "category": "categories"}
@@ -61,6 +62,8 @@ def coco_class_names(path: Path) -> tuple[str, ...]:
     """
     categories = _read(path, Findings())["categories"]
     try:
+        if not all(c["name"] for c in categories):
+            raise ValueError("an empty name")
         return tuple(str(c["name"]).strip() for c in sorted(categories, key=lambda c: int(c["id"])))
     except (KeyError, TypeError, ValueError) as err:
         raise DatasetError(f"{path}: a category without id or name: {err}.") from err
@@ -87,18 +90,18 @@ def read_coco(source: Path, findings: Findings, *, images: Path | None = None) -
 
 
 def _images(data: dict[str, Any], source: Path, root: Path, findings: Findings) -> Iterator[RawImage]:
-    names = {c.get("id"): str(c.get("name", "")) for c in data["categories"]}
+    names = {hashable(c.get("id")): str(c.get("name", "")) for c in data["categories"]}
     if len(names) < len(data["categories"]):
         raise DatasetError(f"{source}: two categories share an id.")
-    by_image: dict[Any, list[dict[str, Any]]] = {image.get("id"): [] for image in data["images"]}
+    by_image: dict[Any, list[dict[str, Any]]] = {hashable(image.get("id")): [] for image in data["images"]}
     if len(by_image) < len(data["images"]):
         raise DatasetError(f"{source}: two images share an id. `d2tiny check` says which.")
     for annotation in data["annotations"]:
-        if annotation.get("image_id") not in by_image:
+        if hashable(annotation.get("image_id")) not in by_image:
             where = f"annotation {annotation.get('id')} of image {annotation.get('image_id')}"
             findings.add("annotations of an unknown image, left out", where)
             continue
-        by_image[annotation["image_id"]].append(annotation)
+        by_image[hashable(annotation.get("image_id"))].append(annotation)
     for image in data["images"]:
         name = image.get("file_name")
         pure = relative_name(name)
@@ -118,12 +121,56 @@ def _images(data: dict[str, Any], source: Path, root: Path, findings: Findings) 
             findings.add("images of another size than stated", f"{name}: stated {stated}, is {size}", "error")
             continue
         raw = RawImage(root / pure, size)
-        raw.extra = {k: image[k] for k in image.keys() - {"id", "file_name", "width", "height", *REGION_KEYS}}
+        raw.extra = _other_keys(image, {"id", "file_name", "width", "height", *REGION_KEYS}, findings)
         for key in REGION_KEYS:
-            getattr(raw, key).extend(tuple(box) for box in image.get(key, ()))
-        for annotation in by_image[image["id"]]:
+            getattr(raw, key).extend(read_regions(image, key, findings))
+        for annotation in by_image[hashable(image.get("id"))]:
             _add(raw, annotation, names, findings)
         yield raw
+
+
+def _other_keys(entry: dict[str, Any], standard: set[str], findings: Findings) -> dict[str, Any]:
+    """What COCO does not name, in the order of the file."""
+    return without_nan({k: v for k, v in entry.items() if k not in standard}, f"id {entry.get('id')}", findings)
+
+
+def without_nan(entry: dict[str, Any], where: str, findings: Findings) -> dict[str, Any]:
+    """Return the keys whose values a json can hold."""
+    kept = {}
+    for key, value in entry.items():
+        if _finite(value):
+            kept[key] = value
+        else:
+            findings.add("other keys with NaN or infinity, left out", f"{where}: {key}")
+    return kept
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, list | tuple):
+        return all(map(_finite, value))
+    return all(map(_finite, value.values())) if isinstance(value, dict) else True
+
+
+def read_regions(image: dict[str, Any], key: str, findings: Findings) -> list[tuple[float, float, float, float]]:
+    """Return the boxes of ``ignored_regions`` or ``ignored_boxes``, as far as they are four numbers."""
+    boxes = image.get(key)
+    result = []
+    for box in boxes if isinstance(boxes, list) else []:
+        read = read_box({"bbox": box})
+        if isinstance(read, str):
+            findings.add(f"{read}, left out", f"image {image.get('id')}, {key}: {box}")
+        else:
+            result.append((read[0], read[1], read[2], read[3]))
+    if boxes is not None and not isinstance(boxes, list):
+        findings.add("boxes that are not four numbers, left out", f"image {image.get('id')}, {key}: {boxes}")
+    return result
+
+
+def hashable(value: Any) -> Any:
+    """Return an id that can be looked up, whatever the file holds."""
+    return value if isinstance(value, int | str | float) else repr(value)
 
 
 def _add(raw: RawImage, annotation: dict[str, Any], names: dict[Any, str], findings: Findings) -> None:
@@ -132,13 +179,15 @@ def _add(raw: RawImage, annotation: dict[str, Any], names: dict[Any, str], findi
     if isinstance(box, str):
         findings.add(f"{box}, left out", f"{where}: {annotation.get('bbox')}")
         return
-    if annotation.get("category_id") not in names:
+    if hashable(annotation.get("category_id")) not in names:
         findings.add("objects of unknown classes, left out", f"{where}: {annotation.get('category_id')}", "error")
         return
     area = fitting_area(annotation, box[2], box[3])
     if area is None and annotation.get("area") is not None and min(box[2:]) > 0:
         findings.add("areas that do not fit their box, replaced by width x height", f"{where}: {annotation['area']}")
     standard = {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "ignore"}
-    extra = {k: annotation[k] for k in annotation.keys() - standard}
+    extra = _other_keys(annotation, standard, findings)
     x, y, w, h = box
-    raw.objects.append(RawObject(names[annotation["category_id"]], (x, y, w, h), area, is_ignored(annotation), extra))
+    raw.objects.append(
+        RawObject(names[hashable(annotation.get("category_id"))], (x, y, w, h), area, is_ignored(annotation), extra)
+    )

@@ -61,6 +61,31 @@ class Conversion:
         )
 
 
+def _native_classes(chosen: Format, source: Path, given: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The names that the format or its files know; those that were given where no file has them (YOLO)."""
+    if not callable(chosen.classes):
+        return chosen.classes
+    try:
+        return chosen.classes(source)
+    except DatasetError:
+        if given is None or chosen.classes is not find_yolo_classes:
+            raise
+        return tuple(given)
+
+
+def _unused_names(
+    rename: Mapping[str, str], ignored: Sequence[str], native: tuple[str, ...] | None, findings: Findings
+) -> None:
+    """Names that the format does not know are mistakes in typing."""
+    if native is None:
+        return
+    known = set(native)
+    for name in rename.keys() - known:
+        findings.add("renamed classes that do not exist", f"'{name}'. {did_you_mean(name, known)}")
+    for name in set(ignored) - known - set(rename.values()):
+        findings.add("ignored classes that do not exist", f"'{name}'. {did_you_mean(name, known)}")
+
+
 def convert_dataset(
     name: str,
     source: Path,
@@ -97,15 +122,13 @@ def convert_dataset(
             raise ConfigError(f"Format '{name}' has no option '{key}'. {did_you_mean(key, allowed)}")
     findings = Findings()
     rename = dict(rename or {})
-    native = chosen.classes(source) if callable(chosen.classes) and (classes is None or rename) else chosen.classes
+    native = _native_classes(chosen, source, classes)
     if name == "yolo":
-        options["names"] = native if not callable(native) else classes
-    if classes is not None:
-        names: tuple[str, ...] | None = tuple(classes)
-    elif native is None or callable(native):
-        names = None
-    else:  # renaming may join classes
+        options["names"] = native
+    names = tuple(classes) if classes is not None else None
+    if names is None and native is not None:  # renaming may join classes
         names = tuple(dict.fromkeys(rename.get(n, n) for n in native if rename.get(n, n) not in ignore_classes))
     root, images = chosen.read(source, findings, **options)
+    _unused_names(rename, ignore_classes, native, findings)
     data = to_coco(images, root, Classes(names, rename, frozenset(ignore_classes)), findings, progress=progress)
     return Conversion(data, root, findings)

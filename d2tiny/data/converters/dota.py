@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -74,7 +75,7 @@ def _images(root: Path, texts: Path, findings: Findings, area: str, policies: di
         if size is None or lines is None:
             continue
         raw = RawImage(path, size)
-        for number, line in enumerate(lines, start=1):
+        for number, line in lines:
             _add_line(raw, line, f"{text.name}, line {number}: {line!r}", findings, area, policies)
         yield raw
 
@@ -98,6 +99,9 @@ def _add_line(raw: RawImage, line: str, where: str, findings: Findings, area: st
         findings.add("lines that are not eight numbers and a class, left out", where)
         return
     xs, ys = points[::2], points[1::2]
+    if not all(map(math.isfinite, points)):  # min() and max() may pass over a NaN
+        findings.add("boxes with NaN or infinity, left out", where)
+        return
     box = (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))
     policy = policies[_CUT if level >= _CUT else 1] if level > 0 else "keep"
     if policy == "drop":
@@ -108,10 +112,10 @@ def _add_line(raw: RawImage, line: str, where: str, findings: Findings, area: st
         findings.add("boxes without area, left out", where)
         return
     extra = {"segmentation": [points], "difficult": level}
-    raw.objects.append(RawObject(words[8], box, size, policy == "ignore", extra))
+    raw.objects.append(RawObject(words[8], box, size, policy == "ignore", extra, where))
 
 
 def _polygon_area(xs: list[float], ys: list[float]) -> float:
-    """Shoelace formula, px²; NaN stays NaN and is found later with the box."""
+    """Shoelace formula, px²."""
     pairs = zip(xs, ys, [*xs[1:], xs[0]], [*ys[1:], ys[0]], strict=True)
     return abs(sum(x1 * y2 - x2 * y1 for x1, y1, x2, y2 in pairs)) / 2

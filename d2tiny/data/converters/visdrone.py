@@ -52,7 +52,7 @@ def _images(root: Path, texts: Path, findings: Findings) -> Iterator[RawImage]:
         size, lines = image_size(path, findings), read_lines(text, findings)
         if size is not None and lines is not None:
             raw = RawImage(path, size)
-            for number, line in enumerate(lines, start=1):
+            for number, line in lines:
                 _add_line(raw, line, f"{text.name}, line {number}: {line!r}", findings)
             yield raw
 
@@ -61,7 +61,8 @@ def _add_line(raw: RawImage, line: str, where: str, findings: Findings) -> None:
     try:
         x, y, w, h, score, category, *rest = (float(value) for value in line.rstrip(",").split(","))
         kind = int(category)
-    except ValueError:  # also int() of NaN
+        extra = dict(zip(("truncation", "occlusion"), map(int, rest), strict=False))
+    except (ValueError, OverflowError):  # also int() of NaN and infinity
         findings.add("lines that are not eight numbers, left out", where)
         return
     box = (x, y, w, h)
@@ -72,5 +73,4 @@ def _add_line(raw: RawImage, line: str, where: str, findings: Findings) -> None:
     elif not 0 < kind < _OTHERS:
         findings.add("objects of unknown classes, left out", where, "error")
     else:
-        extra = dict(zip(("truncation", "occlusion"), map(int, rest), strict=False))
-        raw.objects.append(RawObject(VISDRONE_CLASSES[kind - 1], box, ignore=score == 0, extra=extra))
+        raw.objects.append(RawObject(VISDRONE_CLASSES[kind - 1], box, ignore=score == 0, extra=extra, where=where))

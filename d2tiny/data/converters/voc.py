@@ -6,12 +6,22 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from d2tiny.data.converters.base import RawImage, RawObject, find_folder, image_files, image_size, read_lines
+from d2tiny.data.converters.base import (
+    IMAGE_SUFFIXES,
+    RawImage,
+    RawObject,
+    find_folder,
+    image_files,
+    image_size,
+    read_lines,
+)
 from d2tiny.data.datasets.coco_like import relative_name
 from d2tiny.data.findings import Findings
 from d2tiny.utils.errors import DatasetError
 
 __all__ = ["read_dior", "read_voc"]
+
+_ENDINGS = IMAGE_SUFFIXES | {".xml"}
 
 
 def read_voc(
@@ -79,7 +89,8 @@ def _stems(source: Path, split: str | None) -> list[str] | None:
             if lines is None:
                 raise DatasetError(str(findings))
             # lists of single classes have a second column
-            return [PurePosixPath(line.split()[0]).stem for line in lines]
+            names = [PurePosixPath(line.split()[0]) for _, line in lines]
+            return list(dict.fromkeys(n.stem if n.suffix.lower() in _ENDINGS else n.name for n in names))
     raise DatasetError(f"No list of the split '{split}' (looked for {source / 'ImageSets/Main'}/{split}.txt).")
 
 
@@ -98,7 +109,7 @@ def _images(
             continue
         try:
             tree = ElementTree.parse(xml).getroot()
-        except (ElementTree.ParseError, OSError, UnicodeDecodeError) as err:
+        except (ElementTree.ParseError, OSError, ValueError, LookupError) as err:  # the last two: encodings
             findings.add("label files that cannot be read, image left out", f"{xml}: {err}", "error")
             continue
         path = _image_of(tree, stem, files, xml, findings)
@@ -147,5 +158,5 @@ def _image(
             continue
         difficult = (item.findtext("difficult") or "0").strip() not in ("0", "")
         box = (x1, y1, x2 - x1, y2 - y1)
-        raw.objects.append(RawObject(name, box, ignore=difficult, extra={"difficult": int(difficult)}))
+        raw.objects.append(RawObject(name, box, ignore=difficult, extra={"difficult": int(difficult)}, where=where))
     return raw

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -26,14 +27,14 @@ def find_yolo_classes(source: Path) -> tuple[str, ...]:
                 lines = read_lines(folder / name, Findings())
                 if lines is None:
                     raise DatasetError(f"{folder / name} cannot be read.")
-                return tuple(lines)
+                return tuple(line for _, line in lines)
         for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
             try:
                 names = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("names")
             except (yaml.YAMLError, AttributeError, UnicodeDecodeError):
                 continue
-            if isinstance(names, dict):
-                names = [names[i] for i in sorted(names)]
+            if isinstance(names, dict) and all(isinstance(i, int) and i >= 0 for i in names):
+                names = [names.get(i, f"class {i}") for i in range(max(names, default=-1) + 1)]
             if names:
                 return tuple(str(n).strip() for n in names)
     raise DatasetError(
@@ -93,7 +94,7 @@ def _images(root: Path, texts: Path, names: Sequence[str], findings: Findings) -
         lines = read_lines(text, findings)
         if lines is None:
             continue
-        for number, line in enumerate(lines, start=1):
+        for number, line in lines:
             _add_line(raw, line, names, f"{text.name}, line {number}: {line[:80]!r}", findings)
         yield raw
 
@@ -102,7 +103,7 @@ def _add_line(raw: RawImage, line: str, names: Sequence[str], where: str, findin
     try:
         kind, *values = (float(word) for word in line.split())
         index = int(kind)
-    except ValueError:
+    except (ValueError, OverflowError):  # also int() of NaN and infinity
         index, values = -1, []
     if len(values) in (4, 5):  # the fifth is a confidence
         cx, cy, w, h = values[:4]
@@ -116,8 +117,11 @@ def _add_line(raw: RawImage, line: str, names: Sequence[str], where: str, findin
     if not 0 <= index < len(names):
         findings.add("objects of unknown classes, left out", where, "error")
         return
-    if max(values[:4]) > 2:
+    if not all(map(math.isfinite, values)):  # min() and max() may pass over a NaN
+        findings.add("boxes with NaN or infinity, left out", where)
+        return
+    if max(values[:4] if len(values) < 6 else values) > 2:
         findings.add("boxes that are not shares of the image, left out", where, "error")
         return
     width, height = raw.size
-    raw.objects.append(RawObject(names[index], (x1 * width, y1 * height, w * width, h * height)))
+    raw.objects.append(RawObject(names[index], (x1 * width, y1 * height, w * width, h * height), where=where))

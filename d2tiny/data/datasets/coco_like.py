@@ -206,6 +206,8 @@ def load_coco_like(source: DatasetSource) -> list[dict[str, Any]]:
             }
             for file, image in zip(files, data["images"], strict=True)
         }
+    except DatasetError:
+        raise
     except KeyError as err:
         raise DatasetError(f"{path}: an image has no {err}.") from err
     except (TypeError, ValueError) as err:
