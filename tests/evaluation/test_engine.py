@@ -175,7 +175,7 @@ def test_visdrone_equals_its_toolkit_in_slow_loops(seed):
 
 
 def test_regions_drop_what_is_half_inside():
-    """Region of 10 px at (11, 11): pixels 11..21; box of 10 px at (16, 11): pixels 17..26 × 12..21 → 5 of 10 columns."""
+    """Region of 10 px at (11, 11): pixels 11..21; box of 10 px at (16, 11): pixels 17..26 × 12..21: half."""
     truth = ground_truth_from_dict(
         {"images": [{"id": 1, "ignored_regions": [[11, 11, 10, 10]]}], "categories": [], "annotations": []}
     )
