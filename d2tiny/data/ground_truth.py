@@ -76,6 +76,8 @@ class GroundTruth:
 
     def boxes_by_image(self) -> list[np.ndarray]:
         """Return the XYXY boxes (G_i, 4) of each image's objects, without ignored ones."""
+        if not len(self.image_ids):
+            return []
         use = np.flatnonzero(~self.ignore)
         use = use[np.argsort(self.image[use], kind="stable")]
         boxes = self.boxes[use].copy()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,8 +23,10 @@ logger = logging.getLogger(__name__)
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _GRAY = (0, 4)  # PNG colour types without colour
-# Chunks that change how a PNG is shown; only decoders that know them may read such files.
-_PNG_EXTRAS = frozenset({b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"tRNS"})
+# Chunks that change how a PNG is shown; kornia-rs does not know them.
+_PNG_SHOWN_OTHERWISE = frozenset({b"eXIf", b"tRNS"})
+_PNG_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
+_ORIENTED = (b"XML:com.adobe.xmp", b"Raw profile type")
 
 
 @lru_cache(maxsize=1)
@@ -41,50 +44,62 @@ def _png_decoder() -> Callable[[bytes], np.ndarray] | None:
     return decode
 
 
-def _plain_rgb_png(data: bytes) -> bool:
-    """Whether a PNG is 8-bit RGB, not interlaced, and has no chunk that other decoders may read differently."""
-    if data[24:29] != b"\x08\x02\0\0\0":
-        return False
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int]]:
+    """Kind and place of the content of each chunk of a PNG."""
     place = 8
     while place + 12 <= len(data):
-        kind = data[place + 4 : place + 8]
-        if kind in _PNG_EXTRAS:
-            return False
-        if kind == b"IEND":
-            return True
+        yield data[place + 4 : place + 8], place + 8
         place += 12 + int.from_bytes(data[place : place + 4], "big")
-    return False
 
 
-def _decode(data: bytes) -> np.ndarray | None:
-    """RGB pixels, or None where only PIL gives Detectron2's."""
-    if data.startswith(_PNG):
-        decoder = _png_decoder()
-        if decoder is not None and _plain_rgb_png(data):
-            try:
-                return decoder(data)
-            except Exception:  # damaged: the slow way says what is wrong
-                return None
-        if data[24:25] == b"\x10" and data[25] in _GRAY:
-            return None  # PIL scales 16-bit grey in its own way
-    elif not data.startswith(_JPEG) or _is_cmyk(data):
-        return None
-    # The orientation of the camera is obeyed, as by Detectron2; damaged files give None.
+def _decode_png(data: bytes) -> np.ndarray | None:
+    plain = data[24:29] == b"\x08\x02\0\0\0" and _honest_size(data)  # 8-bit RGB, not interlaced
+    for kind, place in _png_chunks(data):
+        if kind in _PNG_TEXTS and data[place : place + 40].startswith(_ORIENTED):
+            return None  # an orientation that only PIL finds
+        plain &= kind not in _PNG_SHOWN_OTHERWISE
+    decoder = _png_decoder()
+    if plain and decoder is not None:
+        try:
+            return decoder(data)
+        except Exception:  # damaged: the slow way says what is wrong
+            return None
+    if data[24:25] == b"\x10" and data[25] in _GRAY:
+        return None  # PIL scales 16-bit grey in its own way
+    return _decode_by_opencv(data)
+
+
+def _honest_size(data: bytes) -> bool:
+    """Whether a PNG's header is undamaged and its size can come from so few bytes (deflate shrinks to 1/1032)."""
+    width, height = (int.from_bytes(data[i : i + 4], "big") for i in (16, 20))
+    return zlib.crc32(data[12:29]) == int.from_bytes(data[29:33], "big") and width * height * 3 <= 1032 * len(data)
+
+
+def _decode_jpeg(data: bytes) -> np.ndarray | None:
+    """Reads the segments before the frame: four components are rounded otherwise by OpenCV, and XMP only PIL knows."""
+    place = 2
+    while place + 10 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            odd = data[place + 9] == 4 or data.find(b"tiff:Orientation", 0, place) >= 0
+            return None if odd else _decode_by_opencv(data)
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return None  # no frame found
+
+
+def _decode_by_opencv(data: bytes) -> np.ndarray | None:
+    """RGB pixels, turned as EXIF says; None if the file is damaged."""
     if hasattr(cv2, "IMREAD_COLOR_RGB"):
         return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _is_cmyk(data: bytes) -> bool:
-    """Whether a JPEG has four components (OpenCV rounds those otherwise)."""
-    place = 2
-    while place + 10 <= len(data) and data[place] == 0xFF:
-        marker = data[place + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return data[place + 9] == 4
-        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-    return True  # no frame found: leave it to PIL
+def _decode(data: bytes) -> np.ndarray | None:
+    """RGB pixels, or None where only PIL gives Detectron2's."""
+    if data.startswith(_PNG):
+        return _decode_png(data)
+    return _decode_jpeg(data) if data.startswith(_JPEG) else None
 
 
 def read_image(path: str | os.PathLike[str], image_format: str = "RGB") -> np.ndarray:
@@ -126,7 +141,8 @@ class DecodedCache:
 
         Args:
             folder: where it lies; delete it at will.
-            max_gb: when it has grown to this size, further images are decoded every time.
+            max_gb: when it has grown to this size, further images are decoded every time. Each process counts what was
+                there when it started and what it adds itself.
 
         Raises:
             ConfigError: a limit that is not positive.
@@ -158,9 +174,17 @@ class DecodedCache:
             logger.warning("%s: damaged, written anew.", place)
         image = read_image(path)
         if self._used + image.nbytes <= self._limit:
+            self._store(place, image)
+        return image
+
+    def _store(self, place: Path, image: np.ndarray) -> None:
+        try:
             with open_whole(place) as file:
                 np.save(file, image)
-            self._used += image.nbytes
-            if self._used + image.nbytes > self._limit:
-                logger.warning("%s has reached its limit of %.1f GB.", self.folder, self._limit / 1e9)
-        return image
+        except OSError as err:
+            logger.warning("%s: no longer filled (%s).", self.folder, err)
+            self._limit = 0
+            return
+        self._used += image.nbytes
+        if self._used + image.nbytes > self._limit:
+            logger.warning("%s has reached its limit of %.1f GB.", self.folder, self._limit / 1e9)

@@ -133,6 +133,8 @@ def _boxes(annotations: Sequence[dict[str, Any]]) -> np.ndarray:
 
 def _planes(image: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 to contiguous (3, H, W); several times faster than a transposed copy, also of flipped views."""
+    if image.dtype != np.uint8 or not image.size:  # what an augmentation may give; OpenCV would not fill the planes
+        return np.ascontiguousarray(image.transpose(2, 0, 1))
     flip = [axis for axis in (0, 1) if image.strides[axis] < 0]
     for axis in flip:
         image = np.flip(image, axis)  # undo the view: OpenCV takes no negative strides

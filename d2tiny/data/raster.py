@@ -16,12 +16,13 @@ from d2tiny.utils.errors import DatasetError
 
 __all__ = ["RasterReader"]
 
-_GDAL_CACHE = 32 << 20  # bytes
+# Bytes; and no reading of PNGs as a whole, which takes the rest of a damaged file for zeros.
+_GDAL = {"GDAL_CACHEMAX": 32 << 20, "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO"}
 _WHOLE_PIXELS = 40_000_000  # up to here an image is simply decoded (120 MB)
 
 
 class RasterReader:
-    """An 8-bit image that is read in bands from top to bottom.
+    """An image that is read in bands from top to bottom.
 
     Images up to 40 megapixels are decoded as training decodes them. Larger ones are read through rasterio (GDAL), which
     decodes PNG, JPEG and TIFF line by line, so that memory is that of the band. A context manager.
@@ -39,7 +40,7 @@ class RasterReader:
             whole_pixels: up to so many pixels are decoded at once.
 
         Raises:
-            DatasetError: it cannot be read, or is not 8-bit.
+            DatasetError: it cannot be read; or it is large, and not 8-bit or turned by EXIF.
             ImportError: it is large and rasterio is not installed.
         """
         self.path = path
@@ -47,12 +48,17 @@ class RasterReader:
         self._file: Any = None
         self._band = (0, np.zeros((0, 0, 3), dtype=np.uint8))
         try:
-            (self.width, self.height), _ = read_header(path)
+            header = read_header(path)
         except (OSError, ValueError) as err:
             raise DatasetError(f"{path}: cannot read this image ({err}).") from err
+        self.width, self.height = header.size
         if self.width * self.height <= whole_pixels:
             self._image = read_image(path)
-            self.height, self.width = self._image.shape[:2]  # the camera's orientation is obeyed
+        elif header.orientation != 1:
+            raise DatasetError(
+                f"{path}: turned by its camera (EXIF orientation {header.orientation}), which bands of a large image "
+                "cannot follow; store it upright first, for example with `mogrify -auto-orient`."
+            )
         else:
             self._open_large()
 
@@ -61,7 +67,7 @@ class RasterReader:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # images without coordinates are normal here
             try:
-                with rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE):
+                with rasterio.Env(**_GDAL):
                     self._file = rasterio.open(self.path)
             except rasterio.errors.RasterioIOError as err:
                 raise DatasetError(f"{self.path}: cannot read this image ({err}).") from err
@@ -107,7 +113,7 @@ class RasterReader:
         from rasterio.windows import Window
 
         try:
-            with rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE):
+            with rasterio.Env(**_GDAL):
                 bands = self._file.read(window=Window(0, first, self.width, last - first))
         except rasterio.errors.RasterioError as err:
             raise DatasetError(f"{self.path}: cannot read rows {first} to {last} ({err}).") from err
@@ -117,5 +123,6 @@ class RasterReader:
                 table[index] = color[:3]
             return table[bands[0]]
         if bands.shape[0] < 3:
-            bands = bands[:1].repeat(3, axis=0)
+            bits = int(self._file.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8))
+            bands = (bands[:1] * (255 // (2**bits - 1))).astype(np.uint8).repeat(3, axis=0)
         return np.ascontiguousarray(bands[:3].transpose(1, 2, 0))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -82,7 +83,7 @@ def summary(truth: GroundTruth) -> dict[str, str]:
         "median size": f"{np.median(sides):.1f} px" if some else "–",
         "under 16 px": f"{(sides < 16).mean() * 100:.0f} %" if some else "–",
         "objects per image": f"{counts.mean():.1f}" if len(counts) else "–",
-        "most in one image": str(int(counts.max(initial=0))),
+        "most in one image": f"{int(counts.max(initial=0)):,}",
     }
 
 
@@ -124,7 +125,9 @@ def _plots(truth: GroundTruth, areas: Areas) -> list[tuple[Figure, str]]:
     ]
 
 
-def _coverage_rows(coverages: Sequence[CoverageLike], truth: GroundTruth, areas: Areas) -> list[list[object]]:
+def _coverage_rows(
+    coverages: Sequence[CoverageLike], strides: Sequence[int], truth: GroundTruth, areas: Areas
+) -> list[list[object]]:
     """One row for each config: share with a positive on each level, share without any, by size bin too."""
     use = np.flatnonzero(~truth.ignore)
     use = use[np.argsort(truth.image[use], kind="stable")]  # the order of GroundTruth.boxes_by_image
@@ -136,7 +139,8 @@ def _coverage_rows(coverages: Sequence[CoverageLike], truth: GroundTruth, areas:
             float(coverage.unserved[bins == i].mean() * 100) if (bins == i).any() else float("nan")
             for i in range(len(areas))
         ]
-        levels = [count / total * 100 for count in coverage.by_level]
+        by_stride = dict(zip(coverage.strides, coverage.by_level, strict=True))
+        levels = [by_stride[s] / total * 100 if s in by_stride else float("nan") for s in strides]
         rows.append([coverage.name, *levels, float(coverage.unserved.sum()) / total * 100, *by_bin])
     return rows
 
@@ -157,6 +161,9 @@ def _pictures(truth: GroundTruth, images: Path) -> list[tuple[np.ndarray, str]]:
         boxes[:, 2:] += boxes[:, :2]
         scale = max(1, round(_SIDE / max(pixels.shape[:2])))
         drawn = draw_boxes(pixels, Boxes2D(boxes, truth.category[here]), truth.classes, scale=scale)
+        smaller = _SIDE / max(drawn.shape[:2])
+        if smaller < 1:
+            drawn = cv2.resize(drawn, None, fx=smaller, fy=smaller, interpolation=cv2.INTER_AREA)
         result.append((drawn, f"{name}: {int(here.sum())} objects"))
     return result
 
@@ -191,14 +198,16 @@ def write_statistics(
     page.table(["class", *names, "all"], [*rows, ["all", *(int(v) for v in table.sum(axis=0))]])
     page.figures(_plots(truth, areas))
     if coverages:
-        strides = coverages[0].strides
+        strides = sorted({s for coverage in coverages for s in coverage.strides})
         page.section(
             "What detectors can learn from",
             "Percent of the objects that get at least one positive anchor on a level, and percent without any: those "
             "are never learned by the proposal network.",
         )
         headers = ["config", *(f"stride {s}" for s in strides), "none", *(f"none of {label}" for label in areas)]
-        page.table(headers, _coverage_rows(coverages, truth, areas), heat=range(len(strides) + 1, len(headers)))
+        page.table(
+            headers, _coverage_rows(coverages, strides, truth, areas), heat=range(len(strides) + 1, len(headers))
+        )
     if images is not None:
         page.section("Most crowded images", f"The {_TILES} images with the most objects.")
         page.pictures(_pictures(truth, images))

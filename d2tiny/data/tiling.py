@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -90,19 +91,23 @@ class _Source:
     @property
     def stem(self) -> str:
         """Name of its tiles; folders become part of it, so that equal names in two folders stay apart."""
-        return "_".join(Path(self.image["file_name"]).with_suffix("").parts)
+        name = relative_name(self.image["file_name"])
+        return "_".join(name.with_suffix("").parts) if name is not None else ""
 
 
 def _sources(path: Path, images: Path, findings: Findings) -> tuple[list[_Source], list[dict[str, Any]]]:
     data = read_coco_json(path)
     image_numbers(data["images"], path)  # refuses ids that clash
+    known = {image["id"] for image in data["images"]}
     by_image: dict[Any, list[tuple[dict[str, Any], list[float]]]] = defaultdict(list)
     for annotation in data["annotations"]:
         box = read_box(annotation)
         if isinstance(box, str) or box[2] <= 0 or box[3] <= 0:
             findings.add("annotations without a usable box, left out", f"annotation {annotation.get('id')}")
+        elif annotation.get("image_id") not in known:
+            findings.add("annotations of an unknown image, left out", f"annotation {annotation.get('id')}")
         else:
-            by_image[annotation.get("image_id")].append((annotation, box))
+            by_image[annotation["image_id"]].append((annotation, box))
     result = []
     for image in data["images"]:
         name = relative_name(image.get("file_name"))
@@ -111,6 +116,9 @@ def _sources(path: Path, images: Path, findings: Findings) -> tuple[list[_Source
         pairs = by_image.get(image["id"], [])
         boxes = np.array([box for _, box in pairs], dtype=np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
+        # What sticks out of the image counts no more than in training, which clips it.
+        width, height = (float(image.get(key) or np.inf) for key in ("width", "height"))
+        boxes = boxes.clip(0, (width, height, width, height))
         result.append(_Source(image, [a for a, _ in pairs], boxes, images / name))
     stems = [source.stem for source in result]
     if len(set(stems)) < len(stems):
@@ -173,7 +181,7 @@ def _tiles(source: _Source, output: Path, settings: TileSettings) -> list[dict[s
             for x in tile_starts(reader.width, settings.size, settings.overlap):
                 pixels = band[:, x : x + settings.size]
                 entry = _entry(source, x, y, pixels.shape[1], pixels.shape[0], settings)
-                if settings.empty == "drop" and not entry["annotations"]:
+                if settings.empty == "drop" and not (entry["annotations"] or entry.keys() & set(REGION_KEYS)):
                     continue
                 entries.append(entry)
                 _write(output / entry["file_name"], pixels)
@@ -214,11 +222,15 @@ def _cut_or_resume(source: _Source, folder: Path, settings: TileSettings) -> lis
         state = source.path.stat()
     except OSError as err:
         raise DatasetError(f"{source.path}: cannot read this image ({err}).") from err
-    key = [state.st_mtime_ns, state.st_size, len(source.annotations), float(source.boxes.sum())]
+    labels = json.dumps([source.image, source.annotations], sort_keys=True)
+    key = [state.st_mtime_ns, state.st_size, hashlib.sha1(labels.encode()).hexdigest()]
     if part.exists():
         done = read_json(part)
-        if done["key"] == key and all((folder / "images" / e["file_name"]).exists() for e in done["tiles"]):
+        files = [folder / "images" / entry["file_name"] for entry in done["tiles"]]
+        if done["key"] == key and all(file.exists() for file in files):
             return done["tiles"]
+        for file in files:  # the image may have become smaller
+            file.unlink(missing_ok=True)
     entries = _tiles(source, folder / "images", settings)
     write_text(part, json.dumps({"key": key, "tiles": entries}))
     return entries
@@ -277,7 +289,7 @@ def tile_dataset(
 
 def _claim(output: Path, settings: TileSettings) -> None:
     """Note the settings of a folder, or refuse one that has others."""
-    place, mine = output / _PARTS / "settings.json", asdict(settings)
+    place, mine = output / ".tiling.json", asdict(settings)
     if place.exists():
         theirs = read_json(place)
         if theirs != mine:

@@ -6,13 +6,13 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
 from d2tiny.utils.errors import DatasetError
 
-__all__ = ["check_image", "read_header", "verify_images"]
+__all__ = ["ImageHeader", "check_image", "read_header", "verify_images"]
 
 # How the formats end; a file cut short lacks it. JPEG may carry padding after it.
 _TRAILERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
@@ -20,8 +20,16 @@ _EXIF_ORIENTATION = 0x0112
 _pillow_limit = threading.Lock()  # Pillow's limit is a global
 
 
-def read_header(path: str | Path) -> tuple[tuple[int, int], str]:
-    """Return (width, height) as decoders show the image, and its format; of scenes of any size.
+class ImageHeader(NamedTuple):
+    """What a file's header says: (width, height) as decoders show it, format, EXIF orientation (1: as stored)."""
+
+    size: tuple[int, int]
+    kind: str
+    orientation: int
+
+
+def read_header(path: str | Path) -> ImageHeader:
+    """Read the header of an image of any size.
 
     Raises:
         OSError: it is missing or no image.
@@ -35,8 +43,11 @@ def read_header(path: str | Path) -> tuple[tuple[int, int], str]:
             Image.MAX_IMAGE_PIXELS = limit
     with image:
         width, height = image.size
-        turned = image.format == "JPEG" and image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-        return ((height, width) if turned else (width, height)), str(image.format)
+        # Asking a PNG without the chunk would decode it whole.
+        known = image.format == "JPEG" or "exif" in image.info
+        orientation = int(image.getexif().get(_EXIF_ORIENTATION, 1)) if known else 1
+        size = (height, width) if orientation in (5, 6, 7, 8) else (width, height)
+        return ImageHeader(size, str(image.format), orientation)
 
 
 def check_image(path: str, width: int, height: int) -> str | None:
@@ -46,7 +57,7 @@ def check_image(path: str, width: int, height: int) -> str | None:
     is not seen.
     """
     try:
-        size, kind = read_header(path)
+        size, kind, _ = read_header(path)
         trailer = _TRAILERS.get(kind)
         if trailer is not None:
             with Path(path).open("rb") as file:

@@ -118,7 +118,7 @@ def image_files(folder: Path) -> dict[str, Path]:
 def image_size(path: Path, findings: Findings) -> tuple[int, int] | None:
     """Return (width, height) from the file's header, turned as EXIF says, or None and a finding."""
     try:
-        return read_header(path)[0]
+        return read_header(path).size
     except (OSError, ValueError) as err:
         findings.add("images that cannot be read, left out", f"{path}: {err}", "error")
         return None

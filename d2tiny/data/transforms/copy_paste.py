@@ -13,8 +13,9 @@ __all__ = ["BoxCopyPaste"]
 class BoxCopyPaste(T.Augmentation):
     """Paste small objects of the image at other places of it, with a margin of their ground that fades out.
 
-    A copy is mirrored and turned at random, and pasted only where it overlaps neither an object nor an ignore region,
-    margins included. Its background is that of its own image, which fits better than any other image's.
+    Objects that overlap others are not copied, and the margin ends before the next object. A copy is mirrored and turned
+    at random, and pasted only where it overlaps neither an object nor an ignore region, margins included. Its background
+    is that of its own image, which fits better than any other image's.
 
     It adds to the fields ``boxes``, ``classes`` and ``ignore`` that :class:`~d2tiny.data.TinyDatasetMapper` gives.
     """
@@ -49,14 +50,20 @@ class BoxCopyPaste(T.Augmentation):
         """Paste into ``aug_input``; the image that it had is not modified."""
         boxes, ignore = aug_input.boxes, aug_input.ignore
         sides = boxes[:, 2:] - boxes[:, :2]
-        small = np.flatnonzero(~ignore & (sides.max(axis=1, initial=0) <= self.max_side) & (sides.min(axis=1) >= 1))
+        height, width = aug_input.image.shape[:2]
+        whole = (boxes[:, :2] >= 0).all(axis=1) & (boxes[:, 2:] <= (width, height)).all(
+            axis=1
+        )  # a crop may have cut it
+        fits = (sides.max(axis=1, initial=0) <= self.max_side) & (sides.min(axis=1) >= 1)
+        small = np.flatnonzero(~ignore & whole & fits)
         if not len(small) or np.random.rand() >= self.prob:
             return T.NoOpTransform()
         source, image = aug_input.image, aug_input.image.copy()
         taken = boxes.copy()
         new_boxes, new_classes = [], []
         for index in np.random.choice(small, np.random.randint(1, self.copies + 1)):
-            pasted = self._paste(source, image, boxes[index], taken)
+            others = np.delete(boxes, index, axis=0)
+            pasted = self._paste(source, image, boxes[index], others, taken)
             if pasted is not None:
                 taken = np.concatenate((taken, pasted[None]))
                 new_boxes.append(pasted)
@@ -68,10 +75,14 @@ class BoxCopyPaste(T.Augmentation):
             aug_input.ignore = np.concatenate((ignore, np.zeros(len(new_boxes), dtype=bool)))
         return T.NoOpTransform()
 
-    def _paste(self, source: np.ndarray, image: np.ndarray, box: np.ndarray, taken: np.ndarray) -> np.ndarray | None:
+    def _paste(
+        self, source: np.ndarray, image: np.ndarray, box: np.ndarray, others: np.ndarray, taken: np.ndarray
+    ) -> np.ndarray | None:
         """Paste one copy into ``image``; its box, or None if there was no place."""
         height, width = image.shape[:2]
-        margin = max(2, round(self.margin * float((box[2:] - box[:2]).max())))
+        margin = _clear_margin(box, others, max(2, round(self.margin * float((box[2:] - box[:2]).max()))))
+        if margin < 0:  # it overlaps another object, whose piece would be copied without a label
+            return None
         x1, y1 = max(0, int(box[0]) - margin), max(0, int(box[1]) - margin)
         x2, y2 = min(width, int(np.ceil(box[2])) + margin), min(height, int(np.ceil(box[3])) + margin)
         patch = source[y1:y2, x1:x2]
@@ -90,6 +101,16 @@ class BoxCopyPaste(T.Augmentation):
                 place[:] = (place * (1 - weight) + patch * weight + 0.5).astype(image.dtype)
                 return inner + np.array((x, y, x, y))
         return None
+
+
+def _clear_margin(box: np.ndarray, others: np.ndarray, margin: int) -> int:
+    """Widest margin in px, at most ``margin``, that touches no other box; -1 if the box itself does."""
+    x1, y1, x2, y2 = np.floor(box[0]), np.floor(box[1]), np.ceil(box[2]), np.ceil(box[3])
+    # distance along the axis on which they are farther apart
+    dx = np.maximum(others[:, 0] - x2, x1 - others[:, 2])
+    dy = np.maximum(others[:, 1] - y2, y1 - others[:, 3])
+    nearest = float(np.maximum(dx, dy).min(initial=np.inf))
+    return -1 if nearest < 0 else int(min(margin, nearest))
 
 
 def _turned(patch: np.ndarray, box: np.ndarray, turns: int, mirror: bool) -> tuple[np.ndarray, np.ndarray]:

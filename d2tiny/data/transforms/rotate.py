@@ -36,6 +36,10 @@ class QuarterTurn(T.Transform):
 class RandomQuarterTurn(T.Augmentation):
     """Rotate by 0°, 90°, 180° or 270°, each as often."""
 
+    def __init__(self) -> None:
+        """There is nothing to set."""
+        super().__init__()
+
     def get_transform(self, image: np.ndarray) -> T.Transform:
         """Choose the turn."""
         return QuarterTurn(int(np.random.randint(4)), *image.shape[:2])

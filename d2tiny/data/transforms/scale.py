@@ -49,7 +49,9 @@ class GuardedScale(T.Augmentation):
         if len(sides):
             # an object at or under the limit allows no shrinking
             low = max(low, min(1.0, self.min_object / max(float(sides.min()), 1e-6)))
-        high = max(low, min(high, max(1.0, self.max_side / max(height, width))))
+        limit = max(1.0, self.max_side / max(height, width))
+        low = min(low, limit)
+        high = max(low, min(high, limit))
         factor = float(np.exp(np.random.uniform(np.log(low), np.log(high))))
         # rounded up, so that rounding does not push an object below the limit
         return T.ResizeTransform(
