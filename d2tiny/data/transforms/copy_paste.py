@@ -13,9 +13,9 @@ __all__ = ["BoxCopyPaste"]
 class BoxCopyPaste(T.Augmentation):
     """Paste small objects of the image at other places of it, with a margin of their ground that fades out.
 
-    Objects that overlap others are not copied, and the margin ends before the next object. A copy is mirrored and turned
-    at random, and pasted only where it overlaps neither an object nor an ignore region, margins included. Its background
-    is that of its own image, which fits better than any other image's.
+    Objects that overlap others are not copied, and the margin ends before the next object. A copy is mirrored and
+    turned at random, and pasted only where it overlaps neither an object nor an ignore region, margins included. Its
+    background is that of its own image, which fits better than any other image's.
 
     It adds to the fields ``boxes``, ``classes`` and ``ignore`` that :class:`~d2tiny.data.TinyDatasetMapper` gives.
     """
