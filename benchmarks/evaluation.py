@@ -202,6 +202,8 @@ def measure(images: int, names: list[str], reference: str) -> list[dict[str, Any
     ours = rows[0]["metrics"]
     for row in rows:
         row["largest_difference"] = max(abs(row["metrics"][m] - ours[m]) for m in METRICS)
+        if row["largest_difference"] > 1e-9:
+            raise SystemExit(f"{row['contender']} disagrees by {row['largest_difference']}: {row['metrics']}")
     return rows
 
 
@@ -247,7 +249,8 @@ def main() -> None:
     for images in args.images:
         rows = measure(images, names, args.aitod_reference)
         print(table(images, rows), flush=True)
-        record = {"images": images, "command": " ".join(["python", "benchmarks/evaluation.py"]), "rows": rows}
+        command = ["python", "benchmarks/evaluation.py", "--images", *map(str, args.images), "--contenders", *names]
+        record = {"images": images, "command": " ".join(command), "rows": rows}
         record["hardware"] = describe_hardware()
         (args.results / f"images_{images}.json").write_text(json.dumps(record, indent=1) + "\n")
 

@@ -116,6 +116,8 @@ def measure(folder: Path, json_file: Path, images: Path, repeats: int, environme
             env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
             check=False,
         )
+        if result.returncode and kind == "detectron2":
+            raise SystemExit(result.stderr)
         if result.returncode:
             print(f"{name}: left out ({result.stderr.strip().splitlines()[-1]})")
             continue

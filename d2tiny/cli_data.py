@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
 
@@ -25,7 +26,7 @@ from d2tiny.data.ground_truth import load_ground_truth
 from d2tiny.data.preview import augmentation_sheet
 from d2tiny.data.statistics import size_table, summary, write_statistics
 from d2tiny.data.tiling import TileSettings, tile_dataset
-from d2tiny.evaluation import PROTOCOLS, evaluate_arrays, format_table, load_detections, make_protocol
+from d2tiny.evaluation import PROTOCOLS, evaluate_arrays, format_table, get_protocol, load_detections, make_protocol
 from d2tiny.evaluation.protocols import INFINITE
 from d2tiny.evaluation.report import write_report
 from d2tiny.utils.errors import ConfigError, D2TinyError
@@ -88,7 +89,7 @@ def _numbers(text: str) -> list[float]:
 
 def _whole_numbers(text: str) -> list[int]:
     numbers = _numbers(text)
-    if any(v != int(v) for v in numbers):
+    if not all(v.is_integer() for v in numbers):
         raise argparse.ArgumentTypeError(f"{text!r} must be whole numbers")
     return [int(v) for v in numbers]
 
@@ -183,25 +184,36 @@ def _check(args: argparse.Namespace) -> int:
 def _stats(args: argparse.Namespace) -> int:
     _existing_folder(args.images)
     truth = load_ground_truth(args.source)
-    areas = make_protocol(args.protocol, areas=args.areas).areas
+    areas = make_protocol(args.protocol, areas=args.areas).areas or get_protocol("aitod").areas
     print("\n".join(f"{name:>18}  {value}" for name, value in summary(truth).items()))
     table = size_table(truth, areas)
     print(
         f"{'objects by size':>18}  " + ", ".join(f"{n} {c:,}" for n, c in zip(areas, table.sum(axis=0), strict=False))
     )
-    coverages = []
+    coverages, sample = [], truth
     if args.coverage:
         from d2tiny.coverage import config_coverage  # builds parts of models: slow to import, not always wanted
 
         if not truth.sizes.all():
             raise ConfigError(f"{args.source}: images without a size; `d2tiny check` lists them. Or: --coverage ''")
-        boxes, sizes = truth.boxes_by_image(), [(int(w), int(h)) for w, h in truth.sizes]
-        coverages = [config_coverage(name, boxes, sizes) for name in args.coverage]
+        images = np.random.default_rng(0).permutation(len(truth.image_ids))[: args.coverage_images]
+        sample = truth.with_images(truth.image_ids[images].tolist())
+        boxes, sizes = sample.boxes_by_image(), [(int(w), int(h)) for w, h in sample.sizes]
+        coverages = [config_coverage(name, boxes, sizes, progress=True) for name in args.coverage]
         for coverage in coverages:
             lost = int(coverage.unserved.sum())
-            print(f"{'without positives':>18}  {lost:,} of {coverage.objects:,} objects ({coverage.name})")
+            print(
+                f"{'without positives':>18}  {lost:,} of {coverage.objects:,} objects in {len(sizes):,} images "
+                f"({coverage.name})"
+            )
     write_statistics(
-        truth, areas, args.output, images=args.images, coverages=coverages, title=f"Dataset: {args.source.name}"
+        truth,
+        areas,
+        args.output,
+        images=args.images,
+        coverages=coverages,
+        sample=sample,
+        title=f"Dataset: {args.source.name}",
     )
     print(f"Page: {args.output / 'index.html'}")
     return 0
@@ -301,6 +313,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="A,B",
         help="configs whose anchors and assigner are tried; '' tries none (default: baselines and RFLA)",
     )
+    stats.add_argument(
+        "--coverage-images",
+        type=int,
+        default=300,
+        metavar="N",
+        help="try them on so many images, drawn at random (default %(default)s)",
+    )
     _add_protocol_options(stats)
 
     tile = _command(commands, "tile", "Cut large images into tiles; goes on where stopped.", _tile)
@@ -344,7 +363,9 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("truth", type=Path, metavar="ground_truth", help="COCO json")
     evaluate.add_argument("--report", type=Path, metavar="DIR", help="write one HTML page with the error analysis")
     evaluate.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, for the worst tiles")
-    evaluate.add_argument("--max-dets", type=_whole_numbers, metavar="A,B", help="detections that count")
+    evaluate.add_argument(
+        "--max-dets", type=_whole_numbers, metavar="A,B", help="detections of an image and class that count"
+    )
     evaluate.add_argument(
         "--extra-ious", type=_numbers, metavar="T", help="thresholds reported besides, such as 0.25"
     )  # fmt: skip

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from detectron2.config import instantiate
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from tqdm import tqdm
 
 from d2tiny.config import load_config
 from d2tiny.modeling.priors import GridPriors, grid_from_generator
@@ -46,15 +47,21 @@ def _grid(generator: DefaultAnchorGenerator, width: int, height: int) -> GridPri
 
 
 def config_coverage(
-    config: str, boxes: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]], overrides: Sequence[str] = ()
+    config: str,
+    boxes: Sequence[np.ndarray],
+    sizes: Sequence[tuple[int, int]],
+    overrides: Sequence[str] = (),
+    *,
+    progress: bool = False,
 ) -> Coverage:
-    """Assign the objects of every image to the anchors of a config's RPN.
+    """Assign the objects of every image to the anchors of a config's RPN, at the image's native size.
 
     Args:
         config: lazy config or zoo name of a detector with an RPN.
         boxes: (G, 4) XYXY boxes of each image in px.
         sizes: (width, height) of each image.
         overrides: config overrides.
+        progress: show a bar.
 
     Raises:
         ConfigError: the config has no RPN with an assigner.
@@ -68,7 +75,8 @@ def config_coverage(
     grids: dict[tuple[int, int], GridPriors] = {}
     served: list[np.ndarray] = []
     by_level = np.zeros(len(strides), dtype=np.int64)
-    for objects, size in zip(boxes, sizes, strict=True):
+    pairs = tqdm(zip(boxes, sizes, strict=True), desc=config, total=len(boxes), disable=not progress, leave=False)
+    for objects, size in pairs:
         if size not in grids:
             grids[size] = _grid(generator, *size)
         grid = grids[size]

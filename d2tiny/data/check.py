@@ -13,8 +13,16 @@ from PIL import Image
 from tqdm import tqdm
 
 from d2tiny.data.converters.base import IMAGE_SUFFIXES, box_problem
-from d2tiny.data.converters.coco import hashable, normalise_keys, read_regions, without_nan
-from d2tiny.data.datasets.coco_like import REGION_KEYS, fitting_area, is_ignored, read_box, relative_name
+from d2tiny.data.converters.coco import normalise_keys, without_nan
+from d2tiny.data.datasets.coco_like import (
+    REGION_KEYS,
+    fitting_area,
+    hashable,
+    is_ignored,
+    read_box,
+    read_regions,
+    relative_name,
+)
 from d2tiny.data.findings import Findings
 from d2tiny.data.verify import check_image
 from d2tiny.utils.errors import ConfigError

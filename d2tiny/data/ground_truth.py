@@ -16,10 +16,12 @@ import numpy as np
 from d2tiny.data.datasets.coco_like import (
     REGION_KEYS,
     category_numbers,
+    hashable,
     image_numbers,
     is_ignored,
     read_box,
     read_coco_json,
+    read_regions,
 )
 from d2tiny.data.findings import Findings
 from d2tiny.utils.errors import DatasetError
@@ -27,6 +29,8 @@ from d2tiny.utils.errors import DatasetError
 __all__ = ["GroundTruth", "find_ids", "ground_truth_from_dict", "load_ground_truth"]
 
 logger = logging.getLogger(__name__)
+
+_OBJECT_FIELDS = ("image", "category", "boxes", "area", "ignore", "shared")
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class GroundTruth:
         boxes: (G, 4) float64 XYWH in px, in the order of the file.
         area: (G,) float64 in px²; the annotation's, which may differ from width × height.
         ignore: (G,) bool; neither to be found nor punished.
+        shared: (G,) bool; copies of regions, see :meth:`with_regions_as_crowds`.
         region_image: (R,) int32, image of each ignored region that holds for all classes.
         regions: (R, 4) float64 XYWH.
         region_drops: (R,) bool; what lies half inside may be dropped beforehand (VisDrone's ignored regions, but not
@@ -59,6 +64,7 @@ class GroundTruth:
     boxes: np.ndarray
     area: np.ndarray
     ignore: np.ndarray
+    shared: np.ndarray
     region_image: np.ndarray
     regions: np.ndarray
     region_drops: np.ndarray
@@ -71,7 +77,7 @@ class GroundTruth:
 
     def select(self, keep: np.ndarray) -> GroundTruth:
         """Return the objects at ``keep`` (mask or indices); images, classes and regions stay."""
-        parts = {name: getattr(self, name)[keep] for name in ("image", "category", "boxes", "area", "ignore")}
+        parts = {name: getattr(self, name)[keep] for name in _OBJECT_FIELDS}
         return replace(self, **parts)
 
     def boxes_by_image(self) -> list[np.ndarray]:
@@ -119,6 +125,7 @@ class GroundTruth:
             boxes=np.concatenate((self.boxes, boxes)),
             area=np.concatenate((self.area, boxes[:, 2] * boxes[:, 3])),
             ignore=np.concatenate((self.ignore, np.ones(len(boxes), dtype=bool))),
+            shared=np.concatenate((self.shared, np.ones(len(boxes), dtype=bool))),
             region_image=np.zeros(0, dtype=np.int32),
             regions=np.zeros((0, 4)),
             region_drops=np.zeros(0, dtype=bool),
@@ -140,58 +147,6 @@ def find_ids(known: np.ndarray, wanted: np.ndarray, what: str) -> np.ndarray:
             "Are these predictions of another split?"
         )
     return places.astype(np.int32)
-
-
-def ground_truth_from_dict(dataset: Mapping[str, Any]) -> GroundTruth:
-    """Build the arrays from a COCO-style dict with whole annotations.
-
-    ``iscrowd`` or ``ignore`` marks ignored objects; ``ignored_regions`` and ``ignored_boxes`` (XYWH) of an image hold
-    for all classes.
-    ``area`` is width × height where it is missing.
-    """
-    images = sorted(dataset["images"], key=lambda image: image["id"])
-    categories = sorted(dataset["categories"], key=lambda category: category["id"])
-    image_index = {image["id"]: i for i, image in enumerate(images)}
-    category_index = {category["id"]: i for i, category in enumerate(categories)}
-    annotations = dataset["annotations"]
-    boxes = np.array([a["bbox"] for a in annotations], dtype=np.float64).reshape(-1, 4)
-    given = [a.get("area") for a in annotations]
-    area = boxes[:, 2] * boxes[:, 3]
-    if annotations:
-        known = np.array([a is not None for a in given])
-        area[known] = [a for a in given if a is not None]
-    regions = [
-        (i, box, key == "ignored_regions")
-        for i, image in enumerate(images)
-        for key in REGION_KEYS
-        for box in image.get(key, ())
-    ]
-    return GroundTruth(
-        np.array([image["id"] for image in images], dtype=np.int64),
-        np.array([category["id"] for category in categories], dtype=np.int64),
-        tuple(str(category["name"]).strip() for category in categories),
-        np.array([image_index[a["image_id"]] for a in annotations], dtype=np.int32),
-        np.array([category_index[a["category_id"]] for a in annotations], dtype=np.int32),
-        boxes,
-        area,
-        np.array([bool(a.get("iscrowd", 0)) or bool(a.get("ignore", 0)) for a in annotations], dtype=bool),
-        *_region_arrays(regions),
-        tuple(str(image.get("file_name", "")) for image in images),
-        np.array([[_size(image.get(key)) for key in ("width", "height")] for image in images]).reshape(-1, 2),
-    )
-
-
-def _region_arrays(regions: list[tuple[int, Any, bool]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image, box and kind of ignored regions."""
-    return (
-        np.array([i for i, _, _ in regions], dtype=np.int32),
-        np.array([box for _, box, _ in regions], dtype=np.float64).reshape(-1, 4),
-        np.array([drops for _, _, drops in regions], dtype=bool),
-    )
-
-
-def _size(value: Any) -> int:
-    return value if isinstance(value, int) and value > 0 else 0
 
 
 class _Image(msgspec.Struct, gc=False):
@@ -225,46 +180,81 @@ class _Dataset(msgspec.Struct, gc=False):
     annotations: list[_Annotation]
 
 
-def _load_usual(path: Path) -> GroundTruth | None:
-    """Read a file in which nothing is odd, several times as fast; None if anything is."""
-    try:
-        data = msgspec.json.decode(path.read_bytes(), type=_Dataset)
-    except (OSError, msgspec.DecodeError):
-        return None
+def _class_names(categories: Sequence[_Category]) -> tuple[str, ...]:
+    """Names without blanks around them; those that occur twice get their id, so that no row of a table is lost."""
+    names = [category.name.strip() for category in categories]
+    return tuple(n if names.count(n) == 1 else f"{n} ({c.id})" for n, c in zip(names, categories, strict=True))
+
+
+def _build(data: _Dataset) -> GroundTruth:
+    """Arrays of whole annotations.
+
+    Raises:
+        DatasetError: an id twice, or an annotation of an unknown image or category.
+    """
     images, categories = sorted(data.images, key=attrgetter("id")), sorted(data.categories, key=attrgetter("id"))
     entries, number = data.annotations, len(data.annotations)
     image_ids = np.array([image.id for image in images], dtype=np.int64)
     category_ids = np.array([category.id for category in categories], dtype=np.int64)
+    if (np.diff(image_ids) == 0).any() or (np.diff(category_ids) == 0).any():
+        raise DatasetError("Two images or two categories share an id.")
     boxes = np.fromiter(chain.from_iterable(map(attrgetter("bbox"), entries)), np.float64, 4 * number).reshape(-1, 4)
-    area = boxes[:, 2] * boxes[:, 3]
-    given = [a.area for a in entries]
-    known = np.array([a is not None for a in given], dtype=bool)
-    area[known] = [a for a in given if a is not None]
-    try:
-        image = find_ids(image_ids, np.fromiter(map(attrgetter("image_id"), entries), np.int64, number), "")
-        category = find_ids(category_ids, np.fromiter(map(attrgetter("category_id"), entries), np.int64, number), "")
-    except DatasetError:
-        return None
-    repeated = (np.diff(image_ids) == 0).any() or (np.diff(category_ids) == 0).any()
-    if repeated or not np.isfinite(area).all():  # json has no NaN, but 1e999
-        return None
-    ignore = np.fromiter((bool(a.iscrowd or a.ignore) for a in entries), bool, number)
+    given = np.array([np.nan if a.area is None else a.area for a in entries], dtype=np.float64)
+    usable = np.isfinite(given) & (given >= 0)
     regions = [
-        (i, box, k == 0) for i, m in enumerate(images) for k, key in enumerate(REGION_KEYS) for box in getattr(m, key)
+        (i, box, key == REGION_KEYS[0])
+        for i, image in enumerate(images)
+        for key in REGION_KEYS
+        for box in getattr(image, key)
     ]
     return GroundTruth(
-        image_ids,
-        category_ids,
-        tuple(category.name.strip() for category in categories),
-        image,
-        category,
-        boxes,
-        area,
-        ignore,
-        *_region_arrays(regions),
-        tuple(m.file_name for m in images),
-        np.array([[max(0, m.width), max(0, m.height)] for m in images], dtype=np.int64).reshape(-1, 2),
+        image_ids=image_ids,
+        category_ids=category_ids,
+        classes=_class_names(categories),
+        image=find_ids(image_ids, _numbers(entries, "image_id"), "image ids of the annotations"),
+        category=find_ids(category_ids, _numbers(entries, "category_id"), "category ids of the annotations"),
+        boxes=boxes,
+        area=np.where(usable, given, boxes[:, 2] * boxes[:, 3]),
+        ignore=np.fromiter((bool(a.iscrowd or a.ignore) for a in entries), bool, number),
+        shared=np.zeros(number, dtype=bool),
+        region_image=np.array([i for i, _, _ in regions], dtype=np.int32),
+        regions=np.array([box for _, box, _ in regions], dtype=np.float64).reshape(-1, 4),
+        region_drops=np.array([drops for _, _, drops in regions], dtype=bool),
+        file_names=tuple(image.file_name for image in images),
+        sizes=np.array([[max(0, m.width), max(0, m.height)] for m in images], dtype=np.int64).reshape(-1, 2),
     )
+
+
+def _numbers(entries: Sequence[_Annotation], key: str) -> np.ndarray:
+    return np.fromiter(map(attrgetter(key), entries), np.int64, len(entries))
+
+
+def ground_truth_from_dict(dataset: Mapping[str, Any]) -> GroundTruth:
+    """Build the arrays from a COCO-style dict with whole annotations.
+
+    ``iscrowd`` or ``ignore`` marks ignored objects; ``ignored_regions`` and ``ignored_boxes`` (XYWH) of an image hold
+    for all classes. ``area`` is width × height where it is missing, negative or not finite.
+
+    Raises:
+        DatasetError: an id twice, or an annotation of an unknown image or category.
+    """
+    none = Findings()  # boxes of regions that are none are left to `d2tiny check`
+    images = [
+        _Image(
+            image["id"],
+            str(image.get("file_name") or ""),
+            _size(image.get("width")),
+            _size(image.get("height")),
+            *(read_regions(dict(image), key, none) for key in REGION_KEYS),
+        )
+        for image in dataset["images"]
+    ]
+    annotations = []
+    for a in dataset["annotations"]:
+        x, y, w, h = map(float, a["bbox"])
+        crowd = int(is_ignored(a))
+        annotations.append(_Annotation(a["image_id"], a["category_id"], (x, y, w, h), _area(a), crowd))
+    return _build(_Dataset(images, [_Category(c["id"], str(c["name"])) for c in dataset["categories"]], annotations))
 
 
 def load_ground_truth(path: Path) -> GroundTruth:
@@ -276,42 +266,47 @@ def load_ground_truth(path: Path) -> GroundTruth:
     Raises:
         DatasetError: the file is unusable as a whole.
     """
-    usual = _load_usual(path)
-    if usual is not None:
-        return usual
+    try:  # the usual file, in which nothing is odd, is read several times as fast
+        truth = _build(msgspec.json.decode(path.read_bytes(), type=_Dataset))
+        if np.isfinite(truth.boxes).all():  # json has no NaN, but 1e999
+            return truth
+    except (OSError, msgspec.DecodeError, OverflowError, DatasetError):
+        pass
     data = read_coco_json(path)
+    for key in ("images", "annotations", "categories"):
+        data[key] = [entry for entry in data[key] if isinstance(entry, dict)]
     images = image_numbers(data["images"], path)
     categories = category_numbers(data["categories"], path)
-    outline = {
-        "images": [{**image, "id": images[image["id"]]} for image in data["images"]],
-        "categories": [{"id": categories[c["id"]], "name": c["name"]} for c in data["categories"]],
-    }
     report = Findings()
     annotations = []
     for annotation in data["annotations"]:
         box = read_box(annotation)
-        if annotation.get("image_id") not in images or annotation.get("category_id") not in categories:
+        image, category = hashable(annotation.get("image_id")), hashable(annotation.get("category_id"))
+        if image not in images or category not in categories:
             box = "annotations of an unknown image or category"
         if isinstance(box, str):
             report.add(box, f"annotation id {annotation.get('id')}")
             continue
-        annotations.append(
-            {
-                "image_id": images[annotation["image_id"]],
-                "category_id": categories[annotation["category_id"]],
-                "bbox": box,
-                "area": _area(annotation),
-                "iscrowd": is_ignored(annotation),
-            }
-        )
+        annotations.append({**annotation, "image_id": images[image], "category_id": categories[category], "bbox": box})
     report.log(logger, path)
+    outline = {
+        "images": [{**image, "id": images[image["id"]]} for image in data["images"]],
+        "categories": [{"id": categories[c["id"]], "name": c["name"]} for c in data["categories"]],
+    }
     text_ids = {raw: number for raw, number in images.items() if isinstance(raw, str)}
-    return replace(ground_truth_from_dict({**outline, "annotations": annotations}), text_ids=text_ids)
-
-
-def _area(annotation: dict[str, Any]) -> float | None:
     try:
-        area = float(annotation["area"])
+        return replace(ground_truth_from_dict({**outline, "annotations": annotations}), text_ids=text_ids)
+    except (OverflowError, DatasetError) as err:
+        raise DatasetError(f"{path}: {err}") from err
+
+
+def _size(value: Any) -> int:
+    """A side in px, also where it is written ``100.0``; 0 where it is none."""
+    return int(value) if isinstance(value, int | float) and np.isfinite(value) and value > 0 else 0
+
+
+def _area(annotation: Mapping[str, Any]) -> float | None:
+    try:
+        return float(annotation["area"])
     except (KeyError, TypeError, ValueError):
         return None
-    return area if np.isfinite(area) else None

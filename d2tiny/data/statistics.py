@@ -175,6 +175,7 @@ def write_statistics(
     *,
     images: Path | None = None,
     coverages: Sequence[CoverageLike] = (),
+    sample: GroundTruth | None = None,
     title: str = "Dataset",
 ) -> None:
     """Write ``index.html`` into a folder.
@@ -184,7 +185,8 @@ def write_statistics(
         areas: bins in px², label → (low, high).
         output: folder.
         images: folder of the images; without it the page has no pictures.
-        coverages: what some configs can serve; objects in the order of ``truth.boxes_by_image()``.
+        coverages: what some configs can serve; objects in the order of ``sample.boxes_by_image()``.
+        sample: the objects that they were tried on, by default all.
         title: of the page.
     """
     page = HtmlPage(title, "sizes, classes, density")
@@ -198,15 +200,16 @@ def write_statistics(
     page.table(["class", *names, "all"], [*rows, ["all", *(int(v) for v in table.sum(axis=0))]])
     page.figures(_plots(truth, areas))
     if coverages:
+        tried = sample or truth
         strides = sorted({s for coverage in coverages for s in coverage.strides})
         page.section(
             "What detectors can learn from",
             "Percent of the objects that get at least one positive anchor on a level, and percent without any: those "
-            "are never learned by the proposal network.",
+            f"are never learned by the proposal network. Tried on {len(tried.image_ids):,} images of native size.",
         )
         headers = ["config", *(f"stride {s}" for s in strides), "none", *(f"none of {label}" for label in areas)]
         page.table(
-            headers, _coverage_rows(coverages, strides, truth, areas), heat=range(len(strides) + 1, len(headers))
+            headers, _coverage_rows(coverages, strides, tried, areas), heat=range(len(strides) + 1, len(headers))
         )
     if images is not None:
         page.section("Most crowded images", f"The {_TILES} images with the most objects.")

@@ -73,7 +73,7 @@ def format_table(results: Mapping[str, float]) -> str:
     parts = [[k for k in main if k.startswith("AP")], [k for k in main if not k.startswith("AP")]]
     text = "\n\n".join(table([[cell(main[k]) for k in part]], part) for part in parts if part)
     classes = [k.removeprefix("AP-") for k in results if k.startswith("AP-")]
-    if len(classes) < 2:
+    if len(classes) < 2 and not any(k.startswith("threshold-") for k in results):
         return text
     columns = {h: p for h, p in _CLASS_COLUMNS.items() if p + classes[0] in results}
     rows = [[c, *(cell(results[p + c], 1 if p == "AP-" else 2) for p in columns.values())] for c in classes]
@@ -85,7 +85,7 @@ class TinyCOCOEvaluator(COCOEvaluator):
 
     Handles thousands of detections per image, ground-truth ids from 0 or missing, and no detections at all. Regions
     with ``ignore`` or ``iscrowd`` are not punished (the AI-TOD reference looks at ``iscrowd`` only; in its files both
-    agree). Calling :meth:`evaluate` twice gives the same result (Detectron2's does not). A detection takes 28 bytes
+    agree). Calling :meth:`evaluate` twice gives the same result (Detectron2's does not). A detection takes 24 bytes
     until the end, and processes gather these arrays.
     """
 

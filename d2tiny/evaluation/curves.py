@@ -8,7 +8,7 @@ import numpy as np
 
 from d2tiny.data.ground_truth import GroundTruth
 from d2tiny.evaluation.detections import Detections
-from d2tiny.evaluation.engine import match_classes
+from d2tiny.evaluation.engine import match_classes, prepare
 from d2tiny.evaluation.errors import IGNORED, TRUE, ErrorAnalysis
 from d2tiny.evaluation.integrators import RECALLS, precision_at_recalls
 from d2tiny.evaluation.protocols import INFINITE, Protocol
@@ -32,15 +32,15 @@ def recall_by_size(
     Args:
         truth: objects.
         found: detections.
-        protocol: gives the limit of detections.
+        protocol: its regions, last limit and matching hold; objects of every size count.
         edges: (S + 1,) px, of the square root of the area.
         thresholds: IoU.
 
     Returns:
         recall (len(thresholds), S) in [0, 1], NaN where there is no object; and objects (S,).
     """
-    truth = truth.with_regions_as_crowds()
-    plain = replace(protocol, areas={}, base_area=(0.0, INFINITE), drop_in_regions=False)
+    truth, found = prepare(truth, found, protocol)
+    plain = replace(protocol, areas={}, base_area=(0.0, INFINITE))
     sizes = np.sqrt(truth.area)
     counts = np.histogram(sizes[~truth.ignore], edges)[0]
     rows = []
@@ -58,7 +58,7 @@ def precision_recall(analysis: ErrorAnalysis) -> np.ndarray:
     truth = analysis.truth
     result = np.full((len(truth.classes), len(RECALLS)), np.nan)
     for k in range(len(truth.classes)):
-        positives = int(((truth.category == k) & ~truth.ignore).sum())
+        positives = int(((truth.category == k) & analysis.objects).sum())
         if positives:
             kinds = analysis.kind[(analysis.found.category == k) & (analysis.kind != IGNORED)]
             places = np.flatnonzero(kinds == TRUE)
@@ -67,16 +67,18 @@ def precision_recall(analysis: ErrorAnalysis) -> np.ndarray:
 
 
 def best_thresholds(analysis: ErrorAnalysis) -> np.ndarray:
-    """Score (K,) at which the F1 of each class at IoU 0.5 is highest; 1 where nothing is right."""
+    """Score (K,) at which the F1 of each class at IoU 0.5 is highest; 0.5 where nothing is right."""
     truth = analysis.truth
-    result = np.ones(len(truth.classes))
+    result = np.full(len(truth.classes), 0.5)
     for k in range(len(truth.classes)):
         here = (analysis.found.category == k) & (analysis.kind != IGNORED)
         right = np.cumsum(analysis.kind[here] == TRUE)
         if len(right) and right[-1]:
-            positives = ((truth.category == k) & ~truth.ignore).sum()
+            positives = ((truth.category == k) & analysis.objects).sum()
             f1 = 2 * right / (np.arange(1, len(right) + 1) + positives)
-            result[k] = analysis.found.scores[here][np.argmax(f1)]
+            scores = analysis.found.scores[here]
+            f1[:-1][scores[1:] == scores[:-1]] = -1  # a threshold takes all of equal scores, or none
+            result[k] = scores[np.argmax(f1)]
     return result
 
 
@@ -88,7 +90,8 @@ class Calibration:
         score: mean of each bin.
         precision: share of true detections of each bin.
         count: detections of each bin.
-        error: mean absolute difference of the two, weighted by count (expected calibration error).
+        error: mean absolute difference of the two, weighted by count (expected calibration error); NaN where a score
+            is no probability.
     """
 
     score: np.ndarray
@@ -101,11 +104,12 @@ def calibration(analysis: ErrorAnalysis, bins: int = 20) -> Calibration:
     """Compare scores with precision at IoU 0.5; ignored detections do not count."""
     use = analysis.kind != IGNORED
     scores, right = analysis.found.scores[use], analysis.kind[use] == TRUE
-    place = np.minimum((scores * bins).astype(np.int64).clip(0), bins - 1)
+    place = np.minimum((scores.clip(0, 1) * bins).astype(np.int64), bins - 1)
     count = np.bincount(place, minlength=bins)
     with np.errstate(invalid="ignore"):
         score = np.bincount(place, scores, bins) / count
         precision = np.bincount(place, right, bins) / count
     known = count > 0
     gaps = np.abs(score - precision)[known] * count[known]
-    return Calibration(score, precision, count, float(gaps.sum() / max(1, count.sum())))
+    probable = ((scores >= 0) & (scores <= 1)).all()
+    return Calibration(score, precision, count, float(gaps.sum() / max(1, count.sum())) if probable else float("nan"))

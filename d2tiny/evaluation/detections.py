@@ -104,6 +104,8 @@ def _pieces(file: BinaryIO) -> Iterator[bytes]:
         text = rest + block
         cut = _last_object(text)
         if not cut:
+            if len(text) > 16 * _BLOCK:  # no list of detections
+                raise msgspec.DecodeError("no border between objects")
             rest = text
             continue
         yield b"[" + text[:cut].rstrip().rstrip(b",") + b"]"
@@ -119,7 +121,7 @@ def _columns(entries: list[_Detection], images: Mapping[str, int], path: Path) -
         ids = (images.get(i, i) if isinstance(i, str) else i for i in ids)
     try:
         image = np.fromiter(ids, np.int64, number)  # "0012" counts
-    except ValueError as err:
+    except (ValueError, OverflowError) as err:
         raise DatasetError(f"{path}: an image id is neither a number nor in the ground truth ({err}).") from err
     return (
         image,
@@ -177,6 +179,9 @@ def _entries_slowly(path: Path, truth: GroundTruth) -> list[_Detection]:
 def _entries(data: list[Any], path: Path) -> list[_Detection]:
     entries = []
     for i, entry in enumerate(data):
+        for key in ("image_id", "category_id"):  # pandas writes 1.0
+            if isinstance(entry, dict) and isinstance(entry.get(key), float) and entry[key].is_integer():
+                entry = {**entry, key: int(entry[key])}
         try:
             entries.append(msgspec.convert(entry, _Detection))
         except msgspec.ValidationError as err:
@@ -186,10 +191,10 @@ def _entries(data: list[Any], path: Path) -> list[_Detection]:
 
 def _named(data: dict[str, Any], truth: GroundTruth, path: Path) -> list[dict[str, Any]]:
     """Detections of a json with its own ids, renumbered by file and class names."""
-    images = {PurePosixPath(name).name: int(i) for i, name in zip(truth.image_ids, truth.file_names, strict=True)}
+    images = _NameIndex(truth)
     classes = {name: int(i) for i, name in zip(truth.category_ids, truth.classes, strict=True)}
     try:
-        image_of = {image["id"]: images.get(PurePosixPath(image["file_name"]).name) for image in data["images"]}
+        image_of = {image["id"]: images.find(image["file_name"], path) for image in data["images"]}
         class_of = {c["id"]: classes.get(str(c["name"]).strip()) for c in data["categories"]}
         result = []
         for i, entry in enumerate(data["annotations"]):
@@ -200,6 +205,36 @@ def _named(data: dict[str, Any], truth: GroundTruth, path: Path) -> list[dict[st
     except (KeyError, TypeError) as err:
         raise DatasetError(f"{path}: a key is missing or unknown: {err}.") from err
     return result
+
+
+class _NameIndex:
+    """Images of a ground truth by file name; of longer or shorter paths, the one with the most folders in common."""
+
+    def __init__(self, truth: GroundTruth) -> None:
+        self._by_name: dict[str, list[tuple[tuple[str, ...], int]]] = {}
+        for number, name in zip(truth.image_ids.tolist(), truth.file_names, strict=True):
+            parts = PurePosixPath(name.replace("\\", "/")).parts
+            self._by_name.setdefault(parts[-1] if parts else "", []).append((parts, number))
+
+    def find(self, name: str, path: Path) -> int | None:
+        """Return the image's id, or None.
+
+        Raises:
+            DatasetError: two images fit as well.
+        """
+        parts = PurePosixPath(str(name).replace("\\", "/")).parts
+        candidates = self._by_name.get(parts[-1] if parts else "", [])
+        common = [
+            next(
+                (i for i, (a, b) in enumerate(zip(parts[::-1], c[::-1], strict=False)) if a != b),
+                min(len(parts), len(c)),
+            )
+            for c, _ in candidates
+        ]
+        best = [candidates[i] for i, n in enumerate(common) if n == max(common)]
+        if len(best) > 1:
+            raise DatasetError(f"{path}: '{name}' may be {'/'.join(best[0][0])} or {'/'.join(best[1][0])}.")
+        return best[0][1] if best else None
 
 
 def write_detections(path: Path, truth: GroundTruth, found: Detections) -> None:

@@ -15,7 +15,7 @@ from d2tiny.evaluation.lrp import OptimalLRP, optimal_lrp
 from d2tiny.evaluation.protocols import Integrator, Protocol
 from d2tiny.evaluation.regions import outside_regions
 
-__all__ = ["ClassMatches", "EvaluationResult", "evaluate_arrays", "match_classes"]
+__all__ = ["ClassMatches", "EvaluationResult", "evaluate_arrays", "match_classes", "prepare", "score_order"]
 
 _UNLIMITED = np.iinfo(np.int32).max
 
@@ -57,7 +57,7 @@ class EvaluationResult:
         recall: (T, K, A, M) in [0, 1].
         positives: (K, A) objects to find.
         weights: (K,) of the classes in means.
-        lrp: (K, A) of :class:`OptimalLRP`, or None.
+        lrp: :class:`OptimalLRP` of each class, or None.
     """
 
     protocol: Protocol
@@ -67,7 +67,7 @@ class EvaluationResult:
     recall: np.ndarray
     positives: np.ndarray
     weights: np.ndarray
-    lrp: list[list[OptimalLRP]] | None
+    lrp: list[OptimalLRP] | None
 
     def metrics(self) -> dict[str, float]:
         """Return all metrics by name, in percent; NaN where there is no object.
@@ -86,17 +86,17 @@ class EvaluationResult:
             result[f"AP{round(value * 100, 6):g}"] = self._mean(ap[at][:1, :, 0])
         result |= {f"AP{label}": self._mean(ap[:used, :, i]) for i, label in enumerate(labels) if i}
         for other in protocol.integrators[1:]:
-            result[f"AP50_{other}"] = self._mean(self.ap[other][:1, :, 0])
+            result[f"AP50_{other}"] = self._mean(self.ap[other][np.isclose(self.thresholds, 0.5)][:1, :, 0])
         if len(protocol.max_dets) > 1:
             result |= {f"AR@{m}": self._mean(self.recall[:used, :, 0, i]) for i, m in enumerate(protocol.max_dets)}
         result |= {f"AR{label}": self._mean(self.recall[:used, :, i, -1]) for i, label in enumerate(labels) if i}
         if self.lrp is not None:
             for name, part in _LRP_NAMES.items():
-                values = np.array([getattr(row[0], part) for row in self.lrp])
+                values = np.array([getattr(row, part) for row in self.lrp])
                 result[name] = self._mean(values[None])
         result |= {f"AP-{c}": float(ap[:used, k, 0].mean() * 100) for k, c in enumerate(self.classes)}
         if self.lrp is not None:
-            result |= {f"threshold-{c}": self.lrp[k][0].threshold for k, c in enumerate(self.classes)}
+            result |= {f"threshold-{c}": self.lrp[k].threshold for k, c in enumerate(self.classes)}
         return result
 
     def _mean(self, values: np.ndarray) -> float:
@@ -124,6 +124,12 @@ def _limit_of_image(found: Detections, limit: int, images: int) -> np.ndarray:
     return keep
 
 
+def score_order(found: Detections, images: int) -> np.ndarray:
+    """Indices by falling score; equal ones in the order of images, then of the file, as COCO's merge sorts give it."""
+    by_image, _ = kernels.group(found.image, images)
+    return by_image[np.argsort(-found.scores[by_image], kind="stable")]
+
+
 def match_classes(
     truth: GroundTruth, found: Detections, protocol: Protocol, thresholds: np.ndarray
 ) -> Iterator[ClassMatches]:
@@ -137,9 +143,7 @@ def match_classes(
     """
     areas = protocol.all_areas()
     images, classes = len(truth.image_ids), len(truth.classes)
-    # Stable throughout: equal scores keep the order of images, then of the file, as COCO's merge sorts do.
-    by_image, _ = kernels.group(found.image, images)
-    by_score = by_image[np.argsort(-found.scores[by_image], kind="stable")]
+    by_score = score_order(found, images)
     order, starts = kernels.group(found.category[by_score], classes)
     order = by_score[order]
     gt_order, _ = kernels.group(truth.image, images)
@@ -160,6 +164,7 @@ def match_classes(
             truth.boxes[objects],
             area,
             ignore,
+            truth.shared[objects],
             areas,
             limits,
             _UNLIMITED if protocol.limit_per_image else protocol.max_dets[-1],
@@ -170,6 +175,22 @@ def match_classes(
         inside = (area >= areas[:, :1]) & (area <= areas[:, 1:])
         positives = (inside & (~ignore | protocol.count_ignored)).sum(axis=1)
         yield ClassMatches(k, dets, rank, objects, status, matched, overlap, positives)
+
+
+def apply_regions(truth: GroundTruth, found: Detections, protocol: Protocol) -> tuple[GroundTruth, Detections]:
+    """Deal with ignored regions as the protocol says; afterwards there are none."""
+    if not protocol.drop_in_regions:
+        return truth.with_regions_as_crowds(), found
+    stay, stay_found = outside_regions(truth, [(truth.image, truth.boxes), (found.image, found.boxes)])
+    return truth.select(stay), found.select(stay_found)
+
+
+def prepare(truth: GroundTruth, found: Detections, protocol: Protocol) -> tuple[GroundTruth, Detections]:
+    """Return what takes part under a protocol: regions are dealt with, and limits over all classes applied."""
+    truth, found = apply_regions(truth, found, protocol)
+    if protocol.limit_per_image:
+        found = found.select(_limit_of_image(found, protocol.ap_limit, len(truth.image_ids)))
+    return truth, found
 
 
 def evaluate_arrays(truth: GroundTruth, found: Detections, protocol: Protocol) -> EvaluationResult:
@@ -183,11 +204,7 @@ def evaluate_arrays(truth: GroundTruth, found: Detections, protocol: Protocol) -
     Returns:
         All numbers; NaN where a class or bin has no object, 0 where there is no detection.
     """
-    if protocol.drop_in_regions:
-        found = found.select(outside_regions(truth, found.image, found.boxes))
-        truth = truth.select(outside_regions(truth, truth.image, truth.boxes))
-    else:
-        truth = truth.with_regions_as_crowds()
+    truth, found = apply_regions(truth, found, protocol)
     thresholds = np.array([*protocol.iou_thresholds, *protocol.extra_ious])
     if protocol.limit_per_image:
         parts = [found.select(_limit_of_image(found, m, len(truth.image_ids))) for m in protocol.max_dets]
@@ -207,8 +224,8 @@ def _evaluate(truth: GroundTruth, found: Detections, protocol: Protocol, thresho
     recall = np.full((*shape, len(protocol.max_dets)), np.nan)
     positives = np.zeros(shape[1:], dtype=np.int64)
     weights = np.zeros(shape[1])
-    lrp: list[list[OptimalLRP]] = []
-    ap_limit, recall_limits = protocol.ap_limit or protocol.max_dets[-1], np.array(protocol.max_dets)
+    lrp: list[OptimalLRP] = []
+    ap_limit, recall_limits = protocol.ap_limit, np.array(protocol.max_dets)
     if protocol.limit_per_image:  # has been done
         ap_limit, recall_limits = _UNLIMITED, np.full(len(recall_limits), _UNLIMITED)
     for matches in match_classes(truth, found, protocol, thresholds):
@@ -228,18 +245,16 @@ def _evaluate(truth: GroundTruth, found: Detections, protocol: Protocol, thresho
                 for name in protocol.integrators:
                     ap[name][t, k, a] = average_precision(curve, int(false[a, t]), number, name)
         if protocol.olrp:
-            lrp.append([])
-            for a in range(shape[2]):
-                places = position[a, 0, : true[a, 0]]
-                lrp[-1].append(
-                    optimal_lrp(
-                        before[a, 0, : true[a, 0]],
-                        matches.overlap[places, a],
-                        found.scores[matches.detections[places]],
-                        int(matches.positives[a]),
-                        float(thresholds[0]),
-                    )
+            places = position[0, 0, : true[0, 0]]
+            lrp.append(
+                optimal_lrp(
+                    before[0, 0, : true[0, 0]],
+                    matches.overlap[places, 0],
+                    found.scores[matches.detections[places]],
+                    int(matches.positives[0]),
+                    float(thresholds[0]),
                 )
+            )
     return EvaluationResult(
         protocol, truth.classes, thresholds, ap, recall, positives, weights, lrp if protocol.olrp else None
     )

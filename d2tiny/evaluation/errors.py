@@ -9,9 +9,9 @@ import numpy as np
 from d2tiny.data.ground_truth import GroundTruth
 from d2tiny.evaluation import kernels
 from d2tiny.evaluation.detections import Detections
-from d2tiny.evaluation.engine import match_classes
+from d2tiny.evaluation.engine import match_classes, prepare, score_order
 from d2tiny.evaluation.integrators import average_precision
-from d2tiny.evaluation.protocols import INFINITE, Protocol
+from d2tiny.evaluation.protocols import Protocol
 
 __all__ = ["ERRORS", "ErrorAnalysis", "analyse_errors", "lost_precision"]
 
@@ -27,18 +27,22 @@ class ErrorAnalysis:
     """Every detection and object with what became of it. N detections in falling order of score, G objects.
 
     Attributes:
-        truth: the objects; regions have become ignored objects.
-        found: the detections.
+        protocol: what was judged by; IoU 0.5 alone.
+        truth: the objects that take part; regions have become ignored objects.
+        found: the detections that take part.
         kind: (N,) of each detection: TRUE, IGNORED, or an error.
         target: (N,) object that a detection found, mislocates, mistakes or repeats; -1 for background.
+        objects: (G,) to be found.
         hit: (G,) found by a detection of its class with IoU of at least 0.5.
         missed: (G,) neither found nor the target of a bad box or a wrong class; never ignored ones.
     """
 
+    protocol: Protocol
     truth: GroundTruth
     found: Detections
     kind: np.ndarray
     target: np.ndarray
+    objects: np.ndarray
     hit: np.ndarray
     missed: np.ndarray
 
@@ -58,37 +62,39 @@ def analyse_errors(truth: GroundTruth, found: Detections, protocol: Protocol) ->
     Args:
         truth: objects.
         found: detections.
-        protocol: gives the limit of detections.
+        protocol: its regions, limits, base area and matching hold.
     """
-    truth = truth.with_regions_as_crowds()
-    plain = replace(protocol, areas={}, base_area=(0.0, INFINITE), drop_in_regions=False)
+    truth, found = prepare(truth, found, protocol)
+    low, high = protocol.base_area
+    objects = ~truth.ignore & (truth.area >= low) & (truth.area <= high)
+    order = score_order(found, len(truth.image_ids))
     kind = np.full(len(found), IGNORED, dtype=np.int8)
     target = np.full(len(found), -1, dtype=np.int64)
     hit = np.zeros(len(truth), dtype=bool)
-    for matches in match_classes(truth, found, plain, np.array([_MATCH])):
-        status = matches.status[:, 0, 0]
-        kind[matches.detections[status == kernels.TRUE]] = TRUE
-        kind[matches.detections[status == kernels.FALSE]] = BACKGROUND
-        taken = (status == kernels.TRUE) & (matches.matched >= 0)
-        target[matches.detections[taken]] = matches.objects[matches.matched[taken]]
-        hit[matches.objects[matches.matched[taken]]] = True
+    for matches in match_classes(truth, found, replace(protocol, areas={}), np.array([_MATCH])):
+        counts = (matches.rank < protocol.ap_limit) | protocol.limit_per_image
+        true, false = (counts & (matches.status[:, 0, 0] == value) for value in (kernels.TRUE, kernels.FALSE))
+        kind[matches.detections[true]] = TRUE
+        kind[matches.detections[false]] = BACKGROUND
+        target[matches.detections[true]] = matches.objects[matches.matched[true]]
+        hit[matches.objects[matches.matched[true]]] = True
     false = np.flatnonzero(kind == BACKGROUND)
-    kind[false], target[false] = _false_kinds(truth, found.select(false))
+    plus = 1.0 if protocol.overlap_plus_one else 0.0
+    kind[false], target[false] = _false_kinds(truth, np.flatnonzero(objects), found.select(false), plus)
     aimed = np.zeros(len(truth), dtype=bool)
     aimed[target[(kind == LOCALISATION) | (kind == CLASS)]] = True
-    order = np.argsort(-found.scores, kind="stable")
-    return ErrorAnalysis(
-        truth, found.select(order), kind[order], target[order], hit, ~hit & ~aimed & ~truth.ignore
-    )  # fmt: skip
+    missed = objects & ~hit & ~aimed
+    return ErrorAnalysis(protocol, truth, found.select(order), kind[order], target[order], objects, hit, missed)
 
 
-def _false_kinds(truth: GroundTruth, false: Detections) -> tuple[np.ndarray, np.ndarray]:
+def _false_kinds(
+    truth: GroundTruth, objects: np.ndarray, false: Detections, plus: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Kind and target of false detections."""
-    objects = np.flatnonzero(~truth.ignore)
     by_image, starts = kernels.group(truth.image[objects], len(truth.image_ids))
     objects = objects[by_image]
     same, same_at, other, other_at = kernels.best_overlaps(
-        false.image, false.category, false.boxes, starts, truth.category[objects], truth.boxes[objects]
+        false.image, false.category, false.boxes, starts, truth.category[objects], truth.boxes[objects], plus
     )
     # in rising order of precedence
     kind = np.full(len(false), BACKGROUND, dtype=np.int8)
@@ -121,8 +127,8 @@ def lost_precision(
     Returns:
         In percent points: ``AP50`` and one entry for each of :data:`ERRORS`; NaN without objects. And ``objects``.
     """
-    truth, found = analysis.truth, analysis.found
-    objects = ~truth.ignore
+    truth, found, protocol = analysis.truth, analysis.found, analysis.protocol
+    objects = analysis.objects.copy()
     area_of = found.boxes[:, 2] * found.boxes[:, 3]
     aimed = analysis.target >= 0
     area_of[aimed] = truth.area[analysis.target[aimed]]
@@ -136,40 +142,54 @@ def lost_precision(
         use &= images[found.image]
     kind, target = analysis.kind[use], analysis.target[use]
     category = found.category[use].astype(np.int64)
-    positives = np.bincount(truth.category[objects], minlength=len(truth.classes))
+    mean = _Mean(truth, objects | (truth.ignore & protocol.count_ignored), protocol)
+    base = mean(category, kind == TRUE)
+    result = {"objects": float(objects.sum()), "AP50": base}
     missed = np.bincount(truth.category[objects & analysis.missed], minlength=len(truth.classes))
-    base = _mean_ap(category, kind == TRUE, positives)
-    result = {"objects": float(positives.sum()), "AP50": base}
-    result["missed"] = _mean_ap(category, kind == TRUE, positives - missed, positives > 0) - base
+    result["missed"] = mean(category, kind == TRUE, missed) - base
     for name, error in _KIND.items():
         here = kind == error
-        keep, right, label = ~here, kind == TRUE, category
+        keep, right, label = ~here, kind == TRUE, category.copy()
         if error in (LOCALISATION, CLASS):
-            mended = _first_of_each(target, here & ~analysis.hit[target])
-            keep, right = keep | mended, right | mended
-            label = np.where(mended, truth.category[target], category)
-        result[name] = _mean_ap(label[keep], right[keep], positives) - base
+            mended = _first_of_each(target, here, analysis.hit)
+            keep[mended] = right[mended] = True
+            label[mended] = truth.category[target[mended]]
+        result[name] = mean(label[keep], right[keep]) - base
     return {name: result[name] for name in ("objects", "AP50", *ERRORS)}
 
 
-def _first_of_each(target: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Mask of the first entry (best score) for each target."""
+def _first_of_each(target: np.ndarray, among: np.ndarray, hit: np.ndarray) -> np.ndarray:
+    """Places of the first entry (best score) for each target that nobody found."""
     places = np.flatnonzero(among)
+    places = places[~hit[target[places]]]
     _, first = np.unique(target[places], return_index=True)
-    result = np.zeros(len(target), dtype=bool)
-    result[places[first]] = True
-    return result
+    return places[first]
 
 
-def _mean_ap(category: np.ndarray, true: np.ndarray, positives: np.ndarray, counted: np.ndarray | None = None) -> float:
-    """Mean over classes of COCO's AP, in percent; detections in falling order of score."""
-    order, starts = kernels.group(category, len(positives))
-    values = []
-    for k in np.flatnonzero(positives > 0 if counted is None else counted):
-        right = true[order[starts[k] : starts[k + 1]]]
-        places = np.flatnonzero(right)
-        before = places - np.arange(len(places))
-        # Objects that no longer count can leave none: then everything that remains has been found.
-        values.append(average_precision(before, int((~right).sum()), int(positives[k]), "coco101"))
-    known = [1.0 if np.isnan(v) else v for v in values]
-    return float(np.mean(known) * 100) if known else float("nan")
+class _Mean:
+    """Mean AP over the classes of some objects, as the protocol takes it; detections in falling order of score."""
+
+    def __init__(self, truth: GroundTruth, objects: np.ndarray, protocol: Protocol) -> None:
+        self.positives = np.bincount(truth.category[objects], minlength=len(truth.classes))
+        self.weights = np.ones(len(truth.classes))
+        if protocol.class_mean == "images":
+            pairs = np.unique(np.stack((truth.category, truth.image), axis=1), axis=0)
+            self.weights = np.bincount(pairs[:, 0], minlength=len(truth.classes)).astype(float)
+        self.integrator = protocol.integrators[0]
+
+    def __call__(self, category: np.ndarray, true: np.ndarray, fewer: np.ndarray | None = None) -> float:
+        """In percent; ``fewer`` (K,) objects are not counted."""
+        order, starts = kernels.group(category, len(self.positives))
+        values, weights = [], []
+        for k in np.flatnonzero(self.positives):
+            right = true[order[starts[k] : starts[k + 1]]]
+            places = np.flatnonzero(right)
+            false = len(right) - len(places)
+            left = int(self.positives[k] - (0 if fewer is None else fewer[k]))
+            if left:
+                before = places - np.arange(len(places))
+                values.append(average_precision(before, false, left, self.integrator))
+            else:  # only misses: without them the class is perfect, or nothing but false alarms
+                values.append(0.0 if false else 1.0)
+            weights.append(self.weights[k])
+        return float(np.average(values, weights=weights) * 100) if values else float("nan")

@@ -1,4 +1,4 @@
-"""The loops of the evaluation, compiled by numba; `tests/reference/coco.py` holds the slow obvious version.
+"""The loops of the evaluation, compiled by numba; `tests/reference/evaluation.py` holds the slow obvious version.
 
 Everything here works on the detections of one class, in falling order of score, so that memory is bounded by the
 largest class. Most detections of a detector overlap no object at all: they are settled by one pass over the overlaps,
@@ -64,7 +64,7 @@ def _overlap(d: np.ndarray, g: np.ndarray, ignored: bool, plus: float) -> float:
     inter = w * h
     own = (d[2] + plus) * (d[3] + plus)
     union = own if ignored else own + (g[2] + plus) * (g[3] + plus) - inter
-    return inter / union
+    return inter / union if union > 0 else 0.0  # areas may underflow
 
 
 @njit(cache=True)
@@ -78,6 +78,7 @@ def _choose(
     free: np.ndarray,
     outside: np.ndarray,
     crowd: np.ndarray,
+    shared: np.ndarray,
     threshold: float,
     voc: bool,
     strict: bool,
@@ -89,16 +90,21 @@ def _choose(
         free: (C,) not taken yet.
         outside: (C,) ignored in this area.
         crowd: (C,) matchable many times.
+        shared: (C,) regions.
         threshold: of the overlap.
         voc: the best object only, taken or not.
         strict: ``>`` instead of ``>=``.
     """
     best, chosen = threshold, -1
     if voc:
-        for c in range(len(overlaps)):
-            # the first of equal ones
-            if (chosen < 0 and _reaches(overlaps[c], threshold, strict)) or (chosen >= 0 and overlaps[c] > best):
-                best, chosen = overlaps[c], c
+        for late in (False, True):  # regions only where no object fits
+            if chosen >= 0:
+                break
+            for c in range(len(overlaps)):
+                # the first of equal ones
+                better = _reaches(overlaps[c], threshold, strict) if chosen < 0 else overlaps[c] > best
+                if shared[c] == late and better:
+                    best, chosen = overlaps[c], c
         return chosen, chosen >= 0 and not free[chosen] and not outside[chosen]
     for late in (False, True):  # ignored objects only where no other one fits
         if chosen >= 0:
@@ -122,6 +128,7 @@ def match(
     gt_boxes: np.ndarray,
     gt_area: np.ndarray,
     gt_ignore: np.ndarray,
+    gt_shared: np.ndarray,
     areas: np.ndarray,
     thresholds: np.ndarray,
     limit: int,
@@ -139,6 +146,7 @@ def match(
         gt_boxes: (G, 4) XYWH.
         gt_area: (G,) px².
         gt_ignore: (G,) bool.
+        gt_shared: (G,) bool, regions: their overlap is the share of the detection under any rule.
         areas: (A, 2) px², closed at both ends.
         thresholds: (T,) IoU.
         limit: detections of lower rank count.
@@ -163,6 +171,7 @@ def match(
     free = np.empty(largest, np.bool_)
     outside = np.empty(largest, np.bool_)
     crowd = np.empty(largest, np.bool_)
+    shared = np.empty(largest, np.bool_)
     taken = np.zeros((len(gt_boxes), num_areas, num_thresholds), np.bool_)
     lowest = thresholds.min()
     for s in range(n):
@@ -174,11 +183,12 @@ def match(
         count = 0
         highest = 0.0
         for g in range(gt_starts[det_image[s]], gt_starts[det_image[s] + 1]):
-            value = _overlap(box, gt_boxes[g], gt_ignore[g] and not voc, plus)
+            value = _overlap(box, gt_boxes[g], gt_shared[g] or (gt_ignore[g] and not voc), plus)
             if value >= lowest:
                 candidates[count] = g
                 overlaps[count] = value
                 crowd[count] = gt_ignore[g]
+                shared[count] = gt_shared[g]
                 count += 1
                 highest = max(highest, value)
         for a in range(num_areas):
@@ -194,7 +204,14 @@ def match(
                 for c in range(count):
                     free[c] = not taken[candidates[c], a, t]
                 c, late = _choose(
-                    overlaps[:count], free[:count], outside[:count], crowd[:count], thresholds[t], voc, strict
+                    overlaps[:count],
+                    free[:count],
+                    outside[:count],
+                    crowd[:count],
+                    shared[:count],
+                    thresholds[t],
+                    voc,
+                    strict,
                 )
                 if c < 0:
                     continue
@@ -270,6 +287,7 @@ def best_overlaps(
     gt_starts: np.ndarray,
     gt_class: np.ndarray,
     gt_boxes: np.ndarray,
+    plus: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Largest IoU of each detection with an object of its class and with one of another class.
 
@@ -280,6 +298,7 @@ def best_overlaps(
         gt_starts: (I + 1,) the objects of image i are ``gt_starts[i]:gt_starts[i + 1]``.
         gt_class: (G,).
         gt_boxes: (G, 4) XYWH.
+        plus: added to sides (VOC's integer pixels) or 0.
 
     Returns:
         IoU (N,) and object (N,) of the own class, then of another class; 0 and -1 where nothing overlaps.
@@ -289,7 +308,7 @@ def best_overlaps(
     same_at, other_at = np.full(n, -1, np.int64), np.full(n, -1, np.int64)
     for s in range(n):
         for g in range(gt_starts[det_image[s]], gt_starts[det_image[s] + 1]):
-            value = _overlap(det_boxes[s], gt_boxes[g], False, 0.0)
+            value = _overlap(det_boxes[s], gt_boxes[g], False, plus)
             if gt_class[g] == det_class[s]:
                 if value > same[s]:
                     same[s], same_at[s] = value, g

@@ -46,12 +46,12 @@ class Protocol:
         overlap_plus_one: sides are counted as ``x2 - x1 + 1`` (VOC's integer pixels).
         strict_overlap: a match needs IoU > threshold instead of ≥.
         base_area: what "all" means for AP and AR, px², closed at both ends; larger objects are ignored.
-        ap_limit: detections that count for AP, instead of the last of ``max_dets``.
+        ap_at: whether AP counts the ``first`` or the ``last`` of ``max_dets``.
         olrp: report optimal LRP (at the first threshold) and the score thresholds where it is reached.
         class_mean: ``classes`` – each class with objects counts once; ``images`` – as often as images hold it.
         count_ignored: ignored objects are part of the recall's denominator (VisDrone's toolkit).
         drop_in_regions: objects and detections half inside an image's ignored regions are removed beforehand
-            (VisDrone), instead of counting the regions as crowds of every class.
+            (VisDrone), and ignored boxes do not count at all, instead of both being crowds of every class.
         limit_per_image: ``max_dets`` counts the detections of an image over all classes.
     """
 
@@ -65,7 +65,7 @@ class Protocol:
     overlap_plus_one: bool = False
     strict_overlap: bool = False
     base_area: tuple[float, float] = (0.0, INFINITE)
-    ap_limit: int | None = None
+    ap_at: Literal["first", "last"] = "last"
     olrp: bool = False
     class_mean: Literal["classes", "images"] = "classes"
     count_ignored: bool = False
@@ -76,14 +76,18 @@ class Protocol:
         limits = self.max_dets
         if not limits or limits[0] < 1 or list(limits) != sorted(set(limits)):
             raise ConfigError(f"max_dets must be positive and rising, got {limits}.")
-        if self.ap_limit is not None and not 0 < self.ap_limit <= limits[-1]:
-            raise ConfigError(f"ap_limit={self.ap_limit} must lie in 1..{limits[-1]}, the last of max_dets.")
-        for label, (low, high) in {**self.areas, "all": self.base_area}.items():
+        for label, (low, high) in [*self.areas.items(), ("all", self.base_area)]:
+            if label in self.areas and (not label.isidentifier() or label == "all"):
+                raise ConfigError(f"Area bin '{label}': its name must be a word (letters first), and not 'all'.")
             if not 0 <= low < high:
                 raise ConfigError(f"Area bin '{label}' must have 0 <= low < high in px², got {low}:{high}.")
         for value in (*self.iou_thresholds, *self.extra_ious):
             if not 0 < value <= 1:
                 raise ConfigError(f"IoU thresholds lie in (0, 1], got {value}.")
+        if list(self.iou_thresholds) != sorted(set(self.iou_thresholds)):
+            raise ConfigError(f"iou_thresholds must be rising, got {self.iou_thresholds}.")
+        if self.olrp and self.iou_thresholds and self.iou_thresholds[0] >= 1:
+            raise ConfigError("oLRP needs a first IoU threshold below 1.")
         for name in self.integrators:
             if name not in _INTEGRATORS:
                 raise ConfigError(f"Unknown integrator '{name}'. {did_you_mean(name, _INTEGRATORS)}")
@@ -97,7 +101,7 @@ class Protocol:
             ConfigError: limits that are not positive and rising.
         """
         limits = tuple(int(k) for k in max_dets)
-        return replace(self, max_dets=limits, ap_limit=None)
+        return replace(self, max_dets=limits)
 
     def with_areas(self, areas: Mapping[str, Sequence[float]]) -> Protocol:
         """Return the protocol with other area bins, label → (low, high) in px².
@@ -106,6 +110,11 @@ class Protocol:
             ConfigError: a bin that is empty or negative.
         """
         return replace(self, areas=_frozen(areas))
+
+    @property
+    def ap_limit(self) -> int:
+        """Detections of an image and class that count for AP."""
+        return self.max_dets[0 if self.ap_at == "first" else -1]
 
     def all_areas(self) -> np.ndarray:
         """Return (A, 2) bounds in px²: the base area, then the bins."""
@@ -134,7 +143,7 @@ _ALL = (
     # SODA / CFINet (sodadeval.py): AP is that of "Small", every AP counts 100 detections, objects over 2,000 px²
     # are ignored.
     Protocol("soda", _frozen({"eS": (0, 12**2), "rS": (12**2, 20**2), "gS": (20**2, 32**2), "Normal": (32**2, 2000)}),
-             (100, 300, 1000), base_area=(0.0, 32.0**2), ap_limit=100),
+             (100, 300, 1000), base_area=(0.0, 32.0**2), ap_at="first"),
     Protocol("scalebridge", _frozen({"vt": (0, 8**2), "t": (8**2, 16**2), "s": (16**2, 32**2), "m": (32**2, 96**2),
                                      "l": (96**2, INFINITE)}), (1, 100, 1500), olrp=True),
 )  # fmt: skip

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import cv2
 import numpy as np
 
 from d2tiny.data.ground_truth import GroundTruth
+from d2tiny.evaluation import kernels
 
 __all__ = ["outside_regions"]
 
+_LARGEST = 1 << 24  # px; rounded boxes stay integers
 
-def outside_regions(truth: GroundTruth, image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+
+def outside_regions(truth: GroundTruth, groups: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
     """Find the boxes that lie less than half inside the ignored regions of their image.
 
     As VisDrone's toolkit counts pixels (dropObjectsInIgr): a region covers the pixels from its corner to corner + size,
@@ -17,34 +23,45 @@ def outside_regions(truth: GroundTruth, image: np.ndarray, boxes: np.ndarray) ->
 
     Args:
         truth: holds the regions.
-        image: (N,) index of each box's image.
-        boxes: (N, 4) XYWH.
+        groups: pairs of image (N,), index of each box's image, and boxes (N, 4) XYWH.
 
     Returns:
-        (N,) bool, True for those that stay.
+        For each group (N,) bool, True for those that stay.
     """
-    keep = np.ones(len(image), dtype=bool)
-    drops = truth.region_drops
+    images = len(truth.image_ids)
+    keep = [np.ones(len(image), dtype=bool) for image, _ in groups]
+    sorted_groups = [kernels.group(image, images) for image, _ in groups]
+    drops = np.flatnonzero(truth.region_drops)
+    order, starts = kernels.group(truth.region_image[drops], images)
     for i in np.unique(truth.region_image[drops]):
-        here = np.flatnonzero(image == i)
-        inside = _pixels_inside(truth.regions[drops & (truth.region_image == i)], boxes[here])
-        keep[here] = inside < 0.5
+        regions = truth.regions[drops[order[starts[i] : starts[i + 1]]]]
+        covered = _covered(regions, truth.sizes[i])
+        for (_, boxes), (places, bounds), mask in zip(groups, sorted_groups, keep, strict=True):
+            here = places[bounds[i] : bounds[i + 1]]
+            mask[here] = _share_inside(covered, boxes[here]) < 0.5
     return keep
 
 
-def _pixels_inside(regions: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Share (N,) of each box that is covered by the union of the regions."""
+def _covered(regions: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Integral image of the union of the regions; entry (y, x) counts the covered pixels up to it, from 1."""
+    first = np.maximum(1, np.trunc(regions[:, :2]))
+    last = np.trunc(np.maximum(1, regions[:, :2]) + np.maximum(1, regions[:, 2:]))
+    if size.all():
+        last = np.minimum(last, size)
     # No larger canvas is needed than the regions' own: nothing beyond it is covered.
-    first = np.maximum(1, np.trunc(regions[:, :2])).astype(np.int64)
-    last = np.trunc(np.maximum(1, regions[:, :2]) + np.maximum(1, regions[:, 2:])).astype(np.int64)
-    width, height = last.max(axis=0)
-    covered = np.zeros((height + 1, width + 1), dtype=np.int64)
-    for (x1, y1), (x2, y2) in zip(first, last, strict=True):
-        covered[y1 : y2 + 1, x1 : x2 + 1] = 1
-    integral = covered.cumsum(axis=0).cumsum(axis=1)  # row and column 0 are empty: pixels count from 1
-    rounded = np.maximum(1, np.floor(boxes + 0.5)).astype(np.int64)
+    width, height = last.max(axis=0).clip(1, _LARGEST).astype(int)
+    canvas = np.zeros((height, width), dtype=np.uint8)
+    for (x1, y1), (x2, y2) in zip(first.astype(int), last.astype(int), strict=True):
+        canvas[y1 - 1 : y2, x1 - 1 : x2] = 1
+    return cv2.integral(canvas)
+
+
+def _share_inside(covered: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Share (N,) of each box that is covered."""
+    height, width = np.array(covered.shape) - 1
+    rounded = np.floor(boxes.clip(-_LARGEST, _LARGEST) + 0.5).clip(1).astype(np.int64)
     x1, y1 = rounded[:, 0].clip(max=width), rounded[:, 1].clip(max=height)
     x2 = (rounded[:, 0] + rounded[:, 2]).clip(max=width)
     y2 = (rounded[:, 1] + rounded[:, 3]).clip(max=height)
-    inside = integral[y1, x1] + integral[y2, x2] - integral[y2, x1] - integral[y1, x2]
+    inside = covered[y1, x1] + covered[y2, x2] - covered[y2, x1] - covered[y1, x2]
     return inside / (rounded[:, 2] * rounded[:, 3])

@@ -27,7 +27,7 @@ __all__ = ["density_groups", "worst_images", "write_report"]
 
 logger = logging.getLogger(__name__)
 
-_FOUND, _MISSED, _FALSE = (0, 200, 80), (255, 60, 60), (255, 200, 0)  # RGB
+_DRAWN = {"found": (0, 200, 80), "missed": (255, 60, 60), "false": (255, 200, 0)}  # RGB
 _TILES = 12
 _NAMES = {"vt": "very tiny", "t": "tiny", "s": "small", "m": "medium", "l": "large"}
 
@@ -57,8 +57,7 @@ def _errors_table(analysis: ErrorAnalysis, protocol: Protocol) -> list[list[obje
 def _bars(rows: Sequence[Sequence[object]]) -> Figure:
     figure, axes = new_figure(6.2, 0.36 * len(rows) + 1.3)
     left = np.zeros(len(rows))
-    values = np.array([[float(str(v)) for v in row[2:]] for row in rows])
-    values = np.nan_to_num(values).clip(min=0)
+    values = np.nan_to_num(np.array([row[2:] for row in rows], dtype=np.float64)).clip(min=0)
     for i, name in enumerate(("AP50", *ERRORS)):
         color = "#b9c4ce" if i == 0 else COLORS[(i - 1) % len(COLORS)]
         axes.barh(range(len(rows)), values[:, i], left=left, color=color, label=name, height=0.7)
@@ -99,17 +98,21 @@ def _recall_plot(truth: GroundTruth, found: Detections, protocol: Protocol) -> F
 def _pr_plot(analysis: ErrorAnalysis) -> Figure:
     figure, axes = new_figure()
     precision = curves.precision_recall(analysis)
-    for k, name in enumerate(analysis.truth.classes):
-        if not np.isnan(precision[k]).any():
-            axes.plot(
-                curves.RECALLS * 100, precision[k] * 100, color=COLORS[k % len(COLORS)], linewidth=1.4, label=name
-            )
-    axes.plot(curves.RECALLS * 100, np.nanmean(precision, axis=0) * 100, color="#17222e", linewidth=2.4, label="mean")
+    known = np.flatnonzero(~np.isnan(precision).any(axis=1))
+    lines = [
+        axes.plot(curves.RECALLS * 100, precision[k] * 100, color=COLORS[k % len(COLORS)], linewidth=1.4)[0]
+        for k in known
+    ]
+    names = [analysis.truth.classes[k].replace("$", r"\$") for k in known]  # no mathematics in names
+    if len(known):
+        mean = precision[known].mean(axis=0) * 100
+        lines.append(axes.plot(curves.RECALLS * 100, mean, color="#17222e", linewidth=2.4)[0])
+        names.append("mean")
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 102)
     axes.set_xlabel("recall, %", fontsize=9)
     axes.set_ylabel("precision at IoU 0.5, %", fontsize=9)
-    axes.legend(fontsize=8, frameon=False, ncols=1 + len(analysis.truth.classes) // 12)
+    axes.legend(lines, names, fontsize=8, frameon=False, ncols=1 + len(names) // 12)
     return figure
 
 
@@ -150,7 +153,7 @@ def worst_images(analysis: ErrorAnalysis, thresholds: np.ndarray) -> tuple[np.nd
     shown = found.scores >= thresholds[found.category]
     hit = np.zeros(len(truth), dtype=bool)
     hit[analysis.target[shown & (analysis.kind == errors.TRUE)]] = True
-    missed = np.bincount(truth.image[~hit & ~truth.ignore], minlength=images)
+    missed = np.bincount(truth.image[~hit & analysis.objects], minlength=images)
     wrong = shown & (analysis.kind > errors.IGNORED)
     false = np.bincount(found.image[wrong], minlength=images)
     return np.argsort(-(missed + false), kind="stable"), missed, false
@@ -163,23 +166,28 @@ def _draw(analysis: ErrorAnalysis, thresholds: np.ndarray, index: int, pixels: n
     canvas = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
     shown = (found.image == index) & (found.scores >= thresholds[found.category])
     right = np.flatnonzero(shown & (analysis.kind == errors.TRUE))
-    objects = np.flatnonzero((truth.image == index) & ~truth.ignore)
+    objects = np.flatnonzero((truth.image == index) & analysis.objects)
     missed = objects[~np.isin(objects, analysis.target[right])]
     wrong = np.flatnonzero(shown & (analysis.kind > errors.IGNORED))
-    for boxes, color in ((found.boxes[right], _FOUND), (found.boxes[wrong], _FALSE), (truth.boxes[missed], _MISSED)):
-        for x, y, w, h in np.round(boxes * scale).astype(int).tolist():
-            cv2.rectangle(canvas, (x - 1, y - 1), (x + w, y + h), color, 1)
+    shown_boxes = {"found": found.boxes[right], "false": found.boxes[wrong], "missed": truth.boxes[missed]}
+    limit = np.array([canvas.shape[1], canvas.shape[0]] * 2) + 2.0
+    for name, boxes in shown_boxes.items():
+        corners = np.concatenate((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), axis=1) * scale
+        for x1, y1, x2, y2 in np.round(corners.clip(-2, limit)).astype(int).tolist():
+            cv2.rectangle(canvas, (x1 - 1, y1 - 1), (x2, y2), _DRAWN[name], 1)
     largest = 1600 / max(canvas.shape[:2])
     return cv2.resize(canvas, None, fx=largest, fy=largest, interpolation=cv2.INTER_AREA) if largest < 1 else canvas
 
 
 def _tiles(analysis: ErrorAnalysis, images: Path, thresholds: np.ndarray) -> list[tuple[np.ndarray, str]]:
     order, missed, false = worst_images(analysis, thresholds)
-    pictures = []
-    for index in order[:_TILES].tolist():
-        name = relative_name(analysis.truth.file_names[index])
-        if missed[index] + false[index] == 0 or name is None:
+    pictures: list[tuple[np.ndarray, str]] = []
+    for index in order[missed[order] + false[order] > 0].tolist():
+        if len(pictures) == _TILES:
             break
+        name = relative_name(analysis.truth.file_names[index])
+        if name is None:
+            continue
         try:
             pixels = read_image(images / name)
         except DatasetError as err:
@@ -194,17 +202,18 @@ def _class_rows(result: EvaluationResult, analysis: ErrorAnalysis, thresholds: n
     truth = analysis.truth
     ap = result.ap[result.protocol.integrators[0]]
     used = len(result.protocol.iou_thresholds)
-    rows = []
+    half = np.isclose(result.thresholds, 0.5)
+    rows: list[list[object]] = []
     for k, name in enumerate(truth.classes):
         detections = int(((analysis.found.category == k) & (analysis.kind != errors.IGNORED)).sum())
-        lrp = result.lrp[k][0].total * 100 if result.lrp else float("nan")
+        lrp = result.lrp[k].total * 100 if result.lrp else float("nan")
         rows.append(
             [
                 name,
                 int(result.positives[k, 0]),
                 detections,
                 float(ap[:used, k, 0].mean() * 100),
-                float(ap[0, k, 0] * 100),
+                float(ap[half, k, 0].mean() * 100) if half.any() else float("nan"),
                 lrp,
                 f"{thresholds[k]:.2f}" if result.positives[k, 0] else "–",
             ]
@@ -226,7 +235,7 @@ def write_report(
     Args:
         truth: objects.
         found: detections.
-        protocol: of the metrics; the error analysis is at IoU 0.5.
+        protocol: of the metrics; the error analysis follows it, at IoU 0.5.
         output: folder.
         images: folder of the images; without it the page has no pictures.
         title: of the page.
@@ -267,7 +276,12 @@ def write_report(
             (_pr_plot(analysis), "Precision and recall of each class at IoU 0.5"),
             (
                 _calibration_plot(measured),
-                f"Scores against what is right; expected calibration error {measured.error * 100:.1f} points",
+                "Scores against what is right; "
+                + (
+                    "scores outside 0 to 1 are no probabilities"
+                    if np.isnan(measured.error)
+                    else f"expected calibration error {measured.error * 100:.1f} points"
+                ),
             ),
         ]
     )
@@ -276,8 +290,11 @@ def write_report(
             "Worst tiles",
             "The images with the most errors at each class's best score. Their boxes are enlarged with the image.",
         )
-        page.legend({"found": "rgb(0,160,64)", "missed": "rgb(255,60,60)", "false": "rgb(235,180,0)"})
-        page.pictures(_tiles(analysis, images, thresholds))
+        page.legend({name: f"rgb{color}" for name, color in _DRAWN.items()})
+        pictures = _tiles(analysis, images, thresholds)
+        page.pictures(pictures)
+        if not pictures:
+            page.text("None: there are no errors, or the images could not be read.")
     page.write(output / "index.html")
     write_text(
         output / "metrics.json",

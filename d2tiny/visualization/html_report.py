@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,10 @@ class HtmlPage:
         paragraph = f"<p>{html.escape(text)}</p>" if text else ""
         self._parts.append(f"<section><h2>{html.escape(title)}</h2>{paragraph}")
 
+    def text(self, text: str) -> None:
+        """Add a paragraph."""
+        self._parts.append(f"<p>{html.escape(text)}</p>")
+
     def table(self, headers: Sequence[str], rows: Sequence[Sequence[object]], heat: Sequence[int] = ()) -> None:
         """Add a table.
 
@@ -173,7 +178,9 @@ def _cell(value: object) -> str:
 def _svg(figure: Figure, caption: str) -> str:
     """A plot as inline SVG with fixed ids, so that the same page comes out twice."""
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": caption, "svg.fonttype": "none", "font.family": "sans-serif"}):
+    settings = {"svg.hashsalt": caption, "svg.fonttype": "none", "font.family": "sans-serif"}
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # glyphs that its fonts lack: the browser has them
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     text = buffer.getvalue()
     return text[text.index("<svg") :]

@@ -119,3 +119,66 @@ def test_reading_takes_little_more_memory_than_the_arrays(tmp_path, monkeypatch)
     tracemalloc.stop()
     assert len(found) == 100_000
     assert peak < 20e6
+
+
+def test_images_of_one_name_in_two_folders_are_kept_apart(tmp_path):
+    names = ["a/1.png", "b/1.png"]
+    truth = ground_truth_from_dict(
+        {
+            "images": [{"id": i, "file_name": n} for i, n in enumerate(names)],
+            "categories": [{"id": 1, "name": "x"}],
+            "annotations": [],
+        }
+    )
+
+    def load(file_names):
+        data = {
+            "images": [{"id": i, "file_name": n} for i, n in enumerate(file_names)],
+            "categories": [{"id": 5, "name": "x"}],
+            "annotations": [
+                {"image_id": i, "category_id": 5, "bbox": [0, 0, 1, 1], "score": 1} for i in range(len(file_names))
+            ],
+        }
+        (tmp_path / "p.json").write_text(json.dumps(data))
+        return load_detections(tmp_path / "p.json", truth).image.tolist()
+
+    assert load(["/data/b/1.png", "/data/a/1.png"]) == [1, 0]
+    with pytest.raises(DatasetError, match=r"may be a/1\.png or b/1\.png"):
+        load(["1.png"])
+
+
+def test_ids_written_as_floats_are_numbers(tmp_path, data):
+    truth, _ = data
+    (tmp_path / "p.json").write_text('[{"image_id": 1.0, "category_id": 10, "bbox": [1, 2, 3, 4], "score": 1}]')
+    assert load_detections(tmp_path / "p.json", truth).image.tolist() == [1]
+    (tmp_path / "p.json").write_text('[{"image_id": 1.5, "category_id": 10, "bbox": [1, 2, 3, 4], "score": 1}]')
+    with pytest.raises(DatasetError, match=r"detection 0.*image_id"):
+        load_detections(tmp_path / "p.json", truth)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"images": [{"id": 1, "ignored_regions": None}]},
+        {"images": [{"id": 1, "ignored_regions": [[1, 2, 3], [None, 1, 2, 3]], "width": 100.0}]},
+        {"images": [{"id": 1}, "text"]},
+        {"annotations": [None, {"image_id": [1], "category_id": 1, "bbox": [1, 2, 3, 4]}]},
+        {"annotations": [{"image_id": 1, "category_id": {}, "bbox": [1, 2, 3, 4]}]},
+    ],
+)
+def test_broken_entries_of_the_ground_truth_are_left_out(tmp_path, change):
+    data = {"images": [{"id": 1}], "categories": [{"id": 1, "name": "a"}], "annotations": [], **change}
+    (tmp_path / "gt.json").write_text(json.dumps(data))
+    truth = load_ground_truth(tmp_path / "gt.json")
+    assert len(truth.image_ids) == 1
+    assert len(truth.regions) == len(truth) == 0
+    if "width" in data["images"][0]:
+        assert truth.sizes.tolist() == [[100, 0]]
+
+
+def test_ids_that_are_lists_or_too_large_are_refused(tmp_path):
+    for images in ([{"id": [1]}], [{"id": 2**70}]):
+        data = {"images": images, "categories": [{"id": 1, "name": "a"}], "annotations": []}
+        (tmp_path / "gt.json").write_text(json.dumps(data))
+        with pytest.raises(DatasetError, match=r"gt\.json"):
+            load_ground_truth(tmp_path / "gt.json")

@@ -136,7 +136,7 @@ def test_soda_judges_small_objects_on_100_detections(seed):
     """sodadeval: base area [0, 1024], AP at the first limit, AR of bins at the last."""
     truth, found = random_dataset(np.random.default_rng(seed))
     soda = get_protocol("soda").with_max_dets((3, 5, 20))
-    soda = Protocol("soda", soda.areas, (3, 5, 20), base_area=(0.0, 1024.0), ap_limit=3)
+    soda = Protocol("soda", soda.areas, (3, 5, 20), base_area=(0.0, 1024.0), ap_at="first")
     ours = evaluate(truth, found, soda).metrics()
     areas = {"Small": (0.0, 1024.0), **soda.areas}
     first = pycoco(truth, found, Protocol("x", areas, (3,)))
@@ -180,7 +180,7 @@ def test_regions_drop_what_is_half_inside():
         {"images": [{"id": 1, "ignored_regions": [[11, 11, 10, 10]]}], "categories": [], "annotations": []}
     )
     boxes = np.array([[16.0, 11, 10, 10], [17, 11, 10, 10], [100, 100, 5, 5]])
-    assert outside_regions(truth, np.zeros(3, int), boxes).tolist() == [False, True, True]
+    assert [m.tolist() for m in outside_regions(truth, [(np.zeros(3, int), boxes)])] == [[False, True, True]]
 
 
 def test_regions_hold_for_all_classes_elsewhere():
@@ -244,3 +244,64 @@ def test_detections_with_nan_are_refused_and_unknown_images_named():
     with pytest.raises(DatasetError, match=r"first: 7.*another split"):
         detections_from_dicts(truth, [{**hit(), "image_id": 7}])
     assert len(Detections(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 4)), np.zeros(0))) == 0
+
+
+def test_max_dets_keep_sodas_rule():
+    """300 objects in one image, all found: AP counts the first limit, 100, so recall ends at one third."""
+    truth = one_object()
+    truth["annotations"] = [
+        {"id": i, "image_id": 0, "category_id": 1, "bbox": [10.0 * (i % 60), 10.0 * (i // 60), 8, 8], "area": 64.0}
+        for i in range(300)
+    ]
+    found = [hit(a["bbox"], 1 - a["id"] / 400) for a in truth["annotations"]]
+    plain = evaluate_detections(truth, found, "soda")
+    again = evaluate_detections(truth, found, make_protocol("soda", max_dets=[100, 300, 1000]))
+    assert plain["AP"] == again["AP"] == pytest.approx(34 / 101 * 100)
+    assert plain["AR@300"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("name", ["aitod", "dior", "dota_task2"])
+def test_regions_are_not_punished_under_any_rule_of_matching(name):
+    truth = one_object()
+    truth["images"][0]["ignored_regions"] = [[100, 100, 50, 50]]
+    found = [hit((110.0, 110, 8, 8), score=0.95), hit()]
+    assert evaluate_detections(truth, found, name)["AP50"] == pytest.approx(100)
+    # a region over a real object does not take its detection away
+    truth["images"][0]["ignored_regions"] = [[0, 0, 50, 50]]
+    assert evaluate_detections(truth, [hit((10.0, 10, 8, 7))], name)["AP50"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("label", ["50", "@100", "all", "a b", ""])
+def test_area_labels_that_would_hide_a_metric_are_refused(label):
+    with pytest.raises(ConfigError, match="must be a word"):
+        make_protocol("aitod", areas={label: (0, 64)})
+
+
+def test_odd_areas_and_names_of_the_ground_truth():
+    truth = one_object(area=float("nan"))
+    assert evaluate_detections(truth, [hit()])["APvt"] == pytest.approx(100)
+    truth["annotations"][0]["area"] = -1.0
+    assert evaluate_detections(truth, [hit()])["APvt"] == pytest.approx(100)
+    truth["categories"].append({"id": 2, "name": " ship"})
+    assert {"AP-ship (1)", "AP-ship (2)"} <= set(evaluate_detections(truth, [hit()]))
+    truth["annotations"][0]["image_id"] = 9
+    with pytest.raises(DatasetError, match="image ids of the annotations"):
+        evaluate_detections(truth, [hit()])
+
+
+def test_huge_regions_and_boxes_take_no_memory():
+    truth = one_object()
+    truth["images"][0] |= {"ignored_regions": [[0, 0, 3e5, 3e5]], "width": 200, "height": 200}
+    metrics = evaluate_detections(truth, [hit((1e19, 5.0, 8, 8))], "visdrone")
+    assert np.isnan(metrics["AP"])  # the object lies in the region
+
+
+def test_protocol_thresholds():
+    with pytest.raises(ConfigError, match="rising"):
+        Protocol("x", {}, (1,), iou_thresholds=(0.75, 0.5))
+    with pytest.raises(ConfigError, match="below 1"):
+        Protocol("x", {}, (1,), iou_thresholds=(1.0,), olrp=True)
+    low = Protocol("x", {}, (10,), iou_thresholds=(0.3, 0.5), integrators=("coco101", "voc_area"))
+    metrics = evaluate_detections(one_object(), [hit((10.0, 10, 8, 3.2))], low)  # IoU .4
+    assert (metrics["AP50"], metrics["AP50_voc_area"]) == (0, 0)
+    assert metrics["AP"] == pytest.approx(50)

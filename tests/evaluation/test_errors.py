@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -109,7 +110,7 @@ def test_recall_by_size_and_curves():
     assert precision[0, [0, 20, 21, 40, 41]].tolist() == pytest.approx([1, 1, 2 / 7, 2 / 7, 0])
     assert (precision[1] == 0).all()
     # F1 is 2·1/(1+5) at .9 and 2·2/(7+5) at .4: equal, the higher score is taken
-    assert curves.best_thresholds(analysis).tolist() == pytest.approx([0.9, 1.0])
+    assert curves.best_thresholds(analysis).tolist() == pytest.approx([0.9, 0.5])
 
 
 def test_calibration_by_hand():
@@ -125,6 +126,84 @@ def test_worst_images_count_what_is_shown():
     order, missed, false = worst_images(analysis, np.array([0.75, 0.75]))
     assert order.tolist() == [0, 1]
     assert (missed.tolist(), false.tolist()) == ([5, 0], [1, 0])
+
+
+def crowd_of(number, side=8.0):
+    """So many objects of one class in one image, each found, with falling scores."""
+    annotations = [
+        {"image_id": 1, "category_id": 1, "bbox": [20.0 * (i % 40), 20.0 * (i // 40), side, side]}
+        for i in range(number)
+    ]
+    truth = {"images": [{"id": 1}], "categories": [{"id": 1, "name": "a"}], "annotations": annotations}
+    arrays = ground_truth_from_dict(truth)
+    found = [{**a, "score": 1 - i / 1000} for i, a in enumerate(annotations)]
+    return arrays, detections_from_dicts(arrays, found)
+
+
+@pytest.mark.parametrize(("name", "number"), [("visdrone", 600), ("visdrone_unique", 600), ("soda", 300), ("dior", 7)])
+def test_the_analysis_follows_the_protocols_limits_and_integrator(name, number):
+    truth, found = crowd_of(number)
+    protocol = get_protocol(name)
+    result = evaluate_arrays(truth, found, protocol)
+    expected = float(result.ap[protocol.integrators[0]][0, 0, 0]) * 100
+    assert lost_precision(analyse_errors(truth, found, protocol))["AP50"] == pytest.approx(expected)
+
+
+def test_regions_of_visdrone_take_part_in_no_error():
+    truth, found = crowd_of(3)
+    region = {"region_image": np.array([0], np.int32), "regions": np.array([[0.0, 0, 12, 12]])}
+    truth = replace(truth, **region, region_drops=np.array([True]))
+    analysis = analyse_errors(truth, found.select(np.array([1, 2])), get_protocol("visdrone"))
+    assert analysis.counts()["missed"] == 0
+    assert lost_precision(analysis)["AP50"] == pytest.approx(100)
+
+
+def test_only_misses_cost_everything_and_false_alarms_beside_them_nothing_less():
+    """Without the miss nothing is left to find: perfect if nothing is claimed, worthless if something is."""
+    truth, found = crowd_of(1)
+    alone = lost_precision(analyse_errors(truth, found.select(np.zeros(1, bool)), AITOD))
+    assert (alone["AP50"], alone["missed"]) == (0, 100)
+    away = replace(found, boxes=found.boxes + 500)
+    assert lost_precision(analyse_errors(truth, away, AITOD))["missed"] == 0
+
+
+def test_ties_are_ordered_as_the_engine_orders_them():
+    """File order: image 2 false, image 1 true, image 2 true, all of one score."""
+    annotations = [{"image_id": i, "category_id": 1, "bbox": [0.0, 0, 10, 10]} for i in (1, 2)]
+    truth = {"images": [{"id": 1}, {"id": 2}], "categories": [{"id": 1, "name": "a"}], "annotations": annotations}
+    arrays = ground_truth_from_dict(truth)
+    found = [{**annotations[1], "bbox": [90.0, 0, 10, 10]}, annotations[0], annotations[1]]
+    detections = detections_from_dicts(arrays, [{**d, "score": 0.5} for d in found])
+    expected = evaluate_arrays(arrays, detections, AITOD).metrics()["AP50"]
+    assert lost_precision(analyse_errors(arrays, detections, AITOD))["AP50"] == pytest.approx(expected)
+    # the threshold takes all three or none
+    assert curves.best_thresholds(analyse_errors(arrays, detections, AITOD)).tolist() == [0.5]
+
+
+def test_nothing_to_find_is_no_crash(tmp_path):
+    truth, found = crowd_of(2)
+    metrics = write_report(truth.select(np.zeros(2, bool)), found, AITOD, tmp_path / "out")
+    assert np.isnan(metrics["AP"])
+
+
+def test_scores_that_are_no_probabilities_are_said_to_be_none(tmp_path):
+    truth, found = crowd_of(2)
+    measured = curves.calibration(analyse_errors(truth, replace(found, scores=found.scores * 99), AITOD))
+    assert np.isnan(measured.error)
+    write_report(truth, replace(found, scores=found.scores * 1e300), AITOD, tmp_path / "out")
+    assert "no probabilities" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_strange_names_and_boxes_are_drawn(tmp_path):
+    truth, found = one_of_each()
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((100, 640, 3), 90, np.uint8))
+    names = {"classes": (r"$\frac", "_車両"), "file_names": ("a.png", "../x.png")}
+    far = found.boxes.copy()
+    far[5] = (1e10, -1e10, 5, 5)
+    write_report(replace(truth, **names), replace(found, boxes=far), AITOD, tmp_path / "out", images=tmp_path)
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "_車両" in page
+    assert page.count("data:image/jpeg") == 1
 
 
 @pytest.mark.parametrize("empty", [False, True])

@@ -8,12 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from d2tiny.data.converters.base import RawImage, RawObject, image_size
-from d2tiny.data.datasets.coco_like import REGION_KEYS, fitting_area, is_ignored, read_box, relative_name
+from d2tiny.data.datasets.coco_like import (
+    REGION_KEYS,
+    fitting_area,
+    hashable,
+    is_ignored,
+    read_box,
+    read_regions,
+    relative_name,
+)
 from d2tiny.data.findings import Findings
 from d2tiny.utils.errors import DatasetError
 from d2tiny.utils.files import read_json
 
-__all__ = ["coco_class_names", "hashable", "normalise_keys", "read_coco", "read_regions", "without_nan"]
+__all__ = ["coco_class_names", "normalise_keys", "read_coco", "without_nan"]
 
 # Keys seen in the wild and what COCO calls them.
 _TOP = {"annotation": "annotations", "image": "images", "category": "categories"}
@@ -151,26 +159,6 @@ def _finite(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_finite, value))
     return all(map(_finite, value.values())) if isinstance(value, dict) else True
-
-
-def read_regions(image: dict[str, Any], key: str, findings: Findings) -> list[tuple[float, float, float, float]]:
-    """Return the boxes of ``ignored_regions`` or ``ignored_boxes``, as far as they are four numbers."""
-    boxes = image.get(key)
-    result = []
-    for box in boxes if isinstance(boxes, list) else []:
-        read = read_box({"bbox": box})
-        if isinstance(read, str):
-            findings.add(f"{read}, left out", f"image {image.get('id')}, {key}: {box}")
-        else:
-            result.append((read[0], read[1], read[2], read[3]))
-    if boxes is not None and not isinstance(boxes, list):
-        findings.add("boxes that are not four numbers, left out", f"image {image.get('id')}, {key}: {boxes}")
-    return result
-
-
-def hashable(value: Any) -> Any:
-    """Return an id that can be looked up, whatever the file holds."""
-    return value if isinstance(value, int | str | float) else repr(value)
 
 
 def _add(raw: RawImage, annotation: dict[str, Any], names: dict[Any, str], findings: Findings) -> None:

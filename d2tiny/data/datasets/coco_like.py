@@ -20,11 +20,13 @@ __all__ = [
     "REGION_KEYS",
     "category_numbers",
     "fitting_area",
+    "hashable",
     "image_numbers",
     "is_ignored",
     "load_coco_like",
     "read_box",
     "read_coco_json",
+    "read_regions",
     "relative_name",
 ]
 
@@ -65,6 +67,9 @@ def image_numbers(images: list[dict[str, Any]], path: Path) -> dict[Any, int]:
     """
     try:
         ids = [image["id"] for image in images]
+        hash(tuple(ids))
+    except TypeError as err:
+        raise DatasetError(f"{path}: an image id is neither a number nor a text ({err}).") from err
     except KeyError as err:
         raise DatasetError(f"{path}: an image has no {err}.") from err
     try:
@@ -158,6 +163,26 @@ def read_box(annotation: dict[str, Any]) -> list[float] | str:
     return box if all(math.isfinite(v) for v in box) else "boxes with NaN or infinity"
 
 
+def hashable(value: Any) -> Any:
+    """Return an id that can be looked up, whatever the file holds."""
+    return value if isinstance(value, int | str | float) else repr(value)
+
+
+def read_regions(image: dict[str, Any], key: str, findings: Findings) -> list[tuple[float, float, float, float]]:
+    """Return the boxes of ``ignored_regions`` or ``ignored_boxes``, as far as they are four finite numbers."""
+    boxes = image.get(key)
+    result = []
+    for box in boxes if isinstance(boxes, list) else []:
+        read = read_box({"bbox": box})
+        if isinstance(read, str):
+            findings.add(f"{read}, left out", f"image {image.get('id')}, {key}: {box}")
+        else:
+            result.append((read[0], read[1], read[2], read[3]))
+    if boxes is not None and not isinstance(boxes, list):
+        findings.add("boxes that are not four numbers, left out", f"image {image.get('id')}, {key}: {boxes}")
+    return result
+
+
 def is_ignored(annotation: dict[str, Any]) -> bool:
     """Whether an annotation marks a region that is neither learned nor punished."""
     return bool(annotation.get("iscrowd", 0)) or bool(annotation.get("ignore", 0))
@@ -194,6 +219,7 @@ def load_coco_like(source: DatasetSource) -> list[dict[str, Any]]:
     categories = category_numbers(data["categories"], path)
     id_map, classes = _class_map(source, path, data["categories"], categories)
     numbers = image_numbers(data["images"], path)
+    report = Findings()
     try:
         files = _find_images(source, path, data["images"])
         records: dict[Any, dict[str, Any]] = {
@@ -202,7 +228,7 @@ def load_coco_like(source: DatasetSource) -> list[dict[str, Any]]:
                 "image_id": numbers[image["id"]],
                 "height": int(image["height"]),
                 "width": int(image["width"]),
-                "annotations": [_ignored(box) for key in REGION_KEYS for box in image.get(key, ())],
+                "annotations": [_ignored(box) for key in REGION_KEYS for box in read_regions(image, key, report)],
             }
             for file, image in zip(files, data["images"], strict=True)
         }
@@ -221,7 +247,6 @@ def load_coco_like(source: DatasetSource) -> list[dict[str, Any]]:
         image_root=str(source.image_dirs()[0]),
         evaluator_type="coco",
     )
-    report = Findings()
     contiguous = {raw: id_map[number] for raw, number in categories.items()}
     for annotation in data["annotations"]:
         _add_annotation(annotation, records, contiguous, report)
@@ -231,7 +256,7 @@ def load_coco_like(source: DatasetSource) -> list[dict[str, Any]]:
     return list(records.values())
 
 
-def _ignored(box: list[float]) -> dict[str, Any]:
+def _ignored(box: tuple[float, ...]) -> dict[str, Any]:
     """An ignored region; it holds for all classes, whatever its category says."""
     return {"bbox": list(map(float, box)), "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "iscrowd": 1}
 
