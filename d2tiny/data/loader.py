@@ -88,7 +88,8 @@ class _StreamSampler(Sampler[list[tuple[int, int]]]):
         self.rank, self.world = comm.get_rank(), comm.get_world_size()
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch, order = -1, np.zeros(0, dtype=np.int64)
+        epoch = -1
+        order: np.ndarray = np.zeros(0, dtype=np.int64)
         share = self.batch // self.world
         iteration = self.start
         while True:

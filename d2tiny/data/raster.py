@@ -46,7 +46,7 @@ class RasterReader:
         self.path = path
         self._image: np.ndarray | None = None
         self._file: Any = None
-        self._band = (0, np.zeros((0, 0, 3), dtype=np.uint8))
+        self._band: tuple[int, np.ndarray] = (0, np.zeros((0, 0, 3), dtype=np.uint8))
         try:
             header = read_header(path)
         except (OSError, ValueError) as err:
@@ -102,9 +102,9 @@ class RasterReader:
         fresh = max(first, start + len(kept))
         if not start <= first <= fresh < last:
             fresh, kept = first, kept[:0]
-        band = (
-            np.concatenate((kept[first - start :], self._read(fresh, last))) if len(kept) else self._read(first, last)
-        )
+        band: np.ndarray = self._read(fresh, last)
+        if len(kept):
+            band = np.concatenate((kept[first - start :], band))
         self._band = (first, band)
         return band
 

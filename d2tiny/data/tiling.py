@@ -114,7 +114,7 @@ def _sources(path: Path, images: Path, findings: Findings) -> tuple[list[_Source
         if name is None:
             raise DatasetError(f"{path}: file_name '{image.get('file_name')}' leaves the image folder.")
         pairs = by_image.get(image["id"], [])
-        boxes = np.array([box for _, box in pairs], dtype=np.float64).reshape(-1, 4)
+        boxes: np.ndarray = np.array([box for _, box in pairs], dtype=np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         # What sticks out of the image counts no more than in training, which clips it.
         width, height = (float(image.get(key) or np.inf) for key in ("width", "height"))

@@ -171,7 +171,7 @@ class _Mean:
 
     def __init__(self, truth: GroundTruth, objects: np.ndarray, protocol: Protocol) -> None:
         self.positives = np.bincount(truth.category[objects], minlength=len(truth.classes))
-        self.weights = np.ones(len(truth.classes))
+        self.weights: np.ndarray = np.ones(len(truth.classes))
         if protocol.class_mean == "images":
             pairs = np.unique(np.stack((truth.category, truth.image), axis=1), axis=0)
             self.weights = np.bincount(pairs[:, 0], minlength=len(truth.classes)).astype(float)

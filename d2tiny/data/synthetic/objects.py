@@ -209,7 +209,7 @@ def _freighter(canvas: Canvas, hull: np.ndarray, centre: np.ndarray, angle: floa
     deck = canvas.visible(canvas.pick(_DECK_PAINT), centre, 0.28)
     canvas.fill(place(_HULL * size * (0.94, 0.76), centre, angle), deck)
     loaded = canvas.chance(0.5)
-    for x in np.arange(-0.2, 0.22, 0.105):
+    for x in np.arange(-0.2, 0.22, 0.105).tolist():
         if loaded:
             for y in (-0.2, 0.2):
                 box = rectangle(0.09, 0.36, x, y) * size
@@ -373,7 +373,7 @@ def bridge(canvas: Canvas, centre: np.ndarray, angle: float, length: float, widt
     canvas.fill(deck, shade(paint, 1.35))
     canvas.fill(place(rectangle(length, max(width - 1.6, width * 0.6)), centre, angle), paint)
     if width > 7:
-        for x in np.arange(-length / 2 + 1.5, length / 2 - 1.5, 4.0):
+        for x in np.arange(-length / 2 + 1.5, length / 2 - 1.5, 4.0).tolist():
             dash = place(rectangle(2.0, 0.45, x + 1.0), centre, angle)
             canvas.fill(dash, (0.88, 0.87, 0.82))
     return True

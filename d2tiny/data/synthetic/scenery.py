@@ -221,7 +221,7 @@ def hall(canvas: Canvas, centre: np.ndarray, angle: float, length: float, width:
     roof = canvas.pick(FLAT_ROOFS)
     canvas.fill(outline, shade(roof, 1.15))
     canvas.fill(place(rectangle(length - 2, width - 2), centre, angle), roof)
-    for x in np.arange(-length / 2 + 7, length / 2 - 3, 7.0):
+    for x in np.arange(-length / 2 + 7, length / 2 - 3, 7.0).tolist():
         seam = place(rectangle(0.4, width - 2, x), centre, angle)
         canvas.fill(seam, shade(roof, 0.93))
     for _ in range(int(length * width / 450)):

@@ -62,13 +62,13 @@ def airfield(canvas: Canvas) -> None:
     strip = place(np.array([[-reach, 70.0], [reach, 70.0]]), origin, turn)
     canvas.fill(ribbon(strip, 17), canvas.pick(scenery.ASPHALT), flat=True)
     canvas.reserve(ribbon(strip, 20))
-    for u in np.arange(-reach, reach, 14.0):
+    for u in np.arange(-reach, reach, 14.0).tolist():
         dash = place(rectangle(7, 0.7, u, 70), origin, turn)
         canvas.fill(dash, scenery.WHITE, flat=True)
     apron = place(rectangle(plane * 15, plane * 5.4), origin, turn)
     scenery.slabs(canvas, apron, canvas.pick((*scenery.ASPHALT, *scenery.CONCRETE)), turn, 9.0)
     for v in (-1.7, 0.0, 1.7):
-        for u in np.arange(-6.5, 7.0, 1.45):
+        for u in np.arange(-6.5, 7.0, 1.45).tolist():
             if canvas.chance(0.6 * min(canvas.density, 1.0)):
                 spot = place(np.array([[u, v]]) * plane, origin, turn)[0]
                 heading = turn + np.pi / 2 + canvas.rng.normal(0, 0.12)

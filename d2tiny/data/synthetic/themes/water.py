@@ -67,15 +67,15 @@ def _marina(canvas: Canvas, shore: np.ndarray, turn: float) -> None:
 def _docks(canvas: Canvas, shore: np.ndarray, turn: float) -> None:
     """Freighters along the quay and along one or two broad jetties."""
     reach = image_reach(canvas)
-    berths = [(u, 0.0) for u in np.arange(-reach, reach, 40.0)]
+    berths = [(u, 0.0) for u in np.arange(-reach, reach, 40.0).tolist()]
     spots = [(u, 6.0, 0.0) for u, _ in berths]
-    for u in np.arange(-reach, reach, 110.0) + canvas.uniform(0, 110):
+    for u in (np.arange(-reach, reach, 110.0) + canvas.uniform(0, 110)).tolist():
         far, broad = canvas.uniform(70, 120), canvas.uniform(10, 18)
         jetty = place(rectangle(broad, far, u, far / 2), shore, turn)
         canvas.cast(jetty, 1.5)
         canvas.fill(jetty, canvas.pick(scenery.CONCRETE))
         canvas.block(jetty)
-        for v in np.arange(26, far, 40.0):
+        for v in np.arange(26, far, 40.0).tolist():
             spots += [(u - broad / 2 - 5, v, np.pi / 2), (u + broad / 2 + 5, v, np.pi / 2)]
     for u, v, along in spots:
         if canvas.chance(0.75 * min(canvas.density, 1.0)):
