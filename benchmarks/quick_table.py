@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Train the quick configs under one budget and write the table of ``results/quick``.
+"""Train variants of the quick configs under one budget; write the tables of ``results/quick`` and ``results/ablation``.
 
 Each run is one process on one thread, so that runs side by side do not disturb each other; finished runs are
 skipped and broken ones resumed, so the command may be stopped and given again.
 
-    DETECTRON2_DATASETS=/data python benchmarks/quick_table.py --seeds 0 1 --jobs 2 train.amp.enabled=true
+    DETECTRON2_DATASETS=/data python benchmarks/quick_table.py --table ablation --jobs 2 train.amp.enabled=true
 """
 
 from __future__ import annotations
@@ -15,28 +15,76 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = {
-    "faster_rcnn_r18_fpn_maxiou": "MaxIoU, anchors 32-512 px (8 × stride)",
-    "faster_rcnn_r18_fpn_maxiou_a8": "MaxIoU, anchors 8-128 px",
-    "faster_rcnn_r18_fpn_rfla": "RFLA",
-    "faster_rcnn_r18_efpnbs_rfla_dcloss": "E-FPN-BS + RFLA + DCLoss",
+ASSIGNER = "model.proposal_generator.assigner"
+RPN_LOSS, ROI_LOSS = "model.proposal_generator.box_loss", "model.roi_heads.box_predictor.box_loss"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table: a config and what is changed in it."""
+
+    name: str
+    title: str
+    config: str
+    overrides: tuple[str, ...] = ()
+
+
+def _assigner(name: str, title: str, cls: str, *settings: str) -> Row:
+    """Another assigner on anchors of 8-128 px."""
+    changes = (f"{ASSIGNER}={cls}", *(f"{ASSIGNER}.{s}" for s in settings))
+    return Row(name, title, "faster_rcnn_r18_fpn_maxiou_a8", changes)
+
+
+def _loss(name: str, title: str, cls: str, *settings: str) -> Row:
+    """Another box loss in RPN and box head, with RFLA."""
+    changes = [f"{key}={cls}" for key in (RPN_LOSS, ROI_LOSS)]
+    changes += [f"{key}.{s}" for key in (RPN_LOSS, ROI_LOSS) for s in settings]
+    return Row(name, title, "faster_rcnn_r18_fpn_rfla", tuple(changes))
+
+
+# Losses on decoded boxes are at most 1 or 2 where L1 of encoded deltas is several: the weight evens it out.
+BOX_WEIGHT = "loss_weight=5.0"
+
+TABLES = {
+    "quick": (
+        Row("faster_rcnn_r18_fpn_maxiou", "MaxIoU, anchors 32-512 px (8 × stride)", "faster_rcnn_r18_fpn_maxiou"),
+        Row("faster_rcnn_r18_fpn_maxiou_a8", "MaxIoU, anchors 8-128 px", "faster_rcnn_r18_fpn_maxiou_a8"),
+        Row("faster_rcnn_r18_fpn_rfla", "RFLA", "faster_rcnn_r18_fpn_rfla"),
+        Row("faster_rcnn_r18_efpnbs_rfla_dcloss", "E-FPN-BS + RFLA + DCLoss", "faster_rcnn_r18_efpnbs_rfla_dcloss"),
+    ),
+    # Assigners with L1, then losses with HLA (kld); HLA on its receptive-field anchors, the others on 8-128 px.
+    "ablation": (
+        Row("maxiou", "MaxIoU, IoU", "faster_rcnn_r18_fpn_maxiou_a8"),
+        _assigner("maxiou_nwd", "MaxIoU, NWD", "MaxIoUAssigner", "metric=nwd", "min_quality=0.3"),
+        _assigner("rka", "NWD-RKA (k = 2)", "RKAAssigner", "topk=2"),
+        _assigner("atss", "ATSS (k = 9)", "ATSSAssigner", "topk=9"),
+        Row("hla_kld", "HLA, KLD (RFLA)", "faster_rcnn_r18_fpn_rfla"),
+        Row("hla_wd", "HLA, WD", "faster_rcnn_r18_fpn_rfla", (f"{ASSIGNER}.metric=wd",)),
+        _loss("dcloss_prose", "HLA, DCLoss (prose)", "DCLoss", "mode=prose"),
+        _loss("dcloss_formula", "HLA, DCLoss (formula)", "DCLoss", "mode=formula"),
+        _loss("sal_iou2", "HLA, SAL (1 − IoU²)", "SALoss", "base=iou2", BOX_WEIGHT),
+        _loss("sal_giou", "HLA, SAL (1 − GIoU)", "SALoss", "base=giou", BOX_WEIGHT),
+        _loss("nwd", "HLA, NWD loss", "NWDLoss", BOX_WEIGHT),
+    ),
 }
 METRICS = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
 
 
-def train(config: str, seed: int, work: Path, results: Path, overrides: list[str]) -> str:
+def train(row: Row, seed: int, work: Path, results: Path, overrides: list[str]) -> str:
     """Run one training unless its result exists; returns a line for the terminal."""
-    target = results / f"{config}_seed{seed}.json"
+    target = results / f"{row.name}_seed{seed}.json"
     if target.exists():
         return f"{target.name}: done before"
-    output = work / f"{config}_seed{seed}"
+    output = work / f"{row.name}_seed{seed}"
     output.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "tools/train_net.py", "--config-file", f"configs/quick/{config}.py", "--resume"]
-    command += [f"train.output_dir='{output}'", f"train.seed={seed}", *overrides]
+    command = [sys.executable, "tools/train_net.py", "--config-file", f"configs/quick/{row.config}.py", "--resume"]
+    command += [f"train.output_dir='{output}'", f"train.seed={seed}", *row.overrides, *overrides]
     with (output / "terminal.txt").open("w") as log:
         code = subprocess.run(
             command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"}
@@ -45,50 +93,51 @@ def train(config: str, seed: int, work: Path, results: Path, overrides: list[str
         return f"{target.name}: FAILED, see {output}/terminal.txt"
     record = json.loads((output / "result.json").read_text())
     # The record names the command as a reader would give it, not the folders of this machine.
-    record["overrides"] = [f"train.seed={seed}", *overrides]
-    record["command"] = (
-        f"python tools/train_net.py --config-file configs/quick/{config}.py train.seed={seed} " + " ".join(overrides)
+    record["overrides"] = [f"train.seed={seed}", *row.overrides, *overrides]
+    record["command"] = f"python tools/train_net.py --config-file configs/quick/{row.config}.py " + " ".join(
+        record["overrides"]
     )
     target.write_text(json.dumps(record, indent=1) + "\n")
     return f"{target.name}: AP {record['metrics']['AP']}"
 
 
-def table(results: Path) -> str:
+def table(rows: Sequence[Row], results: Path) -> str:
     """Mean and half range over the seeds, one row a config."""
     lines = ["| config | runs | " + " | ".join(METRICS) + " |", "|---|" + "---|" * (len(METRICS) + 1)]
-    for config, title in CONFIGS.items():
-        records = [json.loads(f.read_text()) for f in sorted(results.glob(f"{config}_seed*.json"))]
+    for row in rows:
+        records = [json.loads(f.read_text()) for f in sorted(results.glob(f"{row.name}_seed*.json"))]
         if not records:
-            lines.append(f"| {title} | 0 |" + " not run |" * len(METRICS))
+            lines.append(f"| {row.title} | 0 |" + " not run |" * len(METRICS))
             continue
         cells = []
         for metric in METRICS:
             values = [r["metrics"][metric] for r in records]
             cells.append(f"{statistics.mean(values):.1f} ± {(max(values) - min(values)) / 2:.1f}")
-        lines.append(f"| {title} | {len(records)} | " + " | ".join(cells) + " |")
+        lines.append(f"| {row.title} | {len(records)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--configs", nargs="+", default=list(CONFIGS), choices=list(CONFIGS))
+    parser.add_argument("--table", choices=tuple(TABLES), default="quick")
+    parser.add_argument("--rows", nargs="+", help="names of rows; default: all")
     parser.add_argument("--jobs", type=int, default=2, help="trainings side by side")
     parser.add_argument("--work", type=Path, default=ROOT / "output" / "quick_table")
-    parser.add_argument("--results", type=Path, default=ROOT / "results" / "quick")
+    parser.add_argument("--results", type=Path, help="default: results/TABLE")
     parser.add_argument("--table-only", action="store_true", help="train nothing")
     args, overrides = parser.parse_known_args()
+    rows = [row for row in TABLES[args.table] if not args.rows or row.name in args.rows]
+    args.results = args.results or ROOT / "results" / args.table
     args.results.mkdir(parents=True, exist_ok=True)
     if not args.table_only:
         with ThreadPoolExecutor(args.jobs) as pool:
             jobs = [
-                pool.submit(train, config, seed, args.work, args.results, overrides)
-                for seed in args.seeds
-                for config in args.configs
+                pool.submit(train, row, seed, args.work, args.results, overrides) for seed in args.seeds for row in rows
             ]
             for job in jobs:
                 print(job.result(), flush=True)
-    text = table(args.results)
+    text = table(TABLES[args.table], args.results)
     (args.results / "table.md").write_text(text + "\n")
     print(text)
 

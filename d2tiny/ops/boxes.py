@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "CHUNK_ELEMENTS",
+    "DENSE_ELEMENTS",
+    "aligned_iou",
     "chunks",
     "max_iof",
     "pairwise_intersection",
@@ -17,6 +20,8 @@ __all__ = [
 
 # Elements of one temporary matrix in the chunked paths: 1M float64 values are 8 MB.
 CHUNK_ELEMENTS = 1 << 20
+# Where many passes go over one matrix it should stay in the processor's cache.
+DENSE_ELEMENTS = 1 << 17
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
@@ -25,9 +30,9 @@ def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     return torch.stack(((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1), dim=-1)
 
 
-def chunks(rows: int, columns: int) -> Iterator[slice]:
-    """Split ``rows`` so that a (rows, columns) temporary stays under :data:`CHUNK_ELEMENTS`."""
-    step = max(1, CHUNK_ELEMENTS // max(columns, 1))
+def chunks(rows: int, columns: int, elements: int = CHUNK_ELEMENTS) -> Iterator[slice]:
+    """Split ``rows`` so that a (rows, columns) temporary stays under ``elements``, with at least one row."""
+    step = max(1, elements // max(columns, 1))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
 
@@ -48,6 +53,14 @@ def pairwise_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     inter = pairwise_intersection(boxes1, boxes2)
     union = _area(boxes1)[:, None] + _area(boxes2)[None, :] - inter
     return torch.where(inter > 0, inter / union.clamp(min=torch.finfo(inter.dtype).tiny), 0.0)
+
+
+def aligned_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Return the (N,) intersection over union in [0, 1] of boxes in pairs; 0 where both have no area."""
+    top_left = torch.maximum(boxes1[:, :2], boxes2[:, :2])
+    inter = (torch.minimum(boxes1[:, 2:], boxes2[:, 2:]) - top_left).clamp(min=0).prod(dim=-1)
+    union = _area(boxes1) + _area(boxes2) - inter
+    return inter / union.clamp(min=torch.finfo(inter.dtype).tiny)
 
 
 def max_iof(boxes: Tensor, regions: Tensor) -> Tensor:

@@ -11,15 +11,15 @@ Letters: G ground truths, M families, N priors.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from d2tiny.ops.boxes import CHUNK_ELEMENTS, chunks
+from d2tiny.ops.boxes import CHUNK_ELEMENTS, DENSE_ELEMENTS, chunks
 from d2tiny.ops.gaussian import ScoreFn
 
-__all__ = ["Lattices", "Matches", "above_dense", "above_grid", "topk_dense", "topk_grid"]
+__all__ = ["Lattices", "Matches", "above_grid", "score_aligned", "score_pairs", "search", "search_dense", "topk_grid"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,14 @@ class Lattices:
     h: Tensor
     base: Tensor  # int64
     step: Tensor  # int64
+    level: Tensor  # int64, index of the feature map
     num_priors: int
+
+    def of_level(self, level: int) -> Lattices:
+        """Return the families of one feature map; flat indices stay those of all priors."""
+        keep = self.level == level
+        parts = {f.name: getattr(self, f.name)[keep] for f in fields(self) if f.name != "num_priors"}
+        return Lattices(**parts, num_priors=int((parts["columns"] * parts["rows"]).sum()))
 
 
 @dataclass(frozen=True)
@@ -212,25 +219,69 @@ def _dense_scores(priors: Tensor, gts: Tensor, score: ScoreFn) -> Tensor:
     return score(dx, dy, priors[None, :, 2], priors[None, :, 3], gts[:, None, 2], gts[:, None, 3])
 
 
-def topk_dense(priors: Tensor, gts: Tensor, score: ScoreFn, k: int) -> Matches:
-    """As :func:`topk_grid`, for any (N, 4) priors; memory does not grow with G."""
-    parts: list[Matches] = []
+def score_aligned(priors: Tensor, gts: Tensor, score: ScoreFn, pairs: Matches) -> Tensor:
+    """Another score (P,) of pairs; both boxes in centre, width, height."""
+    p, g = priors[pairs.prior], gts[pairs.gt]
+    return score(p[:, 0] - g[:, 0], p[:, 1] - g[:, 1], p[:, 2], p[:, 3], g[:, 2], g[:, 3])
+
+
+def score_pairs(priors: Lattices | Tensor, gts: Tensor, score: ScoreFn, index: Tensor) -> Tensor:
+    """Scores (P, G) of some priors, by flat index, with all ground truths."""
+    if isinstance(priors, Tensor):
+        return _dense_scores(priors[index], gts, score).T
+    family, ix, iy = _locate(priors, index)
+    g = torch.arange(len(gts), device=gts.device)[None]
+    return _score_cells(priors, gts, score, family[:, None], g, ix[:, None], iy[:, None])
+
+
+def _locate(lat: Lattices, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Family, column and row of priors by flat index."""
+    offset = index[:, None] - lat.base
+    cell = torch.div(offset, lat.step, rounding_mode="floor")
+    belongs = (offset >= 0) & (offset % lat.step == 0) & (cell < lat.columns * lat.rows)
+    family = belongs.int().argmax(dim=1)
+    cell = cell.gather(1, family[:, None])[:, 0]
+    columns = lat.columns[family]
+    return family, cell % columns, torch.div(cell, columns, rounding_mode="floor")
+
+
+def search_dense(
+    priors: Tensor, gts: Tensor, score: ScoreFn, k: int = 0, threshold: float | None = None
+) -> tuple[Matches, Matches]:
+    """As :func:`search`, for any (N, 4) priors: every score is computed once, and memory does not grow with G."""
+    top: list[Matches] = []
+    above: list[Matches] = []
     k = min(k, len(priors))
-    if k < 1:
-        return Matches.cat(parts, gts.device)
-    for part in chunks(len(gts), len(priors)):
+    for part in chunks(len(gts), len(priors), DENSE_ELEMENTS):
         value = _dense_scores(priors, gts[part], score)
-        kth = value.topk(k, dim=1).values[:, -1:]
-        gi, prior = (value >= kth).nonzero(as_tuple=True)
-        parts.append(Matches(gi + part.start, prior, value[gi, prior]))
-    return Matches.cat(parts, gts.device)
+        if k > 0:
+            gi, prior = (value >= value.topk(k, dim=1).values[:, -1:]).nonzero(as_tuple=True)
+            top.append(Matches(gi + part.start, prior, value[gi, prior]))
+        if threshold is not None:
+            gi, prior = (value >= threshold).nonzero(as_tuple=True)
+            above.append(Matches(gi + part.start, prior, value[gi, prior]))
+    return Matches.cat(top, gts.device), Matches.cat(above, gts.device)
 
 
-def above_dense(priors: Tensor, gts: Tensor, score: ScoreFn, threshold: float) -> Matches:
-    """As :func:`above_grid`, for any (N, 4) priors; memory does not grow with G."""
-    parts: list[Matches] = []
-    for part in chunks(len(gts), len(priors)):
-        value = _dense_scores(priors, gts[part], score)
-        gi, prior = (value >= threshold).nonzero(as_tuple=True)
-        parts.append(Matches(gi + part.start, prior, value[gi, prior]))
-    return Matches.cat(parts, gts.device)
+def search(
+    priors: Lattices | Tensor, gts: Tensor, score: ScoreFn, k: int = 0, threshold: float | None = None
+) -> tuple[Matches, Matches]:
+    """Find the best priors of each ground truth, and all that fit well.
+
+    Args:
+        priors: lattices (windowed, O(G)) or (N, 4) float64 centre, width, height (chunked, O(G·N)).
+        gts: (G, 4) float64 centre, width, height.
+        score: falls or stays when |dx| or |dy| grows.
+        k: how many are best; all that tie with the k-th are. 0 looks for none.
+        threshold: lowest score that fits; None looks for none.
+
+    Returns:
+        The best pairs and the fitting pairs, in no particular order; the same for both kinds of priors.
+    """
+    if isinstance(priors, Tensor):
+        return search_dense(priors, gts, score, k, threshold)
+    nothing = Matches.cat([], gts.device)
+    return (
+        topk_grid(priors, gts, score, k) if k > 0 else nothing,
+        nothing if threshold is None else above_grid(priors, gts, score, threshold),
+    )

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from d2tiny.modeling.priors.grid import GridPriors
-from d2tiny.ops.boxes import max_iof
+from d2tiny.ops.boxes import max_iof, xyxy_to_cxcywh
+from d2tiny.ops.grid_topk import Lattices, Matches
 from d2tiny.utils.checks import check_boxes
 
 __all__ = ["AssignResult", "Assigner"]
@@ -90,6 +91,50 @@ class Assigner(abc.ABC):
     def __repr__(self) -> str:
         settings = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if not k.startswith("_"))
         return f"{type(self).__name__}({settings})"
+
+
+def searchable(priors: Priors) -> Lattices | Tensor:
+    """What :func:`d2tiny.ops.grid_topk.search` takes: lattices, or float64 centre, width, height."""
+    return xyxy_to_cxcywh(priors.double()) if isinstance(priors, Tensor) else priors.lattices
+
+
+def last_winner(matches: Matches, num_priors: int) -> tuple[Tensor, Tensor]:
+    """Give each prior to the last ground truth that chose it (the released codes overwrite in that order).
+
+    Returns:
+        matched (N,) int64, -1 where nobody chose it; quality (N,) float32, the score with the winner.
+    """
+    matched = torch.full((num_priors,), -1, dtype=torch.int64, device=matches.gt.device)
+    matched.scatter_reduce_(0, matches.prior, matches.gt, "amax")
+    quality = torch.zeros(num_priors, dtype=torch.float32, device=matches.gt.device)
+    won = matched[matches.prior] == matches.gt
+    quality[matches.prior[won]] = matches.score[won].float()
+    return matched, quality
+
+
+def best_winner(matches: Matches, num_priors: int) -> tuple[Tensor, Tensor]:
+    """Give each prior to the ground truth with the highest score, the first of equal ones.
+
+    Returns:
+        matched (N,) int64, -1 where there is no pair; best (N,) float64, -inf there.
+    """
+    best = torch.full((num_priors,), -torch.inf, dtype=torch.float64, device=matches.gt.device)
+    best.scatter_reduce_(0, matches.prior, matches.score, "amax")
+    won = matches.score == best[matches.prior]
+    matched = torch.full((num_priors,), torch.iinfo(torch.int64).max, device=matches.gt.device)
+    matched.scatter_reduce_(0, matches.prior[won], matches.gt[won], "amin")
+    return torch.where(torch.isfinite(best), matched, -1), best
+
+
+def first_k(matches: Matches, k: int) -> Matches:
+    """Keep for each ground truth its k best pairs, equal scores by lowest prior index."""
+    order = matches.prior.argsort(stable=True)
+    order = order[matches.score[order].argsort(descending=True, stable=True)]
+    order = order[matches.gt[order].argsort(stable=True)]
+    gt = matches.gt[order]
+    first = torch.searchsorted(gt, gt)  # position of the first pair of the same ground truth
+    order = order[torch.arange(len(gt), device=gt.device) - first < k]
+    return Matches(matches.gt[order], matches.prior[order], matches.score[order])
 
 
 def empty_result(num_priors: int, device: torch.device) -> AssignResult:

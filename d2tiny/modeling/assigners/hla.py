@@ -8,10 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2tiny.modeling.assigners.base import Assigner, AssignResult, Priors, empty_result
+from d2tiny.modeling.assigners.base import (
+    Assigner,
+    AssignResult,
+    Priors,
+    empty_result,
+    first_k,
+    last_winner,
+    searchable,
+)
 from d2tiny.ops.boxes import xyxy_to_cxcywh
-from d2tiny.ops.gaussian import ScoreFn, get_score
-from d2tiny.ops.grid_topk import Matches, above_dense, above_grid, topk_dense, topk_grid
+from d2tiny.ops.gaussian import get_score
+from d2tiny.ops.grid_topk import search
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
 
 __all__ = ["HLAAssigner"]
@@ -80,46 +88,18 @@ class HLAAssigner(Assigner):
         def shrunk(dx: Tensor, dy: Tensor, pw: Tensor, ph: Tensor, gw: Tensor, gh: Tensor) -> Tensor:
             return score(dx, dy, pw * self.ratio, ph * self.ratio, gw, gh)
 
-        matched, quality = self._take(self._topk(priors, gts, score, self.topk[0]), num_priors)
-        matched2, quality2 = self._take(self._topk(priors, gts, shrunk, self.topk[1]), num_priors)
+        where = searchable(priors)
+        best, _ = search(where, gts, score, self.topk[0])
+        best2, fitting = search(where, gts, shrunk, self.topk[1], IGNORE_SCORE)
+        if self.tie == "index":
+            best, best2 = first_k(best, self.topk[0]), first_k(best2, self.topk[1])
+        matched, quality = last_winner(best, num_priors)
+        matched2, quality2 = last_winner(best2, num_priors)
         use_second = (matched < 0) & (matched2 >= 0)
         matched = torch.where(use_second, matched2, matched)
         quality = torch.where(use_second, quality2, quality)
 
         labels = torch.zeros(num_priors, dtype=torch.int8, device=device)
-        labels[self._above(priors, gts, shrunk).prior] = -1
+        labels[fitting.prior] = -1
         labels[matched >= 0] = 1
         return AssignResult(matched, labels, quality)
-
-    def _topk(self, priors: Priors, gts: Tensor, score: ScoreFn, k: int) -> Matches:
-        if isinstance(priors, Tensor):
-            matches = topk_dense(xyxy_to_cxcywh(priors.double()), gts, score, k)
-        else:
-            matches = topk_grid(priors.lattices, gts, score, k)
-        return _first_k(matches, k) if self.tie == "index" else matches
-
-    def _above(self, priors: Priors, gts: Tensor, score: ScoreFn) -> Matches:
-        if isinstance(priors, Tensor):
-            return above_dense(xyxy_to_cxcywh(priors.double()), gts, score, IGNORE_SCORE)
-        return above_grid(priors.lattices, gts, score, IGNORE_SCORE)
-
-    @staticmethod
-    def _take(matches: Matches, num_priors: int) -> tuple[Tensor, Tensor]:
-        """Give each chosen prior to the last ground truth that chose it."""
-        matched = torch.full((num_priors,), -1, dtype=torch.int64, device=matches.gt.device)
-        matched.scatter_reduce_(0, matches.prior, matches.gt, "amax")
-        quality = torch.zeros(num_priors, dtype=torch.float32, device=matches.gt.device)
-        won = matched[matches.prior] == matches.gt
-        quality[matches.prior[won]] = matches.score[won].float()
-        return matched, quality
-
-
-def _first_k(matches: Matches, k: int) -> Matches:
-    """Keep for each ground truth its k best pairs, equal scores by lowest prior index."""
-    order = matches.prior.argsort(stable=True)
-    order = order[matches.score[order].argsort(descending=True, stable=True)]
-    order = order[matches.gt[order].argsort(stable=True)]
-    gt = matches.gt[order]
-    first = torch.searchsorted(gt, gt)  # position of the first pair of the same ground truth
-    order = order[torch.arange(len(gt), device=gt.device) - first < k]
-    return Matches(matches.gt[order], matches.prior[order], matches.score[order])

@@ -1,4 +1,4 @@
-"""Assignment by overlap thresholds, as Faster R-CNN does it."""
+"""Assignment by thresholds on an overlap or a distance."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2tiny.modeling.assigners.base import Assigner, AssignResult, Priors, empty_result
-from d2tiny.ops.boxes import chunks, pairwise_iou
+from d2tiny.modeling.assigners.base import Assigner, AssignResult, Priors, best_winner, empty_result, searchable
+from d2tiny.ops.boxes import chunks, xyxy_to_cxcywh
+from d2tiny.ops.gaussian import ScoreFn, get_score
+from d2tiny.ops.grid_topk import Matches, score_pairs, search
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
 
 __all__ = ["MaxIoUAssigner"]
@@ -16,11 +18,14 @@ __all__ = ["MaxIoUAssigner"]
 
 @ASSIGNER_REGISTRY.register()
 class MaxIoUAssigner(Assigner):
-    """A prior is positive when its best IoU reaches ``pos_iou``, negative under ``neg_iou``, ignored between.
+    """A prior is positive when its best score reaches ``pos_iou``, negative under ``neg_iou``, ignored between.
 
-    With ``low_quality`` the best priors of every ground truth are positive whatever their IoU (ties all win), as
-    Detectron2's ``Matcher(allow_low_quality_matches=True)``. Differences from it: a ground truth that overlaps no
-    prior at all makes nothing positive (there it makes every such prior positive), and memory does not grow with G.
+    With ``low_quality`` the best priors of every ground truth are positive whatever their score (ties all win), as
+    Detectron2's ``Matcher(allow_low_quality_matches=True)``; they too go to the ground truth that *they* fit best, the
+    first of equal ones. Differences from it: a ground truth whose best score is not above ``min_quality`` makes nothing
+    positive (there a ground truth without any overlap makes every such prior positive), and cost and memory are O(G) on
+    :class:`GridPriors`. With ``metric="nwd"`` and ``min_quality=0.3`` it is the assigner of NWD (Xu et al., 2022), with
+    ``dotd`` that of DotD.
     """
 
     def __init__(
@@ -29,46 +34,67 @@ class MaxIoUAssigner(Assigner):
         pos_iou: float = 0.7,
         neg_iou: float = 0.3,
         low_quality: bool = True,
+        metric: str = "iou",
+        constant: float | None = None,
+        min_quality: float = 0.0,
         ignore_iof_thresh: float = 0.5,
     ) -> None:
         """Set the thresholds.
 
         Args:
-            pos_iou: lowest IoU of a positive, in (0, 1].
-            neg_iou: IoU under which a prior is negative, in [0, pos_iou].
+            pos_iou: lowest score of a positive, in (0, 1].
+            neg_iou: score under which a prior is negative, in [0, pos_iou].
             low_quality: whether the best priors of a ground truth are always positive.
+            metric: ``iou``, ``giou``, ``nwd``, ``dotd`` or another of :data:`d2tiny.ops.gaussian.SCORES`.
+            constant: of ``nwd`` and ``dotd``, px.
+            min_quality: a best prior must score more than this to be positive by ``low_quality`` alone.
             ignore_iof_thresh: see :class:`Assigner`.
 
         Raises:
-            ValueError: thresholds out of order.
+            ValueError: thresholds out of order, or an unknown metric.
         """
         super().__init__(ignore_iof_thresh=ignore_iof_thresh)
         if not 0 <= neg_iou <= pos_iou <= 1:
             raise ValueError(f"MaxIoUAssigner: need 0 <= neg_iou <= pos_iou <= 1, got {neg_iou}, {pos_iou}.")
+        get_score(metric, constant)
         self.pos_iou = pos_iou
         self.neg_iou = neg_iou
         self.low_quality = low_quality
+        self.metric = metric
+        self.constant = constant
+        self.min_quality = min_quality
 
     def _assign(self, priors: Priors, gt_boxes: Tensor, predictions: Any) -> AssignResult:
         num_priors, device = len(priors), gt_boxes.device
         if num_priors == 0 or len(gt_boxes) == 0:
             return empty_result(num_priors, device)
-        boxes = (priors if isinstance(priors, Tensor) else priors.boxes()).float()
-        gts = gt_boxes.float()
-        best = torch.full((num_priors,), -1.0, device=device)
-        matched = torch.zeros(num_priors, dtype=torch.int64, device=device)
-        low = torch.zeros(num_priors, dtype=torch.bool, device=device)
-        for part in chunks(len(gts), num_priors):
-            iou = pairwise_iou(gts[part], boxes)
-            value, index = iou.max(dim=0)
-            better = value > best
-            best = torch.where(better, value, best)
-            matched = torch.where(better, index + part.start, matched)
-            if self.low_quality:
-                row = iou.amax(dim=1, keepdim=True)
-                low |= ((iou == row) & (row > 0)).any(dim=0)
-        labels = torch.full((num_priors,), -1, dtype=torch.int8, device=device)
-        labels[best < self.neg_iou] = 0
-        labels[(best >= self.pos_iou) | low] = 1
+        score = get_score(self.metric, self.constant)
+        gts, where = xyxy_to_cxcywh(gt_boxes), searchable(priors)
+        # Where nothing is negative the ignored ones need no search.
+        lowest = self.neg_iou if self.neg_iou > 0 else self.pos_iou
+        best, fitting = search(where, gts, score, int(self.low_quality), lowest)
+        labels = torch.full((num_priors,), 0 if self.neg_iou > 0 else -1, dtype=torch.int8, device=device)
+        labels[fitting.prior] = -1
+        low = best.prior[best.score > self.min_quality].unique()
+        pairs = Matches.cat([fitting, self._others(where, gts, score, low, lowest)], device)
+        matched, quality = best_winner(pairs, num_priors)
+        labels[quality >= self.pos_iou] = 1
+        labels[low] = 1
         positive = labels == 1
-        return AssignResult(torch.where(positive, matched, -1), labels, torch.where(positive, best, 0.0))
+        return AssignResult(
+            torch.where(positive, matched, -1), labels, torch.where(positive, quality, 0.0).float()
+        )  # fmt: skip
+
+    @staticmethod
+    def _others(where: Any, gts: Tensor, score: ScoreFn, low: Tensor, lowest: float) -> Matches:
+        """The best ground truth of each low-quality prior that fits none: only these need all ground truths."""
+        parts = []
+        for part in chunks(len(low), len(gts)):
+            prior = low[part]
+            value = score_pairs(where, gts, score, prior)  # (p, G)
+            top = value.amax(dim=1, keepdim=True)
+            gt = (value == top).int().argmax(dim=1)
+            parts.append(Matches(gt, prior, top[:, 0]))
+        found = Matches.cat(parts, gts.device)
+        rest = found.score < lowest
+        return Matches(found.gt[rest], found.prior[rest], found.score[rest])

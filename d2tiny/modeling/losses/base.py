@@ -5,11 +5,12 @@ from __future__ import annotations
 import abc
 
 import torch
+from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import Tensor, nn
 
 from d2tiny.utils.checks import upcast
 
-__all__ = ["BoxLoss", "reduce_loss"]
+__all__ = ["BoxLoss", "reduce_loss", "regression_loss"]
 
 
 def reduce_loss(loss: Tensor, weight: Tensor | None, avg_factor: float | Tensor | None) -> Tensor:
@@ -36,9 +37,11 @@ class BoxLoss(nn.Module, abc.ABC):
     Attributes:
         space: ``delta`` when the loss wants encoded deltas, ``box`` when it wants decoded XYXY boxes.
         loss_weight: factor on the result.
+        l1_weight: factor of the mean absolute error of the deltas that is added to a loss on boxes.
     """
 
     space: str = "delta"
+    l1_weight: float = 0.0
 
     def __init__(self, *, loss_weight: float = 1.0) -> None:
         super().__init__()
@@ -51,6 +54,7 @@ class BoxLoss(nn.Module, abc.ABC):
         *,
         weight: Tensor | None = None,
         avg_factor: float | Tensor | None = None,
+        groups: Tensor | None = None,
     ) -> Tensor:
         """Return the scalar loss.
 
@@ -59,6 +63,7 @@ class BoxLoss(nn.Module, abc.ABC):
             target: (P, 4) likewise.
             weight: (P,) factors.
             avg_factor: divisor, see :func:`reduce_loss`.
+            groups: (P,) int64, image of each positive, for losses that look at images.
 
         Raises:
             ValueError: shapes differ.
@@ -69,14 +74,48 @@ class BoxLoss(nn.Module, abc.ABC):
                 f"{tuple(target.shape)} must have the same shape."
             )
         with torch.autocast(pred.device.type, enabled=False):
-            loss = reduce_loss(self._elementwise(upcast(pred), upcast(target)), weight, avg_factor)
+            loss = reduce_loss(self._elementwise(upcast(pred), upcast(target), groups), weight, avg_factor)
             penalty = self._penalty()
             return self.loss_weight * (loss if penalty is None else loss + penalty)
 
     @abc.abstractmethod
-    def _elementwise(self, pred: Tensor, target: Tensor) -> Tensor:
+    def _elementwise(self, pred: Tensor, target: Tensor, groups: Tensor | None) -> Tensor:
         """Return (P,) or (P, 4) losses of float32 or float64 inputs."""
 
     def _penalty(self) -> Tensor | None:
         """Return a scalar on the loss's own parameters, added after the reduction, or None."""
         return None
+
+
+def regression_loss(
+    box_loss: BoxLoss,
+    coder: Box2BoxTransform,
+    deltas: Tensor,
+    priors: Tensor,
+    targets: Tensor,
+    *,
+    avg_factor: float | Tensor,
+    groups: Tensor | None = None,
+) -> Tensor:
+    """Hand a loss what it wants: encoded deltas or decoded boxes.
+
+    Args:
+        box_loss: any.
+        coder: encodes and decodes.
+        deltas: (P, 4) predictions.
+        priors: (P, 4) XYXY anchors or proposals.
+        targets: (P, 4) XYXY matched objects.
+        avg_factor: divisor.
+        groups: (P,) int64, image of each positive.
+
+    Returns:
+        A scalar; with ``l1_weight`` the L1 of the deltas is part of it.
+    """
+    deltas = upcast(deltas)
+    if box_loss.space == "delta":
+        return box_loss(deltas, coder.get_deltas(priors, targets), avg_factor=avg_factor, groups=groups)
+    loss = box_loss(coder.apply_deltas(deltas, priors), targets, avg_factor=avg_factor, groups=groups)
+    if box_loss.l1_weight:
+        error = (deltas - coder.get_deltas(priors, targets)).abs().mean(dim=1)
+        loss = loss + box_loss.l1_weight * reduce_loss(error, None, avg_factor)
+    return loss

@@ -144,7 +144,7 @@ class DCLoss(BoxLoss):
             self.ema_delta.mul_(EMA_MOMENTUM).add_((1 - EMA_MOMENTUM) * mean.to(self.ema_delta))
             self.ema_delta.clamp_(*DELTA_RANGE)
 
-    def _elementwise(self, pred: Tensor, target: Tensor) -> Tensor:
+    def _elementwise(self, pred: Tensor, target: Tensor, groups: Tensor | None) -> Tensor:
         error = (pred - target).abs()
         if self.learnable == "ema" and self.training:
             self._update_ema(error)

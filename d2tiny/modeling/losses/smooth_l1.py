@@ -28,5 +28,5 @@ class SmoothL1Loss(BoxLoss):
             raise ValueError(f"SmoothL1Loss: beta must be >= 0, got {beta}.")
         self.beta = beta
 
-    def _elementwise(self, pred: Tensor, target: Tensor) -> Tensor:
+    def _elementwise(self, pred: Tensor, target: Tensor, groups: Tensor | None) -> Tensor:
         return F.smooth_l1_loss(pred, target, reduction="none", beta=self.beta)

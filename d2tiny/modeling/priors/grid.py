@@ -86,17 +86,17 @@ class GridPriors:
         """The description as tensors, one family for each cell anchor of each level."""
         columns: list[list[float]] = []
         base = 0
-        for level in self.levels:
+        for number, level in enumerate(self.levels):
             count = len(level.cells)
             if level.height and level.width:
                 shift = level.offset * level.stride
                 for a, (cx, cy, w, h) in enumerate(xyxy_to_cxcywh(level.cells.double()).tolist()):
                     columns.append(
-                        [level.stride, level.width, level.height, cx + shift, cy + shift, w, h, base + a, count]
+                        [level.stride, level.width, level.height, cx + shift, cy + shift, w, h, base + a, count, number]
                     )
             base += level.height * level.width * count
-        table = torch.tensor(columns, dtype=torch.float64).reshape(-1, 9).to(self.device)
-        stride, width, height, cx, cy, w, h, first, step = table.unbind(1)
+        table = torch.tensor(columns, dtype=torch.float64).reshape(-1, 10).to(self.device)
+        stride, width, height, cx, cy, w, h, first, step, number_of = table.unbind(1)
         return Lattices(
             stride=stride,
             columns=width.long(),
@@ -107,5 +107,6 @@ class GridPriors:
             h=h,
             base=first.long(),
             step=step.long(),
+            level=number_of.long(),
             num_priors=base,
         )

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from d2tiny.modeling.assigners import Assigner
 from d2tiny.modeling.build import build_box_loss, build_rpn_assigner
-from d2tiny.modeling.losses import BoxLoss
+from d2tiny.modeling.losses import BoxLoss, regression_loss
 from d2tiny.modeling.priors import GridPriors, grid_from_generator
 from d2tiny.modeling.targets import split_ignored
 from d2tiny.ops.nms import batched_nms
@@ -166,16 +166,18 @@ class TinyRPN(RPN):
         cls_loss = F.binary_cross_entropy_with_logits(logits[valid].float(), labels[valid].float(), reduction="sum")
         normalizer = self.batch_size_per_image * num_images
         image, index = positive.nonzero(as_tuple=True)
-        deltas = cat(pred_anchor_deltas, dim=1)[image, index].float()
-        priors = anchors.boxes()[index]
-        target_boxes = torch.stack(gt_boxes)[image, index]
-        if self.box_loss.space == "delta":
-            pred, target = deltas, self.box2box_transform.get_deltas(priors, target_boxes)
-        else:
-            pred, target = self.box2box_transform.apply_deltas(deltas, priors), target_boxes
+        loc_loss = regression_loss(
+            self.box_loss,
+            self.box2box_transform,
+            cat(pred_anchor_deltas, dim=1)[image, index],
+            anchors.boxes()[index],
+            torch.stack(gt_boxes)[image, index],
+            avg_factor=normalizer,
+            groups=image,
+        )
         losses = {
             "loss_rpn_cls": cls_loss / normalizer,
-            "loss_rpn_loc": self.box_loss(pred, target, avg_factor=normalizer),
+            "loss_rpn_loc": loc_loss,
         }
         return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
 

@@ -12,7 +12,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from d2tiny.modeling.build import build_box_loss
-from d2tiny.modeling.losses import BoxLoss, SmoothL1Loss
+from d2tiny.modeling.losses import BoxLoss, SmoothL1Loss, regression_loss
 from d2tiny.ops.nms import batched_nms
 
 __all__ = ["TinyFastRCNNOutputLayers", "select_detections"]
@@ -31,6 +31,7 @@ class TinyFastRCNNOutputLayers(FastRCNNOutputLayers):
             **kwargs: those of ``FastRCNNOutputLayers`` without its loss settings.
         """
         super().__init__(input_shape, **kwargs)
+        self._images: Tensor | None = None
         self.box_loss = box_loss if box_loss is not None else SmoothL1Loss()
 
     @classmethod
@@ -63,13 +64,24 @@ class TinyFastRCNNOutputLayers(FastRCNNOutputLayers):
             deltas = pred_deltas[fg]
         else:
             deltas = pred_deltas.view(-1, self.num_classes, 4)[fg, gt_classes[fg]]
-        deltas = deltas.float()
-        proposals, targets = proposal_boxes[fg], gt_boxes[fg]
-        if self.box_loss.space == "delta":
-            pred, target = deltas, self.box2box_transform.get_deltas(proposals, targets)
-        else:
-            pred, target = self.box2box_transform.apply_deltas(deltas, proposals), targets
-        return self.box_loss(pred, target, avg_factor=max(gt_classes.numel(), 1.0))
+        return regression_loss(
+            self.box_loss,
+            self.box2box_transform,
+            deltas,
+            proposal_boxes[fg],
+            gt_boxes[fg],
+            avg_factor=max(gt_classes.numel(), 1.0),
+            groups=None if self._images is None else self._images[fg],
+        )
+
+    def losses(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
+        """Detectron2's losses; remembers which image each proposal is of for losses that look at images."""
+        counts = torch.tensor([len(p) for p in proposals], device=predictions[0].device)
+        self._images = torch.repeat_interleave(torch.arange(len(proposals), device=counts.device), counts)
+        try:
+            return super().losses(predictions, proposals)
+        finally:
+            self._images = None
 
     def inference(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]

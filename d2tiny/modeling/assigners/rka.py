@@ -1,0 +1,83 @@
+"""Ranking-based assignment of NWD-RKA (Xu et al., ISPRS 2022)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from d2tiny.modeling.assigners.base import (
+    Assigner,
+    AssignResult,
+    Priors,
+    empty_result,
+    first_k,
+    last_winner,
+    searchable,
+)
+from d2tiny.ops.boxes import xyxy_to_cxcywh
+from d2tiny.ops.gaussian import get_score
+from d2tiny.ops.grid_topk import search
+from d2tiny.utils.registry import ASSIGNER_REGISTRY
+
+__all__ = ["RKAAssigner"]
+
+
+@ASSIGNER_REGISTRY.register()
+class RKAAssigner(Assigner):
+    """Each ground truth takes its k best priors by NWD; others that fit are ignored, the rest is negative.
+
+    A prior that several ground truths choose goes to the *last* of them, and all priors that tie with the k-th best are
+    chosen (the released code's rule). Differences from the released code: none known; scores are float64.
+    """
+
+    def __init__(
+        self,
+        *,
+        topk: int = 2,
+        neg_thresh: float = 0.3,
+        metric: str = "nwd",
+        constant: float | None = None,
+        tie: str = "value",
+        ignore_iof_thresh: float = 0.5,
+    ) -> None:
+        """Set the assignment rule.
+
+        Args:
+            topk: k; 2 in the paper's Faster R-CNN, 3 in its Cascade R-CNN and DetectoRS.
+            neg_thresh: score under which a prior that nobody chose is negative, in (0, 1].
+            metric: ``nwd`` or another of :data:`d2tiny.ops.gaussian.SCORES`.
+            constant: C of NWD, px.
+            tie: ``value`` (all priors that tie with the k-th win) or ``index`` (the lowest prior indices win).
+            ignore_iof_thresh: see :class:`Assigner`.
+
+        Raises:
+            ValueError: a setting outside its range.
+        """
+        super().__init__(ignore_iof_thresh=ignore_iof_thresh)
+        get_score(metric, constant)
+        if topk < 1 or not 0 < neg_thresh <= 1 or tie not in ("value", "index"):
+            raise ValueError(
+                f"RKAAssigner: need topk >= 1, 0 < neg_thresh <= 1 and tie 'value' or 'index', got {topk}, "
+                f"{neg_thresh}, {tie!r}."
+            )
+        self.topk = int(topk)
+        self.neg_thresh = neg_thresh
+        self.metric = metric
+        self.constant = constant
+        self.tie = tie
+
+    def _assign(self, priors: Priors, gt_boxes: Tensor, predictions: Any) -> AssignResult:
+        num_priors, device = len(priors), gt_boxes.device
+        if num_priors == 0 or len(gt_boxes) == 0:
+            return empty_result(num_priors, device)
+        score = get_score(self.metric, self.constant)
+        best, fitting = search(searchable(priors), xyxy_to_cxcywh(gt_boxes), score, self.topk, self.neg_thresh)
+        if self.tie == "index":
+            best = first_k(best, self.topk)
+        matched, quality = last_winner(best, num_priors)
+        labels = torch.zeros(num_priors, dtype=torch.int8, device=device)
+        labels[fitting.prior] = -1
+        labels[matched >= 0] = 1
+        return AssignResult(matched, labels, quality)

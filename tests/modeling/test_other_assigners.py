@@ -1,0 +1,135 @@
+"""MaxIoU with other metrics, RKA, ATSS: against slow loops, and windowed against dense."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from d2tiny.modeling.assigners import ATSSAssigner, HLAAssigner, MaxIoUAssigner, RKAAssigner
+from d2tiny.modeling.priors import GridLevel, GridPriors
+from d2tiny.ops.gaussian import get_score
+from tests.modeling.test_assigners import A64, as_numbers, boxes, ignored, positives, pyramid, random_gts
+from tests.reference import assigners as slow
+
+ALL = {
+    "hla": HLAAssigner(),
+    "iou": MaxIoUAssigner(),
+    "giou": MaxIoUAssigner(metric="giou"),
+    "nwd": MaxIoUAssigner(metric="nwd", min_quality=0.3),
+    "dotd": MaxIoUAssigner(metric="dotd", min_quality=0.3),
+    "no low quality": MaxIoUAssigner(low_quality=False, pos_iou=0.5, neg_iou=0.5),
+    "nothing negative": MaxIoUAssigner(neg_iou=0.0),
+    "rka": RKAAssigner(),
+    "rka3": RKAAssigner(topk=3, constant=12.7),
+    "rka index": RKAAssigner(tie="index"),
+    "atss": ATSSAssigner(),
+    "atss nwd": ATSSAssigner(metric="nwd", topk=4),
+}
+
+
+def test_metric_vectors():
+    """SPEC §2: boxes of 6 px moved by (1, 1) and by (4, 4); the same shifts of 36 px boxes give the same NWD."""
+
+    def values(name, size, shift):
+        d, s = torch.tensor([float(shift)]).double(), torch.tensor([float(size)]).double()
+        return float(get_score(name)(d, d, s, s, s, s))
+
+    assert values("iou", 6, 1) == pytest.approx(0.531915, abs=1e-6)
+    assert values("nwd", 6, 1) == pytest.approx(0.895399, abs=1e-6)
+    assert values("dotd", 6, 1) == pytest.approx(0.894621, abs=1e-6)
+    assert values("nwd", 6, 4) == pytest.approx(0.642787, abs=1e-6)
+    assert values("nwd", 36, 4) == values("nwd", 6, 4)
+    assert values("iou", 36, 1) == pytest.approx(0.896123, abs=1e-6)
+    assert values("nwd", 8, 0) == pytest.approx(0.99992188, abs=1e-8)
+    with pytest.raises(ValueError, match="goes with nwd and dotd"):
+        get_score("kld", 12.8)
+
+
+def test_rka_vector():
+    """SPEC §2: on the geometry of HLA-A."""
+    result = RKAAssigner()(A64, boxes([[9.3, 10.6, 8, 8], [22.7, 21.9, 12, 6], [10.9, 9.4, 5, 5]]))
+    assert positives(result) == {18: 1, 19: 3, 26: 1, 27: 3, 46: 2, 54: 2}
+    assert int((result.labels == 0).sum()) == 19
+    assert len(ignored(result)) == 39
+
+
+def small_pyramid(rng):
+    """Two levels, one or three ratios, small enough for slow loops."""
+    ratios = (1.0,) if rng.integers(2) else (0.5, 1.0, 2.0)
+    return pyramid((40, 56), strides=(8, 16), ratios=ratios)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_slow_loops_agree(seed):
+    rng = np.random.default_rng(seed)
+    grid = small_pyramid(rng)
+    gts = random_gts(rng, int(rng.integers(1, 9)), (40, 56))
+    priors, rows = grid.boxes().tolist(), gts.tolist()
+    for metric, low in (("iou", 0.0), ("giou", 0.0), ("nwd", 0.3), ("dotd", 0.3)):
+        expected = slow.max_iou(priors, rows, metric, min_quality=low)
+        assert as_numbers(MaxIoUAssigner(metric=metric, min_quality=low)(grid, gts)) == expected, metric
+    assert as_numbers(RKAAssigner()(grid, gts)) == slow.rka(priors, rows)
+    levels = [level.tolist() for level in grid.level_boxes]
+    assert as_numbers(ATSSAssigner()(grid, gts)) == slow.atss(levels, rows)
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if not n.startswith("atss")])
+@pytest.mark.parametrize("seed", range(25))
+def test_windowed_equals_dense(name, seed):
+    """Ties, duplicates, 2 px to the whole image, extreme shapes, 64 to 1024 px, one and three ratios."""
+    rng = np.random.default_rng(seed)
+    size = tuple(int(v) for v in rng.choice([64, 100, 256, 384, 1024 if seed % 8 == 0 else 200], 2))
+    grid = pyramid(size, ratios=(1.0,) if seed % 2 else (0.5, 1.0, 2.0))
+    gts = random_gts(rng, int(rng.integers(1, 60)), size)
+    windowed, dense = ALL[name](grid, gts), ALL[name](grid.boxes(), gts)
+    assert torch.equal(windowed.labels, dense.labels)
+    assert torch.equal(windowed.matched_idxs, dense.matched_idxs)
+    assert torch.equal(windowed.quality, dense.quality)
+
+
+@pytest.mark.parametrize("name", list(ALL))
+def test_normal_ignore_no_object_no_prior(name):
+    assigner, grid = ALL[name], pyramid((64, 96))
+    gts = boxes([[20, 20, 8, 8], [60, 40, 30, 12], [48, 32, 400, 300], [10, 10, 0, 5]])
+    before = gts.clone()
+    result = assigner(grid, gts, ignore_boxes=boxes([[80, 50, 30, 30]]))
+    assert torch.equal(gts, before)
+    assert result.labels.dtype == torch.int8
+    assert (result.matched_idxs[result.labels == 1] >= 0).all()
+    assert (result.matched_idxs[result.labels != 1] == -1).all()
+    assert not (result.matched_idxs == 3).any()  # no area, no prior
+    plain = assigner(grid, gts)
+    assert set(ignored(plain)) <= set(ignored(result))
+    assert positives(plain) == positives(result)
+    none = assigner(grid, gts[:0])
+    assert not none.labels.any()
+    assert len(assigner(GridPriors([]), gts).labels) == 0
+    empty_level = GridPriors([GridLevel(8, 0, 5, torch.tensor([[-4.0, -4, 4, 4]]))])
+    assert len(assigner(empty_level, gts).labels) == 0
+
+
+@pytest.mark.parametrize("name", list(ALL))
+def test_a_crowd_of_2500(name):
+    rng = np.random.default_rng(3)
+    gts = boxes(np.concatenate((rng.uniform(0, 256, (2500, 2)), rng.uniform(2, 12, (2500, 2))), axis=1))
+    result = ALL[name](pyramid((256, 256)), gts)
+    # without the best priors of each object, anchors of 17 px and more overlap no object of 2 to 12 px by a half
+    assert int((result.labels == 1).sum()) > (-1 if name == "no low quality" else 500)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MaxIoUAssigner(metric="nwdd"), "Did you mean 'nwd'"),
+        (lambda: MaxIoUAssigner(metric="iou", constant=3.0), "goes with"),
+        (lambda: RKAAssigner(topk=0), "topk >= 1"),
+        (lambda: RKAAssigner(neg_thresh=0.0), "neg_thresh"),
+        (lambda: RKAAssigner(tie="x"), "tie"),
+        (lambda: ATSSAssigner(topk=0), "at least 1"),
+        (lambda: ATSSAssigner(metric="x"), "Unknown metric"),
+    ],
+)
+def test_bad_settings(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
