@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-__all__ = ["batched_nms"]
+from d2tiny.ops.boxes import xyxy_to_cxcywh
+from d2tiny.ops.gaussian import wasserstein2
+
+__all__ = ["batched_nms", "nwd_nms"]
 
 
-def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
+def batched_nms(
+    boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, *, metric: str = "iou", constant: float = 12.8
+) -> Tensor:
     """Greedy NMS inside each group (class or level).
 
     torchvision's batched version shifts every group to its own place in float32, which changes IoUs of tiny boxes
@@ -19,7 +26,9 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: fl
         boxes: (N, 4).
         scores: (N,).
         groups: (N,) integers; boxes of different groups never suppress each other.
-        iou_threshold: a box is dropped when its IoU with a better one is above this, in [0, 1].
+        threshold: a box is dropped when its IoU (or NWD) with a better one is above this, in [0, 1].
+        metric: ``iou`` or ``nwd``.
+        constant: C of NWD, px.
 
     Returns:
         Indices of the kept boxes by falling score; equal scores keep their input order.
@@ -28,6 +37,39 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: fl
     keep = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
     for group in groups.unique().tolist():
         index = (groups == group).nonzero().flatten()
-        keep[index[nms(boxes[index], scores[index], iou_threshold)]] = True
+        if metric == "nwd":
+            kept = nwd_nms(boxes[index], scores[index], threshold, constant)
+        else:
+            kept = nms(boxes[index], scores[index], threshold)
+        keep[index[kept]] = True
     kept = keep.nonzero().flatten()
     return kept[scores[kept].argsort(descending=True, stable=True)]
+
+
+def nwd_nms(boxes: Tensor, scores: Tensor, threshold: float, constant: float = 12.8) -> Tensor:
+    """Greedy NMS that drops a box when its NWD to a better kept one is above ``threshold`` (Xu et al., 2022).
+
+    Args:
+        boxes: (N, 4) XYXY.
+        scores: (N,).
+        threshold: in (0, 1); 0.85 in the released configs.
+        constant: C of NWD, px.
+
+    Returns:
+        Indices of the kept boxes by falling score; equal scores keep their input order.
+    """
+    order = scores.argsort(descending=True, stable=True)
+    centred = xyxy_to_cxcywh(boxes[order].float())
+    # NWD > t means W₂ < −C·ln t, so squared distances are compared: no exponential, no root.
+    limit = (constant * math.log(threshold)) ** 2
+    alive = torch.ones(len(order), dtype=torch.bool, device=boxes.device)
+    kept = []
+    for i in range(len(order)):
+        if not alive[i]:
+            continue
+        kept.append(i)
+        rest = centred[i + 1 :]
+        box = centred[i]
+        far = wasserstein2(rest[:, 0] - box[0], rest[:, 1] - box[1], rest[:, 2], rest[:, 3], box[2], box[3])
+        alive[i + 1 :] &= far >= limit
+    return order[torch.tensor(kept, dtype=torch.int64, device=boxes.device)]

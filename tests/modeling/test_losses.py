@@ -5,7 +5,19 @@ import math
 import pytest
 import torch
 
-from d2tiny.modeling.losses import DCLoss, IoULoss, SmoothL1Loss, dc_loss, dc_loss_slope, reduce_loss
+from d2tiny.modeling.losses import (
+    DCLoss,
+    IoULoss,
+    NWDLoss,
+    SALoss,
+    SmoothL1Loss,
+    dc_loss,
+    dc_loss_slope,
+    nwd_loss,
+    reduce_loss,
+    regression_loss,
+    sal_weight,
+)
 
 # SPEC §4, k = 10, δ = 0.15: ε, L_A (formula), dL_A, L_B (prose), dL_B.
 VECTORS = [
@@ -32,6 +44,12 @@ LOSSES = {
     "giou": lambda: IoULoss(kind="giou"),
     "diou": lambda: IoULoss(kind="diou"),
     "ciou": lambda: IoULoss(kind="ciou"),
+    "iou": lambda: IoULoss(kind="iou"),
+    "iou2": lambda: IoULoss(kind="iou2"),
+    "nwd": lambda: NWDLoss(),
+    "sal_iou2": lambda: SALoss(),
+    "sal_giou": lambda: SALoss(base="giou"),
+    "sal_image": lambda: SALoss(stat_mode="image"),
     "dc_prose": lambda: DCLoss(),
     "dc_formula": lambda: DCLoss(mode="formula"),
     "dc_bounded": lambda: DCLoss(learnable="bounded"),
@@ -123,7 +141,7 @@ class TestContract:
     def test_perfect_prediction(self, name):
         loss = LOSSES[name]()
         _, target = sample(loss.space, 5)
-        assert float(loss(target.clone(), target)) == pytest.approx(0, abs=1e-5)
+        assert float(loss(target.clone(), target)) == pytest.approx(0, abs=1e-4)  # NWD has ε under its root
 
     def test_no_positive_is_finite_with_a_gradient(self, name):
         loss = LOSSES[name]()
@@ -141,7 +159,7 @@ class TestContract:
             pytest.skip("its pull on k and δ is not divided")
         pred, target = sample(loss.space, 4)
         weight = torch.tensor([1.0, 0, 0, 0])
-        alone = loss(pred[:1], target[:1], avg_factor=1.0)
+        alone = loss._elementwise(pred, target, None)[0].sum()  # SAL's weights depend on all positives
         torch.testing.assert_close(loss(pred, target, weight=weight, avg_factor=2.0), alone / 2)
 
     def test_permutation(self, name):
@@ -200,3 +218,101 @@ def test_dc_max_gradient():
     slope = dc_loss_slope(torch.linspace(0, 4, 40001, dtype=torch.float64), k=10, delta=0.15)
     assert float(slope.min()) == pytest.approx(1 - 1 / (1 + math.exp(-1.5)), abs=1e-6)
     assert float(slope.max()) == pytest.approx(1.245, abs=1e-3)
+
+
+# SPEC §5: areas 16, 64, 100, 400 px², IoU .5 .6 .7 .8.
+SAL_BOXES = torch.tensor([[0, 0, 4, 4], [0, 0, 8, 8], [0, 0, 10, 10], [0, 0, 20, 20]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("beta", "weights", "total"),
+    [
+        (2 / math.log(2), [2, 1.8137811912, 1.6657800283, 0], 3.5103676777),
+        (1 / math.log(2), [1, 0.9068905956, 0.8328900142, 0], 1.7551838884),
+        (1.0, [0.6931471806, 0.6286086594, 0.577315365, 0], 1.2166007636),
+    ],
+)
+def test_sal_vectors(beta, weights, total):
+    """A box of the same corner and width and IoU times the height has that IoU."""
+    area = torch.tensor([16.0, 64, 100, 400], dtype=torch.float64)
+    assert sal_weight(area, area.min(), area.max(), beta).tolist() == pytest.approx(weights, abs=1e-9)
+    pred = SAL_BOXES.clone()
+    pred[:, 3] *= torch.tensor([0.5, 0.6, 0.7, 0.8], dtype=torch.float64)
+    assert float(SALoss(beta=beta)(pred, SAL_BOXES, avg_factor=1)) == pytest.approx(total, abs=2e-9)
+
+
+def test_sal_gives_the_largest_object_no_gradient_and_does_not_mind_the_order():
+    pred = (SAL_BOXES + 0.7).requires_grad_()
+    SALoss()(pred, SAL_BOXES, avg_factor=1).backward()
+    assert not pred.grad[3].any()
+    assert pred.grad[:3].abs().sum(dim=1).min() > 0
+    order = torch.tensor([2, 0, 3, 1])
+    a, b = SALoss()(pred, SAL_BOXES), SALoss()(pred[order], SAL_BOXES[order])
+    assert float(a.detach()) == pytest.approx(float(b.detach()))
+
+
+def test_sal_of_one_object_or_equal_ones_is_the_base_loss():
+    """s = 0: with β = 1/ln 2 the weight is 1."""
+    pred, target = SAL_BOXES[:1] + 1, SAL_BOXES[:1]
+    base = float(IoULoss(kind="iou2")(pred, target))
+    assert float(SALoss(beta=1 / math.log(2))(pred, target)) == pytest.approx(base)
+    assert float(SALoss(beta=1 / math.log(2))(pred.repeat(3, 1), target.repeat(3, 1))) == pytest.approx(base)
+
+
+def test_sal_statistics_of_each_image():
+    """Two images: areas 16 and 64, 100 and 400; the larger of each gets nothing."""
+    pred = SAL_BOXES + 0.5
+    loss = SALoss(stat_mode="image")
+    value = loss(pred, SAL_BOXES, avg_factor=1, groups=torch.tensor([0, 0, 3, 3]))
+    base = IoULoss(kind="iou2")
+    expected = 2 * float(base(pred[[0]], SAL_BOXES[[0]])) + 2 * float(base(pred[[2]], SAL_BOXES[[2]]))
+    assert float(value) == pytest.approx(expected)
+
+
+def test_sal_moving_statistics_are_saved_and_move_slowly():
+    loss = SALoss(stat_mode="ema")
+    loss(SAL_BOXES + 0.5, SAL_BOXES)
+    assert loss.state_dict()["area_range"].tolist() == [16, 400]
+    loss(SAL_BOXES[1:3] + 0.5, SAL_BOXES[1:3])
+    assert loss.area_range.tolist() == pytest.approx([16 * 0.99 + 0.64, 400 * 0.99 + 1.0])
+    loss.eval()(SAL_BOXES[:1], SAL_BOXES[:1])
+    loss(SAL_BOXES[:0], SAL_BOXES[:0])
+    assert loss.area_range.tolist() == pytest.approx([16.48, 397.0])
+
+
+def test_nwd_vectors():
+    """SPEC §2: (0,0,6,6) and (1,1,7,7): 1 − .895399; (4,4,10,10): 1 − .642787; 36 px boxes the same."""
+    for side in (6.0, 36.0):
+        box = torch.tensor([[0, 0, side, side]], dtype=torch.float64)
+        assert float(nwd_loss(box + 1, box)) == pytest.approx(0.104601, abs=1e-6)
+        assert float(nwd_loss(box + 4, box)) == pytest.approx(1 - 0.642787, abs=1e-6)
+    same = box.clone().requires_grad_()
+    nwd_loss(same, box).sum().backward()
+    assert torch.isfinite(same.grad).all()
+
+
+def test_regression_loss_adds_l1_of_the_deltas():
+    from detectron2.modeling.box_regression import Box2BoxTransform
+
+    coder = Box2BoxTransform((1.0, 1.0, 1.0, 1.0))
+    priors = torch.tensor([[0.0, 0, 8, 8], [4, 4, 20, 12]])
+    targets, deltas = priors + 1, torch.zeros(2, 4)
+    plain = regression_loss(SALoss(), coder, deltas, priors, targets, avg_factor=2)
+    more = regression_loss(SALoss(l1_weight=3.0), coder, deltas, priors, targets, avg_factor=2)
+    # deltas 1/8, 1/8 and 1/16, 1/8, sizes equal: means .0625 and .046875
+    assert float(more - plain) == pytest.approx(3 * (0.0625 + 0.046875) / 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SALoss(base="iou3"), "Did you mean"),
+        (lambda: SALoss(stat_mode="x"), "stat_mode"),
+        (lambda: SALoss(beta=0.0), "beta > 0"),
+        (lambda: NWDLoss(constant=0.0), "constant"),
+        (lambda: IoULoss(kind="x"), "unknown kind"),
+    ],
+)
+def test_bad_settings_of_box_losses(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
-from d2tiny.ops.nms import batched_nms
+from d2tiny.ops.boxes import xyxy_to_cxcywh
+from d2tiny.ops.gaussian import nwd_score
+from d2tiny.ops.nms import batched_nms, nwd_nms
 
 
 def loop_nms(boxes, scores, groups, threshold):
@@ -45,3 +48,25 @@ def test_half_precision_scores():
     boxes = torch.tensor([[0.0, 0, 4, 4], [0, 0, 4, 4]])
     kept = batched_nms(boxes.bfloat16(), torch.tensor([0.5, 0.9]).bfloat16(), torch.zeros(2), 0.5)
     assert kept.tolist() == [1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nwd_nms_equals_a_slow_loop(seed):
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(60, 2, generator=generator) * 60
+    boxes = torch.cat((corner, corner + 2 + torch.rand(60, 2, generator=generator) * 10), 1)
+    scores = (torch.rand(60, generator=generator) * 10).round() / 10  # ties
+    rows, kept = xyxy_to_cxcywh(boxes.double()), []
+    for i in sorted(range(60), key=lambda i: (-float(scores[i]), i)):
+        near = [
+            float(nwd_score(*(rows[i, :2] - rows[j, :2]), rows[i, 2], rows[i, 3], rows[j, 2], rows[j, 3])) for j in kept
+        ]
+        if max(near, default=0) <= 0.7:
+            kept.append(i)
+    assert nwd_nms(boxes, scores, 0.7).tolist() == kept
+    assert len(kept) < 60
+    both = batched_nms(boxes, scores, torch.arange(60) % 2, 0.7, metric="nwd")
+    halves = [torch.arange(60)[k::2] for k in (0, 1)]
+    expected = {int(h[i]) for h in halves for i in nwd_nms(boxes[h], scores[h], 0.7).tolist()}
+    assert set(both.tolist()) == expected
+    assert nwd_nms(boxes[:0], scores[:0], 0.7).tolist() == []

@@ -50,6 +50,8 @@ class TinyRPN(RPN):
         pre_nms_topk: tuple[int, int] = (3000, 3000),
         post_nms_topk: tuple[int, int] = (3000, 3000),
         nms_thresh: float = 0.7,
+        nms_metric: str = "iou",
+        nwd_constant: float = 12.8,
         min_box_size: float = 0.0,
         anchor_boundary_thresh: float = -1.0,
         loss_weight: float | dict[str, float] = 1.0,
@@ -67,7 +69,9 @@ class TinyRPN(RPN):
             positive_fraction: largest share of positives among them.
             pre_nms_topk: proposals kept before NMS per level, (training, test).
             post_nms_topk: proposals kept after NMS per image, (training, test).
-            nms_thresh: IoU above which the worse proposal goes.
+            nms_thresh: IoU or NWD above which the worse proposal goes.
+            nms_metric: ``iou`` or ``nwd`` (then 0.85 is usual).
+            nwd_constant: C of NWD, px.
             min_box_size: shortest side of a proposal in px.
             anchor_boundary_thresh: anchors farther outside the image than this many px are not trained; −1 keeps all.
             loss_weight: a factor, or one for each of ``loss_rpn_cls`` and ``loss_rpn_loc``.
@@ -87,8 +91,12 @@ class TinyRPN(RPN):
             anchor_boundary_thresh=anchor_boundary_thresh,
             loss_weight=float(loss_weight) if isinstance(loss_weight, int | float) else loss_weight,
         )
+        if nms_metric not in ("iou", "nwd"):
+            raise ValueError(f"TinyRPN: nms_metric must be 'iou' or 'nwd', got {nms_metric!r}.")
         self.assigner = assigner
         self.box_loss = box_loss
+        self.nms_metric = nms_metric
+        self.nwd_constant = nwd_constant
 
     @classmethod
     def from_config(cls, cfg, input_shape):  # type: ignore[no-untyped-def]  # noqa: D102
@@ -249,7 +257,14 @@ class TinyRPN(RPN):
             proposals.clip(size)
             large = proposals.nonempty(threshold=self.min_box_size)
             boxes_i, scores_i = proposals.tensor[large], scores_i[finite][large]
-            keep = batched_nms(boxes_i, scores_i, levels[finite][large], self.nms_thresh)[:post_topk]
+            keep = batched_nms(
+                boxes_i,
+                scores_i,
+                levels[finite][large],
+                self.nms_thresh,
+                metric=self.nms_metric,
+                constant=self.nwd_constant,
+            )[:post_topk]
             result = Instances(size)
             result.proposal_boxes = Boxes(boxes_i[keep])
             result.objectness_logits = scores_i[keep]

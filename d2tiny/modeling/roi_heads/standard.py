@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from detectron2.config import configurable
 from detectron2.modeling.proposal_generator.proposal_utils import add_ground_truth_to_proposals
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads
 from detectron2.structures import Instances
@@ -11,7 +14,8 @@ from detectron2.utils.events import get_event_storage
 
 from d2tiny.modeling.roi_heads.fast_rcnn import TinyFastRCNNOutputLayers
 from d2tiny.modeling.targets import split_ignored
-from d2tiny.ops.boxes import max_iof, pairwise_iou
+from d2tiny.ops.boxes import max_iof, pairwise_iou, xyxy_to_cxcywh
+from d2tiny.ops.gaussian import nwd_score
 
 __all__ = ["TinyStandardROIHeads"]
 
@@ -25,6 +29,22 @@ class TinyStandardROIHeads(StandardROIHeads):
     """
 
     IGNORE_IOF = 0.5
+
+    @configurable
+    def __init__(self, *, match_nwd: float | None = None, **kwargs: Any) -> None:
+        """Build the heads.
+
+        Args:
+            match_nwd: C in px; proposals are then matched by NWD instead of IoU (NWD paper, second stage).
+            **kwargs: those of ``StandardROIHeads``.
+
+        Raises:
+            ValueError: C that is not positive.
+        """
+        super().__init__(**kwargs)
+        if match_nwd is not None and match_nwd <= 0:
+            raise ValueError(f"TinyStandardROIHeads: match_nwd must be > 0 px, got {match_nwd}.")
+        self.match_nwd = match_nwd
 
     @classmethod
     def _init_box_head(cls, cfg, input_shape):  # type: ignore[no-untyped-def]
@@ -55,7 +75,7 @@ class TinyStandardROIHeads(StandardROIHeads):
         sampled, num_fg, num_bg = [], [], []
         for proposal, target, (_, ignored) in zip(proposals, objects, split, strict=True):
             boxes = proposal.proposal_boxes.tensor
-            matched, labels = self.proposal_matcher(pairwise_iou(target.gt_boxes.tensor, boxes))
+            matched, labels = self.proposal_matcher(self._overlap(target.gt_boxes.tensor, boxes))
             index, classes = self._sample_with_ignored(
                 matched, labels, target.gt_classes, max_iof(boxes, ignored) > self.IGNORE_IOF
             )
@@ -71,6 +91,14 @@ class TinyStandardROIHeads(StandardROIHeads):
         storage.put_scalar("roi_head/num_fg_samples", np.mean(num_fg))
         storage.put_scalar("roi_head/num_bg_samples", np.mean(num_bg))
         return sampled
+
+    def _overlap(self, objects: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+        """(G, R) what the matcher's thresholds are on: IoU, or NWD where ``match_nwd`` gives its C."""
+        if self.match_nwd is None:
+            return pairwise_iou(objects, boxes)
+        g, p = xyxy_to_cxcywh(objects)[:, None], xyxy_to_cxcywh(boxes)[None]
+        pairs = (p[..., 0] - g[..., 0], p[..., 1] - g[..., 1], p[..., 2], p[..., 3], g[..., 2], g[..., 3])
+        return nwd_score(*pairs, constant=self.match_nwd)
 
     def _sample_with_ignored(
         self,

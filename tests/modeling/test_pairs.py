@@ -1,0 +1,96 @@
+"""Every assigner with every loss, in RPN and box head: five steps on normal, empty, half-empty and crowded batches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from detectron2.config import instantiate
+from detectron2.utils.events import EventStorage
+
+from d2tiny.config import load_config, validate_config
+from tests.modeling.test_configs import narrow
+from tests.modeling.test_detector import item
+
+ASSIGNER, RPN, ROI = (
+    "model.proposal_generator.assigner",
+    "model.proposal_generator.box_loss",
+    "model.roi_heads.box_predictor.box_loss",
+)
+ASSIGNERS = {
+    "hla": ("HLAAssigner",),
+    "hla_wd": ("HLAAssigner", "metric=wd"),
+    "maxiou": ("MaxIoUAssigner",),
+    "maxiou_nwd": ("MaxIoUAssigner", "metric=nwd", "min_quality=0.3"),
+    "rka": ("RKAAssigner",),
+    "atss": ("ATSSAssigner",),
+}
+LOSSES = {
+    "l1": ("SmoothL1Loss",),
+    "dc": ("DCLoss", "learnable=ema"),
+    "dc_formula": ("DCLoss", "mode=formula"),
+    "giou": ("IoULoss", "kind=giou"),
+    "iou2": ("IoULoss", "kind=iou2"),
+    "sal": ("SALoss", "l1_weight=1.0"),
+    "sal_image": ("SALoss", "base=giou", "stat_mode=image"),
+    "sal_ema": ("SALoss", "stat_mode=ema"),
+    "nwd": ("NWDLoss",),
+}
+
+
+def overrides(key, choice):
+    return [f"{key}={choice[0]}", *(f"{key}.{setting}" for setting in choice[1:])]
+
+
+def crowd(count):
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(count, 2, generator=generator) * torch.tensor([86.0, 54.0])
+    return torch.cat((corner, corner + 2 + torch.rand(count, 2, generator=generator) * 8), 1).tolist()
+
+
+def batches():
+    full = item(crowd(2000))
+    normal = item([[10, 10, 18, 17], [30, 40, 36, 47]], ignore=[False, True])
+    return [[normal, item([[50, 20, 61, 33]])], [normal, item([])], [item([]), item([])], [full, normal], [full, full]]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("assigner", ASSIGNERS)
+def test_five_steps(assigner, loss):
+    """Half of the pairs in bfloat16; each pair is one line of config for the assigner and one for each loss."""
+    changes = overrides(ASSIGNER, ASSIGNERS[assigner])
+    changes += overrides(RPN, LOSSES[loss]) + overrides(ROI, LOSSES[loss])
+    cfg = load_config("quick/faster_rcnn_r18_fpn_rfla", changes)
+    validate_config(cfg, datasets=False)
+    torch.manual_seed(0)
+    model = instantiate(narrow(cfg).model).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    half = (list(ASSIGNERS).index(assigner) + list(LOSSES).index(loss)) % 2 == 0
+    for batch in batches():
+        with EventStorage(0), torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            losses = model(batch)
+        total = sum(losses.values())
+        assert torch.isfinite(total), losses
+        optimizer.zero_grad()
+        total.backward()
+        assert not [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+        optimizer.step()
+
+
+def test_nwd_nms_and_roi_matching_by_one_line_each():
+    cfg = load_config(
+        "quick/faster_rcnn_r18_fpn_rfla",
+        [
+            "model.proposal_generator.nms_metric=nwd",
+            "model.proposal_generator.nms_thresh=0.85",
+            "model.roi_heads.match_nwd=12.8",
+        ],
+    )
+    validate_config(cfg, datasets=False)
+    model = instantiate(narrow(cfg).model)
+    with EventStorage(0):
+        losses = model.train()(batches()[0])
+    assert torch.isfinite(sum(losses.values()))
+    heads = model.roi_heads
+    box = torch.tensor([[0.0, 0, 6, 6]])
+    assert float(heads._overlap(box, box + 1)) == pytest.approx(0.895399, abs=1e-6)
