@@ -197,18 +197,20 @@ def topk_grid(lat: Lattices, gts: Tensor, score: ScoreFn, k: int) -> Matches:
     return Matches.cat(parts, gts.device)
 
 
-def above_grid(lat: Lattices, gts: Tensor, score: ScoreFn, threshold: float) -> Matches:
-    """All pairs of a ground truth and a prior with a score of at least ``threshold``."""
+def above_grid(lat: Lattices, gts: Tensor, score: ScoreFn, threshold: float | Tensor) -> Matches:
+    """All pairs of a ground truth and a prior with a score of at least ``threshold``, one for all or (G,)."""
     parts: list[Matches] = []
     families = len(lat.stride)
     all_m = torch.arange(families, device=gts.device)[None]
+    limits = torch.as_tensor(threshold, dtype=gts.dtype, device=gts.device).expand(len(gts))
     for part in chunks(len(gts), max(families, 1)):
         g = torch.arange(part.start, part.stop, device=gts.device)[:, None]
         ix, iy = _nearest(lat, gts, g, all_m)
-        gi, mi = (_score_cells(lat, gts, score, all_m, g, ix, iy) >= threshold).nonzero(as_tuple=True)
+        reached = _score_cells(lat, gts, score, all_m, g, ix, iy) >= limits[g]
+        gi, mi = reached.nonzero(as_tuple=True)
         if len(gi):
-            level = torch.full((len(gi),), threshold, dtype=gts.dtype, device=gts.device)
-            parts.append(_region(lat, gts, score, gi + part.start, mi, level))
+            gi = gi + part.start
+            parts.append(_region(lat, gts, score, gi, mi, limits[gi]))
     return Matches.cat(parts, gts.device)
 
 
@@ -246,7 +248,7 @@ def _locate(lat: Lattices, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def search_dense(
-    priors: Tensor, gts: Tensor, score: ScoreFn, k: int = 0, threshold: float | None = None
+    priors: Tensor, gts: Tensor, score: ScoreFn, k: int = 0, threshold: float | Tensor | None = None
 ) -> tuple[Matches, Matches]:
     """As :func:`search`, for any (N, 4) priors: every score is computed once, and memory does not grow with G."""
     top: list[Matches] = []
@@ -258,13 +260,14 @@ def search_dense(
             gi, prior = (value >= value.topk(k, dim=1).values[:, -1:]).nonzero(as_tuple=True)
             top.append(Matches(gi + part.start, prior, value[gi, prior]))
         if threshold is not None:
-            gi, prior = (value >= threshold).nonzero(as_tuple=True)
+            limit = threshold[part, None] if isinstance(threshold, Tensor) else threshold
+            gi, prior = (value >= limit).nonzero(as_tuple=True)
             above.append(Matches(gi + part.start, prior, value[gi, prior]))
     return Matches.cat(top, gts.device), Matches.cat(above, gts.device)
 
 
 def search(
-    priors: Lattices | Tensor, gts: Tensor, score: ScoreFn, k: int = 0, threshold: float | None = None
+    priors: Lattices | Tensor, gts: Tensor, score: ScoreFn, k: int = 0, threshold: float | Tensor | None = None
 ) -> tuple[Matches, Matches]:
     """Find the best priors of each ground truth, and all that fit well.
 
@@ -273,7 +276,7 @@ def search(
         gts: (G, 4) float64 centre, width, height.
         score: falls or stays when |dx| or |dy| grows.
         k: how many are best; all that tie with the k-th are. 0 looks for none.
-        threshold: lowest score that fits; None looks for none.
+        threshold: lowest score that fits, one for all or (G,); None looks for none.
 
     Returns:
         The best pairs and the fitting pairs, in no particular order; the same for both kinds of priors.

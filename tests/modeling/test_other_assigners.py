@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.modeling.matcher import Matcher
+from detectron2.structures import Boxes, pairwise_iou
 
 from d2tiny.modeling.assigners import ATSSAssigner, HLAAssigner, MaxIoUAssigner, RKAAssigner
-from d2tiny.modeling.priors import GridLevel, GridPriors
+from d2tiny.modeling.priors import GridLevel, GridPriors, grid_from_generator
 from d2tiny.ops.gaussian import get_score
 from tests.modeling.test_assigners import A64, as_numbers, boxes, ignored, positives, pyramid, random_gts
 from tests.reference import assigners as slow
@@ -133,3 +136,22 @@ def test_a_crowd_of_2500(name):
 def test_bad_settings(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("sizes", [(8, 16, 32, 64, 128), (32, 64, 128, 256, 512)])
+@pytest.mark.parametrize("seed", range(4))
+def test_max_iou_is_detectron2s_on_its_own_anchors_rounding_included(sizes, seed):
+    """Tiny objects inside large anchors tie with all anchors round them; float32 decides, and the same way."""
+    generator = DefaultAnchorGenerator(
+        sizes=[[s] for s in sizes], aspect_ratios=[0.5, 1.0, 2.0], strides=[4, 8, 16, 32, 64], offset=0.0
+    )
+    maps = [torch.zeros(1, 1, -(-160 // s), -(-224 // s)) for s in (4, 8, 16, 32, 64)]
+    grid = grid_from_generator(generator, maps)
+    rng = np.random.default_rng(seed)
+    gts = boxes(np.concatenate((rng.uniform(8, 150, (40, 2)), rng.uniform(3, 20, (40, 2))), axis=1))
+    matched, labels = Matcher([0.3, 0.7], [0, -1, 1], allow_low_quality_matches=True)(
+        pairwise_iou(Boxes(gts), Boxes(grid.boxes()))
+    )
+    for result in (MaxIoUAssigner()(grid, gts), MaxIoUAssigner()(grid.boxes(), gts)):
+        assert torch.equal(result.labels, labels)
+        assert torch.equal(result.matched_idxs[labels == 1], matched[labels == 1])
