@@ -126,7 +126,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "output" / "quick_table")
     parser.add_argument("--results", type=Path, help="default: results/TABLE")
     parser.add_argument("--table-only", action="store_true", help="train nothing")
-    args, overrides = parser.parse_known_args()
+    # Taken out first: a list such as --seeds would swallow the overrides behind it.
+    overrides = [arg for arg in sys.argv[1:] if "=" in arg and not arg.startswith("-")]
+    args = parser.parse_args([arg for arg in sys.argv[1:] if arg not in overrides])
     rows = [row for row in TABLES[args.table] if not args.rows or row.name in args.rows]
     args.results = args.results or ROOT / "results" / args.table
     args.results.mkdir(parents=True, exist_ok=True)
