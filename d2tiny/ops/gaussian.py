@@ -11,6 +11,7 @@ Letters: ``dx, dy`` centre offset prior − ground truth, ``pw, ph`` prior size,
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -21,7 +22,9 @@ from d2tiny.utils.errors import did_you_mean
 __all__ = [
     "EPS",
     "SCORES",
+    "Score",
     "ScoreFn",
+    "best_size",
     "dotd_score",
     "get_score",
     "giou_score",
@@ -32,6 +35,57 @@ __all__ = [
 ]
 
 ScoreFn = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score that can be searched for without trying every prior.
+
+    Attributes:
+        value: the score of ``(dx, dy, pw, ph, gw, gh)``.
+        upper: what no prior can surpass that is at least ``dx, dy`` away (both ≥ 0) and whose sizes lie in a range:
+            ``(dx, dy, pw low, pw high, ph low, ph high, gw, gh)``. None: such priors are all tried.
+        symmetric: whether prior and ground truth may be exchanged.
+    """
+
+    value: ScoreFn
+    upper: ScoreFn | None = None
+    symmetric: bool = False
+
+    def exchanged(self) -> Score:
+        """Return the score with the roles of prior and ground truth exchanged."""
+        value = self.value
+        return self if self.symmetric else Score(lambda dx, dy, pw, ph, gw, gh: value(dx, dy, gw, gh, pw, ph))
+
+    def __call__(self, *args: Tensor) -> Tensor:
+        """Return the score of ``(dx, dy, pw, ph, gw, gh)``."""
+        return self.value(*args)
+
+    def of_scaled_priors(self, ratio: float) -> Score:
+        """Return the same score after all priors shrink (or grow) about their centres."""
+        value, upper = self.value, self.upper
+
+        def scaled(dx: Tensor, dy: Tensor, pw: Tensor, ph: Tensor, gw: Tensor, gh: Tensor) -> Tensor:
+            return value(dx, dy, pw * ratio, ph * ratio, gw, gh)
+
+        def scaled_upper(dx: Tensor, dy: Tensor, *sizes: Tensor) -> Tensor:
+            assert upper is not None
+            return upper(dx, dy, *(size * ratio for size in sizes[:4]), *sizes[4:])
+
+        return Score(scaled, None if upper is None else scaled_upper)
+
+
+def best_size(value: ScoreFn) -> ScoreFn:
+    """Upper bound of a score that is highest where the prior is as large as the ground truth, in each axis."""
+
+    def upper(
+        dx: Tensor, dy: Tensor, w_low: Tensor, w_high: Tensor, h_low: Tensor, h_high: Tensor, gw: Tensor, gh: Tensor
+    ) -> Tensor:
+        width, height = gw.maximum(w_low).minimum(w_high), gh.maximum(h_low).minimum(h_high)
+        return value(dx, dy, width, height, gw, gh)
+
+    return upper
+
 
 # The released RFLA code adds this to every width and height.
 EPS = 1e-6
@@ -101,21 +155,53 @@ def iou_score(dx: Tensor, dy: Tensor, pw: Tensor, ph: Tensor, gw: Tensor, gh: Te
     return inter / (pw * ph + gw * gh - inter)
 
 
-SCORES: dict[str, ScoreFn] = {
-    "kld": _kld_score,
-    "kld_10": _kld10_score,
-    "kld_exp": _kld_exp_score,
-    "wd": _wd_score,
-    "giou": giou_score,
-    "iou": iou_score,
-    "nwd": nwd_score,
-    "dotd": dotd_score,
+# IoU is a difference of numbers as large as the boxes: bounds leave room for its rounding.
+_ROUNDING = 1e-9
+
+
+def _largest_overlap(
+    dx: Tensor, dy: Tensor, w_low: Tensor, w_high: Tensor, h_low: Tensor, h_high: Tensor, gw: Tensor, gh: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The largest intersection with the ground truth, and the smallest and the largest union that goes with it."""
+    inter_w = torch.minimum(torch.minimum(w_high, gw), (w_high + gw) / 2 - dx).clamp(min=0)
+    inter_h = torch.minimum(torch.minimum(h_high, gh), (h_high + gh) / 2 - dy).clamp(min=0)
+    inter = inter_w * inter_h
+    return inter, torch.maximum(w_low * h_low, inter) + gw * gh - inter, w_high * h_high + gw * gh - inter
+
+
+def _iou_upper(*args: Tensor) -> Tensor:
+    inter, union, _ = _largest_overlap(*args)
+    return inter / union + _ROUNDING
+
+
+def _giou_upper(
+    dx: Tensor, dy: Tensor, w_low: Tensor, w_high: Tensor, h_low: Tensor, h_high: Tensor, gw: Tensor, gh: Tensor
+) -> Tensor:
+    """GIoU = I/U + U/H - 1 rises with I, falls with H, and is convex in U <= H: one of two unions is the worst."""
+    inter, union, union_high = _largest_overlap(dx, dy, w_low, w_high, h_low, h_high, gw, gh)
+    hull_w = torch.maximum(torch.maximum(w_low, gw), (w_low + gw) / 2 + dx)
+    hull_h = torch.maximum(torch.maximum(h_low, gh), (h_low + gh) / 2 + dy)
+    hull, union = hull_w * hull_h + EPS, union + EPS
+    union_high = torch.maximum(torch.minimum(union_high + EPS, hull), union)
+    worst = torch.maximum(inter / union + union / hull, inter / union_high + union_high / hull)
+    return worst - 1 + _ROUNDING
+
+
+SCORES: dict[str, Score] = {
+    "kld": Score(_kld_score, best_size(_kld_score)),
+    "kld_10": Score(_kld10_score, best_size(_kld10_score)),
+    "kld_exp": Score(_kld_exp_score, best_size(_kld_exp_score)),
+    "wd": Score(_wd_score, best_size(_wd_score), symmetric=True),
+    "giou": Score(giou_score, _giou_upper, symmetric=True),
+    "iou": Score(iou_score, _iou_upper, symmetric=True),
+    "nwd": Score(nwd_score, best_size(nwd_score), symmetric=True),
+    "dotd": Score(dotd_score, best_size(dotd_score), symmetric=True),
 }
 # Metrics that are scaled by the mean object size of a dataset, in px.
 _SCALED = ("nwd", "dotd")
 
 
-def get_score(metric: str, constant: float | None = None) -> ScoreFn:
+def get_score(metric: str, constant: float | None = None) -> Score:
     """Return the score function of a metric name.
 
     Args:
@@ -131,4 +217,5 @@ def get_score(metric: str, constant: float | None = None) -> ScoreFn:
         return SCORES[metric]
     if metric not in _SCALED or constant <= 0:
         raise ValueError(f"constant={constant} must be positive and goes with {' and '.join(_SCALED)}, not '{metric}'.")
-    return partial(SCORES[metric], constant=constant)
+    value = partial(SCORES[metric].value, constant=constant)
+    return Score(value, best_size(value), symmetric=True)

@@ -11,15 +11,17 @@ Letters: G ground truths, M families, N priors.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from d2tiny.ops.boxes import CHUNK_ELEMENTS, DENSE_ELEMENTS, chunks
+from d2tiny.ops.boxes import CHUNK_ELEMENTS, chunks
 from d2tiny.ops.gaussian import ScoreFn
+from d2tiny.ops.matches import Matches
 
-__all__ = ["Lattices", "Matches", "above_grid", "score_aligned", "score_pairs", "search", "search_dense", "topk_grid"]
+__all__ = ["Lattices", "above_grid", "topk_grid"]
 
 
 @dataclass(frozen=True)
@@ -47,27 +49,6 @@ class Lattices:
         keep = self.level == level
         parts = {f.name: getattr(self, f.name)[keep] for f in fields(self) if f.name != "num_priors"}
         return Lattices(**parts, num_priors=int((parts["columns"] * parts["rows"]).sum()))
-
-
-@dataclass(frozen=True)
-class Matches:
-    """Pairs of a ground truth and a prior: ``gt`` and ``prior`` int64 (P,), ``score`` float64 (P,)."""
-
-    gt: Tensor
-    prior: Tensor
-    score: Tensor
-
-    @staticmethod
-    def cat(parts: list[Matches], device: torch.device) -> Matches:
-        """Join several lists of pairs; an empty list gives no pairs."""
-        if not parts:
-            none = torch.zeros(0, dtype=torch.int64, device=device)
-            return Matches(none, none, none.double())
-        return Matches(
-            torch.cat([p.gt for p in parts]),
-            torch.cat([p.prior for p in parts]),
-            torch.cat([p.score for p in parts]),
-        )
 
 
 def _score_cells(lat: Lattices, gts: Tensor, score: ScoreFn, m: Tensor, g: Tensor, ix: Tensor, iy: Tensor) -> Tensor:
@@ -141,7 +122,7 @@ def _region(lat: Lattices, gts: Tensor, score: ScoreFn, g: Tensor, m: Tensor, th
     return Matches.cat(parts, g.device)
 
 
-def topk_grid(lat: Lattices, gts: Tensor, score: ScoreFn, k: int) -> Matches:
+def topk_grid(lat: Lattices, gts: Tensor, score: ScoreFn, k: int, over: float = -math.inf) -> Matches:
     """For each ground truth, all priors whose score is at least its k-th largest score (ties all win).
 
     Args:
@@ -149,6 +130,7 @@ def topk_grid(lat: Lattices, gts: Tensor, score: ScoreFn, k: int) -> Matches:
         gts: (G, 4) float64, centre, width, height.
         score: falls or stays when |dx| or |dy| grows.
         k: how many; at most N are taken.
+        over: pairs that do not score more than this are left out.
 
     Returns:
         The pairs, in no particular order.
@@ -175,6 +157,7 @@ def topk_grid(lat: Lattices, gts: Tensor, score: ScoreFn, k: int) -> Matches:
         value = torch.where(inside, value, -torch.inf)
         flat = value.flatten(1)
         kth = flat.topk(min(k, lat.num_priors, flat.shape[1]), dim=1).values[:, -1]
+        kth = kth.clamp(min=math.nextafter(over, math.inf))
 
         hit = value >= kth[:, None, None, None]
         hit &= inside
@@ -212,79 +195,3 @@ def above_grid(lat: Lattices, gts: Tensor, score: ScoreFn, threshold: float | Te
             gi = gi + part.start
             parts.append(_region(lat, gts, score, gi, mi, limits[gi]))
     return Matches.cat(parts, gts.device)
-
-
-def _dense_scores(priors: Tensor, gts: Tensor, score: ScoreFn) -> Tensor:
-    """Return the (g, N) scores of a chunk of ground truths; both in centre, width, height."""
-    dx = priors[None, :, 0] - gts[:, None, 0]
-    dy = priors[None, :, 1] - gts[:, None, 1]
-    return score(dx, dy, priors[None, :, 2], priors[None, :, 3], gts[:, None, 2], gts[:, None, 3])
-
-
-def score_aligned(priors: Tensor, gts: Tensor, score: ScoreFn, pairs: Matches) -> Tensor:
-    """Another score (P,) of pairs; both boxes in centre, width, height."""
-    p, g = priors[pairs.prior], gts[pairs.gt]
-    return score(p[:, 0] - g[:, 0], p[:, 1] - g[:, 1], p[:, 2], p[:, 3], g[:, 2], g[:, 3])
-
-
-def score_pairs(priors: Lattices | Tensor, gts: Tensor, score: ScoreFn, index: Tensor) -> Tensor:
-    """Scores (P, G) of some priors, by flat index, with all ground truths."""
-    if isinstance(priors, Tensor):
-        return _dense_scores(priors[index], gts, score).T
-    family, ix, iy = _locate(priors, index)
-    g = torch.arange(len(gts), device=gts.device)[None]
-    return _score_cells(priors, gts, score, family[:, None], g, ix[:, None], iy[:, None])
-
-
-def _locate(lat: Lattices, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Family, column and row of priors by flat index."""
-    offset = index[:, None] - lat.base
-    cell = torch.div(offset, lat.step, rounding_mode="floor")
-    belongs = (offset >= 0) & (offset % lat.step == 0) & (cell < lat.columns * lat.rows)
-    family = belongs.int().argmax(dim=1)
-    cell = cell.gather(1, family[:, None])[:, 0]
-    columns = lat.columns[family]
-    return family, cell % columns, torch.div(cell, columns, rounding_mode="floor")
-
-
-def search_dense(
-    priors: Tensor, gts: Tensor, score: ScoreFn, k: int = 0, threshold: float | Tensor | None = None
-) -> tuple[Matches, Matches]:
-    """As :func:`search`, for any (N, 4) priors: every score is computed once, and memory does not grow with G."""
-    top: list[Matches] = []
-    above: list[Matches] = []
-    k = min(k, len(priors))
-    for part in chunks(len(gts), len(priors), DENSE_ELEMENTS):
-        value = _dense_scores(priors, gts[part], score)
-        if k > 0:
-            gi, prior = (value >= value.topk(k, dim=1).values[:, -1:]).nonzero(as_tuple=True)
-            top.append(Matches(gi + part.start, prior, value[gi, prior]))
-        if threshold is not None:
-            limit = threshold[part, None] if isinstance(threshold, Tensor) else threshold
-            gi, prior = (value >= limit).nonzero(as_tuple=True)
-            above.append(Matches(gi + part.start, prior, value[gi, prior]))
-    return Matches.cat(top, gts.device), Matches.cat(above, gts.device)
-
-
-def search(
-    priors: Lattices | Tensor, gts: Tensor, score: ScoreFn, k: int = 0, threshold: float | Tensor | None = None
-) -> tuple[Matches, Matches]:
-    """Find the best priors of each ground truth, and all that fit well.
-
-    Args:
-        priors: lattices (windowed, O(G)) or (N, 4) float64 centre, width, height (chunked, O(G·N)).
-        gts: (G, 4) float64 centre, width, height.
-        score: falls or stays when |dx| or |dy| grows.
-        k: how many are best; all that tie with the k-th are. 0 looks for none.
-        threshold: lowest score that fits, one for all or (G,); None looks for none.
-
-    Returns:
-        The best pairs and the fitting pairs, in no particular order; the same for both kinds of priors.
-    """
-    if isinstance(priors, Tensor):
-        return search_dense(priors, gts, score, k, threshold)
-    nothing = Matches.cat([], gts.device)
-    return (
-        topk_grid(priors, gts, score, k) if k > 0 else nothing,
-        nothing if threshold is None else above_grid(priors, gts, score, threshold),
-    )

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2tiny.modeling.assigners.base import Assigner, AssignResult, Priors, best_winner, empty_result, first_k
+from d2tiny.modeling.assigners.base import Assigner, AssignResult, Priors, best_winner, empty_result, searchable
 from d2tiny.ops.boxes import xyxy_to_cxcywh
-from d2tiny.ops.gaussian import get_score
-from d2tiny.ops.grid_topk import Lattices, Matches, score_aligned, search
+from d2tiny.ops.gaussian import Score, best_size, get_score
+from d2tiny.ops.grid_topk import Lattices
+from d2tiny.ops.matches import Matches, first_k
+from d2tiny.ops.prior_search import score_aligned, search
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
 
 __all__ = ["ATSSAssigner"]
@@ -22,6 +24,9 @@ _INSIDE = 0.01
 def _nearness(dx: Tensor, dy: Tensor, pw: Tensor, ph: Tensor, gw: Tensor, gh: Tensor) -> Tensor:
     """Minus the squared distance of the centres; the sizes only give the shape."""
     return -(dx**2 + dy**2) + 0 * (pw + ph + gw + gh)
+
+
+_NEAREST = Score(_nearness, best_size(_nearness))
 
 
 @ASSIGNER_REGISTRY.register()
@@ -63,15 +68,10 @@ class ATSSAssigner(Assigner):
         if num_priors == 0 or len(gt_boxes) == 0:
             return empty_result(num_priors, device)
         gts = xyxy_to_cxcywh(gt_boxes)
-        levels: list[Lattices | Tensor]
-        if isinstance(priors, Tensor):
-            boxes = xyxy_to_cxcywh(priors.double())
-            levels = [boxes]
-        else:
-            boxes = xyxy_to_cxcywh(priors.boxes().double())
-            lattices = priors.lattices
-            levels = [lattices.of_level(int(level)) for level in lattices.level.unique()]
-        near = [first_k(search(level, gts, _nearness, self.topk)[0], self.topk) for level in levels]
+        where = searchable(priors)
+        boxes = xyxy_to_cxcywh((priors if isinstance(priors, Tensor) else priors.boxes()).double())
+        levels = [where.of_level(int(i)) for i in where.level.unique()] if isinstance(where, Lattices) else [where]
+        near = [first_k(search(level, gts, _NEAREST, self.topk)[0], self.topk) for level in levels]
         pairs = Matches.cat(near, device)
         value = score_aligned(boxes, gts, get_score(self.metric, self.constant), pairs)
         threshold = _mean_plus_deviation(value, pairs.gt, len(gts))

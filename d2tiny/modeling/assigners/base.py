@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from d2tiny.modeling.priors.grid import GridPriors
+from d2tiny.ops.block_topk import Blocks
 from d2tiny.ops.boxes import max_iof, xyxy_to_cxcywh
-from d2tiny.ops.grid_topk import Lattices, Matches
+from d2tiny.ops.grid_topk import Lattices
+from d2tiny.ops.matches import Matches
 from d2tiny.utils.checks import check_boxes
 
 __all__ = ["AssignResult", "Assigner"]
@@ -93,9 +95,9 @@ class Assigner(abc.ABC):
         return f"{type(self).__name__}({settings})"
 
 
-def searchable(priors: Priors) -> Lattices | Tensor:
-    """What :func:`d2tiny.ops.grid_topk.search` takes: lattices, or float64 centre, width, height."""
-    return xyxy_to_cxcywh(priors.double()) if isinstance(priors, Tensor) else priors.lattices
+def searchable(priors: Priors) -> Lattices | Blocks:
+    """What :func:`d2tiny.ops.prior_search.search` takes: lattices, or blocks of boxes."""
+    return Blocks.of(xyxy_to_cxcywh(priors.double())) if isinstance(priors, Tensor) else priors.lattices
 
 
 def last_winner(matches: Matches, num_priors: int) -> tuple[Tensor, Tensor]:
@@ -124,17 +126,6 @@ def best_winner(matches: Matches, num_priors: int) -> tuple[Tensor, Tensor]:
     matched = torch.full((num_priors,), torch.iinfo(torch.int64).max, device=matches.gt.device)
     matched.scatter_reduce_(0, matches.prior[won], matches.gt[won], "amin")
     return torch.where(torch.isfinite(best), matched, -1), best
-
-
-def first_k(matches: Matches, k: int) -> Matches:
-    """Keep for each ground truth its k best pairs, equal scores by lowest prior index."""
-    order = matches.prior.argsort(stable=True)
-    order = order[matches.score[order].argsort(descending=True, stable=True)]
-    order = order[matches.gt[order].argsort(stable=True)]
-    gt = matches.gt[order]
-    first = torch.searchsorted(gt, gt)  # position of the first pair of the same ground truth
-    order = order[torch.arange(len(gt), device=gt.device) - first < k]
-    return Matches(matches.gt[order], matches.prior[order], matches.score[order])
 
 
 def empty_result(num_priors: int, device: torch.device) -> AssignResult:

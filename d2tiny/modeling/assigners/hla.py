@@ -13,13 +13,13 @@ from d2tiny.modeling.assigners.base import (
     AssignResult,
     Priors,
     empty_result,
-    first_k,
     last_winner,
     searchable,
 )
 from d2tiny.ops.boxes import xyxy_to_cxcywh
 from d2tiny.ops.gaussian import get_score
-from d2tiny.ops.grid_topk import search
+from d2tiny.ops.matches import first_k
+from d2tiny.ops.prior_search import search
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
 
 __all__ = ["HLAAssigner"]
@@ -37,8 +37,9 @@ class HLAAssigner(Assigner):
     priors and fills only priors that stage 1 left. A prior that is in neither but scores at least 0.8 in stage 2 is
     ignored; every other prior is negative. There is no overlap threshold, so an 8-pixel object gets priors too.
 
-    On :class:`GridPriors` the search is exact in O(G) (see :mod:`d2tiny.ops.grid_topk`); on plain boxes it is
-    chunked. Scores are float64, so ties are ties of the numbers and not of float32 rounding.
+    On :class:`GridPriors` the search is exact in O(G) (see :mod:`d2tiny.ops.grid_topk`), on plain boxes
+    it looks into few blocks (:mod:`d2tiny.ops.block_topk`). Scores are float64, so ties are ties of the numbers and
+    not of float32 rounding.
 
     Differences from the paper: none known. Difference from the released code: its in-place shrink, which changes the
     regression anchors, is not reproduced (SPEC §1.4).
@@ -85,12 +86,9 @@ class HLAAssigner(Assigner):
         score = get_score(self.metric)
         gts = xyxy_to_cxcywh(gt_boxes)
 
-        def shrunk(dx: Tensor, dy: Tensor, pw: Tensor, ph: Tensor, gw: Tensor, gh: Tensor) -> Tensor:
-            return score(dx, dy, pw * self.ratio, ph * self.ratio, gw, gh)
-
         where = searchable(priors)
         best, _ = search(where, gts, score, self.topk[0])
-        best2, fitting = search(where, gts, shrunk, self.topk[1], IGNORE_SCORE)
+        best2, fitting = search(where, gts, score.of_scaled_priors(self.ratio), self.topk[1], IGNORE_SCORE)
         if self.tie == "index":
             best, best2 = first_k(best, self.topk[0]), first_k(best2, self.topk[1])
         matched, quality = last_winner(best, num_priors)

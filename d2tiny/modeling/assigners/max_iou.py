@@ -8,15 +8,17 @@ import torch
 from torch import Tensor
 
 from d2tiny.modeling.assigners.base import Assigner, AssignResult, Priors, best_winner, empty_result, searchable
-from d2tiny.ops.boxes import aligned_iou, chunks, pairwise_iou, xyxy_to_cxcywh
-from d2tiny.ops.gaussian import ScoreFn, get_score
-from d2tiny.ops.grid_topk import Matches, score_pairs, search
+from d2tiny.ops.block_topk import Blocks
+from d2tiny.ops.boxes import aligned_iou, xyxy_to_cxcywh
+from d2tiny.ops.gaussian import Score, get_score
+from d2tiny.ops.matches import Matches, best_scores
+from d2tiny.ops.prior_search import search
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
 
 __all__ = ["MaxIoUAssigner"]
 
 
-# Far more than float32 rounds, far less than anything matters.
+# Far more than float32 rounds, far less than anything that matters.
 _SLACK = 1e-4
 
 
@@ -25,23 +27,13 @@ class _Float32:
     which of them are best is then a matter of rounding, and 'the baseline' is the one with Detectron2's rounding.
     """  # noqa: D205
 
-    def __init__(self, priors: Priors, gt_boxes: Tensor) -> None:
-        self.boxes = (priors if isinstance(priors, Tensor) else priors.boxes()).float()
+    def __init__(self, boxes: Tensor, gt_boxes: Tensor) -> None:
+        self.boxes = boxes.float()
         self.gts = gt_boxes.float()
 
     def rescored(self, pairs: Matches) -> Matches:
         """The same pairs with the IoU of the float32 boxes."""
         return Matches(pairs.gt, pairs.prior, aligned_iou(self.gts[pairs.gt], self.boxes[pairs.prior]).double())
-
-    def all_of(self, index: Tensor) -> Tensor:
-        """IoU (P, G) of some priors with all objects."""
-        return pairwise_iou(self.gts, self.boxes[index]).T.double()
-
-
-def _best_of_each(pairs: Matches, groups: int) -> Tensor:
-    """(G,) highest score of each ground truth; -inf where it has no pair."""
-    top = torch.full((groups,), -torch.inf, dtype=torch.float64, device=pairs.score.device)
-    return top.scatter_reduce_(0, pairs.gt, pairs.score, "amax")
 
 
 @ASSIGNER_REGISTRY.register()
@@ -101,48 +93,44 @@ class MaxIoUAssigner(Assigner):
         gts, where = xyxy_to_cxcywh(gt_boxes), searchable(priors)
         # Where nothing is negative the ignored ones need no search.
         lowest = self.neg_iou if self.neg_iou > 0 else self.pos_iou
-        exact = _Float32(priors, gt_boxes) if self.metric == "iou" else None
+        boxes = priors if isinstance(priors, Tensor) else priors.boxes()
+        exact = _Float32(boxes, gt_boxes) if self.metric == "iou" else None
         if exact is None:
-            best, fitting = search(where, gts, score, int(self.low_quality), lowest)
+            best, fitting = search(where, gts, score, int(self.low_quality), lowest, over=self.min_quality)
         else:
             best, fitting = self._by_float32(exact, where, gts, score, lowest)
         labels = torch.full((num_priors,), 0 if self.neg_iou > 0 else -1, dtype=torch.int8, device=device)
         labels[fitting.prior] = -1
-        low = best.prior[best.score > self.min_quality].unique()
-        pairs = Matches.cat([fitting, self._others(exact, where, gts, score, low, lowest)], device)
+        best = best.keep(best.score > self.min_quality)
+        pairs = Matches.cat([fitting, self._suitors(exact, boxes, gts, score, best)], device)
         matched, quality = best_winner(pairs, num_priors)
         labels[quality >= self.pos_iou] = 1
-        labels[low] = 1
+        labels[best.prior] = 1
         positive = labels == 1
         return AssignResult(torch.where(positive, matched, -1), labels, torch.where(positive, quality, 0.0).float())
 
     def _by_float32(
-        self, exact: _Float32, where: Any, gts: Tensor, score: ScoreFn, lowest: float
+        self, exact: _Float32, where: Any, gts: Tensor, score: Score, lowest: float
     ) -> tuple[Matches, Matches]:
         """The best and the fitting pairs by float32 IoU: candidates come from a search with some slack."""
         _, fitting = search(where, gts, score, 0, lowest * (1 - _SLACK))
         fitting = exact.rescored(fitting)
-        keep = fitting.score >= lowest
-        fitting = Matches(fitting.gt[keep], fitting.prior[keep], fitting.score[keep])
+        fitting = fitting.keep(fitting.score >= lowest)
         if not self.low_quality:
             return Matches.cat([], gts.device), fitting
-        top = _best_of_each(search(where, gts, score, 1)[0], len(gts))
-        some = (top > 0).nonzero().flatten()  # an object beside all priors has no best one
+        top = best_scores(search(where, gts, score, 1, over=0.0)[0], len(gts))
+        some = torch.isfinite(top).nonzero().flatten()  # an object beside all priors has no best one
         _, near = search(where, gts[some], score, 0, top[some] * (1 - _SLACK))
         near = exact.rescored(Matches(some[near.gt], near.prior, near.score))
-        best = near.score == _best_of_each(near, len(gts))[near.gt]
-        return Matches(near.gt[best], near.prior[best], near.score[best]), fitting
+        best = near.score == best_scores(near, len(gts))[near.gt]
+        return near.keep(best), fitting
 
     @staticmethod
-    def _others(exact: _Float32 | None, where: Any, gts: Tensor, score: ScoreFn, low: Tensor, lowest: float) -> Matches:
-        """The best ground truth of each low-quality prior that fits none: only these need all ground truths."""
-        parts = []
-        for part in chunks(len(low), len(gts)):
-            prior = low[part]
-            value = score_pairs(where, gts, score, prior) if exact is None else exact.all_of(prior)  # (p, G)
-            top = value.amax(dim=1, keepdim=True)
-            gt = (value == top).int().argmax(dim=1)
-            parts.append(Matches(gt, prior, top[:, 0]))
-        found = Matches.cat(parts, gts.device)
-        rest = found.score < lowest
-        return Matches(found.gt[rest], found.prior[rest], found.score[rest])
+    def _suitors(exact: _Float32 | None, boxes: Tensor, gts: Tensor, score: Score, best: Matches) -> Matches:
+        """All pairs of the low-quality priors that are as good as those that chose them: priors look for objects."""
+        low, which = best.prior.unique(return_inverse=True)
+        own = best_scores(Matches(which, best.prior, best.score), len(low))
+        wanted = xyxy_to_cxcywh(boxes[low].double())
+        _, found = search(Blocks.of(gts), wanted, score.exchanged(), 0, own - _SLACK * own.abs())
+        pairs = Matches(found.prior, low[found.gt], found.score)
+        return pairs if exact is None else exact.rescored(pairs)

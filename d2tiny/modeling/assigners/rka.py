@@ -12,13 +12,13 @@ from d2tiny.modeling.assigners.base import (
     AssignResult,
     Priors,
     empty_result,
-    first_k,
     last_winner,
     searchable,
 )
 from d2tiny.ops.boxes import xyxy_to_cxcywh
 from d2tiny.ops.gaussian import get_score
-from d2tiny.ops.grid_topk import search
+from d2tiny.ops.matches import first_k
+from d2tiny.ops.prior_search import search
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
 
 __all__ = ["RKAAssigner"]
