@@ -1,12 +1,14 @@
 #!/usr/bin/env python
-"""Label assignment with HLA (KLD): d2tiny's windowed and chunked paths beside the dense definition.
+"""Label assignment with HLA (KLD): d2tiny on grids and on plain boxes beside the dense definition.
 
-    python benchmarks/assigners.py
+    python benchmarks/assigners.py [--reference FILE]
 
 800 × 800 px, P2-P6, receptive-field anchors; objects of 12 px on average. Every contender runs in a process of its own
 on one thread; times are processor seconds of one call, memory is what the call adds. The dense definition
 (``tests/reference/hla_dense.py``) is written as published code computes it: whole matrices, a loop over objects. It
-runs where its matrices fit. Results go to ``results/assigners``.
+runs where its matrices fit. ``--reference`` adds another implementation (the published one, for who has it): a Python
+file with ``assign(priors, gt_boxes)``, XYXY float32, that returns 0, -1 or the matched object + 1 for each prior.
+Results go to ``results/assigners``.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import runpy
 import subprocess
 import sys
 import time
@@ -21,8 +24,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-CASES = ((1, 50), (1, 500), (1, 2000), (3, 500), (3, 2000))  # ratios of the anchors, objects
-CONTENDERS = {"windowed": "d2tiny on the grid", "chunked": "d2tiny on plain boxes", "dense": "dense definition"}
+CASES = ((1, 50), (1, 500), (1, 2000), (3, 500), (3, 2000), (3, 10000))  # ratios of the anchors, objects
+CONTENDERS = {
+    "grid": "d2tiny on the grid",
+    "boxes": "d2tiny on plain boxes",
+    "dense": "dense definition",
+    "reference": "published code",
+}
 _DENSE_BYTES = 12e9  # largest (object × prior) matrices that are tried; the definition holds about fifteen float32
 
 
@@ -31,7 +39,7 @@ def peak() -> float:
     return float(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 
-def contend(name: str, ratios: int, objects: int) -> dict[str, Any]:
+def contend(name: str, ratios: int, objects: int, reference: Path | None) -> dict[str, Any]:
     """One call in this process; the answer as a checksum."""
     import numpy as np
     import torch
@@ -56,16 +64,18 @@ def contend(name: str, ratios: int, objects: int) -> dict[str, Any]:
         return torch.where(result.labels == 1, result.matched_idxs + 1, result.labels.long())
 
     calls = {
-        "windowed": lambda: ours(grid),
-        "chunked": lambda: ours(boxes),
+        "grid": lambda: ours(grid),
+        "boxes": lambda: ours(boxes),
         "dense": lambda: hla_dense.assign(boxes, gts),
     }
-    if name != "dense":
-        assigner(grid, gts[:1])  # first calls of torch
+    if reference is not None:
+        published = runpy.run_path(str(reference))["assign"]
+        calls["reference"] = lambda: published(boxes.clone(), gts.clone())  # it may change its arguments
+    assigner(grid, gts[:1])  # first calls of torch
     before, start = peak(), time.process_time()
     answer = calls[name]()
     seconds = time.process_time() - start
-    if name == "windowed":  # short: the best of some
+    if name in ("grid", "boxes"):  # short: the best of some
         for _ in range(5):
             start = time.process_time()
             calls[name]()
@@ -82,27 +92,31 @@ def contend(name: str, ratios: int, objects: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=ROOT / "results" / "assigners")
+    parser.add_argument("--reference", type=Path, help="file with another implementation")
     parser.add_argument("--contender", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.contender:
         name, ratios, objects = args.contender
-        print(json.dumps(contend(name, int(ratios), int(objects))))
+        print(json.dumps(contend(name, int(ratios), int(objects), args.reference)))
         return
     rows = []
     print("| priors × objects | | CPU s | times faster | extra MB | positives |\n|---|---|---|---|---|---|")
     for ratios, objects in CASES:
         group: dict[str, dict[str, Any]] = {}
         for name in reversed(CONTENDERS):
-            if name == "dense" and 53294 * ratios * objects * 4 * 15 > _DENSE_BYTES:
+            if name == "reference" and args.reference is None:
+                continue
+            if name in ("dense", "reference") and 53294 * ratios * objects * 4 * 15 > _DENSE_BYTES:
                 continue
             command = [sys.executable, __file__, "--contender", name, str(ratios), str(objects)]
+            command += ["--reference", str(args.reference)] if args.reference else []
             done = subprocess.run(
                 command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
             )
             if done.returncode:
                 raise SystemExit(done.stderr)
             group[name] = json.loads(done.stdout.splitlines()[-1])
-        base = group.get("dense", group["chunked"])["cpu_s"]
+        base = group.get("dense", group["boxes"])["cpu_s"]
         for name, row in group.items():
             rows.append({"ratios": ratios, "objects": objects, "contender": name, **row})
             print(
@@ -110,8 +124,8 @@ def main() -> None:
                 f"{base / row['cpu_s']:.0f} | {row['extra_mb']:.0f} | {row['positives']:,} |",
                 flush=True,
             )
-        if group["windowed"]["checksum"] != group["chunked"]["checksum"]:
-            raise SystemExit("The windowed and the chunked path disagree.")
+        if group["grid"]["checksum"] != group["boxes"]["checksum"]:
+            raise SystemExit("The answers on the grid and on plain boxes disagree.")
     from d2tiny.utils.env import describe_hardware
 
     args.results.mkdir(parents=True, exist_ok=True)

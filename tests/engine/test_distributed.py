@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 
 import pytest
@@ -13,6 +14,7 @@ from detectron2.utils.events import EventStorage
 from d2tiny.cli import train_main
 from d2tiny.compat import average_tensors, launch, wrap_ddp
 from d2tiny.engine.trainer import Trainer
+from d2tiny.modeling.losses import DCLoss, SALoss
 from d2tiny.utils.errors import D2TinyError
 from tests.engine.test_training import CONFIG, losses, settings
 
@@ -51,6 +53,46 @@ def test_gradients_and_statistics_are_shared(tmp_path):
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
+AREAS = ([16.0, 64.0], [256.0]), ([16.0, 64.0], []), ([], []), ([100.0], [100.0])
+
+
+def share_statistics(folder, stat_mode):
+    """Squares as objects, split between the ranks; predictions are off by one px."""
+    loss = SALoss(base="iou", beta=1.0, stat_mode=stat_mode)
+    values = []
+    for split in AREAS:
+        side = torch.tensor(split[comm.get_rank()]).sqrt()
+        target = torch.stack((side * 0, side * 0, side, side), dim=1)
+        values.append(float(loss(target + 1, target, avg_factor=1.0)))
+    state = {k: v.tolist() for k, v in loss.state_dict().items()}
+    (folder / f"{comm.get_rank()}.json").write_text(json.dumps([values, state]))
+
+
+def off_by_one(side, weight):
+    inter = (side - 1) ** 2
+    return weight * (1 - inter / (2 * side**2 - inter))
+
+
+@pytest.mark.parametrize("stat_mode", ["batch", "ema"])
+def test_sal_weighs_over_all_processes(tmp_path, stat_mode):
+    """s = (A - 16) / (256 - 16) whichever rank has the object; a rank without objects does not stop the other."""
+    launch(share_statistics, 2, device="cpu", args=(tmp_path, stat_mode))
+    (first, state), (second, other) = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    ln = math.log
+    assert first[0] == pytest.approx(off_by_one(4, ln(2)) + off_by_one(8, ln(2 - 48 / 240)), rel=1e-5)
+    assert second[0] == pytest.approx(0.0, abs=1e-6)  # the largest object
+    assert second[1] == first[2] == second[2] == 0
+    if stat_mode == "batch":
+        assert first[1] == pytest.approx(off_by_one(4, ln(2)), rel=1e-5)
+        assert first[3] == second[3] == pytest.approx(off_by_one(10, ln(2)), rel=1e-5)
+        return
+    low, high = 16.0, 0.99 * 256 + 0.01 * 64  # batch 2; batch 3 is empty
+    low, high = 0.99 * low + 1, 0.99 * high + 1
+    assert state["area_range"] == other["area_range"] == pytest.approx([low, high], rel=1e-5)
+    weight = ln(2 - (100 - low) / (high - low))
+    assert first[3] == second[3] == pytest.approx(off_by_one(10, weight), rel=1e-5)
+
+
 def fails():
     raise RuntimeError("something of ours")
 
@@ -67,6 +109,20 @@ def test_trains_and_evaluates_every_image_once(datasets, tmp_path):
     assert result["metrics"]["AP"] is not None
     assert sorted(losses(tmp_path)) == [0, 1]
     assert "3 images" in (tmp_path / "log.txt").read_text()
+
+
+def test_losses_with_shared_statistics_train(datasets, tmp_path):
+    """Parameters of a loss are in the optimizer, its statistics in the checkpoint and its average, no rank waits."""
+    head, rpn = "model.roi_heads.box_predictor.box_loss", "model.proposal_generator.box_loss"
+    changes = [f"{head}=SALoss", f"{head}.stat_mode=ema", f"{rpn}=DCLoss", f"{rpn}.learnable=bounded"]
+    changes += ["train.max_iter=2", "train.ema.enabled=true"]
+    assert train_main(["--config-file", CONFIG, "--num-gpus", "2", *settings(tmp_path), *changes]) == 0
+    checkpoint = torch.load(tmp_path / "model_last.pth", weights_only=False)
+    for weights in (checkpoint["model"], checkpoint["ema"]["average"]):
+        low, high = weights["roi_heads.box_predictor.box_loss.area_range"].tolist()
+        assert 0 < low < high
+        kappa = weights["proposal_generator.box_loss.kappa"]
+        assert float(kappa) != DCLoss(learnable="bounded").kappa.item(), "the optimizer must have moved it"
 
 
 def test_mistakes_are_told_before_processes_start(datasets, tmp_path, capfd):

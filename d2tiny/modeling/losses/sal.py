@@ -80,7 +80,7 @@ class SALoss(BoxLoss):
         self.sync_stats = sync_stats
         self.l1_weight = l1_weight
         if stat_mode == "ema":
-            self.register_buffer("area_range", torch.tensor([torch.inf, -torch.inf]))
+            self.register_buffer("area_range", torch.zeros(2))  # smallest, largest; zeros: nothing seen
 
     def _elementwise(self, pred: Tensor, target: Tensor, groups: Tensor | None) -> Tensor:
         area = (target[:, 2:] - target[:, :2]).clamp(min=0).prod(dim=1)
@@ -105,8 +105,7 @@ class SALoss(BoxLoss):
             return low, high
         if self.training and torch.isfinite(both).all():
             now = torch.stack((low, high)).to(self.area_range)
-            fresh = torch.isfinite(self.area_range)
             moved = EMA_MOMENTUM * self.area_range + (1 - EMA_MOMENTUM) * now
-            self.area_range.copy_(torch.where(fresh, moved, now))
+            self.area_range.copy_(torch.where(self.area_range[1] > 0, moved, now))
         known = self.area_range.to(area)
-        return (known[0], known[1]) if bool(torch.isfinite(known).all()) else (low, high)
+        return torch.where(known[1] > 0, known[0], low), torch.where(known[1] > 0, known[1], high)
