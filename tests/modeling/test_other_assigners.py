@@ -10,7 +10,7 @@ from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, pairwise_iou
 
 from d2tiny.modeling.assigners import ATSSAssigner, HLAAssigner, MaxIoUAssigner, RKAAssigner
-from d2tiny.modeling.priors import GridLevel, GridPriors, grid_from_generator
+from d2tiny.modeling.priors import GridLevel, GridPriors, RFAnchorGenerator, grid_from_generator
 from d2tiny.ops.gaussian import get_score
 from tests.modeling.test_assigners import A64, as_numbers, boxes, ignored, positives, pyramid, random_gts
 from tests.reference import assigners as slow
@@ -155,3 +155,17 @@ def test_max_iou_is_detectron2s_on_its_own_anchors_rounding_included(sizes, seed
     for result in (MaxIoUAssigner()(grid, gts), MaxIoUAssigner()(grid.boxes(), gts)):
         assert torch.equal(result.labels, labels)
         assert torch.equal(result.matched_idxs[labels == 1], matched[labels == 1])
+
+
+def test_rka_takes_all_that_tie_by_symmetry():
+    """A square object at (53, 61) between cells: 2 best of stride 4 are one cell and two equal neighbours."""
+    grid = grid_from_generator(RFAnchorGenerator(strides=[4], aspect_ratios=[1.0]), [torch.zeros(1, 1, 32, 32)])
+    result = RKAAssigner(topk=2, constant=12.7)(grid, torch.tensor([[45.0, 53.0, 61.0, 69.0]]))
+    assert (result.labels == 1).nonzero().flatten().tolist() == [493, 494, 525]
+
+
+def test_atss_candidates_of_one_score_are_all_positive():
+    """An object inside every anchor has the same IoU with all; those whose centre lies inside are positive."""
+    anchors = torch.tensor([[x, y, x + 40.0, y + 40.0] for x in (1.0, 3, 7) for y in (1.0, 4)])
+    result = ATSSAssigner(topk=6)(anchors, torch.tensor([[20.0, 18.0, 29.0, 29.0]]))
+    assert result.labels.tolist() == [1] * 6

@@ -45,6 +45,14 @@ def test_the_ground_truth_is_the_reference():
     assert float(reverse) == pytest.approx(1.1945671, rel=1e-5)
 
 
+@pytest.mark.parametrize("metric", SCORES)
+def test_exchanging_x_and_y_changes_no_bit(metric):
+    """What ties by symmetry must tie: neighbours of a square object, anchors of ratios 0.5 and 2."""
+    values = torch.rand(6, 2000, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 40 + 1
+    dx, dy, pw, ph, gw, gh = values
+    assert torch.equal(SCORES[metric](dx, dy, pw, ph, gw, gh), SCORES[metric](dy, dx, ph, pw, gh, gw))
+
+
 def test_rectangle():
     args = parts((52, 41, 22.5, 22.5), (50, 40, 12, 6))
     assert float(kld(*args)) == pytest.approx(5.9498074, rel=1e-6)

@@ -19,6 +19,8 @@ __all__ = ["ATSSAssigner"]
 
 # A centre this far inside the object counts as inside, px (the released code).
 _INSIDE = 0.01
+# Equal scores must not fall short of their own mean.
+_ROUNDING = 1e-9
 
 
 def _nearness(dx: Tensor, dy: Tensor, pw: Tensor, ph: Tensor, gw: Tensor, gh: Tensor) -> Tensor:
@@ -38,7 +40,9 @@ class ATSSAssigner(Assigner):
     inside the object. A prior of several objects goes to the one with the highest IoU, the first of equal ones. All
     others are negative. Plain boxes count as one level.
 
-    Differences from the paper: none known. Difference from the released code: equal distances have a defined order.
+    Differences from the paper: none known. Differences from the released code: equal distances have a defined order; a
+    single candidate can be positive (its deviation is no number there); candidates of one score all reach the
+    threshold, which is a matter of rounding there; ``kld`` is that of prior and object, not of object and prior.
     """
 
     def __init__(
@@ -89,4 +93,4 @@ def _mean_plus_deviation(value: Tensor, group: Tensor, groups: int) -> Tensor:
     count = torch.bincount(group, minlength=groups).double()
     mean = torch.zeros_like(count).scatter_add_(0, group, value) / count.clamp(min=1)
     spread = torch.zeros_like(count).scatter_add_(0, group, (value - mean[group]) ** 2)
-    return mean + torch.sqrt(spread / (count - 1).clamp(min=1))
+    return mean + torch.sqrt(spread / (count - 1).clamp(min=1)) - _ROUNDING

@@ -41,8 +41,9 @@ class HLAAssigner(Assigner):
     it looks into few blocks (:mod:`d2tiny.ops.block_topk`). Scores are float64, so ties are ties of the numbers and
     not of float32 rounding.
 
-    Differences from the paper: none known. Difference from the released code: its in-place shrink, which changes the
-    regression anchors, is not reproduced (SPEC §1.4).
+    Differences from the paper: none known. Differences from the released code: its in-place shrink, which changes the
+    regression anchors, is not reproduced (SPEC §1.4); with ``giou`` it ignores all priors whose best score is negative,
+    here they are negative; it gives priors to objects without area.
     """
 
     def __init__(

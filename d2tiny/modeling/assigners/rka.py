@@ -29,7 +29,8 @@ class RKAAssigner(Assigner):
     """Each ground truth takes its k best priors by NWD; others that fit are ignored, the rest is negative.
 
     A prior that several ground truths choose goes to the *last* of them, and all priors that tie with the k-th best are
-    chosen (the released code's rule). Differences from the released code: none known; scores are float64.
+    chosen (the released code's rule). Differences from the released code: with ``giou`` it ignores all priors
+    whose best score is negative, here they are negative; it gives priors to objects without area; its constant is 12.7.
     """
 
     def __init__(
