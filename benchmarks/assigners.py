@@ -100,7 +100,9 @@ def main() -> None:
         print(json.dumps(contend(name, int(ratios), int(objects), args.reference)))
         return
     rows = []
-    print("| priors × objects | | CPU s | times faster | extra MB | positives |\n|---|---|---|---|---|---|")
+    print(
+        "| priors × objects | | CPU s | times faster | extra MB | positives | same answer |\n|---|---|---|---|---|---|---|"
+    )
     for ratios, objects in CASES:
         group: dict[str, dict[str, Any]] = {}
         for name in reversed(CONTENDERS):
@@ -118,10 +120,11 @@ def main() -> None:
             group[name] = json.loads(done.stdout.splitlines()[-1])
         base = group.get("dense", group["boxes"])["cpu_s"]
         for name, row in group.items():
-            rows.append({"ratios": ratios, "objects": objects, "contender": name, **row})
+            same = row["checksum"] == group["grid"]["checksum"]
+            rows.append({"ratios": ratios, "objects": objects, "contender": name, "same_answer": same, **row})
             print(
                 f"| {row['priors']:,} × {objects:,} | {CONTENDERS[name]} | {row['cpu_s']:.4g} | "
-                f"{base / row['cpu_s']:.0f} | {row['extra_mb']:.0f} | {row['positives']:,} |",
+                f"{base / row['cpu_s']:.0f} | {row['extra_mb']:.0f} | {row['positives']:,} | {'yes' if same else 'no'} |",
                 flush=True,
             )
         if group["grid"]["checksum"] != group["boxes"]["checksum"]:
