@@ -100,9 +100,7 @@ def main() -> None:
         print(json.dumps(contend(name, int(ratios), int(objects), args.reference)))
         return
     rows = []
-    print(
-        "| priors × objects | | CPU s | times faster | extra MB | positives | same answer |\n|---|---|---|---|---|---|---|"
-    )
+    print("| priors × objects | | CPU s | × faster | extra MB | positives | same |\n|---|---|---|---|---|---|---|")
     for ratios, objects in CASES:
         group: dict[str, dict[str, Any]] = {}
         for name in reversed(CONTENDERS):
@@ -122,9 +120,10 @@ def main() -> None:
         for name, row in group.items():
             same = row["checksum"] == group["grid"]["checksum"]
             rows.append({"ratios": ratios, "objects": objects, "contender": name, "same_answer": same, **row})
+            counts = f"{row['positives']:,} | {'yes' if same else 'no'}"
             print(
                 f"| {row['priors']:,} × {objects:,} | {CONTENDERS[name]} | {row['cpu_s']:.4g} | "
-                f"{base / row['cpu_s']:.0f} | {row['extra_mb']:.0f} | {row['positives']:,} | {'yes' if same else 'no'} |",
+                f"{base / row['cpu_s']:.0f} | {row['extra_mb']:.0f} | {counts} |",
                 flush=True,
             )
         if group["grid"]["checksum"] != group["boxes"]["checksum"]:
