@@ -15,6 +15,7 @@ _PARTS = _OPS | {"layers", "modeling.priors", "modeling.targets"}
 _HEADS = _PARTS | {"modeling.assigners", "modeling.losses", "modeling.build"}
 _MODELING = _HEADS | {
     "modeling",
+    "modeling.backbone",
     "modeling.necks",
     "modeling.proposal_generator",
     "modeling.roi_heads",
@@ -32,6 +33,7 @@ ALLOWED = {
     "modeling.targets": _OPS,
     "modeling.assigners": _OPS | {"modeling.priors"},
     "modeling.losses": _OPS,
+    "modeling.backbone": {"utils", "layers"},
     "modeling.necks": _OPS | {"layers"},
     "modeling.build": _OPS | {"modeling.assigners", "modeling.losses", "modeling.necks"},
     "modeling.proposal_generator": _HEADS,

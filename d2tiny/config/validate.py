@@ -142,20 +142,26 @@ def _check_anchor_count(rpn: DictConfig) -> list[str]:
 
 
 def _check_channels(cfg: DictConfig) -> list[str]:
-    width = None
-    for key in ("model.backbone.out_channels", "model.backbone.backbone.out_channels"):
-        width = width or _select(cfg, key)
-    if width is None:
+    """Every part that reads the pyramid against the width of its FPN."""
+    node, around = _select(cfg, "model.backbone"), []
+    key = "model.backbone"
+    while node is not None and "out_channels" not in node:
+        around += [f"{key}.{name}" for name in ("neck.channels", "second.feedback_channels")]
+        inner = next((name for name in ("backbone", "fpn") if name in node), None)
+        node, key = (node[inner], f"{key}.{inner}") if inner else (None, key)
+    if node is None:
         return []
+    heads = _select(cfg, "model.roi_heads.box_heads") or []
     users = (
-        "model.backbone.neck.channels",
+        *around,
         "model.proposal_generator.head.in_channels",
         "model.roi_heads.box_head.input_shape.channels",
+        *(f"model.roi_heads.box_heads.{i}.input_shape.channels" for i in range(len(heads))),
     )
     return [
-        f"{key}={value} but the pyramid has {width} channels."
-        for key in users
-        if (value := _select(cfg, key)) is not None and value != width
+        f"{user}={value} but the pyramid has {node.out_channels} channels."
+        for user in users
+        if (value := _select(cfg, user)) is not None and value != node.out_channels
     ]
 
 

@@ -30,19 +30,31 @@ BATCHES = {
 
 def narrow(cfg):
     """A random R18 instead of the pretrained R50, 32 channels: the same graph, and seconds to run."""
-    model = cfg.model
-    backbone = model.backbone.get("backbone", model.backbone)
-    bottom_up = backbone.bottom_up
-    bottom_up.stem.norm = bottom_up.stages.norm = "BN"
-    OmegaConf.set_struct(bottom_up, False)
-    bottom_up.stages.pop("stride_in_1x1", None)
-    bottom_up.stages.depth, bottom_up.freeze_at = 18, 0
-    backbone.out_channels = model.proposal_generator.head.in_channels = 32
-    if "neck" in model.backbone:
-        model.backbone.neck.channels = 32
-    head = model.roi_heads.box_head
-    head.input_shape.channels, head.fc_dims = 32, [64, 64]
-    model.roi_heads.box_predictor.input_shape.channels = 64
+    model, node, width = cfg.model, cfg.model.backbone, 32
+    while "out_channels" not in node:
+        if "neck" in node:
+            node.neck.channels = width
+        if "second" in node:
+            node.second.update(depth=18, norm="BN", freeze_at=0, feedback_channels=width)
+        node = node.get("backbone", node.get("fpn"))
+    node.out_channels = model.proposal_generator.head.in_channels = width
+    bottom_up = node.bottom_up
+    if "neck" in bottom_up:
+        bottom_up.neck.channels = [64, 128, 256, 512]
+        bottom_up = bottom_up.backbone
+    bottom_up.freeze_at = 0
+    if "stages" in bottom_up:
+        bottom_up.stem.norm = bottom_up.stages.norm = "BN"
+        OmegaConf.set_struct(bottom_up, False)
+        bottom_up.stages.pop("stride_in_1x1", None)
+        bottom_up.stages.depth = 18
+    else:
+        bottom_up.update(depth=18, norm="BN")
+    heads = model.roi_heads
+    for head in heads.get("box_heads", [heads.get("box_head")]):
+        head.input_shape.channels, head.fc_dims = width, [64, 64]
+    for predictor in heads.get("box_predictors", [heads.get("box_predictor")]):
+        predictor.input_shape.channels = 64
     return cfg
 
 

@@ -2,5 +2,6 @@
 
 from d2tiny.modeling.necks.efpn_bs import CEM, EFPNBS, FBSM
 from d2tiny.modeling.necks.necked_backbone import NeckedBackbone
+from d2tiny.modeling.necks.sarl import FEM, FIM, SARL
 
-__all__ = ["CEM", "EFPNBS", "FBSM", "NeckedBackbone"]
+__all__ = ["CEM", "EFPNBS", "FBSM", "FEM", "FIM", "SARL", "NeckedBackbone"]

@@ -1,0 +1,9 @@
+"""Faster R-CNN with RFLA and CEM alone (table 5 of arXiv 2506.09897) on AI-TOD."""
+
+from ..common.models.faster_rcnn_fpn import model
+from ..common.parts import efpnbs, rfla
+from .faster_rcnn_r50_fpn_maxiou_1x import dataloader, lr_multiplier, optimizer, train
+
+rfla(model)
+efpnbs(model, fbsm=False)
+train.output_dir = "output/aitod/faster_rcnn_r50_cem_rfla_1x"

@@ -1,0 +1,9 @@
+"""Faster R-CNN with RFLA and DCLoss on AI-TOD."""
+
+from ..common.models.faster_rcnn_fpn import model
+from ..common.parts import dcloss, rfla
+from .faster_rcnn_r50_fpn_maxiou_1x import dataloader, lr_multiplier, optimizer, train
+
+rfla(model)
+dcloss(model)
+train.output_dir = "output/aitod/faster_rcnn_r50_fpn_rfla_dcloss_1x"

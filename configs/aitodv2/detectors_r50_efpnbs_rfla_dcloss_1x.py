@@ -1,0 +1,6 @@
+"""DetectoRS with RFLA, E-FPN-BS and DCLoss on AI-TOD-v2."""
+
+from ..aitod.detectors_r50_efpnbs_rfla_dcloss_1x import model
+from .faster_rcnn_r50_fpn_maxiou_1x import dataloader, lr_multiplier, optimizer, train
+
+train.output_dir = "output/aitodv2/detectors_r50_efpnbs_rfla_dcloss_1x"

@@ -1,0 +1,78 @@
+"""Changes that experiments share; each takes a model's config and alters it."""
+
+from detectron2.config import LazyCall as L
+
+from d2tiny.modeling.assigners import HLAAssigner, MaxIoUAssigner, RKAAssigner
+from d2tiny.modeling.backbone import RFP, DetectoRSResNet
+from d2tiny.modeling.losses import DCLoss, NWDLoss
+from d2tiny.modeling.necks import EFPNBS, SARL, NeckedBackbone
+from d2tiny.modeling.priors import RFAnchorGenerator
+
+
+def pyramid_of(backbone):
+    """The FPN inside a backbone, whatever is around it."""
+    for key in ("backbone", "fpn"):
+        if key in backbone:
+            return pyramid_of(backbone[key])
+    return backbone
+
+
+def box_predictors(model):
+    """One box predictor, or those of a cascade."""
+    heads = model.roi_heads
+    return list(heads.box_predictors) if "box_predictors" in heads else [heads.box_predictor]
+
+
+def rfla(model):
+    """Receptive-field anchors and hierarchical label assignment (SPEC §1)."""
+    rpn = model.proposal_generator
+    rpn.anchor_generator = L(RFAnchorGenerator)(
+        strides=[4, 8, 16, 32, 64], fraction=0.5, aspect_ratios=[0.5, 1.0, 2.0], offset=0.0
+    )
+    rpn.assigner = L(HLAAssigner)(metric="kld", topk=(3, 1), ratio=0.9)
+
+
+def efpnbs(model, **settings):
+    """E-FPN-BS behind the pyramid (SPEC §3); gates are a quarter as wide, as 64 of 256 in the paper's model."""
+    width = pyramid_of(model.backbone).out_channels
+    neck = L(EFPNBS)(channels=width, mid_channels=width // 4, **settings)
+    model.backbone = L(NeckedBackbone)(backbone=model.backbone, neck=neck)
+
+
+def dcloss(model):
+    """DCLoss in RPN and box heads (SPEC §3.4)."""
+    for part in (model.proposal_generator, *box_predictors(model)):
+        part.box_loss = L(DCLoss)(k=10.0, delta=0.15, mode="prose")
+
+
+def sarl(model, **settings):
+    """The relay between a ResNet and its pyramid (SPEC §6)."""
+    fpn = pyramid_of(model.backbone)
+    depth = fpn.bottom_up.stages.depth
+    channels = [256, 512, 1024, 2048] if depth >= 50 else [64, 128, 256, 512]
+    fpn.bottom_up = L(NeckedBackbone)(backbone=fpn.bottom_up, neck=L(SARL)(channels=channels, **settings))
+    fpn.in_features = ["res2", "res3", "res4", "res5"]
+
+
+def detectors(model):
+    """DetectoRS: switchable atrous convolution and the recursive pyramid (SPEC §9)."""
+    fpn = model.backbone
+    plain = fpn.bottom_up
+    settings = dict(depth=plain.stages.depth, norm=plain.stages.norm, freeze_at=plain.freeze_at)
+    fpn.bottom_up = L(DetectoRSResNet)(**settings)
+    fpn.in_features = ["res2", "res3", "res4", "res5"]
+    second = L(DetectoRSResNet)(**settings, prefix="rfp_", feedback_channels=fpn.out_channels)
+    model.backbone = L(RFP)(fpn=fpn, second=second)
+
+
+def nwd(model, loss_weight=10.0):
+    """NWD as assigner, loss of decoded boxes, and NMS of proposals (SPEC §2)."""
+    rpn = model.proposal_generator
+    rpn.assigner = L(MaxIoUAssigner)(metric="nwd", pos_iou=0.7, neg_iou=0.3, min_quality=0.3)
+    rpn.box_loss = L(NWDLoss)(loss_weight=loss_weight)
+    rpn.nms_metric, rpn.nms_thresh = "nwd", 0.85
+
+
+def rka(model, topk=2):
+    """NWD-RKA: each object takes its k best anchors (SPEC §2)."""
+    model.proposal_generator.assigner = L(RKAAssigner)(topk=topk, constant=12.7)

@@ -1,0 +1,8 @@
+"""Quick DetectoRS with RFLA on aerial_*."""
+
+from ..common.models.detectors_r18 import model
+from ..common.parts import rfla
+from .faster_rcnn_r18_fpn_maxiou import dataloader, lr_multiplier, optimizer, train
+
+rfla(model)
+train.output_dir = "output/quick/detectors_r18_rfp_rfla"

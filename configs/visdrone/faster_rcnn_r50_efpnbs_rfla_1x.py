@@ -1,0 +1,7 @@
+"""Faster R-CNN with RFLA and E-FPN-BS on VisDrone-DET."""
+
+from ..aitod.faster_rcnn_r50_efpnbs_rfla_1x import model
+from .faster_rcnn_r50_fpn_maxiou_1x import dataloader, lr_multiplier, optimizer, train
+
+train.output_dir = "output/visdrone/faster_rcnn_r50_efpnbs_rfla_1x"
+model.roi_heads.num_classes = 10

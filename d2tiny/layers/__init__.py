@@ -1,0 +1,5 @@
+"""nn.Modules that know nothing about detection."""
+
+from d2tiny.layers.sac import ConvAWS2d, SAConv2d
+
+__all__ = ["ConvAWS2d", "SAConv2d"]

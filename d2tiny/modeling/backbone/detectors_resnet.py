@@ -1,0 +1,101 @@
+"""ResNet of DetectoRS: standardised weights, switchable atrous convolution, and an entrance for feedback."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from detectron2.layers import Conv2d
+from detectron2.modeling.backbone import BasicStem, ResNet
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from d2tiny.layers import ConvAWS2d, SAConv2d
+
+__all__ = ["DetectoRSResNet"]
+
+
+class DetectoRSResNet(ResNet):
+    """Detectron2's ResNet with :class:`ConvAWS2d` everywhere and :class:`SAConv2d` as second convolution of blocks.
+
+    It starts as the plain ResNet of the same weights. ``feedback`` (one map for each of res3, res4, res5) is added,
+    through a 1×1 convolution that starts at zero, before the last ReLU of the stage's first block (RFP's second look).
+
+    Differences from the paper: none known for bottlenecks; basic blocks (depth 18, 34) are ours.
+    """
+
+    def __init__(
+        self,
+        *,
+        depth: int = 50,
+        norm: str = "FrozenBN",
+        sac: Sequence[bool] = (False, True, True, True),
+        feedback_channels: int = 0,
+        out_features: Sequence[str] = ("res2", "res3", "res4", "res5"),
+        freeze_at: int = 2,
+        stride_in_1x1: bool = False,
+        prefix: str = "",
+    ) -> None:
+        """Build the network.
+
+        Args:
+            depth: 18, 34, 50, 101 or 152.
+            norm: normalisation of Detectron2.
+            sac: which stages have switchable atrous convolution.
+            feedback_channels: of the maps that may be fed back; 0 builds no entrance.
+            out_features: stages to return.
+            freeze_at: stages that are not trained, 1 is the stem.
+            stride_in_1x1: True for the MSRA weights.
+            prefix: of the children's names. A second ResNet in one model needs one, or Detectron2 cannot tell which of
+                the two an ImageNet checkpoint means.
+
+        Raises:
+            ValueError: ``sac`` is not of four stages.
+        """
+        if len(sac) != 4:
+            raise ValueError(f"DetectoRSResNet: sac must say yes or no for 4 stages, got {list(sac)}.")
+        options = {"stride_in_1x1": stride_in_1x1} if depth >= 50 else {}
+        stages = ResNet.make_default_stages(depth, norm=norm, **options)
+        stem = BasicStem(in_channels=3, out_channels=64, norm=norm)
+        stem.conv1 = ConvAWS2d.like(stem.conv1)
+        for blocks, switched in zip(stages, sac, strict=True):
+            for block in blocks:
+                for name, conv in list(block.named_children()):
+                    assert isinstance(conv, Conv2d)
+                    setattr(block, name, (SAConv2d if switched and name == "conv2" else ConvAWS2d).like(conv))
+        super().__init__(stem, stages, out_features=list(out_features), freeze_at=freeze_at)
+        self.feedback = nn.ModuleDict()
+        for name in self.stage_names[1:] if feedback_channels else ():
+            entrance = nn.Conv2d(feedback_channels, self._out_feature_channels[name], 1)
+            for parameter in entrance.parameters():
+                nn.init.zeros_(parameter)
+            self.feedback[name] = entrance
+        self.feedback_channels, self.prefix = feedback_channels, prefix
+        for name in ("stem", *self.stage_names) if prefix else ():
+            self._modules[prefix + name] = self._modules.pop(name)
+
+    def forward(self, x: Tensor, feedback: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Map (B, 3, H, W) to the stages; ``feedback`` holds maps of the stages' sizes by stage name."""
+        outputs = {}
+        x = self.get_submodule(f"{self.prefix}stem")(x)
+        if "stem" in self._out_features:
+            outputs["stem"] = x
+        for name, stage in zip(self.stage_names, self.stages, strict=True):
+            entrance = self.feedback[name](feedback[name]) if feedback and name in self.feedback else None
+            x = _block(stage[0], x, entrance)
+            for block in stage[1:]:
+                x = block(x)
+            if name in self._out_features:
+                outputs[name] = x
+        return outputs
+
+
+def _block(block: nn.Module, x: Tensor, extra: Tensor | None) -> Tensor:
+    """A residual block with something added before its last ReLU."""
+    if extra is None:
+        return block(x)
+    *first, last = (layer for name, layer in block.named_children() if name.startswith("conv"))
+    out = x
+    for conv in first:
+        out = F.relu(conv(out))
+    shortcut = block.get_submodule("shortcut")(x) if "shortcut" in block._modules else x
+    return F.relu(last(out) + shortcut + extra)

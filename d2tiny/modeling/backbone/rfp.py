@@ -1,0 +1,134 @@
+"""Recursive feature pyramid of DetectoRS (CVPR 2021, §3): the backbone looks twice, the second time with feedback."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import fvcore.nn.weight_init as weight_init
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.backbone import FPN, Backbone
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from d2tiny.modeling.backbone.detectors_resnet import DetectoRSResNet
+
+__all__ = ["ASPP", "RFP"]
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling: four quarters of the output look at different surroundings."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        if channels % 4:
+            raise ValueError(f"ASPP: channels must be a multiple of 4, got {channels}.")
+        quarter = channels // 4
+        self.near = nn.Conv2d(channels, quarter, 1)
+        self.middle = nn.Conv2d(channels, quarter, 3, padding=3, dilation=3)
+        self.far = nn.Conv2d(channels, quarter, 3, padding=6, dilation=6)
+        self.whole = nn.Conv2d(channels, quarter, 1)
+        for conv in (self.near, self.middle, self.far, self.whole):
+            weight_init.c2_msra_fill(conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        parts = [F.relu(conv(x)) for conv in (self.near, self.middle, self.far)]
+        whole = F.relu(self.whole(F.adaptive_avg_pool2d(x, 1)))
+        return torch.cat([*parts, whole.expand_as(parts[0])], dim=1)
+
+
+class _Given(Backbone):
+    """In the place of an FPN's backbone: the FPN is then given features instead of an image."""
+
+    def __init__(self, shapes: dict[str, ShapeSpec]) -> None:
+        super().__init__()
+        self._shapes = shapes
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        return features
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return self._shapes
+
+
+class RFP(Backbone):
+    """FPN, whose levels are fed back (through ASPP) into a second backbone, whose FPN is mixed with the first.
+
+    ``g = σ(1×1(new))``, ``out = g · new + (1 − g) · old`` at each level; g starts at 0.5. Both looks use the same FPN
+    convolutions. Difference from the paper's figure, as in the released code: the second backbone has weights of its
+    own (``second=None`` shares them).
+
+    A checkpoint that holds one backbone (ImageNet weights, an ordinary detector) is loaded into both.
+    """
+
+    def __init__(self, *, fpn: FPN, second: DetectoRSResNet | None = None, steps: int = 2) -> None:
+        """Join the parts.
+
+        Args:
+            fpn: over a :class:`DetectoRSResNet`.
+            second: the backbone of the later looks, with a prefix; None uses the first one.
+            steps: number of looks, 1 is the plain FPN.
+
+        Raises:
+            ValueError: a backbone that takes no feedback of the FPN's channels, or a second one without a prefix.
+        """
+        super().__init__()
+        first = fpn.bottom_up
+        later = second if second is not None else first
+        channels = {shape.channels for shape in fpn.output_shape().values()}
+        if not isinstance(first, DetectoRSResNet) or not isinstance(later, DetectoRSResNet):
+            raise ValueError(f"RFP: both backbones must be a DetectoRSResNet, got {type(first).__name__}.")
+        if steps < 1 or later.feedback_channels not in channels:
+            raise ValueError(
+                f"RFP: needs steps >= 1 and a backbone for the later looks with feedback_channels={min(channels)}, got "
+                f"steps={steps}, feedback_channels={later.feedback_channels}."
+            )
+        if second is not None and (not second.prefix or first.feedback_channels):
+            raise ValueError("RFP: give the second backbone a prefix, and feedback_channels only to the second.")
+        self.steps = steps
+        self.bottom_up, self.second = first, second
+        fpn.bottom_up = _Given(first.output_shape())
+        self.fpn = fpn
+        self.aspp = ASPP(later.feedback_channels)
+        self.gate = nn.Conv2d(later.feedback_channels, 1, 1)
+        for parameter in self.gate.parameters():
+            nn.init.zeros_(parameter)
+        self._register_load_state_dict_pre_hook(self._fill_second)
+
+    @property
+    def size_divisibility(self) -> int:
+        """The FPN's."""
+        return self.fpn.size_divisibility
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        """The FPN's (Detectron2 main asks for it)."""
+        return getattr(self.fpn, "padding_constraints", {})
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and stride of each level: those of the FPN."""
+        return self.fpn.output_shape()
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Map (B, 3, H, W) to the pyramid."""
+        pyramid = self.fpn(self.bottom_up(image))
+        later = self.bottom_up if self.second is None else self.second
+        for _ in range(self.steps - 1):
+            # res2 takes no feedback; the FPN's levels are in the order of the stages.
+            stages = list(zip(self.fpn.in_features, pyramid, strict=False))[1:]
+            feedback = {stage: self.aspp(pyramid[level]) for stage, level in stages}
+            new = self.fpn(later(image, feedback))
+            pyramid = {name: self._mix(new[name], pyramid[name]) for name in new}
+        return pyramid
+
+    def _mix(self, new: Tensor, old: Tensor) -> Tensor:
+        gate = torch.sigmoid(self.gate(new))
+        return gate * new + (1 - gate) * old
+
+    def _fill_second(self, state: dict[str, Any], prefix: str, *_: Any) -> None:
+        if self.second is None or any(key.startswith(f"{prefix}second.") for key in state):
+            return
+        for key in [k for k in state if k.startswith(f"{prefix}bottom_up.")]:
+            name = key.removeprefix(f"{prefix}bottom_up.")
+            state[f"{prefix}second.{self.second.prefix}{name}"] = state[key]

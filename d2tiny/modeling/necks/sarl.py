@@ -1,0 +1,165 @@
+"""SARL: a relay that lets each level of a backbone look at the next higher one (arXiv 2511.09891)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import fvcore.nn.weight_init as weight_init
+import torch
+from detectron2.layers import ShapeSpec, get_norm
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from d2tiny.utils.errors import did_you_mean
+from d2tiny.utils.registry import NECK_REGISTRY
+
+__all__ = ["FEM", "FIM", "SARL"]
+
+_ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU}
+
+
+def _conv(inputs: int, outputs: int, kernel: int, norm: str, *, dilation: int = 1, groups: int = 1) -> nn.Sequential:
+    """Convolution without bias and its normalisation."""
+    conv = nn.Conv2d(
+        inputs, outputs, kernel, padding=dilation * (kernel // 2), dilation=dilation, groups=groups, bias=False
+    )
+    weight_init.c2_msra_fill(conv)
+    return nn.Sequential(conv, get_norm(norm, outputs))
+
+
+class FIM(nn.Module):
+    """Feature interaction: the high level decides which channels and places of the low level count.
+
+    ``U = act(norm(1×1(high)))`` at the low level's size, ``a_c = σ(MLP(mean U) + MLP(max U))``,
+    ``a_s = σ(7×7[mean_c U; max_c U])``, output ``low · a_c · a_s``.
+    """
+
+    def __init__(
+        self, low: int, high: int, *, norm: str, activation: str, use_channel: bool = True, use_spatial: bool = True
+    ) -> None:
+        super().__init__()
+        self.align = nn.Sequential(_conv(high, low, 1, norm), _ACTIVATIONS[activation]())
+        self.channel = self.spatial = None
+        if use_channel:
+            middle = max(low // 16, 8)
+            self.channel = nn.Sequential(nn.Conv2d(low, middle, 1), nn.ReLU(), nn.Conv2d(middle, low, 1))
+        if use_spatial:
+            self.spatial = nn.Conv2d(2, 1, 7, padding=3)
+
+    def attention(self, aligned: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Return a_c (B, c, 1, 1) and a_s (B, 1, H, W), both in (0, 1); None where the part is off."""
+        channel = spatial = None
+        if self.channel is not None:
+            pooled = self.channel(aligned.mean((2, 3), keepdim=True)) + self.channel(aligned.amax((2, 3), keepdim=True))
+            channel = torch.sigmoid(pooled)
+        if self.spatial is not None:
+            both = torch.cat((aligned.mean(dim=1, keepdim=True), aligned.amax(dim=1, keepdim=True)), dim=1)
+            spatial = torch.sigmoid(self.spatial(both))
+        return channel, spatial
+
+    def forward(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the weighted low level and U, both (B, c, H, W)."""
+        aligned = F.interpolate(self.align(high), size=low.shape[-2:], mode="nearest")
+        out = low
+        for weight in self.attention(aligned):
+            out = out if weight is None else out * weight
+        return out, aligned
+
+
+class FEM(nn.Module):
+    """Feature enhancement: mixes the weighted low level with U through two depth-wise convolutions.
+
+    ``E = act(norm(1×1[Z; U]))``, output ``norm(1×1(act(dw₁(E) + dw₂(E) + E)))`` with dilations 1 and 2.
+    """
+
+    def __init__(self, channels: int, *, norm: str, activation: str) -> None:
+        super().__init__()
+        self.squeeze = _conv(2 * channels, channels, 1, norm)
+        self.near = _conv(channels, channels, 3, norm, groups=channels)
+        self.far = _conv(channels, channels, 3, norm, dilation=2, groups=channels)
+        self.project = _conv(channels, channels, 1, norm)
+        self.activation = _ACTIVATIONS[activation]()
+
+    def forward(self, weighted: Tensor, aligned: Tensor) -> Tensor:
+        """Map two (B, c, H, W) to one."""
+        mixed = self.activation(self.squeeze(torch.cat((weighted, aligned), dim=1)))
+        return self.project(self.activation(self.near(mixed) + self.far(mixed) + mixed))
+
+
+@NECK_REGISTRY.register()
+class SARL(nn.Module):
+    """Scale-adaptive relay layer between a backbone and its neck: ``R_l = C_l + γ_l · FEM(FIM(C_l, R_{l+1}))``.
+
+    It works downwards from the highest level, which looks at itself. γ starts at zero, so that at first nothing changes
+    (with pretrained weights that matters). Use it as ``FPN(bottom_up=NeckedBackbone(backbone=…, neck=SARL(…)))``.
+
+    The papers show the inside only in figures that are missing from them: it is our reading (SPEC §6).
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: Sequence[int],
+        levels: Sequence[str] = ("res2", "res3", "res4", "res5"),
+        norm: str = "GN",
+        activation: str = "relu",
+        use_channel: bool = True,
+        use_spatial: bool = True,
+        top_down: bool = True,
+    ) -> None:
+        """Build a block for each level.
+
+        Args:
+            channels: of the levels.
+            levels: their names, finest first; other features pass unchanged.
+            norm: of Detectron2: ``GN`` (32 groups), ``BN``, …
+            activation: ``relu`` or ``silu``.
+            use_channel: weigh channels.
+            use_spatial: weigh places.
+            top_down: look at the level above after that was relayed; False looks at the backbone's.
+
+        Raises:
+            ValueError: names and channels differ in number, or an unknown activation.
+        """
+        super().__init__()
+        if not levels or len(levels) != len(channels) or len(set(levels)) != len(levels):
+            raise ValueError(
+                f"SARL: {len(levels)} levels {list(levels)} and {len(channels)} channels {list(channels)}."
+            )
+        if activation not in _ACTIVATIONS:
+            raise ValueError(f"SARL: unknown activation '{activation}'. {did_you_mean(activation, _ACTIVATIONS)}")
+        self.levels = tuple(levels)
+        self.top_down = top_down
+        self.fim, self.fem, self.scale = nn.ModuleDict(), nn.ModuleDict(), nn.ParameterDict()
+        for index, (name, count) in enumerate(zip(levels, channels, strict=True)):
+            self.fim[name] = FIM(
+                count,
+                channels[min(index + 1, len(channels) - 1)],
+                norm=norm,
+                activation=activation,
+                use_channel=use_channel,
+                use_spatial=use_spatial,
+            )
+            self.fem[name] = FEM(count, norm=norm, activation=activation)
+            self.scale[name] = nn.Parameter(torch.zeros(count, 1, 1))
+
+    def output_shape(self, input_shape: dict[str, ShapeSpec]) -> dict[str, ShapeSpec]:
+        """Names, channels and strides of the output: those of the input."""
+        return input_shape
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the features with the levels relayed; the input dict is not modified.
+
+        Raises:
+            KeyError: a level is missing; says which exist.
+        """
+        for name in self.levels:
+            if name not in features:
+                raise KeyError(f"SARL: no level '{name}'. {did_you_mean(name, features)}")
+        result = dict(features)
+        high = features[self.levels[-1]]
+        for name in reversed(self.levels):
+            weighted, aligned = self.fim[name](features[name], high)
+            result[name] = features[name] + self.scale[name] * self.fem[name](weighted, aligned)
+            high = result[name] if self.top_down else features[name]
+        return result

@@ -1,0 +1,183 @@
+"""DetectoRS: ResNet with switchable convolutions, and the recursive pyramid (SPEC §9)."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.modeling.backbone import FPN, BasicStem, ResNet
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+
+from d2tiny.modeling.backbone import ASPP, RFP, DetectoRSResNet
+
+LEVELS = ["res2", "res3", "res4", "res5"]
+
+
+def resnet(depth=18, norm="BN", **settings):
+    return DetectoRSResNet(depth=depth, norm=norm, freeze_at=settings.pop("freeze_at", 0), **settings)
+
+
+def plain(depth=18, norm="BN"):
+    return ResNet(BasicStem(norm=norm), ResNet.make_default_stages(depth, norm=norm), out_features=LEVELS)
+
+
+def rfp(share=False, steps=2):
+    torch.manual_seed(0)
+    first = resnet(feedback_channels=16 if share else 0)
+    second = None if share else resnet(prefix="rfp_", feedback_channels=16)
+    return RFP(fpn=FPN(first, LEVELS, 16, top_block=LastLevelMaxPool()), second=second, steps=steps)
+
+
+def one_backbone(model):
+    """The weights of the first look alone."""
+    return {k: v for k, v in model.state_dict().items() if not k.startswith("second.")}
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_starts_as_the_plain_resnet(depth):
+    torch.manual_seed(0)
+    ours, theirs = resnet(depth).eval(), plain(depth).eval()
+    weights = {k: v for k, v in ours.state_dict().items() if k in theirs.state_dict()}
+    assert not theirs.load_state_dict(weights, strict=False).missing_keys
+    image = torch.randn(1, 3, 64, 96)
+    for name, wanted in theirs(image).items():
+        torch.testing.assert_close(ours(image)[name], wanted, rtol=1e-3, atol=1e-4)
+    assert ours.output_shape() == theirs.output_shape()
+
+
+def test_which_stages_switch():
+    kinds = {name: type(module).__name__ for name, module in resnet(50).named_modules() if name.endswith(".conv2")}
+    assert {kind for name, kind in kinds.items() if name.startswith("res2")} == {"ConvAWS2d"}
+    assert {kind for name, kind in kinds.items() if not name.startswith("res2")} == {"SAConv2d"}
+    with pytest.raises(ValueError, match="4 stages"):
+        resnet(sac=[True])
+
+
+def test_frozen_stages_are_not_trained():
+    trained = {n for n, p in resnet(50, "FrozenBN", freeze_at=2).named_parameters() if p.requires_grad}
+    assert trained
+    assert not [n for n in trained if n.startswith(("stem", "res2"))]
+
+
+def test_equal_backbones_give_the_fpn():
+    """Feedback starts at zero and the gate at one half: both looks are the same, and so is their mean."""
+    model = rfp().eval()
+    model.load_state_dict(one_backbone(model), strict=False)  # fills the second backbone
+    image = torch.randn(2, 3, 64, 96)
+    once = model.fpn(model.bottom_up(image))
+    for name, level in model(image).items():
+        torch.testing.assert_close(level, once[name], rtol=1e-4, atol=1e-5)
+    assert {n: (s.channels, s.stride) for n, s in model.output_shape().items()} == {
+        f"p{i}": (16, 2**i) for i in range(2, 7)
+    }
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_feedback_matters_from_res3_on(share):
+    model = rfp(share).eval()
+    later = model.bottom_up if share else model.second
+    image, feedback = (
+        torch.randn(1, 3, 64, 64),
+        {n: torch.randn(1, 16, 64 >> i, 64 >> i) for i, n in enumerate(LEVELS, 2)},
+    )
+    before = later(image, feedback)
+    for entrance in later.feedback.values():
+        torch.nn.init.normal_(entrance.weight, std=0.1)
+    after = later(image, feedback)
+    assert torch.equal(before["res2"], after["res2"])
+    for name in LEVELS[1:]:
+        assert not torch.equal(before[name], after[name])
+    assert set(later.feedback) == set(LEVELS[1:])
+
+
+def test_gradients_reach_both_backbones_and_the_feedback():
+    model = rfp()
+    for entrance in model.second.feedback.values():
+        torch.nn.init.normal_(entrance.weight, std=0.1)
+    sum(level.square().mean() for level in model(torch.randn(2, 3, 64, 64)).values()).backward()
+    missing = [n for n, p in model.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
+    # at the start the switch is 1, so nothing comes from the larger dilation yet
+    assert not [n for n in missing if not n.endswith("weight_diff") and "offset_large" not in n]
+
+
+def test_evaluation_is_deterministic_and_steps_count():
+    model = rfp(steps=3).eval()
+    image = torch.randn(1, 3, 64, 64)
+    assert torch.equal(model(image)["p2"], model(image)["p2"])
+    model.steps = 1
+    once = model.fpn(model.bottom_up(image))
+    assert torch.equal(model(image)["p3"], once["p3"])
+
+
+def msra_names(state):
+    """Detectron's old names of a plain ResNet, as its pickles have them."""
+
+    def old(name):
+        name = name.replace("stem.conv1.norm.", "res_conv1_bn_").replace("stem.conv1.", "conv1_")
+        for new, branch in (
+            ("shortcut", "branch1"),
+            ("conv1", "branch2a"),
+            ("conv2", "branch2b"),
+            ("conv3", "branch2c"),
+        ):
+            name = name.replace(f".{new}.norm.", f"_{branch}_bn_").replace(f".{new}.", f"_{branch}_")
+        return name.replace(".", "_").replace("_weight", "_w" if "bn" not in name else "_s").replace("_bias", "_b")
+
+    return {old(k): v.numpy() for k, v in state.items() if "running" not in k and "num_batches" not in k}
+
+
+@pytest.mark.parametrize("style", ["torchvision", "msra"])
+def test_imagenet_weights_fill_both_backbones(tmp_path, style):
+    """Made-up weights in the formats of Detectron2's two ResNet-50 pickles, through its own checkpointer."""
+    torch.manual_seed(1)
+    source = plain(50, "FrozenBN")
+    state = {k: torch.rand_like(v) if "norm" in k else v for k, v in source.state_dict().items()}
+    path = tmp_path / "R-50.pkl"
+    if style == "msra":
+        content = msra_names(state)
+    else:
+        content = {
+            "model": {k: v.numpy() for k, v in state.items()},
+            "__author__": "torchvision",
+            "matching_heuristics": True,
+        }
+    path.write_bytes(pickle.dumps(content))
+    fpn = FPN(resnet(50, "FrozenBN"), LEVELS, 16)
+    model = torch.nn.ModuleDict(
+        {"backbone": RFP(fpn=fpn, second=resnet(50, "FrozenBN", prefix="rfp_", feedback_channels=16))}
+    )
+    DetectionCheckpointer(model).load(str(path))
+    rfp_model = model["backbone"]
+    for looks, prefix in ((rfp_model.bottom_up, ""), (rfp_model.second, "rfp_")):
+        for layer in ("stem.conv1", "res2.0.conv1", "res3.0.conv2", "res4.5.conv3", "res5.0.shortcut"):
+            conv = looks.get_submodule(prefix + layer)
+            assert float((conv.effective_weight().detach() - state[f"{layer}.weight"]).abs().max()) < 1e-5, (
+                prefix,
+                layer,
+            )
+            assert torch.equal(conv.norm.bias, state[f"{layer}.norm.bias"])
+
+
+def test_a_resumed_checkpoint_keeps_the_second_backbone():
+    model, other = rfp(), rfp()
+    with torch.no_grad():
+        for parameter in model.second.parameters():
+            parameter.add_(1)
+    assert not any(other.load_state_dict(model.state_dict()))
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_parts_that_do_not_fit_are_refused():
+    def fpn(backbone):
+        return FPN(backbone, LEVELS, 16)
+
+    with pytest.raises(ValueError, match="must be a DetectoRSResNet"):
+        RFP(fpn=fpn(plain()), second=resnet(prefix="rfp_", feedback_channels=16))
+    with pytest.raises(ValueError, match="feedback_channels=16"):
+        RFP(fpn=fpn(resnet()))
+    with pytest.raises(ValueError, match="a prefix"):
+        RFP(fpn=fpn(resnet()), second=resnet(feedback_channels=16))
+    with pytest.raises(ValueError, match="multiple of 4"):
+        ASPP(6)

@@ -1,0 +1,82 @@
+"""SARL: the relay between backbone and neck (SPEC §6)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from detectron2.layers import ShapeSpec
+
+from d2tiny.modeling.necks import FIM, SARL
+
+SIZES = {"res2": (8, 33, 40), "res3": (16, 17, 20), "res4": (32, 9, 10), "res5": (64, 1, 1)}
+
+
+def features(dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    return {n: torch.randn(2, *shape, generator=generator).to(dtype).requires_grad_() for n, shape in SIZES.items()}
+
+
+def sarl(**settings):
+    torch.manual_seed(0)
+    settings = {"channels": [8, 16, 32, 64], "norm": "BN", **settings}
+    return SARL(**settings)
+
+
+def awake(module):
+    with torch.no_grad():
+        for scale in module.scale.values():
+            scale.fill_(0.5)
+    return module
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_identity_at_the_start(training):
+    given = {**features(), "stem": torch.zeros(1)}
+    out = sarl().train(training)(given)
+    assert all(torch.equal(out[name], given[name]) for name in given)
+    shapes = {"res2": ShapeSpec(channels=8, stride=4)}
+    assert sarl().output_shape(shapes) is shapes
+
+
+def test_gradient_reaches_the_level_above():
+    given = features()
+    awake(sarl())(given)["res2"].sum().backward()
+    assert all(bool(f.grad.abs().sum() > 0) for f in given.values())
+    given = features()
+    awake(sarl(top_down=False))(given)["res2"].sum().backward()
+    assert given["res3"].grad is not None and given["res4"].grad is None
+
+
+def test_attention_is_between_0_and_1():
+    fim = FIM(8, 16, norm="BN", activation="silu")
+    aligned = torch.randn(2, 8, 5, 7) * 3
+    channel, spatial = fim.attention(aligned)
+    assert channel.shape == (2, 8, 1, 1) and spatial.shape == (2, 1, 5, 7)
+    for weight in (channel, spatial):
+        assert float(weight.min()) > 0 and float(weight.max()) < 1
+
+
+@pytest.mark.parametrize(("off", "left"), [("use_channel", "spatial"), ("use_spatial", "channel")])
+def test_parts_can_be_left_out(off, left):
+    module = sarl(**{off: False})
+    names = {n.split(".")[2] for n, _ in module.named_parameters() if n.startswith("fim")}
+    assert names == {"align", left}
+    assert sum(p.numel() for p in module.parameters()) < sum(p.numel() for p in sarl().parameters())
+    assert torch.isfinite(awake(module)(features())["res2"]).all()
+
+
+def test_by_hand():
+    """One level, attention parts off: U = relu(norm(1×1 C)), out = C + γ · FEM(C, U)."""
+    module = awake(sarl(channels=[4], levels=["res5"], use_channel=False, use_spatial=False)).eval()
+    x = torch.randn(1, 4, 3, 3)
+    aligned = module.fim["res5"].align(x)
+    torch.testing.assert_close(module({"res5": x})["res5"], x + 0.5 * module.fem["res5"](x, aligned))
+
+
+def test_mistakes():
+    with pytest.raises(KeyError, match="res3"):
+        sarl()({"res2": torch.zeros(1)})
+    with pytest.raises(ValueError, match="4 levels"):
+        SARL(channels=[8])
+    with pytest.raises(ValueError, match="Did you mean 'silu'"):
+        sarl(activation="sillu")
