@@ -35,7 +35,7 @@ ALLOWED = {
     "modeling.losses": _OPS,
     "modeling.backbone": {"utils", "layers"},
     "modeling.necks": _OPS | {"layers"},
-    "modeling.build": _OPS | {"modeling.assigners", "modeling.losses", "modeling.necks"},
+    "modeling.build": _OPS | {"modeling.backbone", "modeling.assigners", "modeling.losses", "modeling.necks"},
     "modeling.proposal_generator": _HEADS,
     "modeling.roi_heads": _HEADS,
     "modeling.meta_arch": _MODELING,

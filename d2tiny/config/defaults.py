@@ -17,8 +17,8 @@ def read_key(cfg: CfgNode, key: str) -> object:
 def add_d2tiny_config(cfg: CfgNode) -> None:
     """Add d2tiny's keys with their defaults to a Detectron2 config, in place.
 
-    The registry entries ``TinyRPN``, ``TinyStandardROIHeads``, ``RFAnchorGenerator`` and
-    ``build_resnet_efpnbs_backbone`` read them; ``D2TINY`` is read by ``LazyModel``.
+    The registry entries ``TinyRPN``, ``TinyStandardROIHeads``, ``TinyCascadeROIHeads``, ``RFAnchorGenerator`` and the
+    ``build_*_backbone`` of d2tiny read them; ``D2TINY`` is read by ``LazyModel``.
     """
     cfg.D2TINY = CfgNode()
     # Name in the model zoo or path of a lazy config; META_ARCHITECTURE must be LazyModel.
@@ -67,3 +67,20 @@ def add_d2tiny_config(cfg: CfgNode) -> None:
     cfg.MODEL.EFPNBS.MID_CHANNELS = 64
     cfg.MODEL.EFPNBS.GATE_CHANNELS = 1
     cfg.MODEL.EFPNBS.RESIDUAL = False
+
+    # TinyCascadeROIHeads: factors on the losses of the stages; Detectron2's own way is to scale gradients instead.
+    cfg.MODEL.ROI_BOX_CASCADE_HEAD.STAGE_LOSS_WEIGHTS = (1.0, 0.5, 0.25)
+    cfg.MODEL.ROI_BOX_CASCADE_HEAD.SCALE_GRADIENT = False
+
+    # build_detectors_{rfp,efpnbs}_backbone: stages with switchable convolutions, looks at the image, one backbone.
+    cfg.MODEL.DETECTORS = CfgNode()
+    cfg.MODEL.DETECTORS.SAC = (False, True, True, True)
+    cfg.MODEL.DETECTORS.RFP_STEPS = 2
+    cfg.MODEL.DETECTORS.SHARE_BACKBONE = False
+
+    # build_resnet_sarl_fpn_backbone.
+    cfg.MODEL.SARL = CfgNode()
+    cfg.MODEL.SARL.NORM = "GN"
+    cfg.MODEL.SARL.USE_CHANNEL = True
+    cfg.MODEL.SARL.USE_SPATIAL = True
+    cfg.MODEL.SARL.TOP_DOWN = True

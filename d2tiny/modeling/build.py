@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling.backbone import BACKBONE_REGISTRY
-from detectron2.modeling.backbone.fpn import build_resnet_fpn_backbone
+from detectron2.modeling.backbone import BACKBONE_REGISTRY, FPN, Backbone, build_resnet_backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool, build_resnet_fpn_backbone
 
 from d2tiny.modeling.assigners import Assigner, HLAAssigner, MaxIoUAssigner, RKAAssigner
+from d2tiny.modeling.backbone import RFP, DetectoRSResNet
 from d2tiny.modeling.losses import BoxLoss, DCLoss, IoULoss, NWDLoss, SALoss, SmoothL1Loss
 from d2tiny.modeling.losses.iou import IOU_LOSSES
-from d2tiny.modeling.necks import EFPNBS, NeckedBackbone
+from d2tiny.modeling.necks import EFPNBS, SARL, NeckedBackbone
 from d2tiny.utils.errors import ConfigError, did_you_mean
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
 
-__all__ = ["build_box_loss", "build_resnet_efpnbs_backbone", "build_rpn_assigner"]
+__all__ = [
+    "build_box_loss",
+    "build_detectors_efpnbs_backbone",
+    "build_detectors_rfp_backbone",
+    "build_resnet_efpnbs_backbone",
+    "build_resnet_sarl_fpn_backbone",
+    "build_rpn_assigner",
+]
 
 _BOX_LOSSES = ("smooth_l1", *IOU_LOSSES, "dcloss", "sal", "nwd")
 
@@ -75,9 +83,7 @@ def build_box_loss(cfg: CfgNode, kind: str, beta: float, key: str) -> BoxLoss:
     raise ConfigError(f"{key}: unknown box loss '{kind}'. {did_you_mean(kind, _BOX_LOSSES)}")
 
 
-@BACKBONE_REGISTRY.register()
-def build_resnet_efpnbs_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> NeckedBackbone:
-    """Build ``MODEL.RESNETS`` + ``MODEL.FPN`` + ``MODEL.EFPNBS``; the pyramid is p2..p6 as from FPN alone."""
+def _with_efpnbs(cfg: CfgNode, backbone: Backbone) -> NeckedBackbone:
     node = cfg.MODEL.EFPNBS
     neck = EFPNBS(
         channels=cfg.MODEL.FPN.OUT_CHANNELS,
@@ -88,4 +94,64 @@ def build_resnet_efpnbs_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Necked
         gate_channels=node.GATE_CHANNELS,
         residual=node.RESIDUAL,
     )
-    return NeckedBackbone(backbone=build_resnet_fpn_backbone(cfg, input_shape), neck=neck)
+    return NeckedBackbone(backbone=backbone, neck=neck)
+
+
+@BACKBONE_REGISTRY.register()
+def build_resnet_efpnbs_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> NeckedBackbone:
+    """Build ``MODEL.RESNETS`` + ``MODEL.FPN`` + ``MODEL.EFPNBS``; the pyramid is p2..p6 as from FPN alone."""
+    return _with_efpnbs(cfg, build_resnet_fpn_backbone(cfg, input_shape))
+
+
+def _fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:
+    fpn = cfg.MODEL.FPN
+    return FPN(
+        bottom_up=bottom_up,
+        in_features=fpn.IN_FEATURES,
+        out_channels=fpn.OUT_CHANNELS,
+        norm=fpn.NORM,
+        top_block=LastLevelMaxPool(),
+        fuse_type=fpn.FUSE_TYPE,
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_resnet_sarl_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """Build ``MODEL.RESNETS`` + ``MODEL.SARL`` + ``MODEL.FPN``."""
+    resnet, node, levels = build_resnet_backbone(cfg, input_shape), cfg.MODEL.SARL, list(cfg.MODEL.FPN.IN_FEATURES)
+    relay = SARL(
+        channels=[resnet.output_shape()[name].channels for name in levels],
+        levels=levels,
+        norm=node.NORM,
+        use_channel=node.USE_CHANNEL,
+        use_spatial=node.USE_SPATIAL,
+        top_down=node.TOP_DOWN,
+    )
+    return _fpn(cfg, NeckedBackbone(backbone=resnet, neck=relay))
+
+
+@BACKBONE_REGISTRY.register()
+def build_detectors_rfp_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> RFP:
+    """Build the ResNets of DetectoRS (``MODEL.RESNETS``, ``MODEL.DETECTORS``) and the recursive ``MODEL.FPN``."""
+    node, width, share = cfg.MODEL.DETECTORS, cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.DETECTORS.SHARE_BACKBONE
+
+    def resnet(feedback_channels: int, prefix: str) -> DetectoRSResNet:
+        return DetectoRSResNet(
+            depth=cfg.MODEL.RESNETS.DEPTH,
+            norm=cfg.MODEL.RESNETS.NORM,
+            sac=node.SAC,
+            feedback_channels=feedback_channels,
+            out_features=cfg.MODEL.RESNETS.OUT_FEATURES,
+            freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+            stride_in_1x1=cfg.MODEL.RESNETS.STRIDE_IN_1X1,
+            prefix=prefix,
+        )
+
+    first = resnet(width if share else 0, "")
+    return RFP(fpn=_fpn(cfg, first), second=None if share else resnet(width, "rfp_"), steps=node.RFP_STEPS)
+
+
+@BACKBONE_REGISTRY.register()
+def build_detectors_efpnbs_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> NeckedBackbone:
+    """Build the backbone of DetectoRS with ``MODEL.EFPNBS`` behind it."""
+    return _with_efpnbs(cfg, build_detectors_rfp_backbone(cfg, input_shape))

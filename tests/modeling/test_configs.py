@@ -121,16 +121,18 @@ def test_yaml_config(name):
     assert DefaultPredictor(cfg)(np.zeros((61, 83, 3), dtype=np.uint8))["instances"].image_size == (61, 83)
 
 
-def test_yaml_and_lazy_twin_are_the_same_network():
+@pytest.mark.parametrize("name", YAML)
+def test_yaml_and_lazy_twin_are_the_same_network(name):
     """Names and shapes of all weights of the native YAML and of the lazy config."""
-    lazy = instantiate(load_config("aitod/faster_rcnn_r50_efpnbs_rfla_dcloss_1x").model)
-    yaml = build_model(model_zoo.get_cfg(YAML[0], device="cpu"))
+    twin = name.removeprefix("yaml/").replace(".yaml", "_1x")
+    lazy = instantiate(load_config(f"aitod/{twin}").model)
+    yaml = build_model(model_zoo.get_cfg(name, device="cpu"))
     shapes = [{k: tuple(v.shape) for k, v in m.state_dict().items()} for m in (lazy, yaml)]
     assert shapes[0] == shapes[1]
 
 
 def test_yaml_under_our_trainer_means_the_same_run():
-    path = configs_root() / YAML[0]
+    path = configs_root() / "yaml/faster_rcnn_r50_efpnbs_rfla_dcloss.yaml"
     cfg = lazy_from_yacs(path, ["SOLVER.MAX_ITER=84108", "train.device=cpu"])
     twin = load_config("aitod/faster_rcnn_r50_efpnbs_rfla_dcloss_1x")
     for key in ("lr", "momentum", "weight_decay"):
