@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from numba import njit
 from torch import Tensor
 from torchvision.ops import nms
 
 from d2tiny.ops.boxes import xyxy_to_cxcywh
-from d2tiny.ops.gaussian import wasserstein2
+from d2tiny.ops.gaussian import EPS
 
 __all__ = ["batched_nms", "nwd_nms"]
 
@@ -59,17 +61,23 @@ def nwd_nms(boxes: Tensor, scores: Tensor, threshold: float, constant: float = 1
         Indices of the kept boxes by falling score; equal scores keep their input order.
     """
     order = scores.argsort(descending=True, stable=True)
-    centred = xyxy_to_cxcywh(boxes[order].float())
     # NWD > t means W₂ < −C·ln t, so squared distances are compared: no exponential, no root.
     limit = (constant * math.log(threshold)) ** 2
-    alive = torch.ones(len(order), dtype=torch.bool, device=boxes.device)
-    kept = []
-    for i in range(len(order)):
-        if not alive[i]:
+    # One by one in falling order is a matter of milliseconds on the processor, wherever the boxes are.
+    kept = _suppress(xyxy_to_cxcywh(boxes[order].double()).cpu().numpy(), limit)
+    return order[torch.from_numpy(kept).to(order.device)]
+
+
+@njit(cache=True)
+def _suppress(boxes: np.ndarray, limit: float) -> np.ndarray:
+    """Which of (N, 4) centre, width, height, best first, are at least √limit from every better kept one."""
+    keep = np.ones(len(boxes), np.bool_)
+    for i in range(len(boxes)):
+        if not keep[i]:
             continue
-        kept.append(i)
-        rest = centred[i + 1 :]
-        box = centred[i]
-        far = wasserstein2(rest[:, 0] - box[0], rest[:, 1] - box[1], rest[:, 2], rest[:, 3], box[2], box[3])
-        alive[i + 1 :] &= far >= limit
-    return order[torch.tensor(kept, dtype=torch.int64, device=boxes.device)]
+        for j in range(i + 1, len(boxes)):
+            dx, dy = boxes[i, 0] - boxes[j, 0], boxes[i, 1] - boxes[j, 1]
+            dw, dh = boxes[i, 2] - boxes[j, 2], boxes[i, 3] - boxes[j, 3]
+            if (dw * dw + dh * dh) / 4 + EPS + (dx * dx + dy * dy) < limit:
+                keep[j] = False
+    return keep
