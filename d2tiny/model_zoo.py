@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from d2tiny.config.defaults import add_d2tiny_config, read_key
 from d2tiny.config.lazy import config_names, find_config, load_config
 from d2tiny.config.native import is_yacs, merge_yacs
-from d2tiny.modeling.meta_arch.lazy import SHARED_KEYS
+from d2tiny.modeling.meta_arch.lazy import SHARED_KEYS, shared_path
 from d2tiny.utils.env import resolve_device
 from d2tiny.utils.errors import ConfigError
 
@@ -76,11 +76,11 @@ def _point_at_lazy(cfg: CfgNode, path: str, overrides: list[str]) -> None:
     cfg.MODEL.META_ARCHITECTURE = "LazyModel"
     cfg.D2TINY.LAZY_CONFIG = path
     cfg.D2TINY.LAZY_OVERRIDES = overrides
-    for key, source in SHARED_KEYS.items():
-        value = OmegaConf.select(lazy, source)
-        if value is not None:
+    for key in SHARED_KEYS:
+        source = shared_path(lazy, key)
+        if source is not None:
             number: Any = type(read_key(cfg, key))
-            cfg.merge_from_list([key, number(value)])
+            cfg.merge_from_list([key, number(OmegaConf.select(lazy, source))])
     cfg.INPUT.FORMAT = lazy.dataloader.test.mapper.image_format
     # 0 keeps an image at its native size; tests resize only where the config's mapper does.
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 0, 100_000

@@ -4,7 +4,7 @@ from detectron2.config import LazyCall as L
 
 from d2tiny.modeling.assigners import HLAAssigner, MaxIoUAssigner, RKAAssigner
 from d2tiny.modeling.backbone import RFP, DetectoRSResNet
-from d2tiny.modeling.losses import DCLoss, NWDLoss
+from d2tiny.modeling.losses import DCLoss, IoULoss, NWDLoss
 from d2tiny.modeling.necks import EFPNBS, SARL, NeckedBackbone
 from d2tiny.modeling.priors import RFAnchorGenerator
 
@@ -30,6 +30,20 @@ def rfla(model):
         strides=[4, 8, 16, 32, 64], fraction=0.5, aspect_ratios=[0.5, 1.0, 2.0], offset=0.0
     )
     rpn.assigner = L(HLAAssigner)(metric="kld", topk=(3, 1), ratio=0.9)
+
+
+def rfla_dense(model):
+    """RFLA in a dense head: its anchors are receptive fields, its points lie in the middle of them (SPEC §1.2)."""
+    head = model.head
+    strides, anchors = head.anchor_generator.strides, list(head.anchor_generator.aspect_ratios)
+    fields = L(RFAnchorGenerator)(
+        strides=strides, fraction=0.5, aspect_ratios=anchors, offset=head.anchor_generator.offset
+    )
+    head.assigner = L(HLAAssigner)(metric="kld", topk=(3, 1), ratio=0.9)
+    if "FCOSHead" in str(head.net._target_):
+        head.assign_generator = fields
+    else:
+        head.anchor_generator, head.box_loss = fields, L(IoULoss)(kind="diou")
 
 
 def efpnbs(model, **settings):

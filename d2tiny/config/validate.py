@@ -105,17 +105,18 @@ def _check_train(cfg: DictConfig) -> list[str]:
 
 
 def _check_levels(cfg: DictConfig) -> list[str]:
-    rpn = _select(cfg, "model.proposal_generator")
-    if rpn is None or "anchor_generator" not in rpn:
+    key = "model.proposal_generator" if "proposal_generator" in cfg.model else "model.head"
+    node = _select(cfg, key)
+    if node is None or "anchor_generator" not in node:
         return []
-    names, strides = list(rpn.in_features), list(rpn.anchor_generator.strides)
-    key = "model.proposal_generator"
+    names = list(node.in_features if "in_features" in node else cfg.model.in_features)
+    strides = list(node.anchor_generator.strides)
     if len(names) != len(strides):
         return [
             f"{key}.in_features has {len(names)} levels {names} but {key}.anchor_generator.strides has "
             f"{len(strides)}: {strides}."
         ]
-    problems = _check_anchor_count(rpn)
+    problems = _check_anchor_count(key, node)
     return problems + [
         f"{key}.anchor_generator.strides: level '{name}' has stride {2 ** int(match[1])}, not {stride}."
         for name, stride in zip(names, strides, strict=True)
@@ -123,9 +124,10 @@ def _check_levels(cfg: DictConfig) -> list[str]:
     ]
 
 
-def _check_anchor_count(rpn: DictConfig) -> list[str]:
+def _check_anchor_count(key: str, node: DictConfig) -> list[str]:
     """Anchors of a cell, as the generator's arguments say, against the head's ``num_anchors``."""
-    generator, head = rpn.anchor_generator, rpn.get("head", {})
+    part = "net" if "net" in node else "head"
+    generator, head = node.anchor_generator, node.get(part, {})
     if "aspect_ratios" not in generator or "num_anchors" not in head:
         return []
 
@@ -136,9 +138,7 @@ def _check_anchor_count(rpn: DictConfig) -> list[str]:
     count = first(generator.aspect_ratios) * (first(generator.sizes) if "sizes" in generator else 1)
     if count == head.num_anchors:
         return []
-    return [
-        f"model.proposal_generator.head.num_anchors={head.num_anchors} but the anchor generator makes {count} a cell."
-    ]
+    return [f"{key}.{part}.num_anchors={head.num_anchors} but the anchor generator makes {count} a cell."]
 
 
 def _check_channels(cfg: DictConfig) -> list[str]:
@@ -151,12 +151,13 @@ def _check_channels(cfg: DictConfig) -> list[str]:
         node, key = (node[inner], f"{key}.{inner}") if inner else (None, key)
     if node is None:
         return []
-    heads = _select(cfg, "model.roi_heads.box_heads") or []
+    heads, inputs = _select(cfg, "model.roi_heads.box_heads") or [], _select(cfg, "model.head.net.input_shape") or []
     users = (
         *around,
         "model.proposal_generator.head.in_channels",
         "model.roi_heads.box_head.input_shape.channels",
         *(f"model.roi_heads.box_heads.{i}.input_shape.channels" for i in range(len(heads))),
+        *(f"model.head.net.input_shape.{i}.channels" for i in range(len(inputs))),
     )
     return [
         f"{user}={value} but the pyramid has {node.out_channels} channels."
@@ -169,13 +170,17 @@ def _num_classes(cfg: DictConfig) -> int | None:
     """Classes of a lazy model, or of the YAML inside a native one."""
     if (text := _select(cfg, "model.yaml")) is not None:
         return int(CfgNode.load_cfg(text).MODEL.ROI_HEADS.NUM_CLASSES) if text else None
-    return _select(cfg, "model.roi_heads.num_classes")
+    return _select(cfg, f"{_class_owner(cfg)}.num_classes")
+
+
+def _class_owner(cfg: DictConfig) -> str:
+    return "model.roi_heads" if "roi_heads" in cfg.model else "model.head"
 
 
 def _check_datasets(cfg: DictConfig, splits: Sequence[str]) -> list[str]:
     problems = []
     num_classes = _num_classes(cfg)
-    key_classes = "MODEL.ROI_HEADS.NUM_CLASSES" if "yaml" in cfg.model else "model.roi_heads.num_classes"
+    key_classes = "MODEL.ROI_HEADS.NUM_CLASSES" if "yaml" in cfg.model else f"{_class_owner(cfg)}.num_classes"
     first: tuple[str, list[str]] | None = None
     for split in splits:
         key = f"dataloader.{split}.dataset.names"

@@ -37,7 +37,9 @@ def narrow(cfg):
         if "second" in node:
             node.second.update(depth=18, norm="BN", freeze_at=0, feedback_channels=width)
         node = node.get("backbone", node.get("fpn"))
-    node.out_channels = model.proposal_generator.head.in_channels = width
+    node.out_channels = width
+    if "in_channels" in node.top_block:
+        node.top_block.in_channels = node.top_block.out_channels = width
     bottom_up = node.bottom_up
     if "neck" in bottom_up:
         bottom_up.neck.channels = [64, 128, 256, 512]
@@ -50,6 +52,12 @@ def narrow(cfg):
         bottom_up.stages.depth = 18
     else:
         bottom_up.update(depth=18, norm="BN")
+    if "roi_heads" not in model:
+        model.head.net.conv_dims = [2 * width]  # GN has 32 groups, and P7 of a small image has one place
+        for shape in model.head.net.input_shape:
+            shape.channels = width
+        return cfg
+    model.proposal_generator.head.in_channels = width
     heads = model.roi_heads
     for head in heads.get("box_heads", [heads.get("box_head")]):
         head.input_shape.channels, head.fc_dims = width, [64, 64]

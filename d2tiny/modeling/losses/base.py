@@ -95,6 +95,7 @@ def regression_loss(
     targets: Tensor,
     *,
     avg_factor: float | Tensor,
+    weight: Tensor | None = None,
     groups: Tensor | None = None,
 ) -> Tensor:
     """Hand a loss what it wants: encoded deltas or decoded boxes.
@@ -106,6 +107,7 @@ def regression_loss(
         priors: (P, 4) XYXY anchors or proposals.
         targets: (P, 4) XYXY matched objects.
         avg_factor: divisor.
+        weight: (P,) factors.
         groups: (P,) int64, image of each positive.
 
     Returns:
@@ -113,9 +115,11 @@ def regression_loss(
     """
     deltas = upcast(deltas)
     if box_loss.space == "delta":
-        return box_loss(deltas, coder.get_deltas(priors, targets), avg_factor=avg_factor, groups=groups)
-    loss = box_loss(coder.apply_deltas(deltas, priors), targets, avg_factor=avg_factor, groups=groups)
+        wanted = coder.get_deltas(priors, targets)
+        return box_loss(deltas, wanted, weight=weight, avg_factor=avg_factor, groups=groups)
+    decoded = coder.apply_deltas(deltas, priors)
+    loss = box_loss(decoded, targets, weight=weight, avg_factor=avg_factor, groups=groups)
     if box_loss.l1_weight:
         error = (deltas - coder.get_deltas(priors, targets)).abs().mean(dim=1)
-        loss = loss + box_loss.l1_weight * reduce_loss(error, None, avg_factor)
+        loss = loss + box_loss.l1_weight * reduce_loss(error, weight, avg_factor)
     return loss

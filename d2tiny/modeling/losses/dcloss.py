@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from d2tiny.modeling.losses.base import BoxLoss
+from d2tiny.utils.distributed import several_ranks
 from d2tiny.utils.registry import BOX_LOSS_REGISTRY
 
 __all__ = ["DCLoss", "dc_loss", "dc_loss_slope"]
@@ -137,7 +138,7 @@ class DCLoss(BoxLoss):
             (error.median() if error.numel() else error.new_zeros(()), error.new_tensor(float(error.numel() > 0)))
         )
         total[0] *= total[1]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if several_ranks():
             torch.distributed.all_reduce(total)
         if total[1] > 0:
             mean = total[0] / total[1]

@@ -11,21 +11,35 @@ from d2tiny.config.defaults import read_key
 from d2tiny.config.lazy import load_config
 from d2tiny.utils.errors import ConfigError
 
-__all__ = ["SHARED_KEYS", "LazyModel"]
+__all__ = ["SHARED_KEYS", "LazyModel", "shared_path"]
 
-# Test-time settings that applications edit in a CfgNode, and where the lazy config keeps them.
+# Test-time settings that applications edit in a CfgNode, and where lazy configs keep them: in the box predictor (of a
+# cascade the last one), or in the dense head.
 SHARED_KEYS = {
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": "model.roi_heads.box_predictor.test_score_thresh",
-    "MODEL.ROI_HEADS.NMS_THRESH_TEST": "model.roi_heads.box_predictor.test_nms_thresh",
-    "TEST.DETECTIONS_PER_IMAGE": "model.roi_heads.box_predictor.test_topk_per_image",
-    "MODEL.ROI_HEADS.NUM_CLASSES": "model.roi_heads.num_classes",
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": ("test_score_thresh", "score_thresh"),
+    "MODEL.ROI_HEADS.NMS_THRESH_TEST": ("test_nms_thresh", "nms_thresh"),
+    "TEST.DETECTIONS_PER_IMAGE": ("test_topk_per_image", "max_detections"),
+    "MODEL.ROI_HEADS.NUM_CLASSES": ("num_classes", "num_classes"),
 }
+
+
+def shared_path(lazy: DictConfig, key: str) -> str | None:
+    """Return the lazy config's path of a key of :data:`SHARED_KEYS`; None where the model has no such setting."""
+    in_predictor, in_head = SHARED_KEYS[key]
+    stages = OmegaConf.select(lazy, "model.roi_heads.box_predictors")
+    predictor = "box_predictor" if stages is None else f"box_predictors.{len(stages) - 1}"
+    roi = "model.roi_heads" if in_predictor == "num_classes" else f"model.roi_heads.{predictor}"
+    for path in (f"{roi}.{in_predictor}", f"model.head.{in_head}"):
+        if OmegaConf.select(lazy, path) is not None:
+            return path
+    return None
 
 
 def shared_overrides(cfg: CfgNode, lazy: DictConfig) -> None:
     """Copy :data:`SHARED_KEYS` from the CfgNode into the lazy config, where the latter has them."""
-    for key, path in SHARED_KEYS.items():
-        if OmegaConf.select(lazy, path) is not None:
+    for key in SHARED_KEYS:
+        path = shared_path(lazy, key)
+        if path is not None:
             OmegaConf.update(lazy, path, read_key(cfg, key))
 
 

@@ -1,0 +1,23 @@
+"""Numbers that all processes of a training must agree on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["mean_over_ranks", "several_ranks"]
+
+
+def several_ranks() -> bool:
+    """Whether this is one of several processes that train together."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+@torch.no_grad()
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """Return the mean of a tensor over all processes, without a gradient; every process must call it."""
+    if not several_ranks():
+        return value.detach()
+    total = value.detach().clone()
+    torch.distributed.all_reduce(total)
+    return total / torch.distributed.get_world_size()
