@@ -50,6 +50,7 @@ ALLOWED = {
     "engine": _ENGINE,
     "quickstart": _ENGINE | {"engine"},
     "coverage": _MODELING,
+    "zoo_table": _MODELING | {"model_zoo"},
     "cli": _ENGINE | {"engine", "quickstart"},
     "cli_data": _ENGINE | {"cli", "coverage"},
 }

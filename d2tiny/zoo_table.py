@@ -1,0 +1,133 @@
+"""MODEL_ZOO.md: every config with its cost, what was published for it, and what we measured.
+
+Costs are kept in ``results/zoo/cost.json`` (they take minutes), published numbers in ``results/zoo/published.json``,
+measured ones are all other records in ``results``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import instantiate
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from d2tiny import model_zoo
+from d2tiny.layers import SAConv2d
+
+__all__ = ["cost", "markdown"]
+
+logger = logging.getLogger(__name__)
+METRICS = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
+PROPOSALS = 1000
+SIDE = 800
+_HEAD = f"""# Model zoo
+
+Made by `python tools/make_model_zoo.py`; do not edit. Numbers are {" / ".join(METRICS)}.
+*Published* is what the named table says: a target, not a result of ours. *Measured* is ours, the mean over the named
+number of runs on `aerial_*` (see [results](results/README.md)); "not run" was never trained here. GMAC are
+multiply-adds of one image of {SIDE} px: backbone, neck, heads, and box heads for {PROPOSALS:,} proposals; deformable
+convolutions count as plain ones.
+"""
+_COLUMNS = ("config", "params M", "GMAC", "published", "table", "measured")
+
+
+@contextmanager
+def _without_offsets() -> Iterator[None]:
+    """Deformable convolutions as plain ones: torchvision cannot run them without data."""
+    original = SAConv2d._deform
+
+    def plain(self: SAConv2d, x: Tensor, offset: Tensor, weight: Tensor, factor: int) -> Tensor:
+        padding = tuple(factor * p for p in self.padding if not isinstance(p, str))
+        return F.conv2d(x, weight, self.bias, self.stride, padding, tuple(factor * d for d in self.dilation))
+
+    SAConv2d._deform = plain  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        SAConv2d._deform = original  # type: ignore[method-assign]
+
+
+def cost(name: str) -> dict[str, float]:
+    """Parameters in millions and multiply-adds in billions of a lazy config of the zoo; needs no data."""
+    cfg = model_zoo.get_config(name)
+    model = instantiate(cfg.model).eval()
+    parameters = sum(p.numel() for p in model.parameters())
+    model.to("meta")
+    counter = FlopCounterMode(display=False)
+    with _without_offsets(), torch.no_grad(), counter:
+        features = model.backbone(torch.zeros(1, 3, SIDE, SIDE, device="meta"))
+        if hasattr(model, "roi_heads"):
+            _two_stage(model, features)
+        else:
+            model.head([features[level] for level in cfg.model.in_features])
+    return {"params_m": round(parameters / 1e6, 2), "gmac": round(counter.get_total_flops() / 2e9, 1)}
+
+
+def _two_stage(model: Any, features: dict[str, Tensor]) -> None:
+    rpn, roi = model.proposal_generator, model.roi_heads
+    rpn.rpn_head([features[level] for level in rpn.in_features])
+    pooled = torch.zeros(PROPOSALS, features["p2"].shape[1], 7, 7, device="meta")
+    several = isinstance(roi.box_head, nn.ModuleList)
+    heads = zip(roi.box_head, roi.box_predictor, strict=True) if several else [(roi.box_head, roi.box_predictor)]
+    for head, predictor in heads:
+        predictor(head(pooled))
+
+
+def _numbers(metrics: Mapping[str, float | None]) -> str:
+    values = [metrics.get(key) for key in METRICS]
+    return " / ".join("–" if value is None else f"{value:.1f}" for value in values)
+
+
+def _measured(results: Path) -> dict[str, list[dict[str, float]]]:
+    """Metrics of all records of an unchanged config, and schedule, by zoo name."""
+    found: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for path in sorted(results.rglob("*_seed*.json")):
+        record = json.loads(path.read_text())
+        changed = [o for o in record.get("overrides", []) if o.startswith(("model.", "train.max_iter"))]
+        name = str(record.get("config", "")).removeprefix("configs/").removesuffix(".py")
+        if not changed and name:
+            found[name].append(record["metrics"])
+    return found
+
+
+def markdown(results: Path) -> str:
+    """The whole of MODEL_ZOO.md.
+
+    Args:
+        results: the folder ``results`` of the project.
+    """
+    costs = json.loads((results / "zoo" / "cost.json").read_text())
+    published = json.loads((results / "zoo" / "published.json").read_text())
+    measured = _measured(results)
+    names = [name for name in model_zoo.list_configs() if not name.endswith(".yaml")]
+    lines = [_HEAD]
+    for folder in dict.fromkeys(name.split("/")[0] for name in names):
+        lines += [
+            f"## {folder}",
+            "",
+            "| config | params M | GMAC | published | table | measured |",
+            "|---|---|---|---|---|---|",
+        ]
+        for name in (n for n in names if n.startswith(f"{folder}/")):
+            target, runs = published.get(name), measured.get(name, [])
+            ours = "not run"
+            if runs:
+                means = {m: statistics.mean(r[m] for r in runs) for m in METRICS if all(m in r for r in runs)}
+                ours = f"{_numbers(means)} ({len(runs)} runs)"
+            size = costs.get(name, {"params_m": "?", "gmac": "?"})
+            lines.append(
+                f"| [{name.split('/')[1]}](configs/{name}.py) | {size['params_m']} | {size['gmac']} | "
+                f"{_numbers(target['metrics']) if target else '–'} | {target['source'] if target else '–'} | {ours} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
