@@ -85,7 +85,7 @@ def train(row: Row, seed: int, work: Path, results: Path, overrides: list[str]) 
     output.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "tools/train_net.py", "--config-file", f"configs/quick/{row.config}.py", "--resume"]
     command += [f"train.output_dir='{output}'", f"train.seed={seed}", *row.overrides, *overrides]
-    with (output / "terminal.txt").open("w") as log:
+    with (output / "terminal.txt").open("a") as log:
         code = subprocess.run(
             command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"}
         ).returncode
@@ -129,19 +129,25 @@ def main() -> None:
     # Taken out first: a list such as --seeds would swallow the overrides behind it.
     overrides = [arg for arg in sys.argv[1:] if "=" in arg and not arg.startswith("-")]
     args = parser.parse_args([arg for arg in sys.argv[1:] if arg not in overrides])
+    names = [row.name for row in TABLES[args.table]]
+    if unknown := sorted(set(args.rows or ()) - set(names)):
+        parser.error(f"--rows: {unknown} not in {names}")
     rows = [row for row in TABLES[args.table] if not args.rows or row.name in args.rows]
     args.results = args.results or ROOT / "results" / args.table
     args.results.mkdir(parents=True, exist_ok=True)
+    failed = False
     if not args.table_only:
         with ThreadPoolExecutor(args.jobs) as pool:
             jobs = [
                 pool.submit(train, row, seed, args.work, args.results, overrides) for seed in args.seeds for row in rows
             ]
             for job in jobs:
+                failed |= "FAILED" in job.result()
                 print(job.result(), flush=True)
     text = table(TABLES[args.table], args.results)
     (args.results / "table.md").write_text(text + "\n")
     print(text)
+    sys.exit(int(failed))
 
 
 if __name__ == "__main__":

@@ -48,6 +48,11 @@ def add_d2tiny_config(cfg: CfgNode) -> None:
     cfg.MODEL.DCLOSS.MODE = "prose"
     cfg.MODEL.DCLOSS.LEARNABLE = "none"
 
+    # TinyRPN's NMS of proposals: iou or nwd (then MODEL.RPN.NMS_THRESH 0.85 is usual).
+    cfg.MODEL.RPN.NMS_METRIC = "iou"
+    # Match proposals in the second stage by NWD instead of IoU.
+    cfg.MODEL.ROI_HEADS.MATCH_BY_NWD = False
+
     # NWD and DotD: about the mean object size in px; BBOX_REG_LOSS_TYPE "nwd"; k of RKAAssigner.
     cfg.MODEL.NWD = CfgNode()
     cfg.MODEL.NWD.CONSTANT = 12.8

@@ -173,6 +173,8 @@ def _override(cfg: DictConfig, key: str, value: Any, *, add: bool) -> None:
                 for name, inner in value.items():
                     _override(cfg, f"{key}.{name}", inner, add=add)
                 return
+        elif isinstance(node, DictConfig) and "_target_" in node:
+            _check_default(key, node, entry, value)
         with open_dict(node) if isinstance(node, DictConfig) else nullcontext():
             node[entry] = value
     OmegaConf.set_struct(cfg, True)
@@ -183,6 +185,21 @@ def _accepts(node: DictConfig, prefix: str, name: str) -> bool:
         return False
     names, open_ended = accepted_parameters(resolve_target(node._target_, prefix))
     return name in names or open_ended
+
+
+def _check_default(key: str, node: DictConfig, name: str, value: Any) -> None:
+    """Check the value of an argument that the config leaves at its default against that default."""
+    names, _ = accepted_parameters(resolve_target(node._target_, key))
+    parameter = names.get(name)
+    if parameter is None or isinstance(value, DictConfig | dict):
+        return
+    default = parameter.default
+    if isinstance(default, bool | int | float | str):
+        _convert(key, default, value)
+    elif isinstance(default, list | tuple):
+        _convert(key, OmegaConf.create(list(default)), value)
+    elif default is None and "float" in str(parameter.annotation) and isinstance(value, str | list):
+        raise ConfigError(f"{key}: expected a number, got {value!r}.")
 
 
 # Type of the present value, types that may replace it, and how to say so; bool stands before int, which it is.
@@ -199,7 +216,10 @@ _KINDS: tuple[tuple[type, tuple[type, ...], str], ...] = (
 def _convert(key: str, old: Any, value: Any) -> Any:
     """Check a new value against the old one; a component's name becomes its node."""
     if isinstance(old, DictConfig) and "_target_" in old and isinstance(value, str):
-        cls = find_component(value)
+        try:
+            cls = find_component(value, getattr(resolve_target(old._target_, key), "__name__", ""))
+        except ConfigError as err:
+            raise ConfigError(f"{key}: {err}") from err
         return {"_target_": f"{cls.__module__}.{cls.__qualname__}"}
     if old is None or value is None or (isinstance(value, str) and value.startswith("${")):
         return value

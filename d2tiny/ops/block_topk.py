@@ -10,7 +10,7 @@ Letters: G ground truths, N priors, B blocks.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -96,17 +96,15 @@ def _upper(blocks: Blocks, gts: Tensor, score: Score) -> Tensor:
     return score.upper(dx, dy, low[2], high[2], low[3], high[3], gw, gh)
 
 
-def _look_into(blocks: Blocks, gts: Tensor, score: Score, g: Tensor, b: Tensor, limit: Tensor) -> Matches:
-    """All boxes of the given (ground truth, block) pairs that score at least ``limit`` (G,)."""
-    parts: list[Matches] = []
+def _look_into(blocks: Blocks, gts: Tensor, score: Score, g: Tensor, b: Tensor, limit: Tensor) -> Iterator[Matches]:
+    """All boxes of the given (ground truth, block) pairs that score at least ``limit`` (G,), part by part."""
     for part in chunks(len(g), _SIZE, DENSE_ELEMENTS):
         gt, block = g[part], b[part]
         value = _score_blocks(blocks, gts, score, gt, block)
         pair, slot = (value >= limit[gt, None]).nonzero(as_tuple=True)
         prior = blocks.index[block[pair], slot]
         found = Matches(gt[pair], prior, value[pair, slot])
-        parts.append(found.keep(prior >= 0))
-    return Matches.cat(parts, gts.device)
+        yield found.keep(prior >= 0)
 
 
 def _score_blocks(blocks: Blocks, gts: Tensor, score: Score, g: Tensor, b: Tensor) -> Tensor:
@@ -116,16 +114,14 @@ def _score_blocks(blocks: Blocks, gts: Tensor, score: Score, g: Tensor, b: Tenso
     return score(px - gx, py - gy, pw, ph, gw, gh)
 
 
-def _search(blocks: Blocks, gts: Tensor, score: Score, limits: Callable[[Tensor, slice], Tensor]) -> Matches:
+def _search(blocks: Blocks, gts: Tensor, score: Score, limits: Callable[[Tensor, slice], Tensor]) -> Iterator[Matches]:
     """All pairs that score at least a limit; ``limits`` gets bounds (g, B) and which ground truths they are of."""
-    parts: list[Matches] = []
     for part in chunks(len(gts), len(blocks.boxes), DENSE_ELEMENTS):
         upper = _upper(blocks, gts[part], score)
         limit = limits(upper, part)
         g, b = (upper >= (limit - _SLACK * limit.abs())[:, None]).nonzero(as_tuple=True)
-        found = _look_into(blocks, gts[part], score, g, b, limit)
-        parts.append(Matches(found.gt + part.start, found.prior, found.score))
-    return Matches.cat(parts, gts.device)
+        for found in _look_into(blocks, gts[part], score, g, b, limit):
+            yield Matches(found.gt + part.start, found.prior, found.score)
 
 
 def topk_blocks(blocks: Blocks, gts: Tensor, score: Score, k: int, over: float = -math.inf) -> Matches:
@@ -159,15 +155,14 @@ def topk_blocks(blocks: Blocks, gts: Tensor, score: Score, k: int, over: float =
             parts.append(value.topk(k, dim=1).values[:, -1])
         return torch.cat(parts).clamp(min=math.nextafter(over, math.inf))
 
-    found = _search(blocks, gts, score, limits)
+    found = Matches.cat(list(_search(blocks, gts, score, limits)), gts.device)
     kth = first_k(found, k)
     lowest = -best_scores(Matches(kth.gt, kth.prior, -kth.score), len(gts))
     return found.keep(found.score >= lowest[found.gt])
 
 
-def above_blocks(blocks: Blocks, gts: Tensor, score: Score, threshold: float | Tensor) -> Matches:
-    """All pairs of a ground truth and a box with a score of at least ``threshold``, one for all or (G,)."""
-    if not len(blocks):
-        return Matches.cat([], gts.device)
-    limits = torch.as_tensor(threshold, dtype=gts.dtype, device=gts.device).expand(len(gts))
-    return _search(blocks, gts, score, lambda upper, part: limits[part])
+def above_blocks(blocks: Blocks, gts: Tensor, score: Score, threshold: float | Tensor) -> Iterator[Matches]:
+    """All pairs of a ground truth and a box with a score of at least ``threshold``, one for all or (G,), in parts."""
+    if len(blocks):
+        limits = torch.as_tensor(threshold, dtype=gts.dtype, device=gts.device).expand(len(gts))
+        yield from _search(blocks, gts, score, lambda upper, part: limits[part])

@@ -10,6 +10,7 @@ Letters: ``dx, dy`` centre offset prior − ground truth, ``pw, ph`` prior size,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -46,16 +47,21 @@ class Score:
         upper: what no prior can surpass that is at least ``dx, dy`` away (both ≥ 0) and whose sizes lie in a range:
             ``(dx, dy, pw low, pw high, ph low, ph high, gw, gh)``. None: such priors are all tried.
         symmetric: whether prior and ground truth may be exchanged.
+        floor: what a prior must score more than to be a best one. Scores that can only sink to 0 have it there: an
+            object so far from all priors that they tie at 0 says nothing about any of them.
     """
 
     value: ScoreFn
     upper: ScoreFn | None = None
     symmetric: bool = False
+    floor: float = -math.inf
 
     def exchanged(self) -> Score:
         """Return the score with the roles of prior and ground truth exchanged."""
         value = self.value
-        return self if self.symmetric else Score(lambda dx, dy, pw, ph, gw, gh: value(dx, dy, gw, gh, pw, ph))
+        if self.symmetric:
+            return self
+        return Score(lambda dx, dy, pw, ph, gw, gh: value(dx, dy, gw, gh, pw, ph), floor=self.floor)
 
     def __call__(self, *args: Tensor) -> Tensor:
         """Return the score of ``(dx, dy, pw, ph, gw, gh)``."""
@@ -72,7 +78,7 @@ class Score:
             assert upper is not None
             return upper(dx, dy, *(size * ratio for size in sizes[:4]), *sizes[4:])
 
-        return Score(scaled, None if upper is None else scaled_upper)
+        return Score(scaled, None if upper is None else scaled_upper, floor=self.floor)
 
 
 def best_size(value: ScoreFn) -> ScoreFn:
@@ -190,34 +196,37 @@ def _giou_upper(
 
 
 SCORES: dict[str, Score] = {
-    "kld": Score(_kld_score, best_size(_kld_score)),
-    "kld_10": Score(_kld10_score, best_size(_kld10_score)),
-    "kld_exp": Score(_kld_exp_score, best_size(_kld_exp_score)),
-    "wd": Score(_wd_score, best_size(_wd_score), symmetric=True),
+    "kld": Score(_kld_score, best_size(_kld_score), floor=0.0),
+    "kld_10": Score(_kld10_score, best_size(_kld10_score), floor=0.0),
+    "kld_exp": Score(_kld_exp_score, best_size(_kld_exp_score), floor=0.0),
+    "wd": Score(_wd_score, best_size(_wd_score), symmetric=True, floor=0.0),
     "giou": Score(giou_score, _giou_upper, symmetric=True),
-    "iou": Score(iou_score, _iou_upper, symmetric=True),
-    "nwd": Score(nwd_score, best_size(nwd_score), symmetric=True),
-    "dotd": Score(dotd_score, best_size(dotd_score), symmetric=True),
+    "iou": Score(iou_score, _iou_upper, symmetric=True, floor=0.0),
+    "nwd": Score(nwd_score, best_size(nwd_score), symmetric=True, floor=0.0),
+    "dotd": Score(dotd_score, best_size(dotd_score), symmetric=True, floor=0.0),
 }
 # Metrics that are scaled by the mean object size of a dataset, in px.
 _SCALED = ("nwd", "dotd")
 
 
-def get_score(metric: str, constant: float | None = None) -> Score:
+def get_score(metric: str, constant: float | None = None, who: str = "") -> Score:
     """Return the score function of a metric name.
 
     Args:
         metric: a key of :data:`SCORES`.
         constant: C of ``nwd`` (12.8 px) or S of ``dotd`` (12.7 px), about the mean size √(w·h) of the objects.
+        who: what an error message begins with.
 
     Raises:
         ValueError: unknown metric, or a constant for one that has none; says what exists.
     """
     if metric not in SCORES:
-        raise ValueError(f"Unknown metric '{metric}'. {did_you_mean(metric, SCORES)}")
+        raise ValueError(f"{who}unknown metric '{metric}'. {did_you_mean(metric, SCORES)}")
     if constant is None:
         return SCORES[metric]
-    if metric not in _SCALED or constant <= 0:
-        raise ValueError(f"constant={constant} must be positive and goes with {' and '.join(_SCALED)}, not '{metric}'.")
+    if metric not in _SCALED:
+        raise ValueError(f"{who}constant goes with {' and '.join(_SCALED)}, not with '{metric}'.")
+    if constant <= 0:
+        raise ValueError(f"{who}constant must be > 0 px, got {constant}.")
     value = partial(SCORES[metric].value, constant=constant)
-    return Score(value, best_size(value), symmetric=True)
+    return Score(value, best_size(value), symmetric=True, floor=0.0)

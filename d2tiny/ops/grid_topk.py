@@ -12,12 +12,13 @@ Letters: G ground truths, M families, N priors.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from d2tiny.ops.boxes import CHUNK_ELEMENTS, chunks
+from d2tiny.ops.boxes import DENSE_ELEMENTS, chunks
 from d2tiny.ops.gaussian import ScoreFn
 from d2tiny.ops.matches import Matches
 
@@ -65,47 +66,35 @@ def _nearest(lat: Lattices, gts: Tensor, g: Tensor, m: Tensor) -> tuple[Tensor, 
     return ix.clamp(min=0).minimum(lat.columns[m] - 1), iy.clamp(min=0).minimum(lat.rows[m] - 1)
 
 
-def _extent(
-    lat: Lattices,
-    gts: Tensor,
-    score: ScoreFn,
-    g: Tensor,
-    m: Tensor,
-    threshold: Tensor,
-    axis: int,
-    sign: int,
-) -> Tensor:
-    """How many cells from the nearest one, along one axis and direction, still reach ``threshold``."""
+def _extents(lat: Lattices, gts: Tensor, score: ScoreFn, g: Tensor, m: Tensor, threshold: Tensor) -> Tensor:
+    """How many cells left, right, up and down (4, P) of the nearest one still reach ``threshold``, by bisection."""
     ix, iy = _nearest(lat, gts, g, m)
-    start, size = (ix, lat.columns[m]) if axis == 0 else (iy, lat.rows[m])
-    low = torch.zeros_like(start)  # known to reach it
-    high = (size - 1 - start if sign > 0 else start) + 1  # known not to reach it (or outside)
-    while bool((high - low > 1).any()):
-        middle = (low + high) // 2
-        jx, jy = (ix + sign * middle, iy) if axis == 0 else (ix, iy + sign * middle)
-        reaches = _score_cells(lat, gts, score, m, g, jx, jy) >= threshold
+    low = torch.zeros(4, len(ix), dtype=torch.int64, device=ix.device)  # known to reach it
+    high = torch.stack((ix, lat.columns[m] - 1 - ix, iy, lat.rows[m] - 1 - iy)) + 1  # known not to (or outside)
+    sign_x = torch.tensor([[-1], [1], [0], [0]], device=ix.device)
+    sign_y = torch.tensor([[0], [0], [-1], [1]], device=ix.device)
+    for _ in range(int(high.max()).bit_length() if len(ix) else 0):
+        middle = (low + high) // 2  # where both are neighbours it is the lower one, which is known
+        reaches = _score_cells(lat, gts, score, m, g, ix + sign_x * middle, iy + sign_y * middle) >= threshold
         low = torch.where(reaches, middle, low)
-        high = torch.where(reaches, high, middle)
+        high = torch.where(reaches, high, middle.maximum(low + 1))
     return low
 
 
-def _region(lat: Lattices, gts: Tensor, score: ScoreFn, g: Tensor, m: Tensor, threshold: Tensor) -> Matches:
-    """All cells of the given (ground truth, family) pairs with a score of at least ``threshold``.
+def _region(lat: Lattices, gts: Tensor, score: ScoreFn, g: Tensor, m: Tensor, threshold: Tensor) -> Iterator[Matches]:
+    """All cells of the given (ground truth, family) pairs with a score of at least ``threshold``, part by part.
 
     The nearest cell of every pair must reach the threshold.
     """
     ix, iy = _nearest(lat, gts, g, m)
-    left, right, up, down = (
-        _extent(lat, gts, score, g, m, threshold, axis, sign) for axis, sign in ((0, -1), (0, 1), (1, -1), (1, 1))
-    )
+    left, right, up, down = _extents(lat, gts, score, g, m, threshold)
     width, height = left + right + 1, up + down + 1
-    parts: list[Matches] = []
     ends = (width * height).cumsum(0).tolist()
     start = 0
     while start < len(ends):  # groups of pairs that stay under the memory bound, at least one pair each
         done = ends[start - 1] if start else 0
         stop = start + 1
-        while stop < len(ends) and ends[stop] - done <= CHUNK_ELEMENTS:
+        while stop < len(ends) and ends[stop] - done <= DENSE_ELEMENTS:
             stop += 1
         count = (width * height)[start:stop]
         pair = torch.repeat_interleave(torch.arange(start, stop, device=g.device), count)
@@ -117,9 +106,8 @@ def _region(lat: Lattices, gts: Tensor, score: ScoreFn, g: Tensor, m: Tensor, th
         keep = value >= threshold[pair]
         family = m[pair]
         prior = lat.base[family] + (jy * lat.columns[family] + jx) * lat.step[family]
-        parts.append(Matches(g[pair][keep], prior[keep], value[keep]))
+        yield Matches(g[pair][keep], prior[keep], value[keep])
         start = stop
-    return Matches.cat(parts, g.device)
 
 
 def topk_grid(lat: Lattices, gts: Tensor, score: ScoreFn, k: int, over: float = -math.inf) -> Matches:
@@ -139,7 +127,7 @@ def topk_grid(lat: Lattices, gts: Tensor, score: ScoreFn, k: int, over: float = 
     parts: list[Matches] = []
     if not families or k < 1:
         return Matches.cat(parts, gts.device)
-    side = k + 1
+    side = min(k + 1, int(torch.maximum(lat.columns, lat.rows).max()))
     all_m = torch.arange(families, device=gts.device)
     offset = torch.arange(side, device=gts.device)
     for part in chunks(len(gts), families * side * side):
@@ -176,13 +164,12 @@ def topk_grid(lat: Lattices, gts: Tensor, score: ScoreFn, k: int, over: float = 
         parts.append(Matches(gi + part.start, prior, value[gi, mi, yi, xi]))
         if bool(overflow.any()):
             go, mo = overflow.nonzero(as_tuple=True)
-            parts.append(_region(lat, gts, score, go + part.start, mo, kth[go]))
+            parts += _region(lat, gts, score, go + part.start, mo, kth[go])
     return Matches.cat(parts, gts.device)
 
 
-def above_grid(lat: Lattices, gts: Tensor, score: ScoreFn, threshold: float | Tensor) -> Matches:
-    """All pairs of a ground truth and a prior with a score of at least ``threshold``, one for all or (G,)."""
-    parts: list[Matches] = []
+def above_grid(lat: Lattices, gts: Tensor, score: ScoreFn, threshold: float | Tensor) -> Iterator[Matches]:
+    """All pairs of a ground truth and a prior with a score of at least ``threshold``, one for all or (G,), in parts."""
     families = len(lat.stride)
     all_m = torch.arange(families, device=gts.device)[None]
     limits = torch.as_tensor(threshold, dtype=gts.dtype, device=gts.device).expand(len(gts))
@@ -191,7 +178,5 @@ def above_grid(lat: Lattices, gts: Tensor, score: ScoreFn, threshold: float | Te
         ix, iy = _nearest(lat, gts, g, all_m)
         reached = _score_cells(lat, gts, score, all_m, g, ix, iy) >= limits[g]
         gi, mi = reached.nonzero(as_tuple=True)
-        if len(gi):
-            gi = gi + part.start
-            parts.append(_region(lat, gts, score, gi, mi, limits[gi]))
-    return Matches.cat(parts, gts.device)
+        gi = gi + part.start
+        yield from _region(lat, gts, score, gi, mi, limits[gi])

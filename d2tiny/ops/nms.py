@@ -34,7 +34,12 @@ def batched_nms(
 
     Returns:
         Indices of the kept boxes by falling score; equal scores keep their input order.
+
+    Raises:
+        ValueError: an unknown metric.
     """
+    if metric not in ("iou", "nwd"):
+        raise ValueError(f"batched_nms: metric must be 'iou' or 'nwd', got {metric!r}.")
     boxes, scores = boxes.float(), scores.float()
     keep = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
     for group in groups.unique().tolist():
@@ -59,7 +64,12 @@ def nwd_nms(boxes: Tensor, scores: Tensor, threshold: float, constant: float = 1
 
     Returns:
         Indices of the kept boxes by falling score; equal scores keep their input order.
+
+    Raises:
+        ValueError: a setting outside its range.
     """
+    if not 0 < threshold < 1 or constant <= 0:
+        raise ValueError(f"nwd_nms: need 0 < threshold < 1 and constant > 0 px, got {threshold}, {constant}.")
     order = scores.argsort(descending=True, stable=True)
     # NWD > t means W₂ < −C·ln t, so squared distances are compared: no exponential, no root.
     limit = (constant * math.log(threshold)) ** 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from d2tiny.ops.gaussian import Score, ScoreFn
 from d2tiny.ops.grid_topk import Lattices, above_grid, topk_grid
 from d2tiny.ops.matches import Matches
 
-__all__ = ["score_aligned", "search", "search_dense"]
+__all__ = ["best_dense", "find_best", "find_fitting", "fitting_dense", "score_aligned"]
 
 
 def _dense_scores(priors: Tensor, gts: Tensor, score: ScoreFn) -> Tensor:
@@ -28,64 +29,72 @@ def score_aligned(priors: Tensor, gts: Tensor, score: ScoreFn, pairs: Matches) -
     return score(p[:, 0] - g[:, 0], p[:, 1] - g[:, 1], p[:, 2], p[:, 3], g[:, 2], g[:, 3])
 
 
-def search_dense(
-    priors: Tensor,
-    gts: Tensor,
-    score: ScoreFn,
-    k: int = 0,
-    threshold: float | Tensor | None = None,
-    over: float = -math.inf,
-) -> tuple[Matches, Matches]:
-    """As :func:`search`, for any (N, 4) priors: every score is computed once, and memory does not grow with G."""
-    top: list[Matches] = []
-    above: list[Matches] = []
+def best_dense(priors: Tensor, gts: Tensor, score: ScoreFn, k: int, over: float = -math.inf) -> Matches:
+    """As :func:`find_best`, for any (N, 4) priors: every score is computed, in chunks."""
+    parts: list[Matches] = []
     k = min(k, len(priors))
+    for part in chunks(len(gts), len(priors), DENSE_ELEMENTS) if k > 0 else ():
+        value = _dense_scores(priors, gts[part], score)
+        kth = value.topk(k, dim=1).values[:, -1:].clamp(min=math.nextafter(over, math.inf))
+        gi, prior = (value >= kth).nonzero(as_tuple=True)
+        parts.append(Matches(gi + part.start, prior, value[gi, prior]))
+    return Matches.cat(parts, gts.device)
+
+
+def fitting_dense(priors: Tensor, gts: Tensor, score: ScoreFn, threshold: float | Tensor) -> Iterator[Matches]:
+    """As :func:`find_fitting`, for any (N, 4) priors: every score is computed, in chunks."""
     for part in chunks(len(gts), len(priors), DENSE_ELEMENTS):
         value = _dense_scores(priors, gts[part], score)
-        if k > 0:
-            kth = value.topk(k, dim=1).values[:, -1:].clamp(min=math.nextafter(over, math.inf))
-            gi, prior = (value >= kth).nonzero(as_tuple=True)
-            top.append(Matches(gi + part.start, prior, value[gi, prior]))
-        if threshold is not None:
-            limit = threshold[part, None] if isinstance(threshold, Tensor) else threshold
-            gi, prior = (value >= limit).nonzero(as_tuple=True)
-            above.append(Matches(gi + part.start, prior, value[gi, prior]))
-    return Matches.cat(top, gts.device), Matches.cat(above, gts.device)
+        limit = threshold[part, None] if isinstance(threshold, Tensor) else threshold
+        gi, prior = (value >= limit).nonzero(as_tuple=True)
+        yield Matches(gi + part.start, prior, value[gi, prior])
 
 
-def search(
-    priors: Lattices | Blocks,
-    gts: Tensor,
-    score: ScoreFn,
-    k: int = 0,
-    threshold: float | Tensor | None = None,
-    over: float = -math.inf,
-) -> tuple[Matches, Matches]:
-    """Find the best priors of each ground truth, and all that fit well.
+def _bounded(score: ScoreFn) -> Score | None:
+    return score if isinstance(score, Score) and score.upper is not None else None
+
+
+def find_best(priors: Lattices | Blocks, gts: Tensor, score: ScoreFn, k: int, over: float | None = None) -> Matches:
+    """Find the k best priors of each ground truth, and all that tie with the k-th.
 
     Args:
         priors: lattices (a window of each level is searched) or blocks (those that cannot win are left out).
         gts: (G, 4) float64 centre, width, height.
         score: falls or stays when |dx| or |dy| grows. On blocks, one that is no :class:`Score` with an upper bound is
             computed for every prior, in chunks.
-        k: how many are best; all that tie with the k-th are. 0 looks for none.
-        threshold: lowest score that fits, one for all or (G,); None looks for none.
-        over: best pairs that do not score more than this are left out.
+        k: how many.
+        over: pairs that do not score more than this are left out; None takes the score's ``floor``.
 
     Returns:
-        The best pairs and the fitting pairs, in no particular order; the same for both kinds of priors.
+        The pairs, in no particular order; the same for both kinds of priors.
     """
-    best = fitting = Matches.cat([], gts.device)
+    if over is None:
+        over = score.floor if isinstance(score, Score) else -math.inf
     if isinstance(priors, Lattices):
-        if k > 0:
-            best = topk_grid(priors, gts, score, k, over)
-        if threshold is not None:
-            fitting = above_grid(priors, gts, score, threshold)
-        return best, fitting
-    if not isinstance(score, Score) or score.upper is None:
-        return search_dense(priors.flat, gts, score, k, threshold, over)
-    if k > 0:
-        best = topk_blocks(priors, gts, score, k, over)
-    if threshold is not None:
-        fitting = above_blocks(priors, gts, score, threshold)
-    return best, fitting
+        return topk_grid(priors, gts, score, k, over)
+    bounded = _bounded(score)
+    if bounded is None:
+        return best_dense(priors.flat, gts, score, k, over)
+    return topk_blocks(priors, gts, bounded, k, over)
+
+
+def find_fitting(
+    priors: Lattices | Blocks, gts: Tensor, score: ScoreFn, threshold: float | Tensor
+) -> Iterator[Matches]:
+    """Find all pairs that score at least a threshold.
+
+    Args:
+        priors: see :func:`find_best`.
+        gts: likewise.
+        score: likewise.
+        threshold: one for all or (G,).
+
+    Yields:
+        The pairs, part by part and in no particular order: there may be more of them than fit into memory.
+    """
+    if isinstance(priors, Lattices):
+        return above_grid(priors, gts, score, threshold)
+    bounded = _bounded(score)
+    if bounded is None:
+        return fitting_dense(priors.flat, gts, score, threshold)
+    return above_blocks(priors, gts, bounded, threshold)

@@ -31,15 +31,24 @@ BOX_LOSS_REGISTRY = Registry("BOX_LOSS")
 NECK_REGISTRY = Registry("NECK")
 
 
-def find_component(name: str) -> Any:
-    """Look a short name up in all registries of d2tiny (used by config overrides).
+def find_component(name: str, replaces: str = "") -> Any:
+    """Look a short name up in the registries of d2tiny (used by config overrides).
+
+    Args:
+        name: of the component.
+        replaces: class name of what stands there now; the new one must be of the same registry.
 
     Raises:
-        ConfigError: no registry knows the name.
+        ConfigError: no registry knows the name, or it is another kind of component.
     """
-    names: list[str] = []
-    for registry in (ASSIGNER_REGISTRY, BOX_LOSS_REGISTRY, NECK_REGISTRY):
+    registries = (ASSIGNER_REGISTRY, BOX_LOSS_REGISTRY, NECK_REGISTRY)
+    allowed = [r for r in registries if replaces in r] or list(registries)
+    for registry in allowed:
         if name in registry:
             return registry.get(name)
-        names += [key for key, _ in registry]
+    names = [key for registry in allowed for key, _ in registry]
+    kinds = [r._name.lower().replace("_", " ") for r in registries if name in r]
+    if kinds:
+        wanted = allowed[0]._name.lower().replace("_", " ")
+        raise ConfigError(f"'{name}' is of kind '{kinds[0]}', not '{wanted}'. {did_you_mean(name, names)}")
     raise ConfigError(f"No component named '{name}'. {did_you_mean(name, names)}")

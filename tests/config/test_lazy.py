@@ -69,6 +69,10 @@ def test_a_dict_without_target_is_merged():
         ("train.max_iter", "Cannot read override"),
         ("~train.max_iter", "cannot be deleted"),
         ("train.max_iter=1,2", "not a sweep"),
+        ("model.proposal_generator.assigner=NWDLoss", "'NWDLoss' is of kind 'box loss', not 'assigner'"),
+        ("model.proposal_generator.box_loss=RKAAssigner", "box_loss: 'RKAAssigner' is of kind 'assigner'"),
+        ("model.proposal_generator.assigner.ignore_iof_thresh=abc", "ignore_iof_thresh: expected a number"),
+        ("model.roi_heads.match_nwd=abc", "match_nwd: expected a number"),
     ],
 )
 def test_bad_overrides(override, message):

@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from detectron2.modeling.box_regression import Box2BoxTransform
+from torchvision.ops import complete_box_iou_loss
 
 from d2tiny.modeling.losses import (
     DCLoss,
@@ -13,6 +15,7 @@ from d2tiny.modeling.losses import (
     SmoothL1Loss,
     dc_loss,
     dc_loss_slope,
+    iou_loss,
     nwd_loss,
     reduce_loss,
     regression_loss,
@@ -141,7 +144,7 @@ class TestContract:
     def test_perfect_prediction(self, name):
         loss = LOSSES[name]()
         _, target = sample(loss.space, 5)
-        assert float(loss(target.clone(), target)) == pytest.approx(0, abs=1e-4)  # NWD has ε under its root
+        assert loss(target.clone(), target).item() == pytest.approx(0, abs=1e-4)  # NWD has ε under its root
 
     def test_no_positive_is_finite_with_a_gradient(self, name):
         loss = LOSSES[name]()
@@ -316,3 +319,35 @@ def test_regression_loss_adds_l1_of_the_deltas():
 def test_bad_settings_of_box_losses(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("kind", ["ciou", "iou", "iou2", "giou", "diou"])
+@pytest.mark.parametrize(
+    ("x", "deltas"), [(700.0, (0, 0, 0, -12.0)), (1e4, (0, 0, -10.0, 0)), (700.0, (0, 0, -12.0, -12.0))]
+)
+def test_a_predicted_side_of_zero_gives_a_finite_gradient(kind, x, deltas):
+    """exp(−12) · 4 px is lost in float32 corners of several hundred px: the predicted box has no width."""
+    prior = torch.tensor([[x, x, x + 4, x + 4]])
+    given = torch.tensor([deltas], requires_grad=True)
+    coder = Box2BoxTransform((1.0, 1.0, 1.0, 1.0))
+    loss = regression_loss(IoULoss(kind=kind), coder, given, prior, prior + 1, avg_factor=1.0)
+    loss.backward()
+    assert bool(torch.isfinite(loss))
+    assert bool(torch.isfinite(given.grad).all())
+
+
+def test_ciou_equals_torchvision():
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(200, 2, generator=generator, dtype=torch.float64) * 20
+    pred = torch.cat((corner, corner + 1 + torch.rand(200, 2, generator=generator, dtype=torch.float64) * 20), 1)
+    target = pred.flip(0) + 0.5
+    torch.testing.assert_close(
+        iou_loss(pred, target, "ciou"), complete_box_iou_loss(pred, target), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_moving_delta_is_checked_over_its_range():
+    with pytest.raises(ValueError, match=r"delta=0\.\d+ the loss falls"):
+        DCLoss(mode="formula", k=17, learnable="ema")
+    with pytest.raises(ValueError, match=r"cannot start at 0\.01"):
+        DCLoss(delta=0.01, learnable="ema")

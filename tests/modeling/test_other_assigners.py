@@ -130,7 +130,7 @@ def test_a_crowd_of_2500(name):
         (lambda: RKAAssigner(neg_thresh=0.0), "neg_thresh"),
         (lambda: RKAAssigner(tie="x"), "tie"),
         (lambda: ATSSAssigner(topk=0), "at least 1"),
-        (lambda: ATSSAssigner(metric="x"), "Unknown metric"),
+        (lambda: ATSSAssigner(metric="x"), "ATSSAssigner: unknown metric"),
     ],
 )
 def test_bad_settings(make, message):
@@ -169,3 +169,53 @@ def test_atss_candidates_of_one_score_are_all_positive():
     anchors = torch.tensor([[x, y, x + 40.0, y + 40.0] for x in (1.0, 3, 7) for y in (1.0, 4)])
     result = ATSSAssigner(topk=6)(anchors, torch.tensor([[20.0, 18.0, 29.0, 29.0]]))
     assert result.labels.tolist() == [1] * 6
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if not name.startswith("atss")])
+@pytest.mark.parametrize("scale", [2, 8])
+def test_detectron2_anchors_of_three_ratios_on_the_grid_and_as_boxes(name, scale):
+    """Their sides are multiples of √2: without snapping, ties on the grid are no ties in float32 boxes."""
+    strides = [4, 8, 16]
+    generator = DefaultAnchorGenerator(
+        sizes=[[scale * s] for s in strides], aspect_ratios=[0.5, 1.0, 2.0], strides=strides, offset=0.0
+    )
+    grid = grid_from_generator(generator, [torch.zeros(1, 1, 256 // s, 256 // s) for s in strides])
+    assigners = [ALL[name], HLAAssigner(metric="giou")] if name == "hla" else [ALL[name]]
+    for seed in range(4):
+        draw = torch.Generator().manual_seed(seed)
+        corner = (torch.rand(20, 2, generator=draw) * 480).round() / 2
+        gts = torch.cat((corner, corner + 2 + (torch.rand(20, 2, generator=draw) * 40).round() / 2), 1)
+        if seed % 2:
+            gts += torch.rand(20, 4, generator=draw) * 0.3
+        for assigner in assigners:
+            there, plain = assigner(grid, gts), assigner(grid.boxes(), gts)
+            assert torch.equal(there.labels, plain.labels)
+            assert torch.equal(there.matched_idxs, plain.matched_idxs)
+
+
+@pytest.mark.parametrize(
+    ("assigner", "gt"),
+    [
+        (RKAAssigner(metric="iou"), [500.0, 500, 508, 508]),
+        (RKAAssigner(), [1e4, 1e4, 1e4 + 8, 1e4 + 8]),
+        (HLAAssigner(metric="kld_exp"), [30.03, 30.03, 30.13, 30.13]),
+        (RKAAssigner(metric="dotd", constant=1.0), [1000.0, 1000, 1008, 1008]),
+    ],
+)
+def test_an_object_without_any_score_gets_no_prior(assigner, gt):
+    """All priors tie at 0, which says nothing about any of them."""
+    grid = grid_from_generator(RFAnchorGenerator(strides=[4], aspect_ratios=[1.0]), [torch.zeros(1, 1, 32, 32)])
+    gts = torch.tensor([gt, [40.0, 40, 52, 50]])
+    for priors in (grid, grid.boxes()):
+        result = assigner(priors, gts)
+        assert set(result.matched_idxs[result.labels == 1].tolist()) == {1}
+        assert int((result.labels == 1).sum()) < 12
+
+
+def test_a_k_larger_than_the_maps():
+    grid = grid_from_generator(RFAnchorGenerator(strides=[4, 8], aspect_ratios=[1.0]), [torch.zeros(1, 1, 4, 9)] * 2)
+    gt = torch.tensor([[3.0, 5, 12, 11]])
+    for k in (35, 72, 5000):
+        there, plain = RKAAssigner(topk=k)(grid, gt), RKAAssigner(topk=k)(grid.boxes(), gt)
+        assert torch.equal(there.labels, plain.labels)
+        assert int((there.labels == 1).sum()) >= min(k, 72)

@@ -70,3 +70,12 @@ def test_nwd_nms_equals_a_slow_loop(seed):
     expected = {int(h[i]) for h in halves for i in nwd_nms(boxes[h], scores[h], 0.7).tolist()}
     assert set(both.tolist()) == expected
     assert nwd_nms(boxes[:0], scores[:0], 0.7).tolist() == []
+
+
+def test_bad_settings():
+    box, score = torch.tensor([[0.0, 0, 4, 4]]), torch.tensor([0.5])
+    with pytest.raises(ValueError, match="'iou' or 'nwd', got 'NWD'"):
+        batched_nms(box, score, torch.zeros(1), 0.5, metric="NWD")
+    for threshold, constant in ((0.0, 12.8), (1.5, 12.8), (0.85, 0.0)):
+        with pytest.raises(ValueError, match="0 < threshold < 1"):
+            nwd_nms(box, score, threshold, constant)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from d2tiny.ops import block_topk
 from d2tiny.ops.block_topk import Blocks
 from d2tiny.ops.gaussian import SCORES, Score, get_score
-from d2tiny.ops.matches import best_scores
-from d2tiny.ops.prior_search import search, search_dense
+from d2tiny.ops.matches import Matches, best_scores
+from d2tiny.ops.prior_search import best_dense, find_best, find_fitting, fitting_dense
 
 
 def draw(generator, count, kind):
@@ -50,9 +52,13 @@ def test_blocks_equal_all_pairs(metric, kind):
         gts[:3, :] = priors[:3] if len(priors) >= 3 else priors[:1]
         k = (1, 3, 9, 70, 2, 4)[seed]
         for threshold in (0.3, torch.linspace(0.01, 0.9, 12, dtype=torch.float64)):
-            found = search(Blocks.of(priors), gts, score, k, threshold)
-            wanted = search_dense(priors, gts, score, k, threshold)
-            assert [pairs(m) for m in found] == [pairs(m) for m in wanted]
+            found = find_fitting(Blocks.of(priors), gts, score, threshold)
+            wanted = fitting_dense(priors, gts, score, threshold)
+            assert pairs(Matches.cat(list(found), gts.device)) == pairs(Matches.cat(list(wanted), gts.device))
+        for over in (-math.inf, score.floor):
+            assert pairs(find_best(Blocks.of(priors), gts, score, k, over)) == pairs(
+                best_dense(priors, gts, score, k, over)
+            )
 
 
 def test_scores_at_or_under_over_are_left_out():
@@ -60,8 +66,8 @@ def test_scores_at_or_under_over_are_left_out():
     priors = draw(generator, 900, "scattered")
     gts = torch.cat((draw(generator, 20, "scattered"), draw(generator, 20, "extreme")))
     iou = get_score("iou")
-    found, _ = search(Blocks.of(priors), gts, iou, 2, over=0.0)
-    wanted, _ = search_dense(priors, gts, iou, 2, over=0.0)
+    found = find_best(Blocks.of(priors), gts, iou, 2)
+    wanted = best_dense(priors, gts, iou, 2, over=0.0)
     assert pairs(found) == pairs(wanted)
     assert float(found.score.min()) > 0
     assert bool(torch.isinf(best_scores(found, len(gts))).any()), "some object must overlap nothing"
@@ -101,7 +107,7 @@ def test_few_blocks_are_looked_into(monkeypatch):
         return score_blocks(blocks, gts, score, g, b)
 
     monkeypatch.setattr(block_topk, "_score_blocks", counted)
-    search(Blocks.of(priors), gts, get_score("kld"), 3)
+    find_best(Blocks.of(priors), gts, get_score("kld"), 3)
     assert scored < 0.1 * len(priors) * len(gts)
 
 
@@ -109,8 +115,8 @@ def test_nothing_to_find():
     none = torch.zeros(0, 4, dtype=torch.float64)
     some = torch.tensor([[5.0, 5, 4, 4]], dtype=torch.float64)
     for priors, gts in ((none, some), (some, none), (none, none)):
-        best, fitting = search(Blocks.of(priors), gts, get_score("kld"), 3, 0.5)
-        assert len(best.gt) == len(fitting.gt) == 0
+        assert len(find_best(Blocks.of(priors), gts, get_score("kld"), 3).gt) == 0
+        assert not sum(len(m.gt) for m in find_fitting(Blocks.of(priors), gts, get_score("kld"), 0.5))
 
 
 def test_a_plain_function_is_tried_on_every_prior():
@@ -120,9 +126,9 @@ def test_a_plain_function_is_tried_on_every_prior():
     def nearest(dx, dy, *sizes):
         return -(dx.abs() + dy.abs())
 
-    found = search(Blocks.of(priors), gts, nearest, 4)[0]
-    assert pairs(found) == pairs(search_dense(priors, gts, nearest, 4)[0])
-    assert pairs(search(Blocks.of(priors), gts, Score(nearest), 4)[0]) == pairs(found)
+    found = find_best(Blocks.of(priors), gts, nearest, 4)
+    assert pairs(found) == pairs(best_dense(priors, gts, nearest, 4))
+    assert pairs(find_best(Blocks.of(priors), gts, Score(nearest), 4)) == pairs(found)
 
 
 def test_exchanged_roles():

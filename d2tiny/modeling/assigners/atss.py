@@ -12,7 +12,7 @@ from d2tiny.ops.boxes import xyxy_to_cxcywh
 from d2tiny.ops.gaussian import Score, best_size, get_score
 from d2tiny.ops.grid_topk import Lattices
 from d2tiny.ops.matches import Matches, first_k
-from d2tiny.ops.prior_search import score_aligned, search
+from d2tiny.ops.prior_search import find_best, score_aligned
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
 
 __all__ = ["ATSSAssigner"]
@@ -62,7 +62,7 @@ class ATSSAssigner(Assigner):
         super().__init__(ignore_iof_thresh=ignore_iof_thresh)
         if topk < 1:
             raise ValueError(f"ATSSAssigner: topk must be at least 1, got {topk}.")
-        get_score(metric, constant)
+        get_score(metric, constant, who="ATSSAssigner: ")
         self.topk = int(topk)
         self.metric = metric
         self.constant = constant
@@ -75,7 +75,7 @@ class ATSSAssigner(Assigner):
         where = searchable(priors)
         boxes = xyxy_to_cxcywh((priors if isinstance(priors, Tensor) else priors.boxes()).double())
         levels = [where.of_level(int(i)) for i in where.level.unique()] if isinstance(where, Lattices) else [where]
-        near = [first_k(search(level, gts, _NEAREST, self.topk)[0], self.topk) for level in levels]
+        near = [first_k(find_best(level, gts, _NEAREST, self.topk), self.topk) for level in levels]
         pairs = Matches.cat(near, device)
         value = score_aligned(boxes, gts, get_score(self.metric, self.constant), pairs)
         threshold = _mean_plus_deviation(value, pairs.gt, len(gts))

@@ -12,8 +12,10 @@ from torch import Tensor
 from d2tiny.modeling.priors.grid import GridPriors
 from d2tiny.ops.block_topk import Blocks
 from d2tiny.ops.boxes import max_iof, xyxy_to_cxcywh
+from d2tiny.ops.gaussian import ScoreFn
 from d2tiny.ops.grid_topk import Lattices
 from d2tiny.ops.matches import Matches
+from d2tiny.ops.prior_search import find_fitting
 from d2tiny.utils.checks import check_boxes
 
 __all__ = ["AssignResult", "Assigner"]
@@ -81,7 +83,7 @@ class Assigner(abc.ABC):
         if ignore_boxes is not None and len(ignore_boxes) and self.ignore_iof_thresh < 1:
             check_boxes(ignore_boxes, "ignore_boxes")
             boxes = priors if isinstance(priors, Tensor) else priors.boxes()
-            inside = max_iof(boxes.float(), ignore_boxes.to(boxes.device).float())
+            inside = max_iof(boxes.float(), ignore_boxes.float())
             inside = inside > self.ignore_iof_thresh
             labels = torch.where(inside & (labels == 0), torch.full_like(labels, -1), labels)
         return AssignResult(matched, labels, result.quality)
@@ -96,7 +98,7 @@ class Assigner(abc.ABC):
 
 
 def searchable(priors: Priors) -> Lattices | Blocks:
-    """What :func:`d2tiny.ops.prior_search.search` takes: lattices, or blocks of boxes."""
+    """What :mod:`d2tiny.ops.prior_search` takes: lattices, or blocks of boxes."""
     return Blocks.of(xyxy_to_cxcywh(priors.double())) if isinstance(priors, Tensor) else priors.lattices
 
 
@@ -114,18 +116,58 @@ def last_winner(matches: Matches, num_priors: int) -> tuple[Tensor, Tensor]:
     return matched, quality
 
 
+class Winners:
+    """For each prior the ground truth with the highest score so far, the first of equal ones."""
+
+    def __init__(self, num_priors: int, device: torch.device) -> None:
+        self.score = torch.full((num_priors,), -torch.inf, dtype=torch.float64, device=device)
+        self.gt = torch.full((num_priors,), torch.iinfo(torch.int64).max, device=device)
+
+    def add(self, pairs: Matches) -> None:
+        """Let more pairs compete."""
+        best = self.score.scatter_reduce(0, pairs.prior, pairs.score, "amax")
+        self.gt = torch.where(best > self.score, torch.iinfo(torch.int64).max, self.gt)
+        won = pairs.score == best[pairs.prior]
+        self.gt.scatter_reduce_(0, pairs.prior[won], pairs.gt[won], "amin")
+        self.score = best
+
+    def matched(self) -> Tensor:
+        """(N,) int64 the winners, -1 where there is none."""
+        return torch.where(torch.isfinite(self.score), self.gt, -1)
+
+
 def best_winner(matches: Matches, num_priors: int) -> tuple[Tensor, Tensor]:
     """Give each prior to the ground truth with the highest score, the first of equal ones.
 
     Returns:
         matched (N,) int64, -1 where there is no pair; best (N,) float64, -inf there.
     """
-    best = torch.full((num_priors,), -torch.inf, dtype=torch.float64, device=matches.gt.device)
-    best.scatter_reduce_(0, matches.prior, matches.score, "amax")
-    won = matches.score == best[matches.prior]
-    matched = torch.full((num_priors,), torch.iinfo(torch.int64).max, device=matches.gt.device)
-    matched.scatter_reduce_(0, matches.prior[won], matches.gt[won], "amin")
-    return torch.where(torch.isfinite(best), matched, -1), best
+    winners = Winners(num_priors, matches.gt.device)
+    winners.add(matches)
+    return winners.matched(), winners.score
+
+
+def fits_any(priors: Lattices | Blocks, gts: Tensor, score: ScoreFn, threshold: float, num_priors: int) -> Tensor:
+    """(N,) whether a prior scores at least ``threshold`` with some ground truth."""
+    mask = torch.zeros(num_priors, dtype=torch.bool, device=gts.device)
+    for pairs in find_fitting(priors, gts, score, threshold):
+        mask[pairs.prior] = True
+    return mask
+
+
+def check_tie(who: str, tie: str) -> None:
+    """Refuse an unknown tie rule.
+
+    Raises:
+        ValueError: neither ``value`` nor ``index``.
+    """
+    if tie not in ("value", "index"):
+        raise ValueError(f"{who}: tie must be 'value' or 'index', got {tie!r}.")
+
+
+def labelled(matched: Tensor, quality: Tensor, fitting: Tensor) -> AssignResult:
+    """Positive where matched, ignored where a prior fits (N,) without being chosen, else negative."""
+    return AssignResult(matched, torch.where(matched >= 0, 1, torch.where(fitting, -1, 0)).to(torch.int8), quality)
 
 
 def empty_result(num_priors: int, device: torch.device) -> AssignResult:

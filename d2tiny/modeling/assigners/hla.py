@@ -12,14 +12,17 @@ from d2tiny.modeling.assigners.base import (
     Assigner,
     AssignResult,
     Priors,
+    check_tie,
     empty_result,
+    fits_any,
+    labelled,
     last_winner,
     searchable,
 )
 from d2tiny.ops.boxes import xyxy_to_cxcywh
 from d2tiny.ops.gaussian import get_score
 from d2tiny.ops.matches import first_k
-from d2tiny.ops.prior_search import search
+from d2tiny.ops.prior_search import find_best
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
 
 __all__ = ["HLAAssigner"]
@@ -43,7 +46,7 @@ class HLAAssigner(Assigner):
 
     Differences from the paper: none known. Differences from the released code: its in-place shrink, which changes the
     regression anchors, is not reproduced (SPEC §1.4); with ``giou`` it ignores all priors whose best score is negative,
-    here they are negative; it gives priors to objects without area.
+    here they are negative; it gives priors to objects without area, and to those whose scores are all 0.
     """
 
     def __init__(
@@ -68,13 +71,12 @@ class HLAAssigner(Assigner):
             ValueError: a setting outside its range.
         """
         super().__init__(ignore_iof_thresh=ignore_iof_thresh)
-        get_score(metric)
+        get_score(metric, who="HLAAssigner: ")
         if len(topk) != 2 or topk[0] < 1 or topk[1] < 0:
             raise ValueError(f"HLAAssigner: topk must be (>= 1, >= 0), got {tuple(topk)}.")
         if not 0 < ratio <= 1:
             raise ValueError(f"HLAAssigner: ratio must be in (0, 1], got {ratio}.")
-        if tie not in ("value", "index"):
-            raise ValueError(f"HLAAssigner: tie must be 'value' or 'index', got {tie!r}.")
+        check_tie("HLAAssigner", tie)
         self.metric = metric
         self.topk = tuple(int(k) for k in topk)
         self.ratio = float(ratio)
@@ -88,8 +90,8 @@ class HLAAssigner(Assigner):
         gts = xyxy_to_cxcywh(gt_boxes)
 
         where = searchable(priors)
-        best, _ = search(where, gts, score, self.topk[0])
-        best2, fitting = search(where, gts, score.of_scaled_priors(self.ratio), self.topk[1], IGNORE_SCORE)
+        shrunk = score.of_scaled_priors(self.ratio)
+        best, best2 = find_best(where, gts, score, self.topk[0]), find_best(where, gts, shrunk, self.topk[1])
         if self.tie == "index":
             best, best2 = first_k(best, self.topk[0]), first_k(best2, self.topk[1])
         matched, quality = last_winner(best, num_priors)
@@ -97,8 +99,4 @@ class HLAAssigner(Assigner):
         use_second = (matched < 0) & (matched2 >= 0)
         matched = torch.where(use_second, matched2, matched)
         quality = torch.where(use_second, quality2, quality)
-
-        labels = torch.zeros(num_priors, dtype=torch.int8, device=device)
-        labels[fitting.prior] = -1
-        labels[matched >= 0] = 1
-        return AssignResult(matched, labels, quality)
+        return labelled(matched, quality, fits_any(where, gts, shrunk, IGNORE_SCORE, num_priors))

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2tiny.modeling.assigners.base import Assigner, AssignResult, Priors, best_winner, empty_result, searchable
+from d2tiny.modeling.assigners.base import Assigner, AssignResult, Priors, Winners, empty_result, searchable
 from d2tiny.ops.block_topk import Blocks
 from d2tiny.ops.boxes import aligned_iou, xyxy_to_cxcywh
 from d2tiny.ops.gaussian import Score, get_score
+from d2tiny.ops.grid_topk import Lattices
 from d2tiny.ops.matches import Matches, best_scores
-from d2tiny.ops.prior_search import search
+from d2tiny.ops.prior_search import find_best, find_fitting
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
 
 __all__ = ["MaxIoUAssigner"]
@@ -77,7 +78,7 @@ class MaxIoUAssigner(Assigner):
         super().__init__(ignore_iof_thresh=ignore_iof_thresh)
         if not 0 <= neg_iou <= pos_iou <= 1:
             raise ValueError(f"MaxIoUAssigner: need 0 <= neg_iou <= pos_iou <= 1, got {neg_iou}, {pos_iou}.")
-        get_score(metric, constant)
+        get_score(metric, constant, who="MaxIoUAssigner: ")
         self.pos_iou = pos_iou
         self.neg_iou = neg_iou
         self.low_quality = low_quality
@@ -91,39 +92,36 @@ class MaxIoUAssigner(Assigner):
             return empty_result(num_priors, device)
         score = get_score(self.metric, self.constant)
         gts, where = xyxy_to_cxcywh(gt_boxes), searchable(priors)
-        # Where nothing is negative the ignored ones need no search.
-        lowest = self.neg_iou if self.neg_iou > 0 else self.pos_iou
         boxes = priors if isinstance(priors, Tensor) else priors.boxes()
         exact = _Float32(boxes, gt_boxes) if self.metric == "iou" else None
-        if exact is None:
-            best, fitting = search(where, gts, score, int(self.low_quality), lowest, over=self.min_quality)
-        else:
-            best, fitting = self._by_float32(exact, where, gts, score, lowest)
+        # Where nothing is negative the ignored ones need no search.
+        lowest = self.neg_iou if self.neg_iou > 0 else self.pos_iou
+        winners = Winners(num_priors, device)
+        for pairs in find_fitting(where, gts, score, lowest if exact is None else lowest * (1 - _SLACK)):
+            pairs = pairs if exact is None else exact.rescored(pairs)
+            winners.add(pairs.keep(pairs.score >= lowest))
         labels = torch.full((num_priors,), 0 if self.neg_iou > 0 else -1, dtype=torch.int8, device=device)
-        labels[fitting.prior] = -1
-        best = best.keep(best.score > self.min_quality)
-        pairs = Matches.cat([fitting, self._suitors(exact, boxes, gts, score, best)], device)
-        matched, quality = best_winner(pairs, num_priors)
-        labels[quality >= self.pos_iou] = 1
+        labels[torch.isfinite(winners.score)] = -1
+        best = self._best(exact, where, gts, score)
+        winners.add(self._suitors(exact, boxes, gts, score, best))
+        labels[winners.score >= self.pos_iou] = 1
         labels[best.prior] = 1
         positive = labels == 1
-        return AssignResult(torch.where(positive, matched, -1), labels, torch.where(positive, quality, 0.0).float())
+        quality = torch.where(positive, winners.score, 0.0).float()
+        return AssignResult(torch.where(positive, winners.matched(), -1), labels, quality)
 
-    def _by_float32(
-        self, exact: _Float32, where: Any, gts: Tensor, score: Score, lowest: float
-    ) -> tuple[Matches, Matches]:
-        """The best and the fitting pairs by float32 IoU: candidates come from a search with some slack."""
-        _, fitting = search(where, gts, score, 0, lowest * (1 - _SLACK))
-        fitting = exact.rescored(fitting)
-        fitting = fitting.keep(fitting.score >= lowest)
+    def _best(self, exact: _Float32 | None, where: Lattices | Blocks, gts: Tensor, score: Score) -> Matches:
+        """The best priors of each ground truth; by float32 IoU, candidates come from a search with some slack."""
         if not self.low_quality:
-            return Matches.cat([], gts.device), fitting
-        top = best_scores(search(where, gts, score, 1, over=0.0)[0], len(gts))
+            return Matches.cat([], gts.device)
+        if exact is None:
+            return find_best(where, gts, score, 1, over=self.min_quality)
+        top = best_scores(find_best(where, gts, score, 1), len(gts))
         some = torch.isfinite(top).nonzero().flatten()  # an object beside all priors has no best one
-        _, near = search(where, gts[some], score, 0, top[some] * (1 - _SLACK))
+        near = Matches.cat(list(find_fitting(where, gts[some], score, top[some] * (1 - _SLACK))), gts.device)
         near = exact.rescored(Matches(some[near.gt], near.prior, near.score))
         best = near.score == best_scores(near, len(gts))[near.gt]
-        return near.keep(best), fitting
+        return near.keep(best & (near.score > self.min_quality))
 
     @staticmethod
     def _suitors(exact: _Float32 | None, boxes: Tensor, gts: Tensor, score: Score, best: Matches) -> Matches:
@@ -131,6 +129,7 @@ class MaxIoUAssigner(Assigner):
         low, which = best.prior.unique(return_inverse=True)
         own = best_scores(Matches(which, best.prior, best.score), len(low))
         wanted = xyxy_to_cxcywh(boxes[low].double())
-        _, found = search(Blocks.of(gts), wanted, score.exchanged(), 0, own - _SLACK * own.abs())
+        parts = find_fitting(Blocks.of(gts), wanted, score.exchanged(), own - _SLACK * own.abs())
+        found = Matches.cat(list(parts), gts.device)
         pairs = Matches(found.prior, low[found.gt], found.score)
         return pairs if exact is None else exact.rescored(pairs)

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from d2tiny.modeling.assigners.base import (
     Assigner,
     AssignResult,
     Priors,
+    check_tie,
     empty_result,
+    fits_any,
+    labelled,
     last_winner,
     searchable,
 )
 from d2tiny.ops.boxes import xyxy_to_cxcywh
 from d2tiny.ops.gaussian import get_score
 from d2tiny.ops.matches import first_k
-from d2tiny.ops.prior_search import search
+from d2tiny.ops.prior_search import find_best
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
 
 __all__ = ["RKAAssigner"]
@@ -30,7 +32,8 @@ class RKAAssigner(Assigner):
 
     A prior that several ground truths choose goes to the *last* of them, and all priors that tie with the k-th best are
     chosen (the released code's rule). Differences from the released code: with ``giou`` it ignores all priors
-    whose best score is negative, here they are negative; it gives priors to objects without area; its constant is 12.7.
+    whose best score is negative, here they are negative; it gives priors to objects without area, and to those whose
+    scores are all 0; its constant is 12.7.
     """
 
     def __init__(
@@ -57,12 +60,10 @@ class RKAAssigner(Assigner):
             ValueError: a setting outside its range.
         """
         super().__init__(ignore_iof_thresh=ignore_iof_thresh)
-        get_score(metric, constant)
-        if topk < 1 or not 0 < neg_thresh <= 1 or tie not in ("value", "index"):
-            raise ValueError(
-                f"RKAAssigner: need topk >= 1, 0 < neg_thresh <= 1 and tie 'value' or 'index', got {topk}, "
-                f"{neg_thresh}, {tie!r}."
-            )
+        get_score(metric, constant, who="RKAAssigner: ")
+        check_tie("RKAAssigner", tie)
+        if topk < 1 or not 0 < neg_thresh <= 1:
+            raise ValueError(f"RKAAssigner: need topk >= 1 and 0 < neg_thresh <= 1, got {topk}, {neg_thresh}.")
         self.topk = int(topk)
         self.neg_thresh = neg_thresh
         self.metric = metric
@@ -74,11 +75,9 @@ class RKAAssigner(Assigner):
         if num_priors == 0 or len(gt_boxes) == 0:
             return empty_result(num_priors, device)
         score = get_score(self.metric, self.constant)
-        best, fitting = search(searchable(priors), xyxy_to_cxcywh(gt_boxes), score, self.topk, self.neg_thresh)
+        where, gts = searchable(priors), xyxy_to_cxcywh(gt_boxes)
+        best = find_best(where, gts, score, self.topk)
         if self.tie == "index":
             best = first_k(best, self.topk)
         matched, quality = last_winner(best, num_priors)
-        labels = torch.zeros(num_priors, dtype=torch.int8, device=device)
-        labels[fitting.prior] = -1
-        labels[matched >= 0] = 1
-        return AssignResult(matched, labels, quality)
+        return labelled(matched, quality, fits_any(where, gts, score, self.neg_thresh, num_priors))

@@ -61,7 +61,7 @@ class DCLoss(BoxLoss):
 
     Free learning of k and δ is degenerate (it lowers the loss by drifting to pure L2, SPEC §4), so three safe ways
     are offered: ``none`` keeps them, ``bounded`` learns them inside [5, 14] and [0.05, 0.5] with a weak pull towards
-    their start, ``ema`` lets δ follow the median error of the positives without a gradient.
+    10 and 0.15, ``ema`` lets δ follow the median error of the positives without a gradient.
 
     Differences from the paper: the default reading is the prose (see :func:`dc_loss`), and k, δ are fixed, as in its
     own sweeps.
@@ -102,12 +102,17 @@ class DCLoss(BoxLoss):
         self.mode = mode
         self.learnable = learnable
         self.k0, self.delta0 = float(k), float(delta)
-        slope = dc_loss_slope(torch.linspace(0, 4, 4001, dtype=torch.float64), k=k, delta=delta, mode=mode)
-        if slope.min() < 0 and not allow_nonmonotone:
+        # With a moving δ all of its range must do.
+        steps = torch.linspace(*DELTA_RANGE, 10, dtype=torch.float64).tolist() if learnable == "ema" else []
+        errors = torch.linspace(0, 4, 4001, dtype=torch.float64)
+        slope, at = min((float(dc_loss_slope(errors, k=k, delta=d, mode=mode).min()), d) for d in (delta, *steps))
+        if slope < 0 and not allow_nonmonotone:
             raise ValueError(
-                f"DCLoss: with mode={mode!r}, k={k}, delta={delta} the loss falls where the error grows "
-                f"(slope down to {slope.min():.3f}). Use a smaller k or allow_nonmonotone=True."
+                f"DCLoss: with mode={mode!r}, k={k}, delta={at} the loss falls where the error grows "
+                f"(slope down to {slope:.3f}). Use a smaller k or allow_nonmonotone=True."
             )
+        if learnable == "ema" and not DELTA_RANGE[0] <= delta <= DELTA_RANGE[1]:
+            raise ValueError(f"DCLoss: a moving delta stays in {DELTA_RANGE}, so it cannot start at {delta}.")
         if learnable == "bounded":
             if not (K_RANGE[0] < k < K_RANGE[1] and DELTA_RANGE[0] < delta < DELTA_RANGE[1]):
                 raise ValueError(

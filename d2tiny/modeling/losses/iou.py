@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torchvision.ops import (
-    complete_box_iou_loss,
     distance_box_iou_loss,
     generalized_box_iou_loss,
 )
@@ -19,6 +20,10 @@ from d2tiny.utils.registry import BOX_LOSS_REGISTRY
 __all__ = ["IOU_LOSSES", "IoULoss", "iou_loss"]
 
 
+# px; the shape of anything smaller is rounding.
+_LEAST_SIDE = 1e-3
+
+
 def _plain(pred: Tensor, target: Tensor, reduction: str = "none") -> Tensor:
     return 1 - aligned_iou(pred, target)
 
@@ -27,12 +32,25 @@ def _squared(pred: Tensor, target: Tensor, reduction: str = "none") -> Tensor:
     return 1 - aligned_iou(pred, target) ** 2
 
 
+def _complete(pred: Tensor, target: Tensor, reduction: str = "none") -> Tensor:
+    """1 − CIoU; torchvision's divides by a height that float32 corners may round to zero."""
+
+    def angle(boxes: Tensor) -> Tensor:
+        width, height = (boxes[:, 2:] - boxes[:, :2]).clamp(min=_LEAST_SIDE).unbind(1)
+        return torch.atan2(width, height)
+
+    v = 4 / math.pi**2 * (angle(target) - angle(pred)) ** 2
+    with torch.no_grad():
+        alpha = v / (1 - aligned_iou(pred, target) + v).clamp(min=torch.finfo(v.dtype).eps)
+    return distance_box_iou_loss(pred, target, reduction="none") + alpha * v
+
+
 IOU_LOSSES: dict[str, Callable[..., Tensor]] = {
     "iou": _plain,
     "iou2": _squared,
     "giou": generalized_box_iou_loss,
     "diou": distance_box_iou_loss,
-    "ciou": complete_box_iou_loss,
+    "ciou": _complete,
 }
 
 
@@ -57,7 +75,7 @@ def iou_loss(pred: Tensor, target: Tensor, kind: str) -> Tensor:
 
 @BOX_LOSS_REGISTRY.register()
 class IoULoss(BoxLoss):
-    """1 minus an overlap of decoded XYXY boxes (torchvision's functions for GIoU, DIoU and CIoU)."""
+    """1 minus an overlap of decoded XYXY boxes (torchvision's functions for GIoU and DIoU)."""
 
     space = "box"
 

@@ -62,10 +62,12 @@ class SALoss(BoxLoss):
         Args:
             base: ``iou2``, ``iou``, ``giou``, ``diou`` or ``ciou``.
             beta: β; the paper tries 1, 1/ln 2 and 2/ln 2 (best).
-            stat_mode: smallest and largest area over the ``batch``, over each ``image``, or a moving average (``ema``).
+            stat_mode: smallest and largest area over the ``batch``, over each ``image`` (of ``groups``; without
+                them all are one image), or a moving average (``ema``).
             sync_stats: take them over all processes, so that the loss does not depend on how a batch is shared.
-            l1_weight: of the mean absolute error of the four deltas, added for each positive; 0 leaves it out.
-            loss_weight: factor on the result.
+            l1_weight: of the mean absolute error of the four deltas, added for each positive by
+                :func:`~d2tiny.modeling.losses.base.regression_loss` (the loss itself sees no deltas); 0 leaves it out.
+            loss_weight: factor on the weighted IoU loss, not on L1 (eq. 3).
 
         Raises:
             ValueError: a setting outside its range.

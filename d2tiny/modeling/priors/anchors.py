@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from torch import Tensor
 
-from d2tiny.modeling.priors.grid import GridLevel, GridPriors
+from d2tiny.modeling.priors.grid import GridLevel, GridPriors, snap_cells
 
 __all__ = ["grid_from_generator"]
 
@@ -20,7 +20,8 @@ def grid_from_generator(generator: DefaultAnchorGenerator, features: Sequence[Te
         features: one (B, C, H, W) map for each level.
 
     Returns:
-        Priors whose :meth:`~GridPriors.boxes` equal the generator's output.
+        Priors whose :meth:`~GridPriors.boxes` equal the generator's output to 0.001 px: cells are snapped, so that grid
+        and boxes hold the very same numbers.
     """
     cells = list(generator.cell_anchors)
     return GridPriors(
@@ -29,7 +30,7 @@ def grid_from_generator(generator: DefaultAnchorGenerator, features: Sequence[Te
                 stride=int(stride),
                 height=int(feature.shape[-2]),
                 width=int(feature.shape[-1]),
-                cells=cell.to(feature.device),
+                cells=snap_cells(cell.to(feature.device)),
                 offset=float(generator.offset),
             )
             for stride, cell, feature in zip(generator.strides, cells, features, strict=True)

@@ -11,7 +11,18 @@ from torch import Tensor
 from d2tiny.ops.boxes import xyxy_to_cxcywh
 from d2tiny.ops.grid_topk import Lattices
 
-__all__ = ["GridLevel", "GridPriors"]
+__all__ = ["SNAP", "GridLevel", "GridPriors", "snap_cells"]
+
+# The whole lattice is exact in float32 up to 8192 px when cell anchors are multiples of this, so that the windowed
+# and the dense label assignment see the very same numbers. It moves no side by more than 0.001 px.
+SNAP = 2.0**-10
+
+
+def snap_cells(cells: Tensor) -> Tensor:
+    """Round (A, 4) cell anchors to multiples of 2⁻¹⁰ px, sizes to multiples of 2⁻⁹ px."""
+    half = torch.round((cells[:, 2:] - cells[:, :2]) / 2 / SNAP) * SNAP
+    centre = torch.round((cells[:, 2:] + cells[:, :2]) / 2 / SNAP) * SNAP
+    return torch.cat((centre - half, centre + half), dim=1)
 
 
 @dataclass(frozen=True)
@@ -75,11 +86,13 @@ class GridPriors:
             result.append((shifts + level.cells.float()).reshape(-1, 4))
         return result
 
+    @cached_property
+    def _boxes(self) -> Tensor:
+        return torch.cat(self.level_boxes) if self.levels else torch.zeros(0, 4)
+
     def boxes(self) -> Tensor:
-        """All (N, 4) float32 XYXY boxes."""
-        if not self.levels:
-            return torch.zeros(0, 4)
-        return torch.cat(self.level_boxes)
+        """All (N, 4) float32 XYXY boxes; not to be modified."""
+        return self._boxes
 
     @cached_property
     def lattices(self) -> Lattices:

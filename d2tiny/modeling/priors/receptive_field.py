@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from detectron2.config import configurable
 from detectron2.modeling.anchor_generator import (
     ANCHOR_GENERATOR_REGISTRY,
     DefaultAnchorGenerator,
 )
-from torch import Tensor
 
-__all__ = ["RFAnchorGenerator", "receptive_fields", "snap_cells"]
+from d2tiny.modeling.priors.grid import snap_cells
 
-# The whole lattice is exact in float32 up to 8192 px when cell anchors are multiples of this, so that the windowed
-# and the dense label assignment see the very same numbers. It moves no side by more than 0.001 px.
-SNAP = 2.0**-10
+__all__ = ["RFAnchorGenerator", "receptive_fields"]
 
 
 def receptive_fields(first_level: int = 2, num_levels: int = 5) -> list[float]:
@@ -44,19 +40,12 @@ def receptive_fields(first_level: int = 2, num_levels: int = 5) -> list[float]:
     return fields[first_level - 2 : first_level - 2 + num_levels]
 
 
-def snap_cells(cells: Tensor) -> Tensor:
-    """Round (A, 4) cell anchors to multiples of 2⁻¹⁰ px, sizes to multiples of 2⁻⁹ px."""
-    half = torch.round((cells[:, 2:] - cells[:, :2]) / 2 / SNAP) * SNAP
-    centre = torch.round((cells[:, 2:] + cells[:, :2]) / 2 / SNAP) * SNAP
-    return torch.cat((centre - half, centre + half), dim=1)
-
-
 @ANCHOR_GENERATOR_REGISTRY.register()
 class RFAnchorGenerator(DefaultAnchorGenerator):
     """Anchors whose side is a fraction of the level's theoretical receptive field.
 
     They are both the assignment priors and the regression anchors. Differences from the paper: sides are rounded to
-    2⁻⁹ px (see :data:`SNAP`).
+    2⁻⁹ px (see :data:`d2tiny.modeling.priors.grid.SNAP`).
     """
 
     @configurable

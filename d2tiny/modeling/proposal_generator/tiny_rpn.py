@@ -93,6 +93,10 @@ class TinyRPN(RPN):
         )
         if nms_metric not in ("iou", "nwd"):
             raise ValueError(f"TinyRPN: nms_metric must be 'iou' or 'nwd', got {nms_metric!r}.")
+        if nms_metric == "nwd" and (not 0 < nms_thresh < 1 or nwd_constant <= 0):
+            raise ValueError(
+                f"TinyRPN: NWD-NMS needs 0 < nms_thresh < 1 and nwd_constant > 0 px, got {nms_thresh}, {nwd_constant}."
+            )
         self.assigner = assigner
         self.box_loss = box_loss
         self.nms_metric = nms_metric
@@ -104,6 +108,7 @@ class TinyRPN(RPN):
         for name in ("anchor_matcher", "box_reg_loss_type", "smooth_l1_beta"):
             del ret[name]
         ret["assigner"] = build_rpn_assigner(cfg)
+        ret["nms_metric"], ret["nwd_constant"] = cfg.MODEL.RPN.NMS_METRIC, cfg.MODEL.NWD.CONSTANT
         ret["box_loss"] = build_box_loss(
             cfg,
             cfg.MODEL.RPN.BBOX_REG_LOSS_TYPE,

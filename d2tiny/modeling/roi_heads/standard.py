@@ -14,7 +14,7 @@ from detectron2.utils.events import get_event_storage
 
 from d2tiny.modeling.roi_heads.fast_rcnn import TinyFastRCNNOutputLayers
 from d2tiny.modeling.targets import split_ignored
-from d2tiny.ops.boxes import max_iof, pairwise_iou, xyxy_to_cxcywh
+from d2tiny.ops.boxes import chunks, max_iof, pairwise_iou, xyxy_to_cxcywh
 from d2tiny.ops.gaussian import nwd_score
 
 __all__ = ["TinyStandardROIHeads"]
@@ -45,6 +45,12 @@ class TinyStandardROIHeads(StandardROIHeads):
         if match_nwd is not None and match_nwd <= 0:
             raise ValueError(f"TinyStandardROIHeads: match_nwd must be > 0 px, got {match_nwd}.")
         self.match_nwd = match_nwd
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):  # type: ignore[no-untyped-def]  # noqa: D102
+        ret = super().from_config(cfg, input_shape)
+        ret["match_nwd"] = cfg.MODEL.NWD.CONSTANT if cfg.MODEL.ROI_HEADS.MATCH_BY_NWD else None
+        return ret
 
     @classmethod
     def _init_box_head(cls, cfg, input_shape):  # type: ignore[no-untyped-def]
@@ -96,9 +102,14 @@ class TinyStandardROIHeads(StandardROIHeads):
         """(G, R) what the matcher's thresholds are on: IoU, or NWD where ``match_nwd`` gives its C."""
         if self.match_nwd is None:
             return pairwise_iou(objects, boxes)
-        g, p = xyxy_to_cxcywh(objects)[:, None], xyxy_to_cxcywh(boxes)[None]
-        pairs = (p[..., 0] - g[..., 0], p[..., 1] - g[..., 1], p[..., 2], p[..., 3], g[..., 2], g[..., 3])
-        return nwd_score(*pairs, constant=self.match_nwd)
+        rows = [boxes.new_zeros((0, len(boxes)))]
+        priors = xyxy_to_cxcywh(boxes)[None]
+        for part in chunks(len(objects), len(boxes)):
+            g = xyxy_to_cxcywh(objects[part])[:, None]
+            offset, sizes = priors[..., :2] - g[..., :2], (*priors[..., 2:].unbind(-1), *g[..., 2:].unbind(-1))
+            value = nwd_score(*offset.unbind(-1), *sizes, constant=self.match_nwd)
+            rows.append(value * (g[..., 2:] > 0).all(dim=-1))  # as with IoU nothing matches an object without area
+        return torch.cat(rows)
 
     def _sample_with_ignored(
         self,
