@@ -24,6 +24,8 @@ __all__ = ["Blocks", "above_blocks", "topk_blocks"]
 
 _SIZE = 64
 _MORE_SEEDS = 3
+# Searched together, so that memory does not grow with their number.
+_GROUND_TRUTHS = 1024
 # A bound and a score are computed by different roundings; no block is lost to the last digits.
 _SLACK = 1e-9
 
@@ -138,27 +140,41 @@ def topk_blocks(blocks: Blocks, gts: Tensor, score: Score, k: int, over: float =
         The pairs, in no particular order.
     """
     k = min(k, len(blocks))
-    if k < 1:
-        return Matches.cat([], gts.device)
-    # A block holds at least one box, so k blocks hold k; more of them make the limit tighter.
-    seeds = min(k + _MORE_SEEDS, len(blocks.boxes))
+    parts: list[Matches] = []
+    for part in chunks(len(gts), 1, _GROUND_TRUTHS) if k > 0 else ():
+        some = gts[part]
+        found = Matches.cat(
+            list(_search(blocks, some, score, _KthOfPromising(blocks, some, score, k, over))), gts.device
+        )
+        best = first_k(found, k)
+        kth = -best_scores(Matches(best.gt, best.prior, -best.score), len(some))
+        found = found.keep(found.score >= kth[found.gt])
+        parts.append(Matches(found.gt + part.start, found.prior, found.score))
+    return Matches.cat(parts, gts.device)
 
-    def limits(upper: Tensor, part: slice) -> Tensor:
-        """The k-th best of the most promising blocks: the k-th best of all cannot be lower."""
+
+@dataclass(frozen=True)
+class _KthOfPromising:
+    """The k-th best score in the most promising blocks: the k-th best of all cannot be lower."""
+
+    blocks: Blocks
+    gts: Tensor
+    score: Score
+    k: int
+    over: float
+
+    def __call__(self, upper: Tensor, part: slice) -> Tensor:
+        # A block holds at least one box, so k blocks hold k; more of them make the limit tighter.
+        seeds = min(self.k + _MORE_SEEDS, len(self.blocks.boxes))
         promising = upper.topk(seeds, dim=1).indices
         parts = [upper.new_zeros(0)]
         for rows in chunks(len(promising), seeds * _SIZE, DENSE_ELEMENTS):
             b = promising[rows].flatten()
-            g = torch.arange(part.start + rows.start, part.start + rows.stop, device=gts.device)
-            value = _score_blocks(blocks, gts, score, g.repeat_interleave(seeds), b)
-            value = value.masked_fill(blocks.index[b] < 0, -torch.inf).view(len(g), -1)
-            parts.append(value.topk(k, dim=1).values[:, -1])
-        return torch.cat(parts).clamp(min=math.nextafter(over, math.inf))
-
-    found = Matches.cat(list(_search(blocks, gts, score, limits)), gts.device)
-    kth = first_k(found, k)
-    lowest = -best_scores(Matches(kth.gt, kth.prior, -kth.score), len(gts))
-    return found.keep(found.score >= lowest[found.gt])
+            g = torch.arange(part.start + rows.start, part.start + rows.stop, device=upper.device)
+            value = _score_blocks(self.blocks, self.gts, self.score, g.repeat_interleave(seeds), b)
+            value = value.masked_fill(self.blocks.index[b] < 0, -torch.inf).view(len(g), -1)
+            parts.append(value.topk(self.k, dim=1).values[:, -1])
+        return torch.cat(parts).clamp(min=math.nextafter(self.over, math.inf))
 
 
 def above_blocks(blocks: Blocks, gts: Tensor, score: Score, threshold: float | Tensor) -> Iterator[Matches]:

@@ -130,7 +130,7 @@ def topk_grid(lat: Lattices, gts: Tensor, score: ScoreFn, k: int, over: float = 
     side = min(k + 1, int(torch.maximum(lat.columns, lat.rows).max()))
     all_m = torch.arange(families, device=gts.device)
     offset = torch.arange(side, device=gts.device)
-    for part in chunks(len(gts), families * side * side):
+    for part in chunks(len(gts), families * side * side, DENSE_ELEMENTS):
         g = torch.arange(part.start, part.stop, device=gts.device)[:, None]
         column = (gts[g, 0] - lat.cx) / lat.stride
         row = (gts[g, 1] - lat.cy) / lat.stride
@@ -173,7 +173,7 @@ def above_grid(lat: Lattices, gts: Tensor, score: ScoreFn, threshold: float | Te
     families = len(lat.stride)
     all_m = torch.arange(families, device=gts.device)[None]
     limits = torch.as_tensor(threshold, dtype=gts.dtype, device=gts.device).expand(len(gts))
-    for part in chunks(len(gts), max(families, 1)):
+    for part in chunks(len(gts), max(families, 1), DENSE_ELEMENTS):
         g = torch.arange(part.start, part.stop, device=gts.device)[:, None]
         ix, iy = _nearest(lat, gts, g, all_m)
         reached = _score_cells(lat, gts, score, all_m, g, ix, iy) >= limits[g]
