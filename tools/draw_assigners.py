@@ -52,8 +52,8 @@ ASSIGNERS: dict[str, tuple[Assigner, bool]] = {
 
 def panel(tile: np.ndarray, assigner: Assigner, priors: GridPriors, size: float) -> np.ndarray:
     """One object in the middle: its box, a dot at each positive prior (colour: level) and its box, ignored ones dim."""
-    middle = SIDE / 2 + 1.3  # not on the lattice, as objects are
-    gt = torch.tensor([[middle - size / 2, middle - size / 2, middle + size / 2, middle + size / 2]])
+    x, y = SIDE / 2 + 1.3, SIDE / 2 + 0.9  # not on the lattice and not on its diagonal, as objects are
+    gt = torch.tensor([[x - size / 2, y - size / 2, x + size / 2, y + size / 2]])
     result = assigner(priors, gt)
     boxes = priors.boxes().numpy()
     counts = np.cumsum([len(level) for level in priors.level_boxes])
