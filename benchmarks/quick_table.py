@@ -73,6 +73,22 @@ TABLES = {
         _loss("nwd", "HLA, NWD loss", "NWDLoss", BOX_WEIGHT),
     ),
 }
+# Detectors with what the E-FPN-BS paper puts into them, and the SARL relay.
+TABLES["rcnn"] = tuple(
+    Row(config, title, config)
+    for config, title in (
+        ("faster_rcnn_r18_fpn_rfla", "Faster R-CNN, RFLA"),
+        ("faster_rcnn_r18_efpnbs_rfla", "Faster R-CNN, RFLA + E-FPN-BS"),
+        ("faster_rcnn_r18_efpnbs_rfla_dcloss", "Faster R-CNN, RFLA + E-FPN-BS + DCLoss"),
+        ("faster_rcnn_r18_sarl_rfla", "Faster R-CNN, RFLA + SARL"),
+        ("cascade_rcnn_r18_fpn_rfla", "Cascade R-CNN, RFLA"),
+        ("cascade_rcnn_r18_efpnbs_rfla", "Cascade R-CNN, RFLA + E-FPN-BS"),
+        ("cascade_rcnn_r18_efpnbs_rfla_dcloss", "Cascade R-CNN, RFLA + E-FPN-BS + DCLoss"),
+        ("detectors_r18_rfp_rfla", "DetectoRS, RFLA"),
+        ("detectors_r18_efpnbs_rfla", "DetectoRS, RFLA + E-FPN-BS"),
+        ("detectors_r18_efpnbs_rfla_dcloss", "DetectoRS, RFLA + E-FPN-BS + DCLoss"),
+    )
+)
 METRICS = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
 
 
