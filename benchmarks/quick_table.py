@@ -79,6 +79,7 @@ TABLES["rcnn"] = tuple(
     for config, title in (
         ("faster_rcnn_r18_fpn_rfla", "Faster R-CNN, RFLA"),
         ("faster_rcnn_r18_efpnbs_rfla", "Faster R-CNN, RFLA + E-FPN-BS"),
+        ("faster_rcnn_r18_efpnbslight_rfla", "Faster R-CNN, RFLA + light E-FPN-BS (ours)"),
         ("faster_rcnn_r18_efpnbs_rfla_dcloss", "Faster R-CNN, RFLA + E-FPN-BS + DCLoss"),
         ("faster_rcnn_r18_sarl_rfla", "Faster R-CNN, RFLA + SARL"),
         ("cascade_rcnn_r18_fpn_rfla", "Cascade R-CNN, RFLA"),

@@ -72,6 +72,7 @@ def add_d2tiny_config(cfg: CfgNode) -> None:
     cfg.MODEL.EFPNBS.MID_CHANNELS = 64
     cfg.MODEL.EFPNBS.GATE_CHANNELS = 1
     cfg.MODEL.EFPNBS.RESIDUAL = False
+    cfg.MODEL.EFPNBS.LIGHT = False
 
     # TinyCascadeROIHeads: factors on the losses of the stages; Detectron2's own way is to scale gradients instead.
     cfg.MODEL.ROI_BOX_CASCADE_HEAD.STAGE_LOSS_WEIGHTS = (1.0, 0.5, 0.25)

@@ -93,6 +93,7 @@ def _with_efpnbs(cfg: CfgNode, backbone: Backbone) -> NeckedBackbone:
         mid_channels=node.MID_CHANNELS,
         gate_channels=node.GATE_CHANNELS,
         residual=node.RESIDUAL,
+        light=node.LIGHT,
     )
     return NeckedBackbone(backbone=backbone, neck=neck)
 

@@ -23,6 +23,8 @@ def test_parameter_counts():
     assert count() == 951_052
     assert count(mid_channels=256) == 1_836_556
     assert count(gate_channels=256) == 1_574_272
+    # light: gates 9·256 + 256·64 + 64 each instead of 9·256·64 + 64, refinement 9·256 + 256·256 + 256
+    assert count(light=True) == 951_052 - 2 * (147_456 - 2_304 - 16_384) - (589_824 - 2_304 - 65_536)
 
 
 def test_names_shapes_and_other_levels_stay():
@@ -112,3 +114,11 @@ def test_bad_settings(settings):
 def test_missing_level_is_named():
     with pytest.raises(KeyError, match="no level 'p7'"):
         EFPNBS(channels=16, pairs=(("p7", "p2"),))(pyramid())
+
+
+def test_light_keeps_shapes_and_learns():
+    neck, features = EFPNBS(channels=16, mid_channels=4, light=True), pyramid()
+    out = neck(features)["p2"]
+    assert out.shape == features["p2"].shape
+    out.sum().backward()
+    assert all(p.grad is not None for p in neck.parameters())
