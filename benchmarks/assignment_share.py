@@ -15,14 +15,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import instantiate
-from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+from timing import Stopwatch, batch
 
 from d2tiny.config import load_config
 from d2tiny.modeling.proposal_generator import TinyRPN
@@ -30,43 +29,6 @@ from d2tiny.utils.env import describe_hardware
 
 ROOT = Path(__file__).resolve().parents[1]
 ASSIGNERS = ("HLAAssigner", "RKAAssigner", "ATSSAssigner", "MaxIoUAssigner")
-
-
-def batch(objects: int, size: int) -> list[dict[str, Any]]:
-    """One image with noise and objects of 12 px on average."""
-    generator = torch.Generator().manual_seed(0)
-    centre = torch.rand(objects, 2, generator=generator) * size
-    half = 6 * torch.exp(torch.randn(objects, 2, generator=generator) / 2)
-    boxes = Boxes(torch.cat((centre - half, centre + half), dim=1))
-    boxes.clip((size, size))
-    instances = Instances((size, size), gt_boxes=boxes, gt_classes=torch.zeros(objects, dtype=torch.int64))
-    image = torch.randint(0, 255, (3, size, size), generator=generator, dtype=torch.uint8)
-    return [{"image": image, "instances": instances, "height": size, "width": size}]
-
-
-class Stopwatch:
-    """Times calls; on a GPU it waits for the device first."""
-
-    def __init__(self, device: str) -> None:
-        self.device = device
-        self.seconds: list[float] = []
-
-    def now(self) -> float:
-        """Seconds, after all work of the device is done."""
-        if self.device != "cpu":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    def around(self, function: Any) -> Any:
-        """The same function, timed."""
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            start = self.now()
-            result = function(*args, **kwargs)
-            self.seconds.append(self.now() - start)
-            return result
-
-        return timed
 
 
 def measure(assigner: str, objects: list[int], steps: int, size: int, device: str) -> list[dict[str, Any]]:
@@ -78,8 +40,8 @@ def measure(assigner: str, objects: list[int], steps: int, size: int, device: st
     assert isinstance(rpn, TinyRPN)
     rows = []
     for count in objects:
-        data, labels, whole = batch(count, size), Stopwatch(device), Stopwatch(device)
-        rpn.label_and_sample_anchors = labels.around(type(rpn).label_and_sample_anchors.__get__(rpn))
+        data, watch = batch(count, size), Stopwatch(device)
+        rpn.label_and_sample_anchors = watch.around("label", type(rpn).label_and_sample_anchors.__get__(rpn))
 
         def step(data: list[dict[str, Any]] = data) -> None:
             with EventStorage(0):
@@ -87,8 +49,10 @@ def measure(assigner: str, objects: list[int], steps: int, size: int, device: st
             model.zero_grad()
 
         for _ in range(steps + 1):
-            whole.around(step)()
-        label_s, step_s = (statistics.median(watch.seconds[1:]) for watch in (labels, whole))  # without the first call
+            watch.around("step", step)()
+        label_s, step_s = (
+            statistics.median(watch.seconds[name][1:]) for name in ("label", "step")
+        )  # without the first call
         rows.append({"assigner": assigner, "objects": count, "label_s": label_s, "step_s": step_s})
         print(
             f"| {assigner} | {count:,} | {1e3 * label_s:.1f} | {1e3 * step_s:.0f} | {100 * label_s / step_s:.2f} % |",
