@@ -117,6 +117,7 @@ def _demo_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder of the results")
     parser.add_argument("--score", type=float, default=0.3, help="lowest score shown (default 0.3)")
     parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16: faster where the processor has it")
     add_register_option(parser)
     parser.add_argument("--opts", nargs="+", default=[], metavar="key=value", help="config overrides")
     return parser
@@ -132,7 +133,7 @@ def demo_main(argv: Sequence[str] | None = None) -> int:
         if not Path(args.weights).is_file():
             raise CheckpointError(f"--weights {args.weights}: no such file.")
         cfg = model_zoo.get_cfg(args.config, args.weights, args.opts, args.device)
-        failed.extend(predict_folder(cfg, args.input, args.output, score=args.score))
+        failed.extend(predict_folder(cfg, args.input, args.output, score=args.score, bf16=args.bf16))
         print(f"Pictures and detections.json: {args.output.resolve()}")
 
     code = guarded(action)

@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultPredictor
@@ -94,7 +95,13 @@ def _targets(files: Sequence[Path], output: Path) -> list[Path]:
 
 
 def predict_folder(
-    cfg: CfgNode, inputs: Sequence[str], output: Path, *, score: float = 0.3, progress: bool = True
+    cfg: CfgNode,
+    inputs: Sequence[str],
+    output: Path,
+    *,
+    score: float = 0.3,
+    bf16: bool = False,
+    progress: bool = True,
 ) -> list[str]:
     """Predict all images.
 
@@ -104,6 +111,7 @@ def predict_folder(
         output: folder; gets ``<image name>.jpg`` for each image and ``detections.json`` (COCO with scores; boxes XYWH
             in the image's own pixels).
         score: lowest score that is drawn and written, in [0, 1].
+        bf16: compute convolutions and linear layers in bfloat16, which is faster on processors and GPUs that have it.
         progress: show a bar.
 
     Returns:
@@ -125,6 +133,9 @@ def predict_folder(
     predictor = DefaultPredictor(cfg)
     if weights:  # strictly: weights of another config would leave parts of the model at random
         load_weights(predictor.model, weights)
+    if bf16:  # a layout that bfloat16 convolutions prefer
+        predictor.model.to(memory_format=torch.channels_last)
+    device = torch.device(cfg.MODEL.DEVICE).type
     names = dataset_classes(cfg.DATASETS.TEST[0], cfg.MODEL.ROI_HEADS.NUM_CLASSES)
     result: dict[str, list[Any]] = {
         "images": [],
@@ -139,7 +150,8 @@ def predict_folder(
         except DatasetError as err:
             failed.append(str(err))
             continue
-        found = predictor(image)["instances"].to("cpu")
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            found = predictor(image)["instances"].to("cpu")
         boxes = found.pred_boxes.tensor.numpy()
         items = Boxes2D(boxes, found.pred_classes.numpy(), found.scores.numpy())
         picture = draw_boxes(np.ascontiguousarray(image[:, :, ::-1]), items, names, title=path.name)

@@ -96,3 +96,17 @@ def test_grayscale_and_rgba(tmp_path, weights):
     cv2.imwrite(str(tmp_path / "gray.png"), np.full((50, 60), 90, np.uint8))
     cv2.imwrite(str(tmp_path / "rgba.png"), np.full((50, 60, 4), 90, np.uint8))
     assert run(weights, [tmp_path / "gray.png", tmp_path / "rgba.png"], tmp_path / "out") == 0
+
+
+def test_bf16_finds_about_the_same(tmp_path, weights):
+    """Random weights: the scores hardly differ, so the best detections of both must lie near each other."""
+    write(tmp_path / "in" / "a.png")
+    best = []
+    for more in ((), ("--bf16",)):
+        output = tmp_path / f"out{len(more)}"
+        assert run(weights, [tmp_path / "in"], output, "--score", "0.05", *more) == 0
+        found = json.loads((output / "detections.json").read_text())["annotations"]
+        best.append(max(found, key=lambda a: a["score"]))
+        assert all(np.isfinite(a["score"]) for a in found)
+    assert best[0]["score"] == pytest.approx(best[1]["score"], abs=0.02)
+    assert best[0] != best[1], "bfloat16 was not used"
