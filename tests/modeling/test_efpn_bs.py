@@ -23,8 +23,8 @@ def test_parameter_counts():
     assert count() == 951_052
     assert count(mid_channels=256) == 1_836_556
     assert count(gate_channels=256) == 1_574_272
-    # light: gates 9·256 + 256·64 + 64 each instead of 9·256·64 + 64, refinement 9·256 + 256·256 + 256
-    assert count(light=True) == 951_052 - 2 * (147_456 - 2_304 - 16_384) - (589_824 - 2_304 - 65_536)
+    # light: gates 256·64 + 9·64 instead of 9·256·64, refinement 9·256 + 256·256 instead of 9·256·256, biases as before
+    assert count(light=True) == 951_052 - 2 * (147_456 - 16_384 - 576) - (589_824 - 2_304 - 65_536)
 
 
 def test_names_shapes_and_other_levels_stay():

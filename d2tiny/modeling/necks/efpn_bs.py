@@ -16,15 +16,10 @@ from d2tiny.utils.registry import NECK_REGISTRY
 __all__ = ["CEM", "EFPNBS", "FBSM"]
 
 
-def _conv3x3(inputs: int, outputs: int, *, light: bool) -> nn.Module:
-    """A 3×3 convolution, or a depth-wise one and a 1×1."""
-    if light:
-        parts = [nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs, bias=False), nn.Conv2d(inputs, outputs, 1)]
-    else:
-        parts = [nn.Conv2d(inputs, outputs, 3, padding=1)]
-    for part in parts:
-        weight_init.c2_msra_fill(part)
-    return nn.Sequential(*parts) if light else parts[0]
+def _convs(*convs: nn.Conv2d) -> list[nn.Module]:
+    for conv in convs:
+        weight_init.c2_msra_fill(conv)
+    return list(convs)
 
 
 class CEM(nn.Module):
@@ -51,8 +46,8 @@ class FBSM(nn.Module):
     ``M = σ(3×3(M_h + M_l))``, output ``ReLU(3×3(C ⊙ M))``.
 
     Differences from the paper, which contradicts itself here (SPEC §3.2): masks have one channel by default, and the
-    refinement has no skip unless ``residual``. ``light`` is ours: its wide 3×3 are depth-wise separable, with an
-    eighth of the multiply-adds.
+    refinement has no skip unless ``residual``. ``light`` is ours: wide 3×3 convolutions are depth-wise separable, and
+    the high level's mask is made at its own size and then upsampled; a tenth of the multiply-adds.
     """
 
     def __init__(
@@ -65,31 +60,43 @@ class FBSM(nn.Module):
         light: bool = False,
     ) -> None:
         super().__init__()
+        self.light = light
         self.gate_high = self._gate(channels, mid_channels, gate_channels, light)
         self.gate_low = self._gate(channels, mid_channels, gate_channels, light)
-        self.fuse = nn.Conv2d(gate_channels, gate_channels, 3, padding=1)
-        self.refine = _conv3x3(channels, channels, light=light)
+        (self.fuse,) = _convs(nn.Conv2d(gate_channels, gate_channels, 3, padding=1))
+        if light:
+            depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+            self.refine: nn.Module = nn.Sequential(*_convs(depthwise, nn.Conv2d(channels, channels, 1)))
+        else:
+            (self.refine,) = _convs(nn.Conv2d(channels, channels, 3, padding=1))
         self.residual = residual
-        weight_init.c2_msra_fill(self.fuse)
 
     @staticmethod
     def _gate(channels: int, mid_channels: int, gate_channels: int, light: bool) -> nn.Sequential:
-        squeeze = _conv3x3(channels, mid_channels, light=light)
+        if light:
+            depthwise = nn.Conv2d(mid_channels, mid_channels, 3, padding=1, groups=mid_channels)
+            squeeze = _convs(nn.Conv2d(channels, mid_channels, 1, bias=False), depthwise)
+        else:
+            squeeze = _convs(nn.Conv2d(channels, mid_channels, 3, padding=1))
         logit = nn.Conv2d(mid_channels, gate_channels, 1)
         # Starts near σ(0) everywhere, so that training begins from an even mask.
         nn.init.normal_(logit.weight, std=0.01)
         assert logit.bias is not None
         nn.init.zeros_(logit.bias)
-        return nn.Sequential(squeeze, nn.ReLU(), logit, nn.Sigmoid())
+        return nn.Sequential(*squeeze, nn.ReLU(), logit, nn.Sigmoid())
 
     def mask(self, high: Tensor, low: Tensor) -> Tensor:
         """Return M in (0, 1), (B, gate_channels, H, W)."""
-        up = F.interpolate(high, size=low.shape[-2:], mode="bilinear", align_corners=False)
-        return torch.sigmoid(self.fuse(self.gate_high(up) + self.gate_low(low)))
+
+        def up(x: Tensor) -> Tensor:
+            return F.interpolate(x, size=low.shape[-2:], mode="bilinear", align_corners=False)
+
+        mask_high = up(self.gate_high(high)) if self.light else self.gate_high(up(high))
+        return torch.sigmoid(self.fuse(mask_high + self.gate_low(low)))
 
     def forward(self, high: Tensor, low: Tensor) -> Tensor:
         """Map (B, C, h, w) and (B, C, H, W) to (B, C, H, W)."""
-        refined = F.relu(self.refine(low * self.mask(high, low)))
+        refined = F.relu_(self.refine(low * self.mask(high, low)))
         return low + refined if self.residual else refined
 
 
