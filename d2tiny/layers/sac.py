@@ -8,7 +8,8 @@ import torch
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import deform_conv2d
+
+from d2tiny.layers.deform_conv import deform_conv2d
 
 __all__ = ["ConvAWS2d", "SAConv2d"]
 
@@ -130,19 +131,15 @@ class SAConv2d(ConvAWS2d):
         return self._finish(out + self.post_context(F.adaptive_avg_pool2d(out, 1)))
 
     def _deform(self, x: Tensor, offset: Tensor, weight: Tensor, factor: int) -> Tensor:
-        """Deformable convolution with ``factor`` times the dilation, in float32: torchvision has no bfloat16 kernel."""
+        """Deformable convolution with ``factor`` times the dilation."""
         assert not isinstance(self.padding, str)
-        padding = tuple(factor * p for p in self.padding)
-        dilation = tuple(factor * d for d in self.dilation)
-        with torch.autocast(x.device.type, enabled=False):
-            bias = None if self.bias is None else self.bias.float()
-            out = deform_conv2d(
-                x.float(),
-                offset.float(),
-                weight.float(),
-                bias,
-                self.stride,
-                padding,
-                dilation,
-            )
-        return out.to(x.dtype)
+        (pad_y, pad_x), (step_y, step_x) = self.padding, self.dilation
+        return deform_conv2d(
+            x,
+            offset,
+            weight,
+            self.bias,
+            stride=self.stride,
+            padding=(factor * pad_y, factor * pad_x),
+            dilation=(factor * step_y, factor * step_x),
+        )
