@@ -83,7 +83,10 @@ class FEM(nn.Module):
     def forward(self, weighted: Tensor, aligned: Tensor) -> Tensor:
         """Map two (B, c, H, W) to one."""
         mixed = self.activation(self.squeeze(torch.cat((weighted, aligned), dim=1)))
-        return self.project(self.activation(self.near(mixed) + self.far(mixed) + mixed))
+        # In bfloat16 the processor's weight gradient of a dilated depth-wise convolution holds garbage now and then.
+        with torch.autocast(mixed.device.type, enabled=False):
+            far = self.far(mixed.float())
+        return self.project(self.activation(self.near(mixed) + far + mixed))
 
 
 @NECK_REGISTRY.register()
