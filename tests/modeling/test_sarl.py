@@ -83,7 +83,7 @@ def test_mistakes():
 
 
 def test_the_dilated_convolution_is_computed_in_float32():
-    """PyTorch's bfloat16 weight gradient of it is garbage now and then (channels last, on a processor): 1e27 was seen."""
+    """PyTorch's bfloat16 weight gradient of it is garbage now and then (channels last, processor): 1e27 was seen."""
     module, seen = awake(sarl()), []
     module.fem["res2"].far[0].register_forward_pre_hook(lambda _, given: seen.append(given[0].dtype))
     with torch.autocast("cpu", torch.bfloat16):
