@@ -8,15 +8,7 @@ from detectron2.engine import DefaultTrainer
 
 from d2tiny import model_zoo
 from d2tiny.evaluation import TinyCOCOEvaluator
-
-NARROW = [
-    "MODEL.RESNETS.DEPTH=18",
-    "MODEL.RESNETS.RES2_OUT_CHANNELS=64",
-    "MODEL.RESNETS.NORM=BN",
-    "MODEL.BACKBONE.FREEZE_AT=0",
-    "MODEL.FPN.OUT_CHANNELS=32",
-    "MODEL.ROI_BOX_HEAD.FC_DIM=64",
-]
+from tests.modeling.test_configs import NARROW_YAML
 
 
 class Trainer(DefaultTrainer):
@@ -28,7 +20,7 @@ class Trainer(DefaultTrainer):
 @pytest.mark.parametrize("name", model_zoo.list_configs("yaml/*"))
 def test_trains_evaluates_and_resumes(name, datasets, tmp_path):
     changes = [
-        *NARROW,
+        *NARROW_YAML,
         "DATASETS.TRAIN=('aerial_train',)",
         "DATASETS.TEST=('aerial_val',)",
         "DATALOADER.NUM_WORKERS=0",

@@ -21,6 +21,14 @@ from tests.modeling.test_detector import item
 
 LAZY = [name for name in model_zoo.list_configs() if not name.endswith(".yaml")]
 YAML = [name for name in model_zoo.list_configs() if name.endswith(".yaml")]
+NARROW_YAML = [
+    "MODEL.RESNETS.DEPTH=18",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS=64",
+    "MODEL.RESNETS.NORM=BN",
+    "MODEL.BACKBONE.FREEZE_AT=0",
+    "MODEL.FPN.OUT_CHANNELS=32",
+    "MODEL.ROI_BOX_HEAD.FC_DIM=64",
+]
 BATCHES = {
     "normal": [item([[10, 10, 18, 17], [30, 40, 36, 47]]), item([[50, 20, 61, 33]])],
     "half-empty": [item([[10, 10, 18, 17]]), item([])],
@@ -113,14 +121,7 @@ def test_yaml_config(name):
     cfg = model_zoo.get_cfg(
         name,
         device="cpu",
-        overrides=[
-            "MODEL.RESNETS.DEPTH=18",
-            "MODEL.RESNETS.RES2_OUT_CHANNELS=64",
-            "MODEL.RESNETS.NORM=BN",
-            "MODEL.BACKBONE.FREEZE_AT=0",
-            "MODEL.FPN.OUT_CHANNELS=32",
-            "MODEL.ROI_BOX_HEAD.FC_DIM=64",
-        ],
+        overrides=NARROW_YAML,
     )
     model = build_model(cfg)
     for batch in BATCHES.values():

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2tiny.modeling.assigners.base import Assigner, AssignResult, Priors, best_winner, empty_result, searchable
+from d2tiny.modeling.assigners.base import Assigner, AssignResult, Priors, best_winner, searchable
 from d2tiny.ops.boxes import xyxy_to_cxcywh
 from d2tiny.ops.gaussian import Score, best_size, get_score
 from d2tiny.ops.grid_topk import Lattices
@@ -69,8 +69,6 @@ class ATSSAssigner(Assigner):
 
     def _assign(self, priors: Priors, gt_boxes: Tensor, predictions: Any) -> AssignResult:
         num_priors, device = len(priors), gt_boxes.device
-        if num_priors == 0 or len(gt_boxes) == 0:
-            return empty_result(num_priors, device)
         gts = xyxy_to_cxcywh(gt_boxes)
         where = searchable(priors)
         boxes = xyxy_to_cxcywh((priors if isinstance(priors, Tensor) else priors.boxes()).double())

@@ -75,7 +75,10 @@ class Assigner(abc.ABC):
             check_boxes(priors, "priors")
         gt_boxes = gt_boxes.detach().double()
         valid = ((gt_boxes[:, 2:] - gt_boxes[:, :2]) > 0).all(dim=1).nonzero().flatten()
-        result = self._assign(priors, gt_boxes[valid], predictions)
+        if len(priors) and len(valid):
+            result = self._assign(priors, gt_boxes[valid], predictions)
+        else:
+            result = empty_result(len(priors), gt_boxes.device)
         matched = result.matched_idxs
         if len(valid) != len(gt_boxes) and len(valid):
             matched = torch.where(matched >= 0, valid[matched.clamp(min=0)], matched)
@@ -90,7 +93,7 @@ class Assigner(abc.ABC):
 
     @abc.abstractmethod
     def _assign(self, priors: Priors, gt_boxes: Tensor, predictions: Any) -> AssignResult:
-        """Label the priors; ``gt_boxes`` are float64 and have an area."""
+        """Label the priors; there are some, and ``gt_boxes`` are float64 and have an area."""
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if not k.startswith("_"))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2tiny.modeling.assigners.base import Assigner, AssignResult, Priors, best_winner, empty_result, searchable
+from d2tiny.modeling.assigners.base import Assigner, AssignResult, Priors, best_winner, searchable
 from d2tiny.ops.boxes import xyxy_to_cxcywh
 from d2tiny.ops.gaussian import Score
 from d2tiny.ops.matches import Matches
@@ -46,8 +46,6 @@ class FCOSAssigner(Assigner):
 
     def _assign(self, priors: Priors, gt_boxes: Tensor, predictions: Any) -> AssignResult:
         num_priors, device = len(priors), gt_boxes.device
-        if num_priors == 0 or len(gt_boxes) == 0:
-            return empty_result(num_priors, device)
         gts = xyxy_to_cxcywh(gt_boxes)
 
         def inside(dx: Tensor, dy: Tensor, pw: Tensor, ph: Tensor, gw: Tensor, gh: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ from d2tiny.modeling.assigners.base import (
     AssignResult,
     Priors,
     check_tie,
-    empty_result,
     fits_any,
     labelled,
     last_winner,
@@ -83,9 +82,7 @@ class HLAAssigner(Assigner):
         self.tie = tie
 
     def _assign(self, priors: Priors, gt_boxes: Tensor, predictions: Any) -> AssignResult:
-        num_priors, device = len(priors), gt_boxes.device
-        if num_priors == 0 or len(gt_boxes) == 0:
-            return empty_result(num_priors, device)
+        num_priors = len(priors)
         score = get_score(self.metric)
         gts = xyxy_to_cxcywh(gt_boxes)
 

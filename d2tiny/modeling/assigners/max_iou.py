@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2tiny.modeling.assigners.base import Assigner, AssignResult, Priors, Winners, empty_result, searchable
+from d2tiny.modeling.assigners.base import Assigner, AssignResult, Priors, Winners, searchable
 from d2tiny.ops.block_topk import Blocks
 from d2tiny.ops.boxes import aligned_iou, xyxy_to_cxcywh
 from d2tiny.ops.gaussian import Score, get_score
@@ -88,8 +88,6 @@ class MaxIoUAssigner(Assigner):
 
     def _assign(self, priors: Priors, gt_boxes: Tensor, predictions: Any) -> AssignResult:
         num_priors, device = len(priors), gt_boxes.device
-        if num_priors == 0 or len(gt_boxes) == 0:
-            return empty_result(num_priors, device)
         score = get_score(self.metric, self.constant)
         gts, where = xyxy_to_cxcywh(gt_boxes), searchable(priors)
         boxes = priors if isinstance(priors, Tensor) else priors.boxes()
