@@ -20,10 +20,10 @@ def deform_conv2d(
     padding: tuple[int, int] = (0, 0),
     dilation: tuple[int, int] = (1, 1),
 ) -> Tensor:
-    """Deformable convolution v1, computed in float32.
+    """Deformable convolution v1; places are computed and read in float32.
 
-    On a GPU it is torchvision's. On the processor, where torchvision's gradient takes several times as long as need be,
-    the taps are read by ``grid_sample`` and multiplied as one matrix.
+    On a GPU it is torchvision's, in float32. On the processor, where torchvision's gradient takes several times as long
+    as need be, the taps are read by ``grid_sample`` and multiplied as one matrix, in autocast's type if that is on.
 
     Args:
         x: (B, C, H, W).
@@ -38,26 +38,28 @@ def deform_conv2d(
         (B, O, H', W') in x's type.
     """
     with torch.autocast(x.device.type, enabled=False):
-        given = (x.float(), offset.float(), weight.float(), None if bias is None else bias.float())
-        if x.device.type == "cpu":
-            out = _by_grid_sample(*given, stride, padding, dilation)
-        else:
-            out = _torchvision(*given, stride, padding, dilation)
-    return out.to(x.dtype)
+        maps, offset, weight = x.float(), offset.float(), weight.float()
+        bias = None if bias is None else bias.float()
+        if x.device.type != "cpu":
+            return _torchvision(maps, offset, weight, bias, stride, padding, dilation).to(x.dtype)
+        taps = _read_taps(maps, offset, (weight.shape[-2], weight.shape[-1]), stride, padding, dilation)
+    # One matrix of all images: its gradient needs no sum over images.
+    out = weight.flatten(1) @ taps.transpose(0, 1).flatten(1)
+    out = out.view(len(weight), len(x), *offset.shape[-2:]).transpose(0, 1)
+    return (out if bias is None else out + bias[:, None, None]).to(x.dtype)
 
 
-def _by_grid_sample(
+def _read_taps(
     x: Tensor,
     offset: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
+    kernel: tuple[int, int],
     stride: tuple[int, int],
     padding: tuple[int, int],
     dilation: tuple[int, int],
 ) -> Tensor:
+    """(B, C·k·k, H'·W') what each tap reads at each place."""
     images, channels, height, width = x.shape
     rows, columns = offset.shape[-2:]
-    kernel = weight.shape[-2:]
     taps = kernel[0] * kernel[1]
     moved = offset.view(images, taps, 2, rows, columns)
     positions = []
@@ -70,6 +72,4 @@ def _by_grid_sample(
         positions.append((2 * place + 1) / size - 1)  # grid_sample's units, pixel centres at half steps
     grid = torch.stack((positions[1], positions[0]), dim=-1).view(images, taps * rows, columns, 2)
     read = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    read = read.view(images, channels * taps, rows * columns)
-    out = (weight.flatten(1) @ read).view(images, -1, rows, columns)
-    return out if bias is None else out + bias[:, None, None]
+    return read.view(images, channels * taps, rows * columns)
