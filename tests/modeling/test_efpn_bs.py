@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from d2tiny.modeling.necks import EFPNBS
+from d2tiny.modeling.necks.efpn_bs import conv_of_upsampled
 
 
 def pyramid(channels=16, size=(50, 38)):
@@ -23,8 +24,9 @@ def test_parameter_counts():
     assert count() == 951_052
     assert count(mid_channels=256) == 1_836_556
     assert count(gate_channels=256) == 1_574_272
-    # light: gates 256·64 + 9·64 instead of 9·256·64, refinement 9·256 + 256·256 instead of 9·256·256, biases as before
-    assert count(light=True) == 951_052 - 2 * (147_456 - 16_384 - 576) - (589_824 - 2_304 - 65_536)
+    # two squeezes, three depth-wise convolutions, two logits, the fusion, the expansion, CEM
+    light = 2 * (256 * 64 + 64) + 3 * (9 * 64 + 64) + 2 * (64 + 1) + 10 + (64 * 256 + 256) + 65_792
+    assert count(light=True) == light
 
 
 def test_names_shapes_and_other_levels_stay():
@@ -104,6 +106,7 @@ def test_autocast():
         {"pairs": (("p5", "p5"),)},
         {"pairs": (("p5", "p2"), ("p4", "p2"))},
         {"gate_channels": 3},
+        {"gate_channels": 16, "light": True},
     ],
 )
 def test_bad_settings(settings):
@@ -116,9 +119,32 @@ def test_missing_level_is_named():
         EFPNBS(channels=16, pairs=(("p7", "p2"),))(pyramid())
 
 
-def test_light_keeps_shapes_and_learns():
-    neck, features = EFPNBS(channels=16, mid_channels=4, light=True), pyramid()
+def test_light_starts_as_identity_and_learns():
+    neck, features = EFPNBS(channels=16, cem=False, mid_channels=4, light=True), pyramid()
+    out = neck(features)["p2"]
+    assert torch.equal(out, features["p2"])
+    with torch.no_grad():
+        neck.fbsm["p2"].expand.weight.normal_()
     out = neck(features)["p2"]
     assert out.shape == features["p2"].shape
-    out.sum().backward()
-    assert all(p.grad is not None for p in neck.parameters())
+    out.square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in neck.parameters())
+
+
+@pytest.mark.parametrize("small", [(1, 1), (1, 4), (7, 5), (13, 2)])
+@pytest.mark.parametrize("large", [(1, 1), (6, 16), (50, 38)])
+def test_convolution_of_an_upsampled_map(small, large):
+    """Swapping the two linear maps changes neither values nor gradients."""
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(6, 3, 3, padding=1).double()
+    results = []
+    for function in (
+        conv_of_upsampled,
+        lambda c, x, size: c(F.interpolate(x, size=size, mode="bilinear", align_corners=False)),
+    ):
+        x = torch.linspace(-1, 1, 12 * small[0] * small[1]).sin().double().view(2, 6, *small).requires_grad_()
+        out = function(conv, x, large)
+        results.append((out, *torch.autograd.grad((out**3).sum(), (x, conv.weight, conv.bias))))
+    for ours, theirs in zip(*results, strict=True):
+        # The matrices are made in single precision.
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)

@@ -39,6 +39,47 @@ class CEM(nn.Module):
         return low + F.relu(self.project(F.adaptive_max_pool2d(high, 1)))
 
 
+def conv_of_upsampled(conv: nn.Conv2d, x: Tensor, size: tuple[int, int]) -> Tensor:
+    """``conv(F.interpolate(x, size, mode="bilinear"))`` without the large map: both are linear, so they can be swapped.
+
+    The nine taps are applied to the small map; then one matrix for each direction upsamples and shifts. From 25² to
+    200² with 256 channels, to 64, this takes 0.4 instead of 5.9 GMAC.
+
+    Args:
+        conv: 3×3, stride 1, padding 1, with bias.
+        x: (B, C, h, w).
+        size: H, W.
+
+    Returns:
+        (B, O, H, W), equal up to rounding.
+    """
+    images, channels, *small = x.shape
+    wide = conv.out_channels
+    kernels = conv.weight.permute(2, 3, 0, 1).reshape(9 * wide, channels, 1, 1)
+    taps = F.conv2d(x, kernels).view(images, 3, 3, wide, *small)
+    rows, columns = (_upsample_and_shift(taps, n, m) for n, m in zip(small, size, strict=True))
+    out = taps.permute(0, 3, 1, 4, 2, 5).reshape(images, wide, 3 * small[0], 3 * small[1]) @ columns
+    out = rows.t() @ out
+    return out if conv.bias is None else out + conv.bias[:, None, None]
+
+
+def _upsample_and_shift(like: Tensor, small: int, large: int) -> Tensor:
+    """(3·small, large) what each small pixel, read by each tap, gives to each large pixel."""
+    eye = torch.eye(small, device=like.device)[:, None]
+    weights = F.interpolate(eye, size=large, mode="linear", align_corners=False)[:, 0]
+    padded = F.pad(weights, (1, 1))
+    return torch.cat([padded[:, tap : tap + large] for tap in range(3)]).to(like.dtype)
+
+
+def _logit(channels: int, out_channels: int) -> nn.Conv2d:
+    """Start near σ(0) everywhere, so that training begins from an even mask."""
+    logit = nn.Conv2d(channels, out_channels, 1)
+    nn.init.normal_(logit.weight, std=0.01)
+    assert logit.bias is not None
+    nn.init.zeros_(logit.bias)
+    return logit
+
+
 class FBSM(nn.Module):
     """Foreground-background separation: gates the low level with a mask of both levels (eq. 4-8).
 
@@ -46,58 +87,75 @@ class FBSM(nn.Module):
     ``M = σ(3×3(M_h + M_l))``, output ``ReLU(3×3(C ⊙ M))``.
 
     Differences from the paper, which contradicts itself here (SPEC §3.2): masks have one channel by default, and the
-    refinement has no skip unless ``residual``. ``light`` is ours: wide 3×3 convolutions are depth-wise separable, and
-    the high level's mask is made at its own size and then upsampled; a tenth of the multiply-adds.
+    refinement has no skip unless ``residual``.
     """
 
     def __init__(
-        self,
-        channels: int,
-        *,
-        mid_channels: int = 64,
-        gate_channels: int = 1,
-        residual: bool = False,
-        light: bool = False,
+        self, channels: int, *, mid_channels: int = 64, gate_channels: int = 1, residual: bool = False
     ) -> None:
         super().__init__()
-        self.light = light
-        self.gate_high = self._gate(channels, mid_channels, gate_channels, light)
-        self.gate_low = self._gate(channels, mid_channels, gate_channels, light)
-        (self.fuse,) = _convs(nn.Conv2d(gate_channels, gate_channels, 3, padding=1))
-        if light:
-            depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
-            self.refine: nn.Module = nn.Sequential(*_convs(depthwise, nn.Conv2d(channels, channels, 1)))
-        else:
-            (self.refine,) = _convs(nn.Conv2d(channels, channels, 3, padding=1))
+        self.gate_high = self._gate(channels, mid_channels, gate_channels)
+        self.gate_low = self._gate(channels, mid_channels, gate_channels)
+        self.fuse, self.refine = _convs(
+            nn.Conv2d(gate_channels, gate_channels, 3, padding=1), nn.Conv2d(channels, channels, 3, padding=1)
+        )
         self.residual = residual
 
     @staticmethod
-    def _gate(channels: int, mid_channels: int, gate_channels: int, light: bool) -> nn.Sequential:
-        if light:
-            depthwise = nn.Conv2d(mid_channels, mid_channels, 3, padding=1, groups=mid_channels)
-            squeeze = _convs(nn.Conv2d(channels, mid_channels, 1, bias=False), depthwise)
-        else:
-            squeeze = _convs(nn.Conv2d(channels, mid_channels, 3, padding=1))
-        logit = nn.Conv2d(mid_channels, gate_channels, 1)
-        # Starts near σ(0) everywhere, so that training begins from an even mask.
-        nn.init.normal_(logit.weight, std=0.01)
-        assert logit.bias is not None
-        nn.init.zeros_(logit.bias)
-        return nn.Sequential(*squeeze, nn.ReLU(), logit, nn.Sigmoid())
+    def _gate(channels: int, mid_channels: int, gate_channels: int) -> nn.Sequential:
+        squeeze = _convs(nn.Conv2d(channels, mid_channels, 3, padding=1))
+        return nn.Sequential(*squeeze, nn.ReLU(), _logit(mid_channels, gate_channels), nn.Sigmoid())
 
     def mask(self, high: Tensor, low: Tensor) -> Tensor:
         """Return M in (0, 1), (B, gate_channels, H, W)."""
-
-        def up(x: Tensor) -> Tensor:
-            return F.interpolate(x, size=low.shape[-2:], mode="bilinear", align_corners=False)
-
-        mask_high = up(self.gate_high(high)) if self.light else self.gate_high(up(high))
-        return torch.sigmoid(self.fuse(mask_high + self.gate_low(low)))
+        squeeze, *rest = self.gate_high
+        assert isinstance(squeeze, nn.Conv2d)
+        mask = conv_of_upsampled(squeeze, high, (low.shape[-2], low.shape[-1]))
+        for layer in rest:
+            mask = layer(mask)
+        return torch.sigmoid(self.fuse(mask + self.gate_low(low)))
 
     def forward(self, high: Tensor, low: Tensor) -> Tensor:
         """Map (B, C, h, w) and (B, C, H, W) to (B, C, H, W)."""
         refined = F.relu_(self.refine(low * self.mask(high, low)))
         return low + refined if self.residual else refined
+
+
+class LightFBSM(nn.Module):
+    """FBSM at a twentieth of the multiply-adds; ours, not the paper's.
+
+    All wide 3×3 convolutions become depth-wise ones of ``mid_channels``: the low level is squeezed once for its gate
+    and for the refinement, the high level's mask is made at its own size and then upsampled, and what the refinement
+    finds in the gated map is added to the low level. It starts as the identity.
+    """
+
+    def __init__(self, channels: int, *, mid_channels: int = 64) -> None:
+        super().__init__()
+
+        def depthwise() -> nn.Conv2d:
+            return nn.Conv2d(mid_channels, mid_channels, 3, padding=1, groups=mid_channels)
+
+        def gate() -> nn.Sequential:
+            return nn.Sequential(*_convs(depthwise()), nn.ReLU(), _logit(mid_channels, 1), nn.Sigmoid())
+
+        self.squeeze_high, self.squeeze_low = _convs(
+            nn.Conv2d(channels, mid_channels, 1), nn.Conv2d(channels, mid_channels, 1)
+        )
+        self.gate_high, self.gate_low = gate(), gate()
+        self.fuse, self.refine = _convs(nn.Conv2d(1, 1, 3, padding=1), depthwise())
+        self.expand = nn.Conv2d(mid_channels, channels, 1)
+        nn.init.zeros_(self.expand.weight)
+        assert self.expand.bias is not None
+        nn.init.zeros_(self.expand.bias)
+
+    def forward(self, high: Tensor, low: Tensor) -> Tensor:
+        """Map (B, C, h, w) and (B, C, H, W) to (B, C, H, W)."""
+        squeezed = self.squeeze_low(low)
+        mask = F.interpolate(
+            self.gate_high(self.squeeze_high(high)), size=low.shape[-2:], mode="bilinear", align_corners=False
+        )
+        mask = torch.sigmoid(self.fuse(mask + self.gate_low(squeezed)))
+        return low + self.expand(F.relu_(self.refine(squeezed * mask)))
 
 
 @NECK_REGISTRY.register()
@@ -130,10 +188,10 @@ class EFPNBS(nn.Module):
             mid_channels: width of the gates.
             gate_channels: 1 (a spatial mask) or ``channels``.
             residual: add the input to FBSM's output.
-            light: depth-wise separable convolutions in FBSM (ours, not the paper's).
+            light: :class:`LightFBSM` (ours, not the paper's), which has one gate channel and a skip.
 
         Raises:
-            ValueError: both modules off, a pair that is no pair, or a low level twice.
+            ValueError: both modules off, a pair that is no pair, a low level twice, ``light`` with more gates.
         """
         super().__init__()
         if not (cem or fbsm):
@@ -146,16 +204,16 @@ class EFPNBS(nn.Module):
             )
         if gate_channels not in (1, channels):
             raise ValueError(f"EFPNBS: gate_channels must be 1 or {channels}, got {gate_channels}.")
+        if light and gate_channels != 1:
+            raise ValueError(f"EFPNBS: light has one gate channel, got gate_channels={gate_channels}.")
         self.cem = nn.ModuleDict({low: CEM(channels) for low in lows} if cem else {})
         self.fbsm = nn.ModuleDict()
         if fbsm:
             for low in lows:
-                self.fbsm[low] = FBSM(
-                    channels,
-                    mid_channels=mid_channels,
-                    gate_channels=gate_channels,
-                    residual=residual,
-                    light=light,
+                self.fbsm[low] = (
+                    LightFBSM(channels, mid_channels=mid_channels)
+                    if light
+                    else FBSM(channels, mid_channels=mid_channels, gate_channels=gate_channels, residual=residual)
                 )
 
     def output_shape(self, input_shape: dict[str, ShapeSpec]) -> dict[str, ShapeSpec]:
