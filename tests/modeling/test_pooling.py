@@ -2,33 +2,57 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
-from detectron2.layers import ROIAlign
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 
-from d2tiny.modeling.roi_heads.pooling import TinyROIAlign, use_fast_roi_align
+from d2tiny.modeling.roi_heads import pooling
+from d2tiny.modeling.roi_heads.pooling import TinyROIPooler
 
 
-def test_pooler_of_several_levels_is_the_same():
-    pooler = ROIPooler(7, [1 / 4, 1 / 8], 0, "ROIAlignV2", canonical_box_size=24, canonical_level=2)
+def some_boxes():
+    """Two images, boxes of all levels; the third image is empty."""
     torch.manual_seed(0)
-    maps = [torch.randn(2, 20, 32, 32), torch.randn(2, 20, 16, 16)]
-    given = [Boxes(torch.rand(9, 4) * 40 + torch.tensor([0, 0, 60, 60])), Boxes(torch.zeros(0, 4))]
-    before = pooler(maps, given)
-    use_fast_roi_align(pooler)
-    assert all(type(level) is TinyROIAlign for level in pooler.level_poolers)
-    torch.testing.assert_close(pooler(maps, given), before, rtol=1e-4, atol=1e-5)
+    corners, sides = torch.rand(2, 9, 2) * 60, torch.rand(2, 9, 2) * 64
+    return [Boxes(torch.cat((c, c + s), dim=1)) for c, s in zip(corners, sides, strict=True)] + [
+        Boxes(torch.zeros(0, 4))
+    ]
 
 
-def test_other_pooling_and_other_types_stay():
-    pooler = ROIPooler(7, [1 / 4], 0, "ROIAlign")
-    use_fast_roi_align(pooler)
-    legacy = pooler.level_poolers[0]
-    x, rois = torch.randn(1, 3, 8, 8), torch.tensor([[0.0, 2, 2, 20, 20]])
-    torch.testing.assert_close(legacy(x, rois), ROIAlign(7, 1 / 4, 0, aligned=False)(x, rois))
-    layer = TinyROIAlign((7, 7), 1 / 4, 0)
-    assert layer(x.double(), rois.double()).dtype == torch.float64
-    traced = torch.jit.trace(layer, (x, rois))
-    moved = rois + torch.tensor([0.0, 1, 2, 3, 4])
-    torch.testing.assert_close(traced(x, moved), layer(x, moved), rtol=1e-4, atol=1e-5)
+def maps(kind=torch.float32):
+    torch.manual_seed(1)
+    return [torch.randn(3, 20, 32 // k, 32 // k).to(kind).requires_grad_() for k in (1, 2, 4)]
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+@pytest.mark.parametrize("sampling", [0, 2])
+def test_pools_as_detectron2_does(levels, sampling):
+    plain = ROIPooler(7, [1 / 4, 1 / 8, 1 / 16][:levels], sampling, "ROIAlignV2", 24, 2)
+    outs, grads = [], []
+    for pooler in (plain, TinyROIPooler(plain)):
+        given = maps()[:levels]
+        outs.append(pooler(given, some_boxes()))
+        grads.append(torch.autograd.grad(outs[-1].square().sum(), given))
+    torch.testing.assert_close(*outs, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_without_boxes():
+    pooler = TinyROIPooler(ROIPooler(7, [1 / 4, 1 / 8, 1 / 16], 0, "ROIAlignV2"))
+    out = pooler(maps(), [Boxes(torch.zeros(0, 4))] * 3)
+    assert out.shape == (0, 20, 7, 7)
+    out.sum().backward()
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("ROIAlign", torch.float32), ("ROIAlignV2", torch.float64)])
+def test_other_pooling_and_other_types_stay(kind, dtype, monkeypatch):
+    monkeypatch.setattr(pooling, "roi_align", None)
+    plain = ROIPooler(7, [1 / 4, 1 / 8, 1 / 16], 0, kind)
+    boxes = [Boxes(b.tensor.to(dtype)) for b in some_boxes()]
+    assert torch.equal(TinyROIPooler(plain)(maps(dtype), boxes), plain(maps(dtype), boxes))
+
+
+def test_has_no_weights():
+    assert not TinyROIPooler(ROIPooler(7, [1 / 4], 0, "ROIAlignV2")).state_dict()

@@ -9,6 +9,10 @@ from torchvision.ops import roi_align as reference
 from d2tiny.ops.roi_align import roi_align
 
 
+def on_one_level(x, rois, size, scale, sampling=0):
+    return roi_align([x], rois, torch.zeros(len(rois), dtype=torch.int64), size, [scale], sampling)
+
+
 def boxes(count, size, spread, images):
     """Boxes around the image, some outside of it, some of no size."""
     generator = torch.Generator().manual_seed(count)
@@ -27,7 +31,7 @@ def test_values_and_gradients(height, width, spread, bins, sampling):
     x = torch.randn(3, 37, height, width)
     rois = boxes(60, 4 * max(height, width), spread, 3)
     results = []
-    for function in (roi_align, lambda *a: reference(*a, aligned=True)):
+    for function in (on_one_level, lambda *a: reference(*a, aligned=True)):
         given = x.clone().requires_grad_()
         out = function(given, rois, bins, 0.25, sampling)
         (out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum().backward()
@@ -48,7 +52,7 @@ def test_threads_and_memory_format_change_nothing(channels):
         for threads, form in ((1, torch.contiguous_format), (3, torch.channels_last)):
             torch.set_num_threads(threads)
             given = x.contiguous(memory_format=form).requires_grad_()
-            outs.append(roi_align(given, rois, (3, 3), 0.25))
+            outs.append(on_one_level(given, rois, (3, 3), 0.25))
             grads.append(torch.autograd.grad(outs[-1].square().sum(), given)[0])
     finally:
         torch.set_num_threads(before)
@@ -59,7 +63,7 @@ def test_threads_and_memory_format_change_nothing(channels):
 def test_hand_calculated():
     # A ramp along x is read at its own coordinate: pixel centres lie at half steps.
     x = torch.arange(8.0).view(1, 1, 1, 8).expand(1, 1, 8, 8).contiguous()
-    out = roi_align(x, torch.tensor([[0.0, 2.0, 2.0, 6.0, 6.0]]), (1, 2), 1.0)
+    out = on_one_level(x, torch.tensor([[0.0, 2.0, 2.0, 6.0, 6.0]]), (1, 2), 1.0)
     torch.testing.assert_close(out, torch.tensor([[[[2.5, 4.5]]]]))
 
 
@@ -67,28 +71,31 @@ def test_boxes_the_wrong_way_round_are_empty():
     # torchvision fails on them.
     x = torch.ones(1, 2, 8, 8)
     rois = torch.tensor([[0.0, 6, 2, 2, 6], [0, 6, 6, 2, 2], [0, 2, 2, 6, 6]])
-    assert roi_align(x, rois, (2, 2), 1.0).mean(dim=(1, 2, 3)).tolist() == [0, 0, 1]
+    assert on_one_level(x, rois, (2, 2), 1.0).mean(dim=(1, 2, 3)).tolist() == [0, 0, 1]
 
 
 def test_no_boxes_and_boxes_of_nan():
     x = torch.randn(1, 2, 4, 4, requires_grad=True)
-    out = roi_align(x, torch.zeros(0, 5), (7, 7), 1.0)
+    out = on_one_level(x, torch.zeros(0, 5), (7, 7), 1.0)
     assert out.shape == (0, 2, 7, 7)
     out.sum().backward()
     assert not x.grad.any()
-    out = roi_align(x, torch.tensor([[0.0, 0, 0, float("nan"), 3], [0, 0, 0, 2, 2]]), (2, 2), 1.0)
+    out = on_one_level(x, torch.tensor([[0.0, 0, 0, float("nan"), 3], [0, 0, 0, 2, 2]]), (2, 2), 1.0)
     assert out[0].isnan().all()
     assert out[1].isfinite().all()
 
 
 @pytest.mark.parametrize(
-    ("x", "rois", "text"),
+    ("maps", "rois", "levels", "text"),
     [
-        (torch.zeros(1, 2, 4, 4).double(), torch.zeros(1, 5), "float64"),
-        (torch.zeros(1, 2, 4, 4), torch.zeros(1, 4), r"\(1, 4\)"),
-        (torch.zeros(1, 2, 4, 4), torch.tensor([[1.0, 0, 0, 2, 2]]), "images"),
+        ([torch.zeros(1, 2, 4, 4).double()], torch.zeros(1, 5), torch.zeros(1), "float64"),
+        ([torch.zeros(1, 2, 4, 4)], torch.zeros(1, 4), torch.zeros(1), r"\(1, 4\)"),
+        ([torch.zeros(1, 2, 4, 4)], torch.tensor([[1.0, 0, 0, 2, 2]]), torch.zeros(1), r"images \[1.0\] of 1"),
+        ([torch.zeros(1, 2, 4, 4)], torch.zeros(1, 5), torch.ones(1), r"levels \[1.0\] of 1"),
+        ([torch.zeros(1, 2, 4, 4)], torch.zeros(1, 5), torch.zeros(2), "must fit"),
+        ([torch.zeros(1, 2, 4, 4), torch.zeros(1, 3, 2, 2)], torch.zeros(1, 5), torch.zeros(1), "must fit"),
     ],
 )
-def test_refuses(x, rois, text):
+def test_refuses(maps, rois, levels, text):
     with pytest.raises(ValueError, match=text):
-        roi_align(x, rois, (7, 7), 1.0)
+        roi_align(maps, rois, levels, (7, 7), [1.0])

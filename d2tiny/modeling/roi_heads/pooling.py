@@ -1,33 +1,49 @@
-"""Detectron2's RoIAlign layer with a fast path on processors."""
+"""Detectron2's ROI pooler with a fast path on processors."""
 
 from __future__ import annotations
 
 import torch
 from detectron2.layers import ROIAlign
-from detectron2.modeling.poolers import ROIPooler
-from torch import Tensor
+from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels, convert_boxes_to_pooler_format
+from detectron2.structures import Boxes
+from torch import Tensor, nn
 
 from d2tiny.ops.roi_align import roi_align
 
-__all__ = ["TinyROIAlign", "use_fast_roi_align"]
+__all__ = ["TinyROIPooler"]
 
 
-class TinyROIAlign(ROIAlign):
-    """RoIAlign: ours on processors, torchvision's on a GPU and where a graph is traced or compiled."""
+class TinyROIPooler(nn.Module):
+    """A pooler that aligns boxes with our kernel on processors, and as Detectron2 does everywhere else.
 
-    def forward(self, input: Tensor, rois: Tensor) -> Tensor:
-        """Pool (B, C, H, W) in boxes (R, 5), index and XYXY, to (R, C, h, w)."""
+    Elsewhere: on a GPU, in a traced or compiled graph, in other types than float32, with other kinds of pooling.
+    """
+
+    def __init__(self, pooler: ROIPooler) -> None:
+        """Take over the settings of ``pooler``."""
+        super().__init__()
+        self.pooler = pooler
+        levels = pooler.level_poolers
+        self.aligned = all(type(level) is ROIAlign and level.aligned for level in levels)
+        self.scales = [level.spatial_scale for level in levels] if self.aligned else []
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """h, w in bins."""
+        height, width = self.pooler.output_size
+        return int(height), int(width)
+
+    def forward(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
+        """Pool levels (B, C, H, W) in the boxes of each image to (R, C, h, w)."""
         traced = torch.jit.is_tracing() or torch.jit.is_scripting() or torch.compiler.is_compiling()
-        if traced or not self.aligned or input.device.type != "cpu" or input.dtype != torch.float32:
-            return super().forward(input, rois)
-        height, width = self.output_size
-        return roi_align(input, rois, (height, width), self.spatial_scale, self.sampling_ratio)
-
-
-def use_fast_roi_align(pooler: ROIPooler) -> None:
-    """Put :class:`TinyROIAlign` in the place of each ``ROIAlign`` of a pooler; other kinds of pooling stay."""
-    for index, level in enumerate(pooler.level_poolers):
-        if type(level) is ROIAlign:
-            pooler.level_poolers[index] = TinyROIAlign(
-                level.output_size, level.spatial_scale, level.sampling_ratio, aligned=level.aligned
-            )
+        usual = all(level.device.type == "cpu" and level.dtype == torch.float32 for level in x)
+        if traced or not usual or not self.aligned or not box_lists:
+            out: Tensor = self.pooler(x, box_lists)
+            return out
+        settings = self.pooler
+        levels = assign_boxes_to_levels(
+            box_lists, settings.min_level, settings.max_level, settings.canonical_box_size, settings.canonical_level
+        )
+        sampling = settings.level_poolers[0].sampling_ratio
+        rois = convert_boxes_to_pooler_format(box_lists)
+        return roi_align(x, rois, levels, self.output_size, self.scales, sampling)

@@ -13,7 +13,7 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 
 from d2tiny.modeling.roi_heads.fast_rcnn import TinyFastRCNNOutputLayers
-from d2tiny.modeling.roi_heads.pooling import use_fast_roi_align
+from d2tiny.modeling.roi_heads.pooling import TinyROIPooler
 from d2tiny.modeling.targets import split_ignored
 from d2tiny.ops.boxes import chunks, max_iof, pairwise_iou, xyxy_to_cxcywh
 from d2tiny.ops.gaussian import nwd_score
@@ -30,6 +30,7 @@ class TinyStandardROIHeads(StandardROIHeads):
     """
 
     IGNORE_IOF = 0.5
+    box_pooler: torch.nn.Module
 
     @configurable
     def __init__(self, *, match_nwd: float | None = None, **kwargs: Any) -> None:
@@ -46,7 +47,7 @@ class TinyStandardROIHeads(StandardROIHeads):
         if match_nwd is not None and match_nwd <= 0:
             raise ValueError(f"TinyStandardROIHeads: match_nwd must be > 0 px, got {match_nwd}.")
         self.match_nwd = match_nwd
-        use_fast_roi_align(self.box_pooler)
+        self.box_pooler = TinyROIPooler(self.box_pooler)
 
     @classmethod
     def from_config(cls, cfg, input_shape):  # type: ignore[no-untyped-def]  # noqa: D102
