@@ -57,6 +57,10 @@ class Stopwatch:
         yield
         self.seconds[name].append(self.now() - start)
 
+    def best(self) -> dict[str, float]:
+        """Least seconds of each name, without its first call."""
+        return {name: round(min(times[1:]), 4) for name, times in self.seconds.items()}
+
 
 def peak_mb(device: str) -> float:
     """Largest memory so far: of the process, or on the GPU of its tensors."""

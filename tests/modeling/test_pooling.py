@@ -39,10 +39,19 @@ def test_pools_as_detectron2_does(levels, sampling):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("size", [1, 5, 18, 100])
+def test_chunks_are_the_whole_in_its_order(size):
+    pooler = TinyROIPooler(ROIPooler(7, [1 / 4, 1 / 8, 1 / 16], 0, "ROIAlignV2", 24, 2))
+    chunks = list(pooler.chunks(maps(), some_boxes(), size))
+    assert [len(c) for c in chunks[:-1]] == [size] * (len(chunks) - 1)
+    assert torch.equal(torch.cat(chunks), pooler(maps(), some_boxes()))
+
+
 def test_without_boxes():
     pooler = TinyROIPooler(ROIPooler(7, [1 / 4, 1 / 8, 1 / 16], 0, "ROIAlignV2"))
     out = pooler(maps(), [Boxes(torch.zeros(0, 4))] * 3)
     assert out.shape == (0, 20, 7, 7)
+    assert [len(c) for c in pooler.chunks(maps(), [Boxes(torch.zeros(0, 4))] * 3)] == [0]
     out.sum().backward()
 
 

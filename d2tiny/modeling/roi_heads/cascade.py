@@ -119,6 +119,8 @@ class TinyCascadeROIHeads(TinyStandardROIHeads, CascadeROIHeads):
         ]
 
     def _run_stage(self, features, proposals, stage):  # type: ignore[no-untyped-def]
+        if not self.training:
+            return self._predict(features, proposals, self.box_head[stage], self.box_predictor[stage])
         pooled = self.box_pooler(features, [p.proposal_boxes for p in proposals])
         if self.training and self.scale_gradient:
             pooled = _ScaleGradient.apply(pooled, 1.0 / self.num_cascade_stages)

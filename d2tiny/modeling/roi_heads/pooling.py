@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from detectron2.layers import ROIAlign
 from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels, convert_boxes_to_pooler_format
@@ -35,15 +37,28 @@ class TinyROIPooler(nn.Module):
 
     def forward(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
         """Pool levels (B, C, H, W) in the boxes of each image to (R, C, h, w)."""
+        (pooled,) = self.chunks(x, box_lists, None)
+        return pooled
+
+    def chunks(self, x: list[Tensor], box_lists: list[Boxes], size: int | None = 512) -> Iterator[Tensor]:
+        """Pool ``size`` boxes at a time, in their order; all at once for None and where the kernel is not used.
+
+        What comes behind can then work in memory that it has used before: 3,000 boxes need 150 MB at once.
+        """
         traced = torch.jit.is_tracing() or torch.jit.is_scripting() or torch.compiler.is_compiling()
         usual = all(level.device.type == "cpu" and level.dtype == torch.float32 for level in x)
         if traced or not usual or not self.aligned or not box_lists:
-            out: Tensor = self.pooler(x, box_lists)
-            return out
+            yield self.pooler(x, box_lists)
+            return
         settings = self.pooler
         levels = assign_boxes_to_levels(
             box_lists, settings.min_level, settings.max_level, settings.canonical_box_size, settings.canonical_level
         )
         sampling = settings.level_poolers[0].sampling_ratio
         rois = convert_boxes_to_pooler_format(box_lists)
-        return roi_align(x, rois, levels, self.output_size, self.scales, sampling)
+        step = size or max(len(rois), 1)
+        if len(rois) > step:
+            x = [level.contiguous(memory_format=torch.channels_last) for level in x]  # once, not for every chunk
+        for start in range(0, max(len(rois), 1), step):
+            part = slice(start, start + step)
+            yield roi_align(x, rois[part], levels[part], self.output_size, self.scales, sampling)

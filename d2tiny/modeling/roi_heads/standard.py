@@ -30,7 +30,7 @@ class TinyStandardROIHeads(StandardROIHeads):
     """
 
     IGNORE_IOF = 0.5
-    box_pooler: torch.nn.Module
+    box_pooler: Any  # Detectron2's, then ours
 
     @configurable
     def __init__(self, *, match_nwd: float | None = None, **kwargs: Any) -> None:
@@ -64,7 +64,18 @@ class TinyStandardROIHeads(StandardROIHeads):
     def _forward_box(self, features, proposals):  # type: ignore[no-untyped-def]
         """Pool in float32: Detectron2 casts the boxes to the features' type, and bfloat16 moves them by pixels."""
         features = {name: features[name].float() for name in self.box_in_features}
-        return super()._forward_box(features, proposals)
+        if self.training:
+            return super()._forward_box(features, proposals)
+        predictions = self._predict(list(features.values()), proposals, self.box_head, self.box_predictor)
+        return self.box_predictor.inference(predictions, proposals)[0]
+
+    def _predict(
+        self, maps: list[torch.Tensor], proposals: list[Instances], head: torch.nn.Module, predictor: torch.nn.Module
+    ) -> tuple[torch.Tensor, ...]:
+        """Class scores and deltas of all proposals; without gradients some at a time."""
+        size = None if torch.is_grad_enabled() else 512
+        pooled = self.box_pooler.chunks(maps, [p.proposal_boxes for p in proposals], size)
+        return tuple(torch.cat(parts) for parts in zip(*(predictor(head(chunk)) for chunk in pooled), strict=True))
 
     @torch.no_grad()
     def label_and_sample_proposals(self, proposals: list[Instances], targets: list[Instances]) -> list[Instances]:

@@ -1,0 +1,148 @@
+"""What `train_step.py` and `inference.py` share: the models, their parts, and one process for each model.
+
+ResNet-50 with random weights, 3,000 proposals and up to 3,000 detections everywhere. "Stock" is Detectron2's own RPN
+and box head on the same backbone and settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "models"
+# name -> config, and whether Detectron2's own RPN and heads take the place of ours
+CONTENDERS = {
+    "stock": ("aitod/faster_rcnn_r50_fpn_maxiou_1x", True),
+    "faster": ("aitod/faster_rcnn_r50_fpn_maxiou_1x", False),
+    "faster_rfla": ("aitod/faster_rcnn_r50_fpn_rfla_1x", False),
+    "faster_efpnbs": ("aitod/faster_rcnn_r50_efpnbs_rfla_dcloss_1x", False),
+    "faster_light": ("aitod/faster_rcnn_r50_efpnbslight_rfla_dcloss_1x", False),
+    "cascade": ("aitod/cascade_rcnn_r50_fpn_rfla_1x", False),
+    "detectors": ("aitod/detectors_r50_efpnbs_rfla_dcloss_1x", False),
+}
+# what is timed inside a model: attribute path, method
+PARTS = {
+    "backbone": ("backbone", "forward"),
+    "neck": ("backbone.neck", "forward"),  # within backbone
+    "rpn head": ("proposal_generator.rpn_head", "forward"),
+    "label anchors": ("proposal_generator", "label_and_sample_anchors"),
+    "rpn losses": ("proposal_generator", "losses"),
+    "proposals": ("proposal_generator", "predict_proposals"),
+    "label proposals": ("roi_heads", "label_and_sample_proposals"),
+    "box head": ("roi_heads", "_forward_box"),
+    "pooling": ("roi_heads.box_pooler", "forward"),  # within the box head
+}
+
+
+def stock(cfg: Any) -> Any:
+    """Detectron2's own RPN and heads with the settings of a config of ours."""
+    from detectron2.config import LazyCall as L
+    from detectron2.modeling.matcher import Matcher
+    from detectron2.modeling.proposal_generator import RPN
+    from detectron2.modeling.roi_heads import FastRCNNOutputLayers, StandardROIHeads
+
+    rpn, roi = dict(cfg.proposal_generator), dict(cfg.roi_heads)
+    for key in ("_target_", "assigner", "box_loss"):
+        del rpn[key]
+    matcher = L(Matcher)(thresholds=[0.3, 0.7], labels=[0, -1, 1], allow_low_quality_matches=True)
+    cfg.proposal_generator = L(RPN)(**rpn, anchor_matcher=matcher)
+    predictor = dict(roi.pop("box_predictor"))
+    for key in ("_target_", "box_loss", "num_classes"):
+        del predictor[key]
+    del roi["_target_"]
+    classes = roi["num_classes"]
+    cfg.roi_heads = L(StandardROIHeads)(**roi, box_predictor=L(FastRCNNOutputLayers)(**predictor, num_classes=classes))
+    return cfg
+
+
+def build(name: str, device: str) -> tuple[Any, Any]:
+    """The model of a contender, and a stopwatch around its parts."""
+    import torch
+    from detectron2.config import instantiate
+    from timing import Stopwatch
+
+    from d2tiny.config import load_config
+
+    if device == "cpu":
+        torch.set_num_threads(1)
+    config, plain = CONTENDERS[name]
+    cfg = load_config(config).model
+    cfg.proposal_generator.nms_thresh = 1.0  # suppresses nothing, so that random weights too give 3,000 proposals
+    torch.manual_seed(0)
+    model: Any = instantiate(stock(cfg) if plain else cfg).to(device)
+    watch = Stopwatch(device)
+    modules = dict(model.named_modules())
+    for part, (path, method) in PARTS.items():
+        if path in modules:
+            setattr(modules[path], method, watch.around(part, getattr(modules[path], method)))
+    return model, watch
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """The options of both benchmarks."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--contenders", nargs="+", choices=tuple(CONTENDERS), default=list(CONTENDERS))
+    parser.add_argument("--steps", type=int, default=3, help="calls of which the best counts, after one more")
+    parser.add_argument("--rounds", type=int, default=2, help="processes of each contender; the best counts")
+    parser.add_argument("--size", type=int, default=800, help="px of a side")
+    parser.add_argument("--images", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    return parser
+
+
+def compare(args: argparse.Namespace, measure: Callable[..., dict[str, Any]], columns: Any, extra: list[str]) -> None:
+    """Run every contender in processes of its own, print a table and write the record.
+
+    Args:
+        args: of :func:`arguments`.
+        measure: (contender, args) → a flat row of seconds and megabytes, nested only by part.
+        columns: title → key of the row; a title that ends in × is relative to the first contender.
+        extra: options that the processes must know besides those of :func:`arguments`.
+    """
+    if args.one:
+        print(json.dumps(measure(args.one, args)))
+        return
+    script = Path(sys.argv[0]).name
+    rows: dict[str, dict[str, Any]] = {}
+    for turn in range(args.rounds):
+        for name in args.contenders:
+            options = ["--one", name, "--device", args.device, "--steps", str(args.steps), "--size", str(args.size)]
+            done = subprocess.run(
+                [sys.executable, sys.argv[0], *options, "--images", str(args.images), *extra],
+                capture_output=True,
+                text=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                check=False,
+            )
+            if done.returncode:
+                raise SystemExit(done.stderr)
+            row = json.loads(done.stdout.splitlines()[-1])
+            rows[name] = _best(rows[name], row) if name in rows else row
+            print(f"round {turn + 1}: {name}", file=sys.stderr, flush=True)
+    print("| contender | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 1))
+    first = rows[args.contenders[0]]
+    for name, row in rows.items():
+        cells = [
+            f"{row[key] / first[key]:.2f}" if title.endswith("×") else f"{row[key]:.{0 if key.endswith('mb') else 2}f}"
+            for title, key in columns.items()
+        ]
+        print(f"| {name} | " + " | ".join(cells) + " |")
+    from d2tiny.utils.env import describe_hardware
+
+    settings = {k: v for k, v in vars(args).items() if k not in ("one", "contenders")}
+    record = {"command": f"python benchmarks/{script}", "hardware": describe_hardware(), **settings, "rows": rows}
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{Path(script).stem}_{args.device}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _best(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _best(one[key], other[key]) if isinstance(one[key], dict) else min(one[key], other[key]) for key in one
+    }
