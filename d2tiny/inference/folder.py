@@ -144,33 +144,34 @@ def predict_folder(
     }
     failed = []
     bar = tqdm(zip(files, targets, strict=True), total=len(files), desc="predict", unit="img", disable=not progress)
-    for number, (path, target) in enumerate(bar, start=1):
-        try:
-            image = read_image(path, "BGR")
-        except DatasetError as err:
-            failed.append(str(err))
-            continue
-        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+    # Around all images: autocast keeps the weights that it has cast until it is left.
+    with torch.autocast(device, torch.bfloat16, enabled=bf16):
+        for number, (path, target) in enumerate(bar, start=1):
+            try:
+                image = read_image(path, "BGR")
+            except DatasetError as err:
+                failed.append(str(err))
+                continue
             found = predictor(image)["instances"].to("cpu")
-        boxes = found.pred_boxes.tensor.numpy()
-        items = Boxes2D(boxes, found.pred_classes.numpy(), found.scores.numpy())
-        picture = draw_boxes(np.ascontiguousarray(image[:, :, ::-1]), items, names, title=path.name)
-        if not cv2.imwrite(str(target), picture[:, :, ::-1], _JPEG):
-            failed.append(f"{target}: cannot write this picture")
-        height, width = image.shape[:2]
-        result["images"].append({"id": number, "file_name": str(path), "width": width, "height": height})
-        for box, cls, value in zip(boxes.tolist(), items.classes.tolist(), found.scores.tolist(), strict=True):
-            x, y, w, h = box[0], box[1], box[2] - box[0], box[3] - box[1]
-            result["annotations"].append(
-                {
-                    "id": len(result["annotations"]) + 1,
-                    "image_id": number,
-                    "category_id": cls + 1,
-                    "bbox": [round(v, 2) for v in (x, y, w, h)],
-                    "area": round(w * h, 2),
-                    "score": round(value, 4),
-                    "iscrowd": 0,
-                }
-            )
+            boxes = found.pred_boxes.tensor.numpy()
+            items = Boxes2D(boxes, found.pred_classes.numpy(), found.scores.numpy())
+            picture = draw_boxes(np.ascontiguousarray(image[:, :, ::-1]), items, names, title=path.name)
+            if not cv2.imwrite(str(target), picture[:, :, ::-1], _JPEG):
+                failed.append(f"{target}: cannot write this picture")
+            height, width = image.shape[:2]
+            result["images"].append({"id": number, "file_name": str(path), "width": width, "height": height})
+            for box, cls, value in zip(boxes.tolist(), items.classes.tolist(), found.scores.tolist(), strict=True):
+                x, y, w, h = box[0], box[1], box[2] - box[0], box[3] - box[1]
+                result["annotations"].append(
+                    {
+                        "id": len(result["annotations"]) + 1,
+                        "image_id": number,
+                        "category_id": cls + 1,
+                        "bbox": [round(v, 2) for v in (x, y, w, h)],
+                        "area": round(w * h, 2),
+                        "score": round(value, 4),
+                        "iscrowd": 0,
+                    }
+                )
     write_text(output / "detections.json", json.dumps(result))
     return failed
