@@ -61,7 +61,7 @@ def stock(cfg: Any) -> Any:
     return cfg
 
 
-def build(name: str, device: str) -> tuple[Any, Any]:
+def build(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
     """The model of a contender, and a stopwatch around its parts."""
     import torch
     from detectron2.config import instantiate
@@ -69,14 +69,16 @@ def build(name: str, device: str) -> tuple[Any, Any]:
 
     from d2tiny.config import load_config
 
-    if device == "cpu":
+    if args.device == "cpu":
         torch.set_num_threads(1)
     config, plain = CONTENDERS[name]
     cfg = load_config(config).model
     cfg.proposal_generator.nms_thresh = 1.0  # suppresses nothing, so that random weights too give 3,000 proposals
     torch.manual_seed(0)
-    model: Any = instantiate(stock(cfg) if plain else cfg).to(device)
-    watch = Stopwatch(device)
+    model: Any = instantiate(stock(cfg) if plain else cfg).to(args.device)
+    watch = Stopwatch(args.device)
+    if args.compile:
+        model.backbone.compile()
     modules = dict(model.named_modules())
     for part, (path, method) in PARTS.items():
         if path in modules:
@@ -93,18 +95,18 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, default=800, help="px of a side")
     parser.add_argument("--images", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true", help="torch.compile of backbone and neck")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser
 
 
-def compare(args: argparse.Namespace, measure: Callable[..., dict[str, Any]], columns: Any, extra: list[str]) -> None:
+def compare(args: argparse.Namespace, measure: Callable[..., dict[str, Any]], columns: dict[str, str]) -> None:
     """Run every contender in processes of its own, print a table and write the record.
 
     Args:
         args: of :func:`arguments`.
         measure: (contender, args) → a flat row of seconds and megabytes, nested only by part.
         columns: title → key of the row; a title that ends in × is relative to the first contender.
-        extra: options that the processes must know besides those of :func:`arguments`.
     """
     if args.one:
         print(json.dumps(measure(args.one, args)))
@@ -113,6 +115,7 @@ def compare(args: argparse.Namespace, measure: Callable[..., dict[str, Any]], co
     rows: dict[str, dict[str, Any]] = {}
     for turn in range(args.rounds):
         for name in args.contenders:
+            extra = [f"--{key}" for key in ("amp", "compile") if getattr(args, key, False)]
             options = ["--one", name, "--device", args.device, "--steps", str(args.steps), "--size", str(args.size)]
             done = subprocess.run(
                 [sys.executable, sys.argv[0], *options, "--images", str(args.images), *extra],
@@ -139,7 +142,8 @@ def compare(args: argparse.Namespace, measure: Callable[..., dict[str, Any]], co
     settings = {k: v for k, v in vars(args).items() if k not in ("one", "contenders")}
     record = {"command": f"python benchmarks/{script}", "hardware": describe_hardware(), **settings, "rows": rows}
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{Path(script).stem}_{args.device}.json").write_text(json.dumps(record, indent=1) + "\n")
+    suffix = "".join(f"_{key}" for key in ("amp", "compile") if settings.get(key))
+    (RESULTS / f"{Path(script).stem}_{args.device}{suffix}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 def _best(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     import torch
     from timing import batch, peak_mb
 
-    model, watch = build(name, args.device)
+    model, watch = build(name, args)
     model.eval()
     data, kind = batch(0, args.size, args.images), torch.device(args.device).type
     before = peak_mb("cpu") if kind == "cpu" else 0
@@ -44,4 +44,4 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 if __name__ == "__main__":
     titles = {"float32 s": "float32_s", "×": "float32_s", "bfloat16 s": "bfloat16_s", "faster": "speedup", "MB": "mb"}
-    compare(arguments(__doc__).parse_args(), measure, titles, [])
+    compare(arguments(__doc__).parse_args(), measure, titles)

@@ -22,7 +22,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     from detectron2.utils.events import EventStorage
     from timing import batch, peak_mb
 
-    model, watch = build(name, args.device)
+    model, watch = build(name, args)
     model.train()
     data, kind = batch(100, args.size, args.images), torch.device(args.device).type
     before = peak_mb("cpu") if kind == "cpu" else 0
@@ -45,4 +45,4 @@ if __name__ == "__main__":
     parser.add_argument("--amp", action="store_true", help="autocast")
     given = parser.parse_args()
     titles = {"step s": "step_s", "×": "step_s", "MB": "mb"}
-    compare(given, measure, titles, ["--amp"] if given.amp else [])
+    compare(given, measure, titles)

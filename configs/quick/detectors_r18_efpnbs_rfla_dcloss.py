@@ -1,8 +1,9 @@
 """Quick DetectoRS with RFLA, E-FPN-BS and DCLoss on aerial_*."""
 
+from ..common.data.aerial_large_crops import dataloader
 from ..common.models.detectors_r18 import model
 from ..common.parts import dcloss, efpnbs, rfla
-from .faster_rcnn_r18_fpn_maxiou import dataloader, lr_multiplier, optimizer, train
+from .faster_rcnn_r18_fpn_maxiou import lr_multiplier, optimizer, train
 
 rfla(model)
 efpnbs(model)

@@ -131,6 +131,20 @@ def test_yaml_config(name):
 
 
 @pytest.mark.parametrize("name", YAML)
+def test_yaml_with_nwd_in_nms_and_matching(name):
+    keys = ["MODEL.RPN.NMS_METRIC=nwd", "MODEL.RPN.NMS_THRESH=0.85", "MODEL.ROI_HEADS.MATCH_BY_NWD=True"]
+    cfg = model_zoo.get_cfg(name, device="cpu", overrides=[*NARROW_YAML, *keys, "MODEL.NWD.CONSTANT=9.5"])
+    model = build_model(cfg)
+    rpn, heads = model.proposal_generator, model.roi_heads
+    assert (rpn.nms_metric, rpn.nms_thresh, rpn.nwd_constant, heads.match_nwd) == ("nwd", 0.85, 9.5, 9.5)
+    step(model, BATCHES["normal"])
+    boxes = torch.tensor([[0.0, 0, 8, 8], [4, 0, 12, 8]])
+    assert heads._overlap(boxes[:1], boxes[1:]).item() == pytest.approx(np.exp(-4 / 9.5))
+    with pytest.raises(ValueError, match="nms_metric"):
+        build_model(model_zoo.get_cfg(name, device="cpu", overrides=[*NARROW_YAML, "MODEL.RPN.NMS_METRIC=ndw"]))
+
+
+@pytest.mark.parametrize("name", YAML)
 def test_yaml_and_lazy_twin_are_the_same_network(name):
     """Names and shapes of all weights of the native YAML and of the lazy config."""
     twin = name.removeprefix("yaml/").replace(".yaml", "_1x")
