@@ -1,7 +1,7 @@
-"""The aerial tiles in as many pixels a step, but in larger crops: for models whose receptive field is wider than 160 px.
+"""The aerial tiles in larger crops, as many pixels a step: for models that see farther than 160 px.
 
-DetectoRS reads up to 9 cells of stride 32 around each place and averages whole maps. From crops of 160 px it learns that
-there is nothing, and whole images drive its features to several times their size.
+DetectoRS reads up to 9 cells of stride 32 around each place and averages whole maps. From crops of 160 px it learns
+that there is nothing, and whole images drive its features to several times their size.
 """
 
 from .aerial import dataloader
