@@ -36,7 +36,17 @@ def deform_conv2d(
 
     Returns:
         (B, O, H', W') in x's type.
+
+    Raises:
+        ValueError: offsets of another size than the output's.
     """
+    height, width = (
+        (cells + 2 * pad - step * (taps - 1) - 1) // move + 1
+        for cells, pad, step, taps, move in zip(x.shape[2:], padding, dilation, weight.shape[2:], stride, strict=True)
+    )
+    if offset.shape != (x.shape[0], 2 * weight.shape[2] * weight.shape[3], height, width):
+        expected = (x.shape[0], 2 * weight.shape[2] * weight.shape[3], height, width)
+        raise ValueError(f"deform_conv2d: offset must be {expected}, got {tuple(offset.shape)}.")
     with torch.autocast(x.device.type, enabled=False):
         maps, offset, weight = x.float(), offset.float(), weight.float()
         bias = None if bias is None else bias.float()
@@ -45,7 +55,7 @@ def deform_conv2d(
         taps = _read_taps(maps, offset, (weight.shape[-2], weight.shape[-1]), stride, padding, dilation)
     # One matrix of all images: its gradient needs no sum over images.
     out = weight.flatten(1) @ taps.transpose(0, 1).flatten(1)
-    out = out.view(len(weight), len(x), *offset.shape[-2:]).transpose(0, 1)
+    out = out.view(weight.shape[0], x.shape[0], *offset.shape[-2:]).transpose(0, 1)
     return (out if bias is None else out + bias[:, None, None]).to(x.dtype)
 
 

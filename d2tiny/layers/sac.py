@@ -115,11 +115,14 @@ class SAConv2d(ConvAWS2d):
         """Take what Detectron2's ``Conv2d`` takes.
 
         Raises:
-            ValueError: the kernel is not 3×3, or there are groups.
+            ValueError: the kernel is not 3×3, the padding is not the dilation, or there are groups.
         """
         super().__init__(*args, **kwargs)
-        if self.kernel_size != (3, 3) or self.groups != 1:
-            raise ValueError(f"SAConv2d: needs a 3×3 kernel without groups, got {self.kernel_size}, {self.groups}.")
+        if self.kernel_size != (3, 3) or self.groups != 1 or self.padding != self.dilation:
+            raise ValueError(
+                f"SAConv2d: needs a 3×3 kernel, padding equal to the dilation and no groups, got {self.kernel_size}, "
+                f"{self.padding}, {self.dilation}, {self.groups}."
+            )
         self.weight_diff = nn.Parameter(torch.zeros_like(self.weight))
         self.pre_context = nn.Conv2d(self.in_channels, self.in_channels, 1)
         self.post_context = nn.Conv2d(self.out_channels, self.out_channels, 1)

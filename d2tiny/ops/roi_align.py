@@ -20,6 +20,8 @@ from torch.autograd.function import once_differentiable
 
 __all__ = ["roi_align"]
 
+_FARTHEST = 1e7  # px; beyond, single precision has no pixels and a box would have endless samples
+
 
 def roi_align(
     maps: Sequence[Tensor],
@@ -31,7 +33,8 @@ def roi_align(
 ) -> Tensor:
     """Mean of bilinear samples in each bin of each box (``aligned=True`` of torchvision), each box from one level.
 
-    On processors; the gradient goes to the maps only, as torchvision's does. Boxes with NaN or infinity give NaN.
+    On processors; the gradient goes to the maps only, as torchvision's does. Boxes with NaN, or
+    farther out than 10⁷ px, give NaN.
 
     Args:
         maps: L levels (B, C, H, W) float32.
@@ -53,6 +56,8 @@ def roi_align(
             f"roi_align: needs float32 maps (B, C, H, W) and boxes (R, 5) of a processor, got {given} and boxes "
             f"{tuple(rois.shape)}."
         )
+    if any(0 in x.shape[2:] for x in maps):
+        raise ValueError(f"roi_align: maps without pixels: {[tuple(x.shape) for x in maps]}.")
     if len({x.shape[:2] for x in maps}) != 1 or len(maps) != len(scales) or levels.shape != rois.shape[:1]:
         raise ValueError(
             f"roi_align: {len(maps)} levels with {sorted({tuple(x.shape[:2]) for x in maps})} images and channels, "
@@ -71,7 +76,7 @@ class _RoIAlign(torch.autograd.Function):
         ctx: Any, rois: Tensor, levels: Tensor, size: tuple[int, int], scales: Any, sampling: int, *maps: Tensor
     ) -> Tensor:
         # float32 as in torchvision: how many samples a bin gets must come out the same.
-        boxes = rois.detach().float().numpy()
+        boxes = rois.detach().float().clone().numpy()  # the caller may change its own before the backward pass
         ctx.places = [np.flatnonzero(levels.numpy() == level) for level in range(len(maps))]
         ctx.boxes, ctx.shapes, ctx.settings = boxes, [x.shape for x in maps], (scales, sampling)
         out = maps[0].new_empty((len(boxes), maps[0].shape[1], *size))
@@ -157,7 +162,7 @@ def _gather(maps, boxes, places, out, scale, sampling, start, stop):  # type: ig
     reduced = np.empty((columns, channels), np.float32)
     half = np.float32(0.5)
     for r in places:
-        if not np.isfinite(boxes[r]).all():
+        if not (np.abs(boxes[r]) <= _FARTHEST).all():
             out[r, start:stop] = np.nan
             continue
         low, high = _axis(boxes[r, 2] * scale - half, boxes[r, 4] * scale - half, height, sampling, by_row, row_spans)
@@ -204,7 +209,7 @@ def _scatter(maps, boxes, places, grad, scale, sampling, start, stop):  # type: 
     spread = np.empty((columns, channels), np.float32)
     half = np.float32(0.5)
     for r in places:
-        if not np.isfinite(boxes[r]).all():
+        if not (np.abs(boxes[r]) <= _FARTHEST).all():
             continue
         low, high = _axis(boxes[r, 2] * scale - half, boxes[r, 4] * scale - half, height, sampling, by_row, row_spans)
         _axis(boxes[r, 1] * scale - half, boxes[r, 3] * scale - half, width, sampling, by_column, column_spans)

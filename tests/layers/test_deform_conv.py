@@ -44,3 +44,8 @@ def test_half_precision_comes_back_as_it_was():
     out = deform_conv2d(x, torch.zeros(1, 18, 5, 5).bfloat16(), torch.randn(3, 2, 3, 3), padding=(1, 1))
     assert out.dtype == torch.bfloat16
     assert out.shape == (1, 3, 5, 5)
+
+
+def test_offsets_of_another_size_are_refused():
+    with pytest.raises(ValueError, match=r"offset must be \(1, 18, 3, 3\), got \(1, 18, 5, 5\)"):
+        deform_conv2d(torch.zeros(1, 2, 5, 5), torch.zeros(1, 18, 5, 5), torch.zeros(3, 2, 3, 3))

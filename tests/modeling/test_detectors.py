@@ -61,6 +61,24 @@ def test_frozen_stages_are_not_trained():
     assert not [n for n in trained if n.startswith(("stem", "res2"))]
 
 
+@pytest.mark.parametrize("prefix", ["", "rfp_"])
+def test_freezing_later(prefix):
+    model = resnet(prefix=prefix).freeze(2)
+    frozen = {name for name, child in model.named_children() if not any(p.requires_grad for p in child.parameters())}
+    assert frozen == {f"{prefix}stem", f"{prefix}res2", "feedback"}
+
+
+@pytest.mark.parametrize("levels", [LEVELS[1:], LEVELS[2:]])
+def test_pyramid_without_the_finest_levels(levels):
+    first = resnet(out_features=levels)
+    second = resnet(out_features=levels, prefix="rfp_", feedback_channels=16)
+    model = RFP(fpn=FPN(first, levels, 16, top_block=LastLevelMaxPool()), second=second)
+    out = model(torch.randn(2, 3, 64, 64))
+    sum(o.square().sum() for o in out.values()).backward()
+    assert all(p.grad is not None for p in model.second.feedback.parameters())
+    assert list(second.feedback) == levels
+
+
 def test_equal_backbones_give_the_fpn():
     """Feedback starts at zero and the gate at one half: both looks are the same, and so is their mean."""
     model = rfp().eval()

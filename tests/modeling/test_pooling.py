@@ -63,5 +63,16 @@ def test_other_pooling_and_other_types_stay(kind, dtype, monkeypatch):
     assert torch.equal(TinyROIPooler(plain)(maps(dtype), boxes), plain(maps(dtype), boxes))
 
 
+def test_boxes_that_no_level_has():
+    pooler = TinyROIPooler(ROIPooler(2, [1 / 4, 1 / 8, 1 / 16], 0, "ROIAlignV2"))
+    odd = Boxes(torch.tensor([[0, 0, float("nan"), 4], [10, 10, 5, 20], [1, 1, 20, 20]]))
+    out = pooler(maps(), [odd, Boxes(torch.zeros(0, 4)), Boxes(torch.zeros(0, 4))])
+    assert out[0].isnan().all()
+    assert not out[1].any()
+    assert out[2].isfinite().all()
+    with pytest.raises(ValueError, match="boxes of 1 images for maps of 3"):
+        pooler(maps(), [odd])
+
+
 def test_has_no_weights():
     assert not TinyROIPooler(ROIPooler(7, [1 / 4], 0, "ROIAlignV2")).state_dict()

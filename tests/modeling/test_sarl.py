@@ -22,6 +22,12 @@ def sarl(**settings):
     return SARL(**settings)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_types(dtype):
+    out = awake(sarl()).to(dtype).eval()(features(dtype))
+    assert all(value.dtype == dtype and value.isfinite().all() for value in out.values())
+
+
 def awake(module):
     with torch.no_grad():
         for scale in module.scale.values():

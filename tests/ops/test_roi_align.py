@@ -83,6 +83,19 @@ def test_no_boxes_and_boxes_of_nan():
     out = on_one_level(x, torch.tensor([[0.0, 0, 0, float("nan"), 3], [0, 0, 0, 2, 2]]), (2, 2), 1.0)
     assert out[0].isnan().all()
     assert out[1].isfinite().all()
+    far = torch.tensor([[0.0, -1e6, 0, 1e6, 3], [0, 0, 0, 1e9, 2], [0, 3e38, 0, 3.1e38, 1], [0, 0, 0, float("inf"), 2]])
+    out = on_one_level(x, far, (2, 2), 1.0)
+    assert out.isnan().flatten(1).all(dim=1).tolist() == [False, True, True, True]
+
+
+def test_boxes_may_change_before_the_backward_pass():
+    grads = []
+    for move in (0, 5):
+        x, rois = torch.zeros(1, 1, 12, 12, requires_grad=True), torch.tensor([[0.0, 1, 1, 4, 4]])
+        out = on_one_level(x, rois, (2, 2), 1.0)
+        rois[:, 1:] += move
+        grads.append(torch.autograd.grad(out.sum(), x)[0])
+    assert torch.equal(*grads)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +106,7 @@ def test_no_boxes_and_boxes_of_nan():
         ([torch.zeros(1, 2, 4, 4)], torch.tensor([[1.0, 0, 0, 2, 2]]), torch.zeros(1), r"images \[1.0\] of 1"),
         ([torch.zeros(1, 2, 4, 4)], torch.zeros(1, 5), torch.ones(1), r"levels \[1.0\] of 1"),
         ([torch.zeros(1, 2, 4, 4)], torch.zeros(1, 5), torch.zeros(2), "must fit"),
+        ([torch.zeros(1, 2, 0, 4)], torch.zeros(1, 5), torch.zeros(1), "without pixels"),
         ([torch.zeros(1, 2, 4, 4), torch.zeros(1, 3, 2, 2)], torch.zeros(1, 5), torch.zeros(1), "must fit"),
     ],
 )

@@ -17,11 +17,13 @@ __all__ = ["DetectoRSResNet"]
 class DetectoRSResNet(ResNet):
     """Detectron2's ResNet with :class:`ConvAWS2d` everywhere and :class:`SAConv2d` as second convolution of blocks.
 
-    It starts as the plain ResNet of the same weights. ``feedback`` (one map for each of res3, res4, res5) is added,
+    It starts as the plain ResNet of the same weights. ``feedback`` (one map for each returned stage but res2) is added,
     through a 1×1 convolution that starts at zero, before the last ReLU of the stage's first block (RFP's second look).
 
     Differences from the paper: none known for bottlenecks; basic blocks (depth 18, 34) are ours.
     """
+
+    prefix = ""  # until the children have their names
 
     def __init__(
         self,
@@ -64,7 +66,9 @@ class DetectoRSResNet(ResNet):
                     setattr(block, name, (SAConv2d if switched and name == "conv2" else ConvAWS2d).like(conv))
         super().__init__(stem, stages, out_features=list(out_features), freeze_at=freeze_at)
         self.feedback = nn.ModuleDict()
-        for name in self.stage_names[1:] if feedback_channels else ():
+        for name in self.stage_names[1:]:
+            if not feedback_channels or name not in self._out_features:
+                continue
             entrance = nn.Conv2d(feedback_channels, self._out_feature_channels[name], 1)
             for parameter in entrance.parameters():
                 nn.init.zeros_(parameter)
@@ -72,6 +76,14 @@ class DetectoRSResNet(ResNet):
         self.feedback_channels, self.prefix = feedback_channels, prefix
         for name in ("stem", *self.stage_names) if prefix else ():
             self._modules[prefix + name] = self._modules.pop(name)
+
+    def freeze(self, freeze_at: int = 0) -> DetectoRSResNet:
+        """Freeze the stem (1) and the stages up to ``freeze_at``; returns self."""
+        for name, number in zip(("stem", *self.stage_names), range(1, freeze_at + 1), strict=False):
+            module = self.get_submodule(self.prefix + name)
+            for block in [module] if number == 1 else module.children():
+                block.freeze()
+        return self
 
     def forward(self, x: Tensor, feedback: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Map (B, 3, H, W) to the stages; ``feedback`` holds maps of the stages' sizes by stage name."""

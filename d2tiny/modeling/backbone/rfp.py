@@ -59,7 +59,8 @@ class RFP(Backbone):
     convolutions. Difference from the paper's figure, as in the released code: the second backbone has weights of its
     own (``second=None`` shares them).
 
-    A checkpoint that holds one backbone (ImageNet weights, an ordinary detector) is loaded into both.
+    A checkpoint that holds one backbone (``bottom_up.*``: ImageNet weights, those of an ordinary detector) is loaded
+    into both.
     """
 
     def __init__(self, *, fpn: FPN, second: DetectoRSResNet | None = None, steps: int = 2) -> None:
@@ -115,9 +116,9 @@ class RFP(Backbone):
         pyramid = self.fpn(self.bottom_up(image))
         later = self.bottom_up if self.second is None else self.second
         for _ in range(self.steps - 1):
-            # res2 takes no feedback; the FPN's levels are in the order of the stages.
-            stages = list(zip(self.fpn.in_features, pyramid, strict=False))[1:]
-            feedback = {stage: self.aspp(pyramid[level]) for stage, level in stages}
+            # The FPN's levels are in the order of the stages; res2 takes no feedback.
+            stages = zip(self.fpn.in_features, pyramid, strict=False)
+            feedback = {stage: self.aspp(pyramid[level]) for stage, level in stages if stage in later.feedback}
             new = self.fpn(later(image, feedback))
             pyramid = {name: self._mix(new[name], pyramid[name]) for name in new}
         return pyramid
@@ -131,4 +132,5 @@ class RFP(Backbone):
             return
         for key in [k for k in state if k.startswith(f"{prefix}bottom_up.")]:
             name = key.removeprefix(f"{prefix}bottom_up.")
-            state[f"{prefix}second.{self.second.prefix}{name}"] = state[key]
+            # A copy: load_state_dict(assign=True) would make one tensor of the two.
+            state[f"{prefix}second.{self.second.prefix}{name}"] = state[key].clone()

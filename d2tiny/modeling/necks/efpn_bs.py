@@ -65,7 +65,8 @@ def conv_of_upsampled(conv: nn.Conv2d, x: Tensor, size: tuple[int, int]) -> Tens
 
 def _upsample_and_shift(like: Tensor, small: int, large: int) -> Tensor:
     """(3·small, large) what each small pixel, read by each tap, gives to each large pixel."""
-    eye = torch.eye(small, device=like.device)[:, None]
+    exact = torch.promote_types(like.dtype, torch.float32)
+    eye = torch.eye(small, device=like.device, dtype=exact)[:, None]
     weights = F.interpolate(eye, size=large, mode="linear", align_corners=False)[:, 0]
     padded = F.pad(weights, (1, 1))
     return torch.cat([padded[:, tap : tap + large] for tap in range(3)]).to(like.dtype)

@@ -85,7 +85,7 @@ class FEM(nn.Module):
         mixed = self.activation(self.squeeze(torch.cat((weighted, aligned), dim=1)))
         # In bfloat16 the processor's weight gradient of a dilated depth-wise convolution holds garbage now and then.
         with torch.autocast(mixed.device.type, enabled=False):
-            far = self.far(mixed.float())
+            far = self.far(mixed.to(next(self.far.parameters()).dtype))
         return self.project(self.activation(self.near(mixed) + far + mixed))
 
 

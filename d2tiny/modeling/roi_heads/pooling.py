@@ -45,6 +45,8 @@ class TinyROIPooler(nn.Module):
 
         What comes behind can then work in memory that it has used before: 3,000 boxes need 150 MB at once.
         """
+        if len(box_lists) != len(x[0]):
+            raise ValueError(f"TinyROIPooler: boxes of {len(box_lists)} images for maps of {len(x[0])}.")
         traced = torch.jit.is_tracing() or torch.jit.is_scripting() or torch.compiler.is_compiling()
         usual = all(level.device.type == "cpu" and level.dtype == torch.float32 for level in x)
         if traced or not usual or not self.aligned or not box_lists:
@@ -54,6 +56,8 @@ class TinyROIPooler(nn.Module):
         levels = assign_boxes_to_levels(
             box_lists, settings.min_level, settings.max_level, settings.canonical_box_size, settings.canonical_level
         )
+        # A box of NaN or of negative area has no level; the kernel knows what to do with it on any.
+        levels = levels.clamp(0, len(x) - 1)
         sampling = settings.level_poolers[0].sampling_ratio
         rois = convert_boxes_to_pooler_format(box_lists)
         step = size or max(len(rois), 1)
