@@ -11,6 +11,7 @@ from __future__ import annotations
 import fnmatch
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -22,7 +23,7 @@ from d2tiny.config.lazy import config_names, find_config, load_config
 from d2tiny.config.native import is_yacs, merge_yacs
 from d2tiny.modeling.meta_arch.lazy import SHARED_KEYS, shared_path
 from d2tiny.utils.env import resolve_device
-from d2tiny.utils.errors import ConfigError
+from d2tiny.utils.errors import CheckpointError, ConfigError
 
 __all__ = ["get_cfg", "get_config", "list_configs"]
 
@@ -56,7 +57,10 @@ def get_cfg(name: str, weights: str = "", overrides: Sequence[str] = (), device:
 
     Raises:
         ConfigError: unknown name, bad override.
+        CheckpointError: no such weights on this machine.
     """
+    if weights and "://" not in weights and not Path(weights).is_file():
+        raise CheckpointError(f"{weights}: no such file.")
     cfg = _detectron2_cfg()
     add_d2tiny_config(cfg)
     cfg.MODEL.DEVICE = resolve_device(device)

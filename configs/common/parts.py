@@ -7,6 +7,7 @@ from d2tiny.modeling.backbone import RFP, DetectoRSResNet
 from d2tiny.modeling.losses import DCLoss, IoULoss, NWDLoss
 from d2tiny.modeling.necks import EFPNBS, SARL, NeckedBackbone
 from d2tiny.modeling.priors import RFAnchorGenerator
+from d2tiny.utils.errors import ConfigError
 
 
 def pyramid_of(backbone):
@@ -59,22 +60,32 @@ def dcloss(model):
         part.box_loss = L(DCLoss)(k=10.0, delta=0.15, mode="prose")
 
 
-def sarl(model, **settings):
-    """The relay between a ResNet and its pyramid (SPEC §6)."""
+def sarl(model, channels=None, **settings):
+    """The relay between a backbone and its pyramid (SPEC §6); other backbones than ResNet need their channels given."""
     fpn = pyramid_of(model.backbone)
-    depth = fpn.bottom_up.stages.depth
-    channels = [256, 512, 1024, 2048] if depth >= 50 else [64, 128, 256, 512]
-    fpn.bottom_up = L(NeckedBackbone)(backbone=fpn.bottom_up, neck=L(SARL)(channels=channels, **settings))
-    fpn.in_features = ["res2", "res3", "res4", "res5"]
+    levels = list(fpn.in_features)
+    if "DetectoRSResNet" in str(fpn.bottom_up._target_):
+        raise ConfigError("sarl: the recursive pyramid reads its backbones itself; SARL stands before an ordinary FPN.")
+    if channels is None:
+        if "stages" not in fpn.bottom_up:
+            raise ConfigError(f"sarl: give channels=[…] of the backbone's levels {levels}.")
+        wide = [256, 512, 1024, 2048] if fpn.bottom_up.stages.depth >= 50 else [64, 128, 256, 512]
+        channels = [wide[int(name[3:]) - 2] for name in levels]
+    neck = L(SARL)(channels=channels, levels=levels, **settings)
+    fpn.bottom_up = L(NeckedBackbone)(backbone=fpn.bottom_up, neck=neck)
+    fpn.in_features = levels
 
 
 def detectors(model):
     """DetectoRS: switchable atrous convolution and the recursive pyramid (SPEC §9)."""
     fpn = model.backbone
-    plain = fpn.bottom_up
-    settings = dict(depth=plain.stages.depth, norm=plain.stages.norm, freeze_at=plain.freeze_at)
+    if "bottom_up" not in fpn or "stages" not in fpn.bottom_up:
+        raise ConfigError("detectors: needs a ResNet and an FPN; call it before efpnbs, and not with sarl.")
+    plain, levels = fpn.bottom_up, list(fpn.in_features)
+    settings = dict(depth=plain.stages.depth, norm=plain.stages.norm, freeze_at=plain.freeze_at, out_features=levels)
+    settings["stride_in_1x1"] = plain.stages.get("stride_in_1x1", False)  # True for the MSRA weights
     fpn.bottom_up = L(DetectoRSResNet)(**settings)
-    fpn.in_features = ["res2", "res3", "res4", "res5"]
+    fpn.in_features = levels
     second = L(DetectoRSResNet)(**settings, prefix="rfp_", feedback_channels=fpn.out_channels)
     model.backbone = L(RFP)(fpn=fpn, second=second)
 

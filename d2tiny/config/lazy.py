@@ -120,8 +120,9 @@ def apply_overrides(cfg: DictConfig, overrides: Iterable[str]) -> DictConfig:
     """Apply ``key=value`` overrides in place; unknown keys raise with a hint.
 
     A component can be swapped by its registered name (``…assigner=MaxIoUAssigner``) or by a dict with ``_target_``.
-    An argument that the config leaves at its default may be set too, when its component accepts it. ``+key=value``
-    adds a key whatever the config says.
+    An argument that the config leaves at its default may be set too, when its component accepts it. In a list of
+    components the index may be left out: ``box_predictors.box_loss=SALoss`` sets it in every entry. ``+key=value`` adds
+    a key whatever the config says.
 
     Raises:
         ConfigError: a key that does not exist, a value of another type, or text that does not parse.
@@ -149,6 +150,11 @@ def _override(cfg: DictConfig, key: str, value: Any, *, add: bool) -> None:
         prefix = ".".join(parts[:i])
         last = i == len(parts) - 1
         if isinstance(node, ListConfig):
+            if len(node) and part != "_target_" and all(isinstance(e, DictConfig) and part in e for e in node):
+                rest = ".".join(parts[i:])  # without an index: in every entry, as in all stages of a cascade
+                for index in range(len(node)):
+                    _override(cfg, f"{prefix}.{index}.{rest}", value, add=add)
+                return
             if not part.lstrip("-").isdigit() or not -len(node) <= int(part) < len(node):
                 raise ConfigError(f"{prefix} is a list of {len(node)}: '{part}' is no index of it.")
             entry: Any = int(part)
@@ -158,6 +164,7 @@ def _override(cfg: DictConfig, key: str, value: Any, *, add: bool) -> None:
                 known = [str(k) for k in node if k != "_target_"]
                 if "_target_" in node:
                     known += list(accepted_parameters(resolve_target(node._target_, prefix))[0])
+                known = [name for name in known if name != part]  # accepted, but not set here
                 place = f" in '{prefix}'" if prefix else ""
                 raise ConfigError(f"{key}: unknown key '{part}'{place}. {did_you_mean(part, known)}")
         else:

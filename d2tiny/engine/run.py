@@ -33,7 +33,7 @@ from d2tiny.engine.ema import ModelEMA
 from d2tiny.engine.hooks import EMAHook, EvalAndSave, ProgressBar
 from d2tiny.engine.trainer import AMP_DTYPES, Trainer
 from d2tiny.utils.env import describe_hardware, resolve_device
-from d2tiny.utils.errors import ConfigError, D2TinyError
+from d2tiny.utils.errors import ConfigError, D2TinyError, did_you_mean
 from d2tiny.utils.files import write_text
 from d2tiny.utils.logs import setup_logs
 from d2tiny.utils.weights import load_weights
@@ -70,6 +70,24 @@ def _build(cfg: DictConfig, key: str) -> Any:
         raise
     except ValueError as err:
         raise ConfigError(f"{key}: {err}") from err
+    except (TypeError, KeyError, IndexError, AttributeError) as err:
+        # Not a refusal with a reason, but what a component does with settings that it did not expect.
+        logger.debug("Traceback of the error below", exc_info=True)
+        raise ConfigError(f"{key}: a component does not take its settings: {type(err).__name__}: {err}") from err
+
+
+def _check_features(model: nn.Module) -> None:
+    """Levels that heads read against those of the backbone."""
+    backbone = getattr(model, "backbone", None)
+    if backbone is None:
+        return
+    known = backbone.output_shape()
+    readers = (("proposal_generator", "in_features"), ("roi_heads", "box_in_features"), ("", "head_in_features"))
+    for name, attribute in readers:
+        for level in getattr(getattr(model, name, None) if name else model, attribute, None) or ():
+            if level not in known:
+                key = f"model.{name}.{attribute}" if name else "model.in_features"
+                raise ConfigError(f"{key}: the backbone has no level '{level}'. {did_you_mean(level, known)}")
 
 
 class Evaluation:
@@ -152,7 +170,9 @@ def run(
     evaluation = Evaluation(cfg, device)
     loader = None if eval_only else _build(cfg, "dataloader.train")
     layout = torch.channels_last if cfg.train.channels_last else torch.preserve_format
-    model = _build(cfg, "model").to(device, memory_format=layout)
+    model = _build(cfg, "model")
+    _check_features(model)
+    model = model.to(device, memory_format=layout)
     count = sum(p.numel() for p in model.parameters())
     logger.info("Model with %.2f M parameters on %s; output in %s.", count / 1e6, device, output)
     if eval_only:

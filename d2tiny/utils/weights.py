@@ -10,10 +10,10 @@ from torch import nn
 
 from d2tiny.utils.errors import CheckpointError
 
-__all__ = ["load_weights"]
+__all__ = ["OPTIONAL_WEIGHTS", "load_weights"]
 
 # Constants of the config, which older checkpoints of Detectron2 lack.
-_OPTIONAL = ("pixel_mean", "pixel_std")
+OPTIONAL_WEIGHTS = ("pixel_mean", "pixel_std")
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -31,7 +31,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
         raise CheckpointError(f"{path}: cannot load this checkpoint: {str(err).splitlines()[0]}") from err
     state = loaded.get("model", loaded)
     own = model.state_dict()
-    missing = [k for k in own if k not in state and k not in _OPTIONAL]
+    missing = [k for k in own if k not in state and k not in OPTIONAL_WEIGHTS]
     unknown = [k for k in state if k not in own]
     other = [k for k in state if k in own and tuple(state[k].shape) != tuple(own[k].shape)]
     problems = [

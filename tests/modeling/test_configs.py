@@ -50,7 +50,7 @@ def narrow(cfg):
         node.top_block.in_channels = node.top_block.out_channels = width
     bottom_up = node.bottom_up
     if "neck" in bottom_up:
-        bottom_up.neck.channels = [64, 128, 256, 512]
+        bottom_up.neck.channels = [64, 128, 256, 512][-len(bottom_up.neck.levels) :]
         bottom_up = bottom_up.backbone
     bottom_up.freeze_at = 0
     if "stages" in bottom_up:

@@ -6,11 +6,15 @@ import itertools
 import runpy
 
 import pytest
+import torch
 from detectron2.config import instantiate
+from detectron2.engine import DefaultPredictor
 
 from d2tiny import model_zoo
-from d2tiny.config import apply_overrides, validate_config
+from d2tiny.config import apply_overrides, save_config, validate_config
 from d2tiny.config.lazy import configs_root
+from d2tiny.engine.run import run
+from d2tiny.utils.errors import CheckpointError, ConfigError
 from tests.modeling.test_configs import BATCHES, narrow, predict, step
 from tests.modeling.test_pairs import ASSIGNERS, LOSSES, overrides
 
@@ -83,3 +87,114 @@ def test_widths_that_do_not_fit_are_named():
         validate_config(cfg, datasets=False)
     for part in ("backbone.second.feedback_channels=64", "head.in_channels=64", "box_heads.2.input_shape.channels=64"):
         assert part in str(info.value)
+
+
+DENSE = {
+    "relay": lambda model: PARTS["sarl"](model),
+    "recursive": lambda model: PARTS["detectors"](model),
+    "enhanced": lambda model: PARTS["efpnbs"](model, pairs=[["p7", "p3"]]),
+    "recursive and enhanced": lambda model: (PARTS["detectors"](model), PARTS["efpnbs"](model, pairs=[["p6", "p3"]])),
+}
+
+
+@pytest.mark.parametrize("change", DENSE)
+def test_dense_detectors_on_p3_to_p7(change):
+    """Every weight gets a gradient: nothing is built that the pyramid does not read."""
+    cfg = model_zoo.get_config("aitod/retinanet_r50_fpn_rfla_1x")
+    DENSE[change](cfg.model)
+    validate_config(cfg, datasets=False)
+    model = instantiate(narrow(cfg).model)
+    step(model, BATCHES["half-empty"])
+    predict(model)
+
+
+@pytest.mark.parametrize(
+    ("parts", "reason"),
+    [
+        (("detectors", "sarl"), "reads its backbones itself"),
+        (("efpnbs", "detectors"), "call it before efpnbs"),
+        (("sarl", "detectors"), "not with sarl"),
+    ],
+)
+def test_parts_in_an_order_that_cannot_work(parts, reason):
+    cfg = model_zoo.get_config(DETECTORS["faster"])
+    PARTS[parts[0]](cfg.model)
+    with pytest.raises(Exception, match=reason):
+        PARTS[parts[1]](cfg.model)
+
+
+def test_a_relay_before_another_backbone_needs_its_channels():
+    cfg = model_zoo.get_config(DETECTORS["faster"])
+    cfg.model.backbone.bottom_up = {"_target_": "detectron2.modeling.backbone.RegNet", "out_features": ["s1", "s2"]}
+    with pytest.raises(Exception, match=r"give channels=\[…\] of the backbone's levels \['s1', 's2'\]"):
+        PARTS["sarl"](cfg.model)
+    PARTS["sarl"](cfg.model, channels=[24, 56])
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("faster_rcnn_r18_efpnbs_rfla", "backbone.neck.pairs=[[p7,p2]]", "no level 'p7' for pairs"),
+        ("faster_rcnn_r18_efpnbs_rfla", "backbone.neck.pairs=[p5,p2]", r"list of \[high, low\]"),
+        ("faster_rcnn_r18_efpnbs_rfla", "backbone.neck.pairs=[[p2,p5]]", "'p2' is not coarser than 'p5'"),
+        ("faster_rcnn_r18_efpnbslight_rfla", "backbone.neck.residual=true", "light is another FBSM"),
+        ("faster_rcnn_r18_efpnbslight_rfla", "backbone.neck.fbsm=false", "light is another FBSM"),
+        ("faster_rcnn_r18_sarl_rfla", "backbone.bottom_up.neck.levels=[res1,res3,res4,res5]", "no level 'res1'"),
+        ("faster_rcnn_r18_sarl_rfla", "backbone.bottom_up.neck.channels=[64,128,256,1024]", "1024 for level 'res5'"),
+        ("faster_rcnn_r18_sarl_rfla", "backbone.bottom_up.neck.norm=XN", "KeyError: 'XN'"),
+        ("faster_rcnn_r18_fpn_rfla", "roi_heads.box_in_features=[p2,p3,p4,p7]", "no level 'p7'"),
+        ("faster_rcnn_r18_fpn_rfla", "roi_heads.box_in_features=[p2,p3]", "box_pooler has 4 scales"),
+        ("cascade_rcnn_r18_fpn_rfla", "roi_heads.stage_loss_weights=[1,-1,2]", "must be >= 0"),
+        ("cascade_rcnn_r18_fpn_rfla", "roi_heads.stage_loss_weights=[1,a,2]", "must be >= 0"),
+        ("cascade_rcnn_r18_fpn_rfla", "roi_heads.proposal_matchers=[]", "0 proposal_matchers, 3 stages"),
+        ("detectors_r18_rfp_rfla", "backbone.second.depth=50", "same stages with the same channels"),
+        ("detectors_r18_rfp_rfla", "backbone.second.out_features=[res3,res4,res5]", "same stages"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_training(name, change, reason, datasets, tmp_path):
+    cfg = model_zoo.get_config(f"quick/{name}", [f"model.{change}", f"train.output_dir='{tmp_path}'"])
+    with pytest.raises(ConfigError, match=reason) as info:
+        run(cfg)
+    assert str(info.value).startswith("model")
+
+
+def test_an_override_without_an_index_reaches_every_stage():
+    key = "model.roi_heads.box_predictors"
+    cfg = model_zoo.get_config(DETECTORS["cascade"], [f"{key}.box_loss=SALoss", f"{key}.1.box_loss=DCLoss"])
+    names = [predictor.box_loss._target_.rsplit(".", 1)[-1] for predictor in cfg.model.roi_heads.box_predictors]
+    assert names == ["SALoss", "DCLoss", "SALoss"]
+    with pytest.raises(ConfigError, match="Did you mean 'box_predictors'"):
+        model_zoo.get_config(DETECTORS["cascade"], ["model.roi_heads.box_predictor.box_loss=SALoss"])
+    with pytest.raises(ConfigError, match="is no index of it"):
+        model_zoo.get_config(DETECTORS["cascade"], [f"{key}.box_los=SALoss"])
+
+
+@pytest.mark.parametrize("neck", [name for name in NECKS if name != "fpn"])
+def test_weights_of_a_plain_detector_reach_everything_that_they_have(neck):
+    """A trained detector with an ordinary FPN starts one with any neck: only what is new keeps its first weights."""
+    plain = instantiate(narrow(config("faster", "fpn", "hla", "l1")).model)
+    model = instantiate(narrow(config("faster", neck, "hla", "l1")).model)
+    given = {name: torch.randn_like(value) for name, value in plain.state_dict().items() if value.is_floating_point()}
+    report = model.load_state_dict(given, strict=False)
+    assert not report.unexpected_keys
+    ours, reached = model.state_dict(), set()
+    for name, value in given.items():
+        last = name.removeprefix("backbone.bottom_up.").removeprefix("backbone.")
+        same = [key for key in ours if key.endswith(last) and torch.equal(ours[key], value)]
+        assert len(same) == (2 if "rfp" in neck and "bottom_up" in name else 1), name
+        reached.update(same)
+    new = [key for key in ours if key not in reached and ours[key].is_floating_point()]
+    allowed = ("neck", "aspp", "gate", "feedback", "second.feedback")
+    extra = ("weight_gamma", "weight_beta", "weight_diff", "context", "switch", "offset")
+    assert all(any(part in key for part in (*allowed, *extra)) or key.startswith("pixel") for key in new), new
+
+
+def test_a_predictor_refuses_weights_of_another_config(tmp_path):
+    narrow_config = narrow(config("faster", "fpn", "hla", "l1"))
+    save_config(narrow(config("faster", "efpnbs", "hla", "l1")), tmp_path / "other.yaml")
+    torch.save({"model": instantiate(narrow_config.model).state_dict()}, tmp_path / "model.pth")
+    cfg = model_zoo.get_cfg(str(tmp_path / "other.yaml"), str(tmp_path / "model.pth"), device="cpu")
+    with pytest.raises(CheckpointError, match=r"missing in the checkpoint \(first: backbone.neck"):
+        DefaultPredictor(cfg)
+    with pytest.raises(CheckpointError, match="no such file"):
+        model_zoo.get_cfg(str(tmp_path / "other.yaml"), str(tmp_path / "none.pth"))

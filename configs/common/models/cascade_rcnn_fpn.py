@@ -9,3 +9,4 @@ from .faster_rcnn_fpn import model
 
 model.roi_heads = roi_heads
 model.proposal_generator.box_loss = L(SmoothL1Loss)(beta=1 / 9)
+model.proposal_generator.anchor_boundary_thresh = 0  # only anchors inside the image are trained

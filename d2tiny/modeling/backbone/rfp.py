@@ -59,8 +59,8 @@ class RFP(Backbone):
     convolutions. Difference from the paper's figure, as in the released code: the second backbone has weights of its
     own (``second=None`` shares them).
 
-    A checkpoint that holds one backbone (``bottom_up.*``: ImageNet weights, those of an ordinary detector) is loaded
-    into both.
+    A checkpoint that holds one backbone (ImageNet weights, those of a detector with an ordinary FPN) is loaded into
+    both, the ordinary FPN into this one's.
     """
 
     def __init__(self, *, fpn: FPN, second: DetectoRSResNet | None = None, steps: int = 2) -> None:
@@ -84,6 +84,11 @@ class RFP(Backbone):
             raise ValueError(
                 f"RFP: needs steps >= 1 and a backbone for the later looks with feedback_channels={min(channels)}, got "
                 f"steps={steps}, feedback_channels={later.feedback_channels}."
+            )
+        if first.output_shape() != later.output_shape():
+            raise ValueError(
+                "RFP: both backbones must return the same stages with the same channels (depth, out_features); got "
+                f"{first.output_shape()} and {later.output_shape()}."
             )
         if second is not None and (not second.prefix or first.feedback_channels):
             raise ValueError("RFP: give the second backbone a prefix, and feedback_channels only to the second.")
@@ -128,6 +133,8 @@ class RFP(Backbone):
         return gate * new + (1 - gate) * old
 
     def _fill_second(self, state: dict[str, Any], prefix: str, *_: Any) -> None:
+        for key in [k for k in state if k.startswith(f"{prefix}fpn_")]:
+            state[f"{prefix}fpn.{key.removeprefix(prefix)}"] = state.pop(key)
         if self.second is None or any(key.startswith(f"{prefix}second.") for key in state):
             return
         for key in [k for k in state if k.startswith(f"{prefix}bottom_up.")]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from detectron2.config import CfgNode, instantiate
 from detectron2.modeling import META_ARCH_REGISTRY
 from omegaconf import DictConfig, OmegaConf
@@ -9,7 +11,8 @@ from torch import nn
 
 from d2tiny.config.defaults import read_key
 from d2tiny.config.lazy import load_config
-from d2tiny.utils.errors import ConfigError
+from d2tiny.utils.errors import CheckpointError, ConfigError
+from d2tiny.utils.weights import OPTIONAL_WEIGHTS
 
 __all__ = ["SHARED_KEYS", "LazyModel", "shared_path"]
 
@@ -47,7 +50,8 @@ def shared_overrides(cfg: CfgNode, lazy: DictConfig) -> None:
 def LazyModel(cfg: CfgNode) -> nn.Module:
     """Build the model of ``cfg.D2TINY.LAZY_CONFIG``.
 
-    It is the very model that training builds, so checkpoints fit. Edits of :data:`SHARED_KEYS` in the CfgNode
+    It is the very model that training builds, so checkpoints fit; in evaluation mode, as ``DefaultPredictor`` loads
+    them, those that do not are refused instead of leaving parts at random. Edits of :data:`SHARED_KEYS` in the CfgNode
     (score threshold, NMS, detections, classes) are obeyed.
 
     Raises:
@@ -57,4 +61,14 @@ def LazyModel(cfg: CfgNode) -> nn.Module:
         raise ConfigError("META_ARCHITECTURE LazyModel needs D2TINY.LAZY_CONFIG; use d2tiny.model_zoo.get_cfg.")
     lazy = load_config(cfg.D2TINY.LAZY_CONFIG, cfg.D2TINY.LAZY_OVERRIDES)
     shared_overrides(cfg, lazy)
-    return instantiate(lazy.model)
+    model: nn.Module = instantiate(lazy.model)
+    model.register_load_state_dict_post_hook(_refuse_others)
+    return model
+
+
+def _refuse_others(model: nn.Module, keys: Any) -> None:
+    missing = [key for key in keys.missing_keys if key not in OPTIONAL_WEIGHTS]
+    if missing and not model.training:
+        raise CheckpointError(
+            f"{len(missing)} tensors are missing in the checkpoint (first: {missing[0]}). Is it of another config?"
+        )

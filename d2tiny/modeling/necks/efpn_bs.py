@@ -192,11 +192,13 @@ class EFPNBS(nn.Module):
             light: :class:`LightFBSM` (ours, not the paper's), which has one gate channel and a skip.
 
         Raises:
-            ValueError: both modules off, a pair that is no pair, a low level twice, ``light`` with more gates.
+            ValueError: both modules off, a pair that is no pair, a low level twice, or settings that ``light`` has not.
         """
         super().__init__()
         if not (cem or fbsm):
             raise ValueError("EFPNBS: cem and fbsm are both off; leave the neck out instead.")
+        if any(isinstance(pair, str) or len(pair) != 2 for pair in pairs):
+            raise ValueError(f"EFPNBS: pairs must be a list of [high, low], for example [[p5,p2]]; got {list(pairs)}.")
         self.pairs = tuple((str(high), str(low)) for high, low in pairs)
         lows = [low for _, low in self.pairs]
         if not self.pairs or len(set(lows)) != len(lows) or any(h == lo for h, lo in self.pairs):
@@ -205,8 +207,11 @@ class EFPNBS(nn.Module):
             )
         if gate_channels not in (1, channels):
             raise ValueError(f"EFPNBS: gate_channels must be 1 or {channels}, got {gate_channels}.")
-        if light and gate_channels != 1:
-            raise ValueError(f"EFPNBS: light has one gate channel, got gate_channels={gate_channels}.")
+        if light and (gate_channels != 1 or residual or not fbsm):
+            raise ValueError(
+                f"EFPNBS: light is another FBSM, with one gate channel and always a skip; got fbsm={fbsm}, "
+                f"gate_channels={gate_channels}, residual={residual}."
+            )
         self.cem = nn.ModuleDict({low: CEM(channels) for low in lows} if cem else {})
         self.fbsm = nn.ModuleDict()
         if fbsm:
@@ -218,7 +223,18 @@ class EFPNBS(nn.Module):
                 )
 
     def output_shape(self, input_shape: dict[str, ShapeSpec]) -> dict[str, ShapeSpec]:
-        """Names, channels and strides of the output: those of the input."""
+        """Names, channels and strides of the output: those of the input.
+
+        Raises:
+            ValueError: a level of ``pairs`` is missing, or the high level is not the coarser one.
+        """
+        for pair in self.pairs:
+            for name in pair:
+                if name not in input_shape:
+                    raise ValueError(f"EFPNBS: no level '{name}' for pairs. {did_you_mean(name, input_shape)}")
+            high, low = (input_shape[name].stride for name in pair)
+            if high is not None and low is not None and high <= low:
+                raise ValueError(f"EFPNBS: pairs are [high, low]; '{pair[0]}' is not coarser than '{pair[1]}'.")
         return input_shape
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -20,10 +20,15 @@ class NeckedBackbone(Backbone):
         Args:
             backbone: any Detectron2 backbone, for example an FPN.
             neck: maps a dict of features to one of the same names, channels and strides.
+
+        Raises:
+            ValueError: a neck that does not fit the backbone.
         """
         super().__init__()
         self.backbone = backbone
         self.neck: Any = neck  # a module with ``output_shape(input_shape)``
+        self.output_shape()
+        self._register_load_state_dict_pre_hook(self._accept_plain)
 
     @property
     def size_divisibility(self) -> int:
@@ -38,6 +43,14 @@ class NeckedBackbone(Backbone):
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Map (B, 3, H, W) to the pyramid."""
         return self.neck(self.backbone(image))
+
+    def _accept_plain(self, state: dict[str, Any], prefix: str, *_: Any) -> None:
+        """Let a checkpoint of the backbone without the neck be loaded into the backbone."""
+        own = [key for key in state if key.startswith(prefix)]
+        if any(key.startswith((f"{prefix}backbone.", f"{prefix}neck.")) for key in own):
+            return
+        for key in own:
+            state[f"{prefix}backbone.{key.removeprefix(prefix)}"] = state.pop(key)
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of each level."""

@@ -147,7 +147,18 @@ class SARL(nn.Module):
             self.scale[name] = nn.Parameter(torch.zeros(count, 1, 1))
 
     def output_shape(self, input_shape: dict[str, ShapeSpec]) -> dict[str, ShapeSpec]:
-        """Names, channels and strides of the output: those of the input."""
+        """Names, channels and strides of the output: those of the input.
+
+        Raises:
+            ValueError: a level is missing or has other channels.
+        """
+        for name, scale in self.scale.items():
+            if name not in input_shape:
+                raise ValueError(f"SARL: no level '{name}'. {did_you_mean(name, input_shape)}")
+            if input_shape[name].channels not in (None, len(scale)):
+                raise ValueError(
+                    f"SARL: channels says {len(scale)} for level '{name}', the backbone {input_shape[name].channels}."
+                )
         return input_shape
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -52,13 +52,19 @@ class TinyCascadeROIHeads(TinyStandardROIHeads, CascadeROIHeads):
                 :class:`TinyStandardROIHeads`.
 
         Raises:
-            ValueError: stages and weights differ in number, or a predictor regresses each class for itself.
+            ValueError: stages, weights and matchers differ in number, a weight is negative, or a
+                predictor regresses each class for itself.
         """
         if not len(box_heads) == len(box_predictors) == len(stage_loss_weights):
             raise ValueError(
                 f"TinyCascadeROIHeads: {len(box_heads)} box_heads, {len(box_predictors)} box_predictors and "
                 f"{len(stage_loss_weights)} stage_loss_weights; each stage needs one."
             )
+        if not all(isinstance(weight, int | float) and weight >= 0 for weight in stage_loss_weights):
+            raise ValueError(f"TinyCascadeROIHeads: stage_loss_weights must be >= 0, got {list(stage_loss_weights)}.")
+        matchers = kwargs.get("proposal_matchers", box_heads)
+        if len(matchers) != len(box_heads):
+            raise ValueError(f"TinyCascadeROIHeads: {len(matchers)} proposal_matchers, {len(box_heads)} stages.")
         if any(predictor.bbox_pred.out_features != 4 for predictor in box_predictors):
             raise ValueError("TinyCascadeROIHeads: box_predictors need cls_agnostic_bbox_reg=True.")
         super().__init__(box_heads=list(box_heads), box_predictors=list(box_predictors), **kwargs)

@@ -41,12 +41,17 @@ class TinyStandardROIHeads(StandardROIHeads):
             **kwargs: those of ``StandardROIHeads``.
 
         Raises:
-            ValueError: C that is not positive.
+            ValueError: C that is not positive, or a pooler of other levels than ``box_in_features``.
         """
         super().__init__(**kwargs)
         if match_nwd is not None and match_nwd <= 0:
             raise ValueError(f"TinyStandardROIHeads: match_nwd must be > 0 px, got {match_nwd}.")
         self.match_nwd = match_nwd
+        levels = len(self.box_pooler.level_poolers)
+        if len(self.box_in_features) != levels:
+            raise ValueError(
+                f"{type(self).__name__}: box_in_features {self.box_in_features}, but box_pooler has {levels} scales."
+            )
         self.box_pooler = TinyROIPooler(self.box_pooler)
 
     @classmethod
