@@ -1,19 +1,27 @@
-"""docs/assigners.md stays true: its code runs, its pictures and names exist."""
+"""The pages of docs/ stay true: their code runs, their pictures and names exist."""
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from detectron2.config import get_cfg
+from detectron2.modeling import BACKBONE_REGISTRY
 
-from d2tiny import cli
+from d2tiny import add_d2tiny_config, cli
 from d2tiny.config import load_config, validate_config
+from d2tiny.modeling.backbone import RFP
+from d2tiny.modeling.necks import EFPNBS, SARL
+from d2tiny.modeling.roi_heads import TinyCascadeROIHeads
 from d2tiny.ops.gaussian import SCORES
 from d2tiny.utils.registry import ASSIGNER_REGISTRY, BOX_LOSS_REGISTRY
 from tests.modeling.test_assigners import boxes, pyramid
+from tests.modeling.test_mixed import PARTS
 from tests.test_readme import blocks, commands
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,3 +73,49 @@ def test_pictures_are_drawn_by_the_script(tmp_path, monkeypatch):
     runpy.run_path(str(ROOT / "tools" / "draw_assigners.py"), run_name="__main__")
     drawn = {p.name for p in tmp_path.glob("*.jpg")}
     assert drawn == {p.name for p in (ROOT / "docs" / "images").glob("assigner_*.jpg")}
+
+
+DETECTORS = (ROOT / "docs" / "detectors.md").read_text()
+
+
+def test_code_of_the_page_of_detectors(tmp_path, monkeypatch):
+    config, native = blocks("python", DETECTORS)
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    file = tmp_path / "configs" / "quick" / "mine.py"
+    file.write_text(config)
+    cfg = load_config(file)
+    validate_config(cfg, datasets=False)
+    assert cfg.model.backbone.neck.light
+    assert cfg.dataloader.train.total_batch_size == 2
+    monkeypatch.chdir(ROOT)
+    scope = {}
+    exec(compile(native, "detectors.md", "exec"), scope)
+    assert scope["cfg"].MODEL.ROI_HEADS.NAME == "TinyCascadeROIHeads"
+
+
+def test_commands_and_settings_of_the_page_of_detectors():
+    for line in commands(DETECTORS):
+        args = cli._train_parser().parse_intermixed_args(shlex.split(line)[2:])
+        validate_config(load_config(args.config_file, args.overrides), datasets=False)
+    tables = re.findall(
+        r"^\| ([^|\n]+) \(`model\.[\w.]+`\) \| \|\n\|---\|---\|\n((?:\|.+\n)+)", DETECTORS, flags=re.MULTILINE
+    )
+    classes = {"E-FPN-BS": EFPNBS, "SARL": SARL, "Cascade": TinyCascadeROIHeads, "DetectoRS": RFP}
+    assert {title for title, _ in tables} == set(classes)
+    for title, rows in tables:
+        names = re.findall(r"`(\w+)[^`]*`", "\n".join(row.split("|")[1] for row in rows.splitlines()))
+        known = set(inspect.signature(classes[title]).parameters)
+        assert names
+        assert set(names) <= known, (title, set(names) - known)
+    for key in re.findall(r"`MODEL\.([A-Z_]+)\.\*`", DETECTORS):
+        assert key in add_keys().MODEL
+    for name in re.findall(r"`(build_\w+_backbone)`", DETECTORS):
+        assert name in BACKBONE_REGISTRY
+    for name in re.findall(r"^\| `(\w+)\(model\)`", DETECTORS, flags=re.MULTILINE):
+        assert name in PARTS
+
+
+def add_keys():
+    cfg = get_cfg()
+    add_d2tiny_config(cfg)
+    return cfg
