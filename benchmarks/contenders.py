@@ -81,7 +81,7 @@ def build(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
         model.backbone.compile()
     modules = dict(model.named_modules())
     for part, (path, method) in PARTS.items():
-        if path in modules:
+        if path in modules and not (args.compile and path.startswith("backbone")):  # a timer would cut its graph
             setattr(modules[path], method, watch.around(part, getattr(modules[path], method)))
     return model, watch
 
