@@ -27,12 +27,13 @@ RPN_LOSS, ROI_LOSS = "model.proposal_generator.box_loss", "model.roi_heads.box_p
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table: a config and what is changed in it."""
+    """One row of a table: a config and what is changed in it; ``start`` is a row whose final weights it starts from."""
 
     name: str
     title: str
     config: str
     overrides: tuple[str, ...] = ()
+    start: str = ""
 
 
 def _assigner(name: str, title: str, cls: str, *settings: str) -> Row:
@@ -50,6 +51,7 @@ def _loss(name: str, title: str, cls: str, *settings: str) -> Row:
 
 # Losses on decoded boxes are at most 1 or 2 where L1 of encoded deltas is several: the weight evens it out.
 BOX_WEIGHT = "loss_weight=5.0"
+DETECTORS_RUN = ("train.max_iter=300", "optimizer.lr=0.0005")
 
 TABLES = {
     "quick": (
@@ -85,9 +87,16 @@ TABLES["rcnn"] = tuple(
         ("cascade_rcnn_r18_fpn_rfla", "Cascade R-CNN, RFLA"),
         ("cascade_rcnn_r18_efpnbs_rfla", "Cascade R-CNN, RFLA + E-FPN-BS"),
         ("cascade_rcnn_r18_efpnbs_rfla_dcloss", "Cascade R-CNN, RFLA + E-FPN-BS + DCLoss"),
-        ("detectors_r18_rfp_rfla", "DetectoRS, RFLA"),
-        ("detectors_r18_efpnbs_rfla", "DetectoRS, RFLA + E-FPN-BS"),
-        ("detectors_r18_efpnbs_rfla_dcloss", "DetectoRS, RFLA + E-FPN-BS + DCLoss"),
+    )
+)
+# From random weights DetectoRS learns next to nothing in minutes: it goes on from the Cascade R-CNN with the same parts,
+# of which it is the same function at first.
+TABLES["rcnn"] += tuple(
+    Row(config, f"DetectoRS, {parts}, after the Cascade R-CNN", config, (*DETECTORS_RUN,), start)
+    for config, parts, start in (
+        ("detectors_r18_rfp_rfla", "RFLA", "cascade_rcnn_r18_fpn_rfla"),
+        ("detectors_r18_efpnbs_rfla", "RFLA + E-FPN-BS", "cascade_rcnn_r18_efpnbs_rfla"),
+        ("detectors_r18_efpnbs_rfla_dcloss", "RFLA + E-FPN-BS + DCLoss", "cascade_rcnn_r18_efpnbs_rfla_dcloss"),
     )
 )
 METRICS = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
@@ -101,7 +110,14 @@ def train(row: Row, seed: int, work: Path, results: Path, overrides: list[str]) 
     output = work / f"{row.name}_seed{seed}"
     output.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "tools/train_net.py", "--config-file", f"configs/quick/{row.config}.py", "--resume"]
-    command += [f"train.output_dir='{output}'", f"train.seed={seed}", *row.overrides, *overrides]
+    # Those of the row come last: they stand against the table's.
+    changes = [f"train.seed={seed}", *overrides, *row.overrides]
+    if row.start:
+        start = work / f"{row.start}_seed{seed}" / "model_final.pth"
+        if not start.exists():
+            return f"{target.name}: FAILED, it starts from {row.start} with seed {seed}, which is not trained here"
+        changes.append(f"train.init_checkpoint='{start}'")
+    command += [f"train.output_dir='{output}'", *changes]
     with (output / "terminal.txt").open("a") as log:
         code = subprocess.run(
             command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"}
@@ -110,7 +126,9 @@ def train(row: Row, seed: int, work: Path, results: Path, overrides: list[str]) 
         return f"{target.name}: FAILED, see {output}/terminal.txt"
     record = json.loads((output / "result.json").read_text())
     # The record names the command as a reader would give it, not the folders of this machine.
-    record["overrides"] = [f"train.seed={seed}", *row.overrides, *overrides]
+    record["overrides"] = [change for change in changes if "init_checkpoint" not in change]
+    if row.start:
+        record["overrides"].append(f"train.init_checkpoint=output/quick_table/{row.start}_seed{seed}/model_final.pth")
     record["command"] = f"python tools/train_net.py --config-file configs/quick/{row.config}.py " + " ".join(
         record["overrides"]
     )
