@@ -40,7 +40,7 @@ def test_identity_at_the_start(training):
     given = {**features(), "stem": torch.zeros(1)}
     out = sarl().train(training)(given)
     assert all(torch.equal(out[name], given[name]) for name in given)
-    shapes = {"res2": ShapeSpec(channels=8, stride=4)}
+    shapes = {name: ShapeSpec(channels=size[0], stride=4) for name, size in SIZES.items()}
     assert sarl().output_shape(shapes) is shapes
 
 
