@@ -51,7 +51,7 @@ def _loss(name: str, title: str, cls: str, *settings: str) -> Row:
 
 # Losses on decoded boxes are at most 1 or 2 where L1 of encoded deltas is several: the weight evens it out.
 BOX_WEIGHT = "loss_weight=5.0"
-DETECTORS_RUN = ("train.max_iter=300", "optimizer.lr=0.0005")
+DETECTORS_RUN = ("train.max_iter=200", "optimizer.lr=0.0005")
 
 TABLES = {
     "quick": (
