@@ -47,6 +47,20 @@ def rfla_dense(model):
         head.anchor_generator, head.box_loss = fields, L(IoULoss)(kind="diou")
 
 
+def quick_dense(model, small):
+    """A dense detector as narrow as ``small``, the quick Faster R-CNN's model, on its own levels."""
+    backbone, width = small.backbone, small.backbone.out_channels
+    backbone.bottom_up.out_features = model.backbone.bottom_up.out_features
+    backbone.top_block = model.backbone.top_block
+    if "in_channels" in backbone.top_block:
+        backbone.top_block.in_channels = backbone.top_block.out_channels = width
+    model.backbone = backbone
+    model.head.net.conv_dims = [width, width]
+    for shape in model.head.net.input_shape:
+        shape.channels = width
+    model.head.max_detections = 1500
+
+
 def efpnbs(model, **settings):
     """E-FPN-BS behind the pyramid (SPEC §3); gates are a quarter as wide, as 64 of 256 in the paper's model."""
     width = pyramid_of(model.backbone).out_channels

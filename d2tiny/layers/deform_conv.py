@@ -7,6 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d as _torchvision
 
+from d2tiny.utils.precision import without_autocast
+
 __all__ = ["deform_conv2d"]
 
 
@@ -47,7 +49,7 @@ def deform_conv2d(
     if offset.shape != (x.shape[0], 2 * weight.shape[2] * weight.shape[3], height, width):
         expected = (x.shape[0], 2 * weight.shape[2] * weight.shape[3], height, width)
         raise ValueError(f"deform_conv2d: offset must be {expected}, got {tuple(offset.shape)}.")
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         maps, offset, weight = x.float(), offset.float(), weight.float()
         bias = None if bias is None else bias.float()
         if x.device.type != "cpu":

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import abc
 
-import torch
 from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import Tensor, nn
 
 from d2tiny.utils.checks import upcast
+from d2tiny.utils.precision import without_autocast
 
 __all__ = ["BoxLoss", "reduce_loss", "regression_loss"]
 
@@ -73,7 +73,7 @@ class BoxLoss(nn.Module, abc.ABC):
                 f"{type(self).__name__}: pred {tuple(pred.shape)} and target "
                 f"{tuple(target.shape)} must have the same shape."
             )
-        with torch.autocast(pred.device.type, enabled=False):
+        with without_autocast(pred.device):
             loss = reduce_loss(self._elementwise(upcast(pred), upcast(target), groups), weight, avg_factor)
             penalty = self._penalty()
             return self.loss_weight * (loss if penalty is None else loss + penalty)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from d2tiny.utils.errors import did_you_mean
+from d2tiny.utils.precision import without_autocast
 from d2tiny.utils.registry import NECK_REGISTRY
 
 __all__ = ["FEM", "FIM", "SARL"]
@@ -84,7 +85,7 @@ class FEM(nn.Module):
         """Map two (B, c, H, W) to one."""
         mixed = self.activation(self.squeeze(torch.cat((weighted, aligned), dim=1)))
         # In bfloat16 the processor's weight gradient of a dilated depth-wise convolution holds garbage now and then.
-        with torch.autocast(mixed.device.type, enabled=False):
+        with without_autocast(mixed.device):
             far = self.far(mixed.to(next(self.far.parameters()).dtype))
         return self.project(self.activation(self.near(mixed) + far + mixed))
 

@@ -1,0 +1,10 @@
+"""Quick RetinaNet with RFLA on aerial_*."""
+
+from ..common.models.faster_rcnn_r18_fpn import model as small
+from ..common.models.retinanet import model
+from ..common.parts import quick_dense, rfla_dense
+from .faster_rcnn_r18_fpn_maxiou import dataloader, lr_multiplier, optimizer, train
+
+quick_dense(model, small)
+rfla_dense(model)
+train.output_dir = "output/quick/retinanet_r18_fpn_rfla"
