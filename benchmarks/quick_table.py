@@ -92,7 +92,7 @@ TABLES["rcnn"] = tuple(
 # From random weights DetectoRS learns next to nothing in minutes: it goes on from the Cascade R-CNN with the same
 # parts, of which it is the same function at first.
 TABLES["rcnn"] += tuple(
-    Row(config, f"DetectoRS, {parts}, after the Cascade R-CNN", config, (*DETECTORS_RUN,), start)
+    Row(config, f"DetectoRS, {parts}, after the Cascade R-CNN", config, DETECTORS_RUN, start)
     for config, parts, start in (
         ("detectors_r18_rfp_rfla", "RFLA", "cascade_rcnn_r18_fpn_rfla"),
         ("detectors_r18_efpnbs_rfla", "RFLA + E-FPN-BS", "cascade_rcnn_r18_efpnbs_rfla"),
