@@ -151,15 +151,21 @@ def _axis(low, high, length, sampling, weights, spans):  # type: ignore[no-untyp
 
 
 @njit(cache=True, nogil=True)
+def _scratch(height, width, rows, columns, channels):  # type: ignore[no-untyped-def]
+    """Memory of one call: weights of rows and columns, their spans, all bins and one row of bins by channel."""
+    by_row, by_column = np.empty((rows, height), np.float32), np.empty((columns, width), np.float32)
+    row_spans, column_spans = np.empty((rows, 2), np.int64), np.empty((columns, 2), np.int64)
+    bins, line = np.empty((rows, columns, channels), np.float32), np.empty((columns, channels), np.float32)
+    return by_row, by_column, row_spans, column_spans, bins, line
+
+
+@njit(cache=True, nogil=True)
 def _gather(maps, boxes, places, out, scale, sampling, start, stop):  # type: ignore[no-untyped-def]
     """Fill out (R, C, h, w) at places, in the channels from start to stop, from maps (B, H, W, C)."""
     height, width = maps.shape[1], maps.shape[2]
     rows, columns = out.shape[2], out.shape[3]
     channels = stop - start
-    by_row, by_column = np.empty((rows, height), np.float32), np.empty((columns, width), np.float32)
-    row_spans, column_spans = np.empty((rows, 2), np.int64), np.empty((columns, 2), np.int64)
-    total = np.empty((rows, columns, channels), np.float32)
-    reduced = np.empty((columns, channels), np.float32)
+    by_row, by_column, row_spans, column_spans, total, reduced = _scratch(height, width, rows, columns, channels)
     half = np.float32(0.5)
     for r in places:
         if not (np.abs(boxes[r]) <= _FARTHEST).all():
@@ -203,10 +209,7 @@ def _scatter(maps, boxes, places, grad, scale, sampling, start, stop):  # type: 
     height, width = maps.shape[1], maps.shape[2]
     rows, columns = grad.shape[2], grad.shape[3]
     channels = stop - start
-    by_row, by_column = np.empty((rows, height), np.float32), np.empty((columns, width), np.float32)
-    row_spans, column_spans = np.empty((rows, 2), np.int64), np.empty((columns, 2), np.int64)
-    given = np.empty((rows, columns, channels), np.float32)
-    spread = np.empty((columns, channels), np.float32)
+    by_row, by_column, row_spans, column_spans, given, spread = _scratch(height, width, rows, columns, channels)
     half = np.float32(0.5)
     for r in places:
         if not (np.abs(boxes[r]) <= _FARTHEST).all():
