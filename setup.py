@@ -45,6 +45,7 @@ setup(
         "pillow>=10.1",
         "opencv-python-headless>=4.8",
         "pycocotools>=2.0.7",
+        "scipy>=1.10",
         "numba>=0.59",
         "msgspec>=0.18",
         "fvcore>=0.1.5.post20221221,<0.2",

@@ -99,6 +99,26 @@ TABLES["rcnn"] += tuple(
         ("detectors_r18_efpnbs_rfla_dcloss", "RFLA + E-FPN-BS + DCLoss", "cascade_rcnn_r18_efpnbs_rfla_dcloss"),
     )
 )
+# One-stage hosts with the parts of the SARL and RS-TinyNet papers.
+TABLES["onestage"] = tuple(
+    Row(config, title, config)
+    for config, title in (
+        ("yolox_s", "YOLOX-s"),
+        ("yolox_s_sarl", "YOLOX-s, SARL"),
+        ("yolox_s_sal", "YOLOX-s, SAL"),
+        ("yolox_s_sarl_sal", "YOLOX-s, SARL + SAL"),
+        ("yolox_s_mosaic", "YOLOX-s, mosaics"),
+        ("yolov5_s", "YOLOv5-s"),
+        ("yolov5_s_sarl_sal", "YOLOv5-s, SARL + SAL"),
+        ("yolo11_n", "YOLO11n"),
+        ("yolo11_n_tinytal", "YOLO11n, TAL with tiny candidates"),
+        ("yolo11_n_p2", "YOLO11n, level of stride 4"),
+        ("yolo11_n_mdca", "YOLO11n, MDCA"),
+        ("yolo11_n_arb", "YOLO11n, ARB"),
+        ("yolo11_n_pfdh", "YOLO11n, PFDH"),
+        ("rs_tinynet_n", "RS-TinyNet-n (MDCA, ARB, PFDH)"),
+    )
+)
 METRICS = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
 
 

@@ -1,4 +1,4 @@
-"""The `d2tiny` command: convert, check, stats, tile, augment, evaluate."""
+"""The `d2tiny` command: convert, check, stats, tile, augment, anchors, evaluate."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from detectron2.data import MetadataCatalog
 
 from d2tiny.cli import guarded
 from d2tiny.config import load_config
+from d2tiny.data.anchors import TINY_ANCHORS, anchor_recall, fit_anchors
 from d2tiny.data.check import check_dataset, check_json
 from d2tiny.data.converters import FORMATS, Conversion, convert_dataset, write_coco
 from d2tiny.data.datasets import DatasetSource, load_coco_like
@@ -40,6 +41,7 @@ EXAMPLES = {
     "check": "d2tiny check instances_val.json --images val --fix clean/instances_val.json",
     "stats": "d2tiny stats instances_val.json --images val --output output/stats",
     "tile": "d2tiny tile instances_val.json --images val --output output/tiles --size 256 --overlap 64",
+    "anchors": "d2tiny anchors instances_train.json",
     "augment": "d2tiny augment instances_val.json --images val --output output/augmentations.jpg",
     "evaluate": "d2tiny evaluate predictions.json instances_val.json --images val --report output/report",
 }
@@ -239,8 +241,7 @@ def _augment(args: argparse.Namespace) -> int:
     steps = None
     if args.config:
         cfg = load_config(args.config)
-        mapper = instantiate(cfg.dataloader.train.mapper)
-        steps = {args.config: mapper.augmentations.augs}
+        steps = {args.config: instantiate(cfg.dataloader.train.mapper)}
     sheet = augmentation_sheet(
         records, MetadataCatalog.get("preview").thing_classes, steps, samples=args.samples, seed=args.seed
     )
@@ -249,6 +250,22 @@ def _augment(args: argparse.Namespace) -> int:
     with open_whole(args.output) as file:
         file.write(data.tobytes())
     print(f"Picture: {args.output}")
+    return 0
+
+
+def _anchors(args: argparse.Namespace) -> int:
+    truth = load_ground_truth(args.source)
+    sizes = truth.boxes[~truth.ignore][:, 2:] * args.scale
+    sizes = sizes[(sizes >= 1).all(axis=1)]  # smaller ones are not learned
+    fit = fit_anchors(sizes, levels=args.levels, per_level=args.per_level, seed=args.seed)
+    for title, anchors, recall, ratio in (
+        ("fitted", fit.anchors, fit.recall, fit.ratio),
+        ("tiny set", TINY_ANCHORS, *anchor_recall(sizes, TINY_ANCHORS)),
+    ):
+        print(f"{title:>9}  {recall:7.2%} of {len(sizes):,} objects match an anchor, best ratio {ratio:.2f} on average")
+        for level, row in enumerate(anchors.tolist()):
+            print(f"{'':>9}  level {level + 1}: " + "  ".join(f"{w:g}x{h:g}" for w, h in row))
+    print(fit.override())
     return 0
 
 
@@ -357,6 +374,15 @@ def build_parser() -> argparse.ArgumentParser:
     augment.add_argument("--config", metavar="X", help="show the training augmentations of a config instead")
     augment.add_argument("--samples", type=int, default=4, metavar="N", help="columns (default 4)")
     augment.add_argument("--seed", type=int, default=0, metavar="S", help="of the random choices (default 0)")
+
+    anchors = _command(commands, "anchors", "Fit YOLOv5's anchors to your objects.", _anchors)
+    anchors.add_argument("source", type=Path, help="COCO json")
+    anchors.add_argument("--levels", type=int, default=3, metavar="N", help="of the pyramid (default %(default)s)")
+    anchors.add_argument("--per-level", type=int, default=3, metavar="N", help="anchors of each (default %(default)s)")
+    anchors.add_argument(
+        "--scale", type=float, default=1.0, metavar="S", help="by which images are resized (default %(default)s)"
+    )
+    anchors.add_argument("--seed", type=int, default=0, metavar="S", help="of the starts (default %(default)s)")
 
     evaluate = _command(commands, "evaluate", "Evaluate COCO results, with an error report.", _evaluate)
     evaluate.add_argument("source", type=Path, metavar="predictions", help="COCO result json")

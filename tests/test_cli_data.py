@@ -15,6 +15,7 @@ OUTPUTS = {
     "stats": ["output/stats/index.html"],
     "tile": ["output/tiles/instances.json", "output/tiles/images"],
     "augment": ["output/augmentations.jpg"],
+    "anchors": [],
     "evaluate": ["output/report/index.html"],
 }
 
@@ -37,7 +38,8 @@ def write_predictions(truth, path):
 @pytest.fixture
 def folder(scenes, tmp_path, monkeypatch):
     """A working folder with what the examples name; commands run in it."""
-    shutil.copyfile(scenes / "instances_val.json", tmp_path / "instances_val.json")
+    for split in ("train", "val"):
+        shutil.copyfile(scenes / f"instances_{split}.json", tmp_path / f"instances_{split}.json")
     shutil.copytree(scenes / "val", tmp_path / "val")
     write_visdrone(tmp_path / "VisDrone2019-DET-val")
     write_predictions(tmp_path / "instances_val.json", tmp_path / "predictions.json")
@@ -94,7 +96,7 @@ def test_examples_run_as_they_are_written(folder, name, capsys):
     assert all((folder / place).exists() for place in OUTPUTS[name])
     assert all((folder / p).read_bytes() == before for p, before in inputs.items())
     captured = capsys.readouterr()
-    assert any(place.split("/")[-1] in captured.out for place in OUTPUTS[name])
+    assert not OUTPUTS[name] or any(place.split("/")[-1] in captured.out for place in OUTPUTS[name])
     assert "Traceback" not in captured.err
 
 

@@ -17,3 +17,10 @@ adamw = L(torch.optim.AdamW)(
     betas=(0.9, 0.999),
     weight_decay=0.05,
 )
+yolo_sgd = L(torch.optim.SGD)(
+    params=L(parameter_groups)(model=None, weight_decay_norm=0.0, weight_decay_bias=0.0),
+    lr=0.01,
+    momentum=0.937,
+    nesterov=True,
+    weight_decay=5e-4,
+)

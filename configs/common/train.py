@@ -14,4 +14,5 @@ train = dict(
     checkpoint_period=5000,
     eval_period=0,  # 0 evaluates at the end only
     log_period=20,
+    hooks=[],  # more of d2tiny.engine.hooks
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,12 +16,23 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from d2tiny.data.verify import verify_images
 from d2tiny.utils.errors import ConfigError, DatasetError
 
-__all__ = ["ResumableLoader", "build_test_loader", "build_train_loader", "load_datasets"]
+__all__ = ["ResumableLoader", "StreamMapper", "build_test_loader", "build_train_loader", "load_datasets"]
 
 logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 Mapper = Callable[[Record], Record]
+
+
+@runtime_checkable
+class StreamMapper(Protocol):
+    """A mapper that also looks at other images, or at how far training is."""
+
+    def draw(self, records: Sequence[Record], index: int, iteration: int) -> Record:
+        """The input made of ``records[index]`` in an iteration; random numbers are of that place in the stream.
+
+        What the images of a batch must share may depend on ``iteration`` only.
+        """
 
 
 def load_datasets(names: str | Sequence[str], *, verify: bool = True, filter_empty: bool = False) -> list[Record]:
@@ -59,8 +70,8 @@ def load_datasets(names: str | Sequence[str], *, verify: bool = True, filter_emp
 class _Positioned(Dataset[Record]):
     """Maps a record with random generators seeded by its position in the training stream."""
 
-    def __init__(self, records: list[Record], mapper: Mapper, seed: int) -> None:
-        self.records, self.mapper, self.seed = records, mapper, seed
+    def __init__(self, records: list[Record], mapper: Mapper, seed: int, batch: int) -> None:
+        self.records, self.mapper, self.seed, self.batch = records, mapper, seed, batch
 
     def __len__(self) -> int:
         return len(self.records)
@@ -73,6 +84,8 @@ class _Positioned(Dataset[Record]):
         random.seed(seed)
         torch.manual_seed(seed)
         try:
+            if isinstance(self.mapper, StreamMapper):
+                return self.mapper.draw(self.records, index, position // self.batch)
             return self.mapper(self.records[index])
         finally:
             np.random.set_state(state[0])
@@ -119,7 +132,7 @@ class ResumableLoader:
             raise ConfigError(
                 f"dataloader.train.total_batch_size={total_batch_size} must be a multiple of the {world} processes."
             )
-        self.dataset = _Positioned(records, mapper, seed)
+        self.dataset = _Positioned(records, mapper, seed, total_batch_size)
         self.total_batch_size = total_batch_size
         self.num_workers = num_workers
         self.seed = seed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,27 +79,36 @@ class TinyDatasetMapper:
         Raises:
             DatasetError: the image cannot be read; names the file.
         """
-        result = {k: v for k, v in record.items() if k != "annotations"}
+        augmented = self.load(record)
+        self.augmentations(augmented)
+        return self.finish(record, augmented)
+
+    def load(self, record: dict[str, Any]) -> T.AugInput:
+        """The image of a record and, in training, its objects, before any augmentation."""
         augmented = T.AugInput(self._read(record["file_name"]))
         annotations = record.get("annotations", []) if self.is_train else []
         augmented.boxes = _boxes(annotations)
         augmented.classes = np.array([a["category_id"] for a in annotations], dtype=np.int64)
         augmented.ignore = np.array([bool(a.get("iscrowd", 0)) for a in annotations], dtype=bool)
-        self.augmentations(augmented)
+        return augmented
+
+    def finish(
+        self, record: dict[str, Any], augmented: T.AugInput, dropped: Counter[str] | None = None
+    ) -> dict[str, Any]:
+        """The model input of an augmented image; ``dropped`` is what was taken out on the way."""
+        result = {k: v for k, v in record.items() if k != "annotations"}
         result["image"] = torch.from_numpy(_planes(augmented.image))
         if self.is_train:
-            result["instances"], result["dropped"] = self._instances(augmented)
+            counts = Counter(cut=0, small=0)
+            counts.update(dropped or {})
+            counts.update(self.clip(augmented))
+            result["instances"], result["dropped"] = self._instances(augmented), dict(counts)
         return result
 
-    def _read(self, path: str) -> np.ndarray:
-        if self.cache is None:
-            return read_image(path, self.image_format)
-        image = self.cache.read(path)
-        return image if self.image_format == "RGB" else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-
-    def _instances(self, augmented: T.AugInput) -> tuple[Instances, dict[str, int]]:
+    def clip(self, augmented: T.AugInput) -> Counter[str]:
+        """Clip boxes to the image, in place, and ignore what is not to be learned any more; counts by reason."""
         size = augmented.image.shape[:2]
-        boxes = np.asarray(augmented.boxes).reshape(-1, 4)
+        boxes = np.asarray(augmented.boxes, dtype=np.float64).reshape(-1, 4)
         classes, ignore = augmented.classes, augmented.ignore
         if not len(boxes) == len(classes) == len(ignore):
             raise DatasetError(
@@ -111,14 +121,24 @@ class TinyDatasetMapper:
         inside = (sides > 0).all(axis=1)
         cut = inside & ~ignore & (sides.prod(axis=1) < self.min_visible * full)
         small = inside & ~ignore & ~cut & (sides.min(axis=1, initial=np.inf) < self.min_gt_size)
-        ignore = ignore | cut | small
-        keep = inside if self.ignore_regions else inside & ~ignore
-        instances = Instances(size)
-        instances.gt_boxes = Boxes(torch.from_numpy(clipped[keep].astype(np.float32)))
-        instances.gt_classes = torch.from_numpy(classes[keep])
+        augmented.boxes, augmented.classes = clipped[inside], classes[inside]
+        augmented.ignore = (ignore | cut | small)[inside]
+        return Counter(cut=int(cut.sum()), small=int(small.sum()))
+
+    def _read(self, path: str) -> np.ndarray:
+        if self.cache is None:
+            return read_image(path, self.image_format)
+        image = self.cache.read(path)
+        return image if self.image_format == "RGB" else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+
+    def _instances(self, augmented: T.AugInput) -> Instances:
+        keep = slice(None) if self.ignore_regions else ~augmented.ignore
+        instances = Instances(augmented.image.shape[:2])
+        instances.gt_boxes = Boxes(torch.from_numpy(augmented.boxes[keep].astype(np.float32)))
+        instances.gt_classes = torch.from_numpy(augmented.classes[keep])
         if self.ignore_regions:
-            instances.gt_ignore = torch.from_numpy(ignore[keep])
-        return instances, {"cut": int(cut.sum()), "small": int(small.sum())}
+            instances.gt_ignore = torch.from_numpy(augmented.ignore)
+        return instances
 
 
 def _boxes(annotations: Sequence[dict[str, Any]]) -> np.ndarray:

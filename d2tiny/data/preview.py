@@ -9,21 +9,35 @@ import cv2
 import numpy as np
 from detectron2.data import transforms as T
 
+from d2tiny.data.loader import StreamMapper
 from d2tiny.data.mapper import TinyDatasetMapper
-from d2tiny.data.transforms import BoxCopyPaste, GuardedScale, ObjectCrop, Photometric, RandomQuarterTurn
+from d2tiny.data.mosaic import MosaicMapper
+from d2tiny.data.transforms import (
+    BoxCopyPaste,
+    GuardedScale,
+    ObjectCrop,
+    Photometric,
+    RandomAffine,
+    RandomQuarterTurn,
+)
 from d2tiny.visualization import Boxes2D, draw_boxes
 
 __all__ = ["DEFAULT_AUGMENTATIONS", "augmentation_sheet"]
 
 _SIDE = 380  # px of a cell
 
-DEFAULT_AUGMENTATIONS: dict[str, list[T.Augmentation]] = {
+Steps = Sequence[T.Augmentation | T.Transform] | TinyDatasetMapper
+
+DEFAULT_AUGMENTATIONS: dict[str, Steps] = {
     "original": [],
     "ObjectCrop 160": [ObjectCrop((160, 160), object_prob=1.0)],
     "BoxCopyPaste": [BoxCopyPaste(prob=1.0, copies=20)],
     "GuardedScale": [GuardedScale((0.5, 2.0), min_object=4.0)],
     "RandomQuarterTurn": [RandomQuarterTurn()],
+    "RandomAffine": [RandomAffine(scale=(0.5, 1.5), degrees=10, shear=5)],
     "Photometric": [Photometric(prob=1.0)],
+    "Mosaic": MosaicMapper(is_train=True, size=320, max_iter=1),
+    "Mosaic, MixUp": MosaicMapper(is_train=True, size=320, max_iter=1, mixup_prob=1.0),
     "all": [
         BoxCopyPaste(prob=1.0, copies=20),
         ObjectCrop((160, 160), object_prob=1.0),
@@ -53,7 +67,7 @@ def _cell(result: Mapping[str, Any], classes: Sequence[str], title: str) -> np.n
 def augmentation_sheet(
     records: Sequence[dict[str, Any]],
     classes: Sequence[str],
-    augmentations: Mapping[str, Sequence[T.Augmentation | T.Transform]] | None = None,
+    augmentations: Mapping[str, Steps] | None = None,
     *,
     samples: int = 4,
     seed: int = 0,
@@ -63,7 +77,7 @@ def augmentation_sheet(
     Args:
         records: Detectron2 dataset dicts; those with the most objects are shown.
         classes: names for the legends.
-        augmentations: title → augmentations; by default each of ours alone, and all together.
+        augmentations: title → augmentations or a mapper; by default each of ours alone, and all together.
         samples: columns.
         seed: of the random choices.
 
@@ -75,7 +89,17 @@ def augmentation_sheet(
     chosen = [shown[i * len(shown) // samples] for i in range(samples)]
     rows = []
     for title, steps in (augmentations or DEFAULT_AUGMENTATIONS).items():
-        mapper = TinyDatasetMapper(is_train=True, augmentations=list(steps))
+        mapper = (
+            steps if isinstance(steps, TinyDatasetMapper) else TinyDatasetMapper(is_train=True, augmentations=steps)
+        )
         np.random.seed(seed)
-        rows.append(np.concatenate([_cell(mapper(record), classes, title) for record in chosen], axis=1))
+        rows.append(np.concatenate([_cell(_result(mapper, chosen, i), classes, title) for i in range(samples)], axis=1))
     return np.concatenate(rows)
+
+
+def _result(mapper: TinyDatasetMapper, records: Sequence[dict[str, Any]], index: int) -> dict[str, Any]:
+    """What training would see; other images of a mosaic are those of the other columns. RGB."""
+    result = mapper.draw(records, index, 0) if isinstance(mapper, StreamMapper) else mapper(records[index])
+    if mapper.image_format == "BGR":
+        result["image"] = result["image"].flip(0)
+    return result

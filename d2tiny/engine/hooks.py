@@ -15,8 +15,9 @@ from tqdm import tqdm
 from d2tiny.compat import average_tensors
 from d2tiny.engine.checkpoint import TinyCheckpointer
 from d2tiny.engine.ema import ModelEMA
+from d2tiny.utils.errors import ConfigError
 
-__all__ = ["EMAHook", "EvalAndSave", "ProgressBar"]
+__all__ = ["EMAHook", "EvalAndSave", "ProgressBar", "SetFrom", "Warmup"]
 
 
 class ProgressBar(HookBase):
@@ -64,6 +65,82 @@ class EMAHook(HookBase):
     def after_step(self) -> None:
         """Update."""
         self.ema.update()
+
+
+class Warmup(HookBase):
+    """Momentum, and the learning rate of biases, in the first iterations (SPEC §7.1); after them nothing changes."""
+
+    def __init__(self, *, iters: int, momentum: float = 0.8, bias_lr: float = 0.1) -> None:
+        """Set where both start.
+
+        Args:
+            iters: of the warm-up.
+            momentum: at its start; it rises to the optimizer's.
+            bias_lr: learning rate of biases at its start; it falls to that of the schedule.
+
+        Raises:
+            ValueError: a setting outside its range.
+        """
+        if iters < 0 or not 0 <= momentum < 1 or bias_lr < 0:
+            raise ValueError(
+                f"Warmup: need iters >= 0, momentum in [0, 1), bias_lr >= 0: {iters}, {momentum}, {bias_lr}."
+            )
+        self.iters, self.momentum, self.bias_lr = iters, momentum, bias_lr
+
+    def before_step(self) -> None:
+        """Set both for this iteration."""
+        optimizer = self.trainer.optimizer
+        share = min(self.trainer.iter / max(self.iters, 1), 1.0)
+        if self.trainer.iter > self.iters:
+            return
+        for group in optimizer.param_groups:
+            if "momentum" in group:
+                final = optimizer.defaults["momentum"]
+                group["momentum"] = self.momentum + (final - self.momentum) * share
+            if group.get("bias"):
+                group["lr"] = self.bias_lr + (group["initial_lr"] - self.bias_lr) * share
+
+
+class SetFrom(HookBase):
+    """Sets an attribute of the model from a part of the training on (YOLOX adds L1 at the end)."""
+
+    def __init__(self, *, name: str, value: float, share: float) -> None:
+        """Set what and when.
+
+        Args:
+            name: of the attribute, with dots, as ``head.l1_weight``.
+            value: to set.
+            share: part of the training that is over, in [0, 1].
+
+        Raises:
+            ValueError: a share outside its range.
+        """
+        if not 0 <= share <= 1:
+            raise ValueError(f"SetFrom: share must be in [0, 1], got {share}.")
+        self.name, self.value, self.share = name, value, share
+
+    def before_train(self) -> None:
+        """Look whether there is such an attribute.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        self._owner()
+
+    def before_step(self) -> None:
+        """Set it when the time has come."""
+        if self.trainer.iter >= self.share * self.trainer.max_iter:
+            setattr(self._owner(), self.name.rsplit(".", 1)[-1], self.value)
+
+    def _owner(self) -> Any:
+        model = self.trainer.model
+        *path, last = self.name.split(".")
+        node = getattr(model, "module", model) if not hasattr(model, (path or [last])[0]) else model
+        for part in path:
+            node = getattr(node, part, None)
+        if not hasattr(node, last):
+            raise ConfigError(f"train.hooks (SetFrom): the model has no attribute '{self.name}'.")
+        return node
 
 
 class EvalAndSave(HookBase):

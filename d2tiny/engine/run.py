@@ -211,6 +211,7 @@ def _hooks(cfg: DictConfig, trainer: Trainer, saver: EvalAndSave, ema: ModelEMA 
     train = cfg.train
     scheduler = LRMultiplier(trainer.optimizer, _build(cfg, "lr_multiplier"), train.max_iter)
     result: list[HookBase] = [hooks.IterationTimer(warmup_iter=1), hooks.LRScheduler(scheduler=scheduler)]
+    result += [_build(cfg, f"train.hooks.{i}") for i in range(len(train.get("hooks", ())))]
     if ema is not None:
         result.append(EMAHook(ema))
     result += [ProgressBar(train.max_iter), saver]

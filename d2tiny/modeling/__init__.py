@@ -1,21 +1,36 @@
 """All parts of detectors. Importing this registers them with Detectron2."""
 
-from d2tiny.modeling.assigners import ATSSAssigner, FCOSAssigner, HLAAssigner, MaxIoUAssigner, RKAAssigner
-from d2tiny.modeling.backbone import RFP, DetectoRSResNet
+from d2tiny.modeling.assigners import (
+    ATSSAssigner,
+    FCOSAssigner,
+    HLAAssigner,
+    MaxIoUAssigner,
+    RatioAssigner,
+    RKAAssigner,
+    SimOTAAssigner,
+    TALAssigner,
+)
+from d2tiny.modeling.backbone import RFP, CSPDarknet, DetectoRSResNet, YOLO11Backbone
 from d2tiny.modeling.build import build_resnet_efpnbs_backbone
-from d2tiny.modeling.dense_heads import DenseHead
+from d2tiny.modeling.dense_heads import DenseHead, YOLO11Head, YOLOv5Head, YOLOXHead
 from d2tiny.modeling.losses import DCLoss, IoULoss, NWDLoss, SALoss, SmoothL1Loss
-from d2tiny.modeling.meta_arch import LazyModel, TinyDenseDetector
-from d2tiny.modeling.necks import EFPNBS, SARL, NeckedBackbone
+from d2tiny.modeling.meta_arch import AuxiliaryBranch, LazyModel, TinyDenseDetector
+from d2tiny.modeling.necks import ARB, EFPNBS, MDCA, PAFPN, PFDH, SARL, NeckedBackbone
 from d2tiny.modeling.priors import GridPriors, RFAnchorGenerator
 from d2tiny.modeling.proposal_generator import TinyRPN
 from d2tiny.modeling.roi_heads import TinyCascadeROIHeads, TinyFastRCNNOutputLayers, TinyStandardROIHeads
 
 __all__ = [
+    "ARB",
     "EFPNBS",
+    "MDCA",
+    "PAFPN",
+    "PFDH",
     "RFP",
     "SARL",
     "ATSSAssigner",
+    "AuxiliaryBranch",
+    "CSPDarknet",
     "DCLoss",
     "DenseHead",
     "DetectoRSResNet",
@@ -29,12 +44,19 @@ __all__ = [
     "NeckedBackbone",
     "RFAnchorGenerator",
     "RKAAssigner",
+    "RatioAssigner",
     "SALoss",
+    "SimOTAAssigner",
     "SmoothL1Loss",
+    "TALAssigner",
     "TinyCascadeROIHeads",
     "TinyDenseDetector",
     "TinyFastRCNNOutputLayers",
     "TinyRPN",
     "TinyStandardROIHeads",
+    "YOLO11Backbone",
+    "YOLO11Head",
+    "YOLOXHead",
+    "YOLOv5Head",
     "build_resnet_efpnbs_backbone",
 ]

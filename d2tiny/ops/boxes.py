@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torchvision.ops import distance_box_iou_loss
 
 __all__ = [
     "CHUNK_ELEMENTS",
     "DENSE_ELEMENTS",
+    "aligned_ciou",
     "aligned_iou",
     "chunks",
     "max_iof",
@@ -61,6 +64,27 @@ def aligned_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     inter = (torch.minimum(boxes1[:, 2:], boxes2[:, 2:]) - top_left).clamp(min=0).prod(dim=-1)
     union = _area(boxes1) + _area(boxes2) - inter
     return inter / union.clamp(min=torch.finfo(inter.dtype).tiny)
+
+
+# px; the shape of anything smaller is rounding.
+_LEAST_SIDE = 1e-3
+
+
+def aligned_ciou(pred: Tensor, target: Tensor) -> Tensor:
+    """Return the (N,) complete IoU of boxes in pairs, at most 1: IoU less distance and difference of shape.
+
+    α is a constant for the gradient (Zheng et al., 2020). torchvision's divides by a height that float32 corners may
+    round to zero.
+    """
+
+    def angle(boxes: Tensor) -> Tensor:
+        width, height = (boxes[:, 2:] - boxes[:, :2]).clamp(min=_LEAST_SIDE).unbind(1)
+        return torch.atan2(width, height)
+
+    v = 4 / math.pi**2 * (angle(target) - angle(pred)) ** 2
+    with torch.no_grad():
+        alpha = v / (1 - aligned_iou(pred, target) + v).clamp(min=torch.finfo(v.dtype).eps)
+    return 1 - distance_box_iou_loss(pred, target, reduction="none") - alpha * v
 
 
 def max_iof(boxes: Tensor, regions: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Matches", "best_scores", "first_k"]
+__all__ = ["Matches", "best_scores", "first_k", "ranked"]
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,21 @@ def best_scores(pairs: Matches, groups: int) -> Tensor:
     return top.scatter_reduce_(0, pairs.gt, pairs.score, "amax")
 
 
-def first_k(matches: Matches, k: int) -> Matches:
-    """Keep for each ground truth its k best pairs, equal scores by lowest prior index."""
+def ranked(matches: Matches) -> tuple[Matches, Tensor]:
+    """Sort by ground truth and falling score, equal scores by prior index.
+
+    Returns:
+        The sorted pairs, and the (P,) position of each among those of its ground truth, from 0.
+    """
     order = matches.prior.argsort(stable=True)
     order = order[matches.score[order].argsort(descending=True, stable=True)]
     order = order[matches.gt[order].argsort(stable=True)]
     gt = matches.gt[order]
     first = torch.searchsorted(gt, gt)  # position of the first pair of the same ground truth
-    order = order[torch.arange(len(gt), device=gt.device) - first < k]
-    return Matches(matches.gt[order], matches.prior[order], matches.score[order])
+    return Matches(gt, matches.prior[order], matches.score[order]), torch.arange(len(gt), device=gt.device) - first
+
+
+def first_k(matches: Matches, k: int | Tensor) -> Matches:
+    """Keep for each ground truth its k best pairs, equal scores by lowest prior index; k may be (G,)."""
+    pairs, place = ranked(matches)
+    return pairs.keep(place < (k[pairs.gt] if isinstance(k, Tensor) else k))

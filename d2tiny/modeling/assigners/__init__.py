@@ -1,11 +1,14 @@
 """Who is positive: label assigners for dense priors."""
 
 from d2tiny.modeling.assigners.atss import ATSSAssigner
-from d2tiny.modeling.assigners.base import Assigner, AssignResult
+from d2tiny.modeling.assigners.base import Assigner, AssignResult, Predictions
 from d2tiny.modeling.assigners.fcos import FCOSAssigner
 from d2tiny.modeling.assigners.hla import HLAAssigner
 from d2tiny.modeling.assigners.max_iou import MaxIoUAssigner
+from d2tiny.modeling.assigners.ratio import RatioAssigner
 from d2tiny.modeling.assigners.rka import RKAAssigner
+from d2tiny.modeling.assigners.simota import SimOTAAssigner
+from d2tiny.modeling.assigners.tal import TALAssigner
 
 __all__ = [
     "ATSSAssigner",
@@ -14,5 +17,9 @@ __all__ = [
     "FCOSAssigner",
     "HLAAssigner",
     "MaxIoUAssigner",
+    "Predictions",
     "RKAAssigner",
+    "RatioAssigner",
+    "SimOTAAssigner",
+    "TALAssigner",
 ]

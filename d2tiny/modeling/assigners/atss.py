@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from d2tiny.modeling.assigners.base import Assigner, AssignResult, Priors, best_winner, searchable
+from d2tiny.modeling.assigners.base import Assigner, AssignResult, Predictions, Priors, best_winner, searchable
 from d2tiny.ops.boxes import xyxy_to_cxcywh
 from d2tiny.ops.gaussian import Score, best_size, get_score
 from d2tiny.ops.grid_topk import Lattices
@@ -67,7 +65,7 @@ class ATSSAssigner(Assigner):
         self.metric = metric
         self.constant = constant
 
-    def _assign(self, priors: Priors, gt_boxes: Tensor, predictions: Any) -> AssignResult:
+    def _assign(self, priors: Priors, gt_boxes: Tensor, predictions: Predictions | None) -> AssignResult:
         num_priors, device = len(priors), gt_boxes.device
         gts = xyxy_to_cxcywh(gt_boxes)
         where = searchable(priors)

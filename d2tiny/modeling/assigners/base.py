@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import abc
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from d2tiny.ops.matches import Matches
 from d2tiny.ops.prior_search import find_fitting
 from d2tiny.utils.checks import check_boxes
 
-__all__ = ["AssignResult", "Assigner"]
+__all__ = ["AssignResult", "Assigner", "Predictions"]
 
 Priors = GridPriors | Tensor
 
@@ -36,6 +35,21 @@ class AssignResult:
     matched_idxs: Tensor
     labels: Tensor
     quality: Tensor
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of one image now, for assigners that look at it (SimOTA, TAL).
+
+    Attributes:
+        boxes: (N, 4) XYXY px.
+        scores: (N, K) in [0, 1], of being an object of a class.
+        gt_classes: (G,) int64, of the ground truths: with their class scores are compared.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    gt_classes: Tensor
 
 
 class Assigner(abc.ABC):
@@ -57,7 +71,7 @@ class Assigner(abc.ABC):
         gt_boxes: Tensor,
         *,
         ignore_boxes: Tensor | None = None,
-        predictions: Any = None,
+        predictions: Predictions | None = None,
     ) -> AssignResult:
         """Label the priors.
 
@@ -76,6 +90,8 @@ class Assigner(abc.ABC):
         gt_boxes = gt_boxes.detach().double()
         valid = ((gt_boxes[:, 2:] - gt_boxes[:, :2]) > 0).all(dim=1).nonzero().flatten()
         if len(priors) and len(valid):
+            if predictions is not None:
+                predictions = replace(predictions, gt_classes=predictions.gt_classes[valid])
             result = self._assign(priors, gt_boxes[valid], predictions)
         else:
             result = empty_result(len(priors), gt_boxes.device)
@@ -92,7 +108,7 @@ class Assigner(abc.ABC):
         return AssignResult(matched, labels, result.quality)
 
     @abc.abstractmethod
-    def _assign(self, priors: Priors, gt_boxes: Tensor, predictions: Any) -> AssignResult:
+    def _assign(self, priors: Priors, gt_boxes: Tensor, predictions: Predictions | None) -> AssignResult:
         """Label the priors; there are some, and ``gt_boxes`` are float64 and have an area."""
 
     def __repr__(self) -> str:
@@ -171,6 +187,33 @@ def check_tie(who: str, tie: str) -> None:
 def labelled(matched: Tensor, quality: Tensor, fitting: Tensor) -> AssignResult:
     """Positive where matched, ignored where a prior fits (N,) without being chosen, else negative."""
     return AssignResult(matched, torch.where(matched >= 0, 1, torch.where(fitting, -1, 0)).to(torch.int8), quality)
+
+
+def need_predictions(who: str, predictions: Predictions | None) -> Predictions:
+    """The predictions, as float32.
+
+    Raises:
+        ValueError: there are none.
+        FloatingPointError: NaN or infinity among them.
+    """
+    if predictions is None:
+        raise ValueError(
+            f"{who} looks at the model's predictions: it needs a head that hands them on (the YOLO heads)."
+        )
+    boxes, scores = predictions.boxes.detach().float(), predictions.scores.detach().float()
+    if not bool(torch.isfinite(boxes).all() & torch.isfinite(scores).all()):
+        raise FloatingPointError(f"{who}: predictions contain NaN or infinity.")
+    return Predictions(boxes, scores, predictions.gt_classes)
+
+
+def one_each(chosen: Matches, contest: Winners, num_priors: int) -> Tensor:
+    """(N,) the ground truth of each prior, -1 without one: who chose it alone, or of several who wins the contest.
+
+    The contest is among all candidates of the prior, so that one can win who did not choose it (as released codes do).
+    """
+    matched, _ = last_winner(chosen, num_priors)
+    several = torch.bincount(chosen.prior, minlength=num_priors) > 1
+    return torch.where(several, contest.matched(), matched)
 
 
 def empty_result(num_priors: int, device: torch.device) -> AssignResult:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from d2tiny.modeling.assigners.base import Assigner, AssignResult, Priors, best_winner, searchable
+from d2tiny.modeling.assigners.base import Assigner, AssignResult, Predictions, Priors, best_winner, searchable
 from d2tiny.ops.boxes import xyxy_to_cxcywh
 from d2tiny.ops.gaussian import Score
 from d2tiny.ops.matches import Matches
@@ -44,7 +42,7 @@ class FCOSAssigner(Assigner):
             raise ValueError(f"FCOSAssigner: center_radius must be >= 0, got {center_radius}.")
         self.center_radius = center_radius
 
-    def _assign(self, priors: Priors, gt_boxes: Tensor, predictions: Any) -> AssignResult:
+    def _assign(self, priors: Priors, gt_boxes: Tensor, predictions: Predictions | None) -> AssignResult:
         num_priors, device = len(priors), gt_boxes.device
         gts = xyxy_to_cxcywh(gt_boxes)
 

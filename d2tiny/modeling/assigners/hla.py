@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch import Tensor
 from d2tiny.modeling.assigners.base import (
     Assigner,
     AssignResult,
+    Predictions,
     Priors,
     check_tie,
     fits_any,
@@ -81,7 +81,7 @@ class HLAAssigner(Assigner):
         self.ratio = float(ratio)
         self.tie = tie
 
-    def _assign(self, priors: Priors, gt_boxes: Tensor, predictions: Any) -> AssignResult:
+    def _assign(self, priors: Priors, gt_boxes: Tensor, predictions: Predictions | None) -> AssignResult:
         num_priors = len(priors)
         score = get_score(self.metric)
         gts = xyxy_to_cxcywh(gt_boxes)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from d2tiny.modeling.assigners.base import Assigner, AssignResult, Priors, Winners, searchable
+from d2tiny.modeling.assigners.base import Assigner, AssignResult, Predictions, Priors, Winners, searchable
 from d2tiny.ops.block_topk import Blocks
 from d2tiny.ops.boxes import aligned_iou, xyxy_to_cxcywh
 from d2tiny.ops.gaussian import Score, get_score
@@ -86,7 +84,7 @@ class MaxIoUAssigner(Assigner):
         self.constant = constant
         self.min_quality = min_quality
 
-    def _assign(self, priors: Priors, gt_boxes: Tensor, predictions: Any) -> AssignResult:
+    def _assign(self, priors: Priors, gt_boxes: Tensor, predictions: Predictions | None) -> AssignResult:
         num_priors, device = len(priors), gt_boxes.device
         score = get_score(self.metric, self.constant)
         gts, where = xyxy_to_cxcywh(gt_boxes), searchable(priors)

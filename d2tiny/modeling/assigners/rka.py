@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from d2tiny.modeling.assigners.base import (
     Assigner,
     AssignResult,
+    Predictions,
     Priors,
     check_tie,
     fits_any,
@@ -69,7 +68,7 @@ class RKAAssigner(Assigner):
         self.constant = constant
         self.tie = tie
 
-    def _assign(self, priors: Priors, gt_boxes: Tensor, predictions: Any) -> AssignResult:
+    def _assign(self, priors: Priors, gt_boxes: Tensor, predictions: Predictions | None) -> AssignResult:
         num_priors = len(priors)
         score = get_score(self.metric, self.constant)
         where, gts = searchable(priors), xyxy_to_cxcywh(gt_boxes)

@@ -6,42 +6,27 @@ Shapes: B images, N = Σ_levels H·W·A priors of an image in (level, row, colum
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from detectron2.layers import cat
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Instances
 from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from d2tiny.modeling.assigners import Assigner
+from d2tiny.modeling.dense_heads.common import DenseTargets, LevelScores, assign_targets, detections_of_levels
 from d2tiny.modeling.losses import BoxLoss, regression_loss
 from d2tiny.modeling.priors import GridPriors, grid_from_generator
-from d2tiny.modeling.targets import split_ignored
-from d2tiny.ops.nms import batched_nms
 from d2tiny.utils.distributed import mean_over_ranks
 
-__all__ = ["DenseHead", "DenseTargets"]
+__all__ = ["DenseHead"]
 
 # A point outside its object (HLA allows that) still has a centerness.
 _LEAST = 0.01
-
-
-@dataclass(frozen=True)
-class DenseTargets:
-    """What the priors of a batch should say.
-
-    Attributes:
-        classes: (B, N) int64, class of the positives, K for background, -1 where nothing is learned.
-        boxes: (B, N, 4) XYXY, the matched object of positives.
-    """
-
-    classes: Tensor
-    boxes: Tensor
 
 
 def centerness(points: Tensor, boxes: Tensor) -> Tensor:
@@ -115,23 +100,9 @@ class DenseHead(nn.Module):
         return grid_from_generator(generator, features)
 
     @torch.no_grad()
-    def targets(self, priors: GridPriors, instances: Sequence[Instances]) -> DenseTargets:
-        """Label the priors of each image; ignore regions are where ``gt_ignore`` is set."""
-        classes, boxes = [], []
-        for image in instances:
-            objects, ignored = split_ignored(image)
-            gt = objects.gt_boxes.tensor
-            result = self.assigner(priors, gt, ignore_boxes=ignored)
-            labels = torch.full_like(result.matched_idxs, self.num_classes)
-            labels[result.labels < 0] = -1
-            box = gt.new_zeros(len(priors), 4)
-            if len(gt):
-                positive = result.labels == 1
-                labels[positive] = objects.gt_classes[result.matched_idxs[positive]]
-                box[positive] = gt[result.matched_idxs[positive]]
-            classes.append(labels)
-            boxes.append(box)
-        return DenseTargets(torch.stack(classes), torch.stack(boxes))
+    def targets(self, priors: GridPriors, instances: Sequence[Instances], predictions: Any = None) -> DenseTargets:
+        """Label the priors of each image by their places alone; predictions are not looked at."""
+        return assign_targets(self.assigner, priors, instances, self.num_classes)
 
     def losses(self, predictions: list[list[Tensor]], priors: GridPriors, targets: DenseTargets) -> dict[str, Tensor]:
         """``loss_cls``, ``loss_box_reg``, for FCOS ``loss_centerness``, divided by the positives of all processes."""
@@ -179,14 +150,12 @@ class DenseHead(nn.Module):
             logits, deltas, *quality = [levels[number][image].float() for levels in predictions]
             scores = logits.sigmoid()
             rank = scores * quality[0].sigmoid() if quality else scores
-            best = rank.amax(dim=1).topk(min(self.pre_nms_topk, len(rank))).indices
-            row, cls = (scores[best] > self.score_thresh).nonzero(as_tuple=True)
-            boxes = self.box2box_transform.apply_deltas(deltas[best], anchors[best])
-            found.append((boxes[row], rank[best][row, cls], cls))
-        boxes, score, cls = (torch.cat(parts) for parts in zip(*found, strict=True))
-        clipped = Boxes(boxes)
-        clipped.clip(size)
-        whole = (clipped.nonempty() & torch.isfinite(boxes).all(dim=1) & torch.isfinite(score)).nonzero().flatten()
-        boxes, score, cls = clipped.tensor[whole], score[whole], cls[whole]
-        keep = batched_nms(boxes, score, cls, self.nms_thresh)[: self.max_detections]
-        return Instances(size, pred_boxes=Boxes(boxes[keep]), scores=score[keep], pred_classes=cls[keep])
+            found.append(LevelScores(self.box2box_transform.apply_deltas(deltas, anchors), rank, scores))
+        return detections_of_levels(
+            found,
+            size,
+            score_thresh=self.score_thresh,
+            nms_thresh=self.nms_thresh,
+            pre_nms_topk=self.pre_nms_topk,
+            max_detections=self.max_detections,
+        )

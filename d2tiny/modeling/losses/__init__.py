@@ -2,6 +2,7 @@
 
 from d2tiny.modeling.losses.base import BoxLoss, reduce_loss, regression_loss
 from d2tiny.modeling.losses.dcloss import DCLoss, dc_loss, dc_loss_slope
+from d2tiny.modeling.losses.dfl import dfl_loss
 from d2tiny.modeling.losses.iou import IoULoss, iou_loss
 from d2tiny.modeling.losses.nwd import NWDLoss, nwd_loss
 from d2tiny.modeling.losses.sal import SALoss, sal_weight
@@ -16,6 +17,7 @@ __all__ = [
     "SmoothL1Loss",
     "dc_loss",
     "dc_loss_slope",
+    "dfl_loss",
     "iou_loss",
     "nwd_loss",
     "reduce_loss",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 from torchvision.ops import (
     distance_box_iou_loss,
@@ -13,15 +11,11 @@ from torchvision.ops import (
 )
 
 from d2tiny.modeling.losses.base import BoxLoss
-from d2tiny.ops.boxes import aligned_iou
+from d2tiny.ops.boxes import aligned_ciou, aligned_iou
 from d2tiny.utils.errors import did_you_mean
 from d2tiny.utils.registry import BOX_LOSS_REGISTRY
 
 __all__ = ["IOU_LOSSES", "IoULoss", "iou_loss"]
-
-
-# px; the shape of anything smaller is rounding.
-_LEAST_SIDE = 1e-3
 
 
 def _plain(pred: Tensor, target: Tensor, reduction: str = "none") -> Tensor:
@@ -33,16 +27,7 @@ def _squared(pred: Tensor, target: Tensor, reduction: str = "none") -> Tensor:
 
 
 def _complete(pred: Tensor, target: Tensor, reduction: str = "none") -> Tensor:
-    """1 − CIoU; torchvision's divides by a height that float32 corners may round to zero."""
-
-    def angle(boxes: Tensor) -> Tensor:
-        width, height = (boxes[:, 2:] - boxes[:, :2]).clamp(min=_LEAST_SIDE).unbind(1)
-        return torch.atan2(width, height)
-
-    v = 4 / math.pi**2 * (angle(target) - angle(pred)) ** 2
-    with torch.no_grad():
-        alpha = v / (1 - aligned_iou(pred, target) + v).clamp(min=torch.finfo(v.dtype).eps)
-    return distance_box_iou_loss(pred, target, reduction="none") + alpha * v
+    return 1 - aligned_ciou(pred, target)
 
 
 IOU_LOSSES: dict[str, Callable[..., Tensor]] = {

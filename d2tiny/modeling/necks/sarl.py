@@ -10,6 +10,7 @@ from detectron2.layers import ShapeSpec, get_norm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from d2tiny.modeling.necks.levels import check_levels
 from d2tiny.utils.errors import did_you_mean
 from d2tiny.utils.precision import without_autocast
 from d2tiny.utils.registry import NECK_REGISTRY
@@ -153,13 +154,7 @@ class SARL(nn.Module):
         Raises:
             ValueError: a level is missing or has other channels.
         """
-        for name, scale in self.scale.items():
-            if name not in input_shape:
-                raise ValueError(f"SARL: no level '{name}'. {did_you_mean(name, input_shape)}")
-            if input_shape[name].channels not in (None, len(scale)):
-                raise ValueError(
-                    f"SARL: channels says {len(scale)} for level '{name}', the backbone {input_shape[name].channels}."
-                )
+        check_levels("SARL", {name: len(scale) for name, scale in self.scale.items()}, input_shape)
         return input_shape
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:

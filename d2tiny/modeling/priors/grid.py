@@ -94,6 +94,11 @@ class GridPriors:
         """All (N, 4) float32 XYXY boxes; not to be modified."""
         return self._boxes
 
+    def strides(self) -> Tensor:
+        """(N,) float32 stride of each prior's level, px."""
+        parts = [torch.full((lv.height * lv.width * len(lv.cells),), float(lv.stride)) for lv in self.levels]
+        return torch.cat(parts).to(self.device) if parts else torch.zeros(0)
+
     @cached_property
     def lattices(self) -> Lattices:
         """The description as tensors, one family for each cell anchor of each level."""

@@ -1,0 +1,12 @@
+"""YOLO11m on AI-TOD-v2, 600 epochs."""
+
+from ..common.data.aitodv2 import dataloader
+from ..common.models.yolo11 import model
+from ..common.optim import yolo_sgd as optimizer
+from ..common.recipes import ultralytics
+from ..common.train import train
+from ..common.yolo import yolo_size
+
+yolo_size(model, "m")
+lr_multiplier = ultralytics(dataloader, train, optimizer, images=14018, epochs=600)
+train.output_dir = "output/aitodv2/yolo11_m_600e"

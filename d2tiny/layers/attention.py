@@ -1,0 +1,63 @@
+"""Self-attention over the cells of a map, as YOLO11 has it above its last stage."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from d2tiny.layers.conv import ConvBN
+
+__all__ = ["C2PSA", "MapAttention", "PSABlock"]
+
+
+class MapAttention(nn.Module):
+    """Multi-head attention of all H·W cells with each other; keys are half as wide as values."""
+
+    def __init__(self, channels: int) -> None:
+        """Set the width; there is a head for each 64 channels, at least one."""
+        super().__init__()
+        self.heads = max(channels // 64, 1)
+        self.width = channels // self.heads
+        self.qkv = ConvBN(channels, 2 * channels, active=False)
+        self.position = ConvBN(channels, channels, 3, groups=channels, active=False)
+        self.project = ConvBN(channels, channels, active=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        batch, channels, height, width = x.shape
+        qkv = self.qkv(x).view(batch, self.heads, 2 * self.width, height * width)
+        q, k, v = qkv.split((self.width // 2, self.width // 2, self.width), dim=2)
+        seen = F.scaled_dot_product_attention(q.mT, k.mT, v.mT).mT
+        shape = (batch, channels, height, width)
+        return self.project(seen.reshape(shape) + self.position(v.reshape(shape)))
+
+
+class PSABlock(nn.Module):
+    """Attention and a feed-forward network, each added to its input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.attention = MapAttention(channels)
+        self.feed_forward = nn.Sequential(ConvBN(channels, 2 * channels), ConvBN(2 * channels, channels, active=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        x = x + self.attention(x)
+        return x + self.feed_forward(x)
+
+
+class C2PSA(nn.Module):
+    """Half of the channels pass ``count`` :class:`PSABlock`, half pass by."""
+
+    def __init__(self, channels: int, count: int) -> None:
+        super().__init__()
+        half = channels // 2
+        self.enter = ConvBN(channels, 2 * half)
+        self.blocks = nn.Sequential(*(PSABlock(half) for _ in range(count)))
+        self.join = ConvBN(2 * half, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        aside, main = self.enter(x).chunk(2, dim=1)
+        return self.join(torch.cat((aside, self.blocks(main)), dim=1))

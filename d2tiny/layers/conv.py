@@ -1,0 +1,87 @@
+"""Convolution, batch normalisation and SiLU, as the YOLO family has them; one convolution when predicting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from detectron2.layers import Conv2d
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+__all__ = ["ConvBN"]
+
+
+class ConvBN(Conv2d):
+    """Convolution without bias, batch normalisation (ε 10⁻³, momentum 0.03), and SiLU unless switched off.
+
+    In evaluation without gradients the normalisation is folded into the convolution. The folded weights are kept until
+    a weight or statistic changes, so that checkpoints and averages can be loaded at any time; state dicts never hold
+    them.
+    """
+
+    norm: nn.BatchNorm2d
+    _folded: tuple[Any, Tensor, Tensor] | None = None
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int = 1,
+        stride: int = 1,
+        *,
+        padding: int | None = None,
+        groups: int = 1,
+        activation: nn.Module | None = None,
+        active: bool = True,
+    ) -> None:
+        """Set the shape.
+
+        Args:
+            inputs: channels in.
+            outputs: channels out.
+            kernel: side in cells.
+            stride: of the convolution.
+            padding: in cells; None takes ``kernel // 2``.
+            groups: of channels.
+            activation: None takes SiLU.
+            active: False leaves the activation out.
+        """
+        super().__init__(
+            inputs,
+            outputs,
+            kernel,
+            stride=stride,
+            padding=kernel // 2 if padding is None else padding,
+            groups=groups,
+            bias=False,
+            norm=nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.03),
+            activation=(activation or nn.SiLU(inplace=True)) if active else None,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C', H', W')."""
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or x.is_meta
+        if self.training or torch.is_grad_enabled() or traced:
+            return super().forward(x)
+        weight, bias = self._folded_weights(x)
+        x = F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        return x if self.activation is None else self.activation(x)
+
+    def _folded_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        norm, kind = self.norm, x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.weight.dtype
+        parts = (self.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        # An inference tensor has no version; it cannot be changed in place outside inference mode either.
+        key = (dtype, *((p.data_ptr(), 0 if p.is_inference() else p._version) for p in parts if p is not None))
+        if self._folded is None or self._folded[0] != key:
+            mean, var = norm.running_mean, norm.running_var
+            assert mean is not None and var is not None
+            weight, bias = fuse_conv_bn_weights(self.weight, None, mean, var, norm.eps, norm.weight, norm.bias)
+            self._folded = (key, weight.detach().to(dtype), bias.detach().to(dtype))
+        return self._folded[1], self._folded[2]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies fold their own weights."""
+        return {k: v for k, v in self.__dict__.items() if k != "_folded"}

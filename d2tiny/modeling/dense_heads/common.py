@@ -1,0 +1,118 @@
+"""What dense heads share: targets from an assigner, detections from scores and boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+from d2tiny.modeling.assigners import Assigner, Predictions
+from d2tiny.modeling.priors import GridPriors
+from d2tiny.modeling.targets import split_ignored
+from d2tiny.ops.nms import batched_nms
+
+__all__ = ["DenseTargets", "LevelScores", "assign_targets", "detections_of_levels"]
+
+
+@dataclass(frozen=True)
+class DenseTargets:
+    """What the priors of a batch should say.
+
+    Attributes:
+        classes: (B, N) int64, class of the positives, K for background, -1 where nothing is learned.
+        boxes: (B, N, 4) XYXY, the matched object of positives.
+        quality: (B, N) float32, the assigner's score of the match.
+    """
+
+    classes: Tensor
+    boxes: Tensor
+    quality: Tensor
+
+
+def assign_targets(
+    assigner: Assigner,
+    priors: GridPriors,
+    instances: Sequence[Instances],
+    num_classes: int,
+    predictions: tuple[Tensor, Tensor] | None = None,
+) -> DenseTargets:
+    """Label the priors of each image; ignore regions are where ``gt_ignore`` is set.
+
+    Args:
+        assigner: any.
+        priors: N of them, of every image.
+        instances: ``gt_boxes, gt_classes`` and perhaps ``gt_ignore`` of B images.
+        num_classes: K.
+        predictions: boxes (B, N, 4) and scores (B, N, K) for assigners that look at them.
+    """
+    classes, boxes, quality = [], [], []
+    for i, image in enumerate(instances):
+        objects, ignored = split_ignored(image)
+        gt = objects.gt_boxes.tensor
+        said = None
+        if predictions is not None:
+            said = Predictions(predictions[0][i], predictions[1][i], objects.gt_classes)
+        result = assigner(priors, gt, ignore_boxes=ignored, predictions=said)
+        labels = torch.full_like(result.matched_idxs, num_classes)
+        labels[result.labels < 0] = -1
+        box = gt.new_zeros(len(priors), 4)
+        if len(gt):
+            positive = result.labels == 1
+            labels[positive] = objects.gt_classes[result.matched_idxs[positive]]
+            box[positive] = gt[result.matched_idxs[positive]]
+        classes.append(labels)
+        boxes.append(box)
+        quality.append(result.quality)
+    return DenseTargets(torch.stack(classes), torch.stack(boxes), torch.stack(quality))
+
+
+@dataclass(frozen=True)
+class LevelScores:
+    """Predictions of one level of one image.
+
+    Attributes:
+        boxes: (n, 4) XYXY px.
+        scores: (n, K), by which detections are ranked.
+        gate: (n, K) what must be above the threshold; None takes ``scores``.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    gate: Tensor | None = None
+
+
+def detections_of_levels(
+    levels: Iterable[LevelScores],
+    size: tuple[int, int],
+    *,
+    score_thresh: float,
+    nms_thresh: float,
+    pre_nms_topk: int,
+    max_detections: int,
+) -> Instances:
+    """Detections of an image, by falling score: every class over the threshold, NMS inside each class.
+
+    Args:
+        levels: finest first.
+        size: height and width of the image.
+        score_thresh: scores must be above it.
+        nms_thresh: IoU above which the worse detection of a class goes.
+        pre_nms_topk: priors of a level that are looked at, by their best score.
+        max_detections: of the image.
+    """
+    found = []
+    for level in levels:
+        gate = level.scores if level.gate is None else level.gate
+        best = level.scores.amax(dim=1).topk(min(pre_nms_topk, len(level.scores))).indices
+        row, cls = (gate[best] > score_thresh).nonzero(as_tuple=True)
+        found.append((level.boxes[best[row]], level.scores[best[row], cls], cls))
+    boxes, score, cls = (torch.cat(parts) for parts in zip(*found, strict=True))
+    clipped = Boxes(boxes)
+    clipped.clip(size)
+    whole = (clipped.nonempty() & torch.isfinite(boxes).all(dim=1) & torch.isfinite(score)).nonzero().flatten()
+    boxes, score, cls = clipped.tensor[whole], score[whole], cls[whole]
+    keep = batched_nms(boxes, score, cls, nms_thresh)[:max_detections]
+    return Instances(size, pred_boxes=Boxes(boxes[keep]), scores=score[keep], pred_classes=cls[keep])

@@ -1,0 +1,30 @@
+"""Distribution focal loss (Li et al., GFL, 2020): distances as distributions over whole numbers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["dfl_loss"]
+
+
+def dfl_loss(logits: Tensor, distance: Tensor) -> Tensor:
+    """Cross-entropy with the two whole numbers around each distance, by how near they are (GFL eq. 6); mean of 4.
+
+    Args:
+        logits: (P, 4, R) over 0 … R − 1.
+        distance: (P, 4) in units of the stride; clamped to [0, R − 1.01], which the bins can say.
+
+    Returns:
+        (P,) in float32 or better.
+    """
+    bins = logits.shape[-1]
+    distance = distance.to(logits.dtype).clamp(0, bins - 1 - 0.01)
+    left = distance.floor()
+    share = distance - left
+    log = F.log_softmax(logits, dim=-1)
+    index = left.long()[..., None]
+    lower = log.gather(2, index)[..., 0]
+    upper = log.gather(2, index + 1)[..., 0]
+    return -torch.lerp(lower, upper, share).mean(dim=1)

@@ -1,0 +1,171 @@
+"""MDCA, PFDH and ARB of RS-TinyNet, and the PAFPN before them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from detectron2.layers import ShapeSpec
+
+from d2tiny.modeling.necks import ARB, ASFF, MDCA, PAFPN, PFDH, MDCAttention
+from d2tiny.modeling.necks.arb import CBFuse, couple, uncouple
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def zeroed(module):
+    with torch.no_grad():
+        for p in module.parameters():
+            p.zero_()
+    return module
+
+
+@pytest.mark.parametrize("mode", ["grid", "literal"])
+def test_mdca_with_zero_weights_is_a_quarter(mode):
+    """All weights ½: ½·½·X."""
+    x = torch.randn(2, 16, 7, 9)
+    layer = zeroed(MDCAttention(16, local_mode=mode))
+    torch.testing.assert_close(layer(x), x / 4)
+    torch.testing.assert_close(zeroed(MDCAttention(16, local_mode=mode, combine="add"))(x), x)
+    torch.testing.assert_close(zeroed(MDCAttention(16, local_mode=mode, residual=True))(x), 1.25 * x)
+
+
+@pytest.mark.parametrize(("channels", "kernel"), [(256, 5), (512, 5), (64, 3), (16, 3)])
+def test_mdca_kernels_and_size(channels, kernel):
+    """⌊(log₂ C + 1)/2⌋, made odd upwards: 256 → ⌊4.5⌋ = 4 → 5; 64 → ⌊3.5⌋ = 3; 16 → ⌊2.5⌋ = 2 → 3."""
+    layer = MDCAttention(channels)
+    assert layer.local.kernel_size == (kernel,)
+    assert count(layer) == 2 * kernel + 18
+
+
+def test_mdca_regions_are_apart_in_grid_mode_and_one_in_literal_mode():
+    torch.manual_seed(0)
+    grid, literal = MDCAttention(32, local_size=2), MDCAttention(32, local_size=2, local_mode="literal")
+    x = torch.randn(1, 32, 8, 8)
+    y = x.clone()
+    y[..., :4, :4] += 1  # one region
+    before, after = grid.channel_weights(x), grid.channel_weights(y)
+    whole = (1 - grid.local_share) * (
+        torch.sigmoid(grid.whole(y.mean((2, 3))[:, None])) - torch.sigmoid(grid.whole(x.mean((2, 3))[:, None]))
+    ).view(1, 32, 1, 1)
+    torch.testing.assert_close(after[..., 4:, :] - before[..., 4:, :], whole.expand(1, 32, 4, 8), atol=1e-6, rtol=1e-4)
+    assert (after[..., :4, :4] - before[..., :4, :4] - whole).abs().max() > 1e-4
+    assert literal.channel_weights(x).shape == (1, 32, 1, 1)
+
+
+def test_mdca_of_a_constant_map_is_constant_inside():
+    y = MDCAttention(16)(torch.full((1, 16, 9, 9), 2.0))
+    inner = y[..., 1:-1, 1:-1]
+    torch.testing.assert_close(inner, inner[..., :1, :1].expand_as(inner))
+
+
+def test_mdca_weights_are_between_zero_and_one_and_maps_may_be_small():
+    layer = MDCAttention(16)
+    for size in ((1, 1), (3, 2), (7, 9)):
+        x = torch.randn(2, 16, *size)
+        for weights in (layer.channel_weights(x), layer.place_weights(x)):
+            assert weights.min() > 0
+            assert weights.max() < 1
+        assert layer(x).shape == x.shape
+
+
+def test_asff_weights_and_the_specified_mean():
+    """Logits 1, 2, 3 on constants 10, 20, 30: weights .0900, .2447, .6652 and 25.7521038 (SPEC §7.4)."""
+    layer = zeroed(ASFF(4, 3)).eval()
+    inputs = [torch.full((1, 4, 5, 6), v) for v in (10.0, 20.0, 30.0)]
+    torch.testing.assert_close(layer.mix(inputs), torch.full((1, 4, 5, 6), 20.0))
+    with torch.no_grad():
+        layer.logits.bias.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    torch.testing.assert_close(layer.mix(inputs), torch.full((1, 4, 5, 6), 25.7521038))
+    layer = ASFF(4, 3)
+    weights = layer.weights([torch.randn(2, 4, 5, 6) for _ in range(3)])
+    assert weights.min() >= 0
+    torch.testing.assert_close(weights.sum(1), torch.ones(2, 5, 6))
+    same = torch.randn(1, 4, 5, 6)
+    torch.testing.assert_close(layer.mix([same] * 3), same)
+
+
+@pytest.mark.parametrize("size", [64, 72])  # 72: P3 has 9 cells, P4 5, P5 3
+def test_pfdh_shapes_and_order_of_fusion(size):
+    neck = PFDH(in_channels=[16, 32, 32], out_channels=24).eval()
+    sizes = [-(-size // s) for s in (8, 16, 32)]
+    maps = {f"p{i + 3}": torch.randn(1, c, s, s) for i, (c, s) in enumerate(zip((16, 32, 32), sizes, strict=True))}
+    shapes = {n: ShapeSpec(channels=m.shape[1], stride=8 << i) for i, (n, m) in enumerate(maps.items())}
+    out = neck(maps)
+    assert {n: tuple(m.shape) for n, m in out.items()} == {n: (1, 24, *m.shape[2:]) for n, m in maps.items()}
+    assert {n: s.channels for n, s in neck.output_shape(shapes).items()} == dict.fromkeys(maps, 24)
+    # the first stage does not see the coarsest level
+    levels = [conv(maps[n]) for n, conv in zip(maps, neck.reduce, strict=True)]
+    assert len(neck.stages[0].fuse) == 2
+    assert len(neck.stages[1].fuse) == 3
+    assert [m.shape for m in neck.stages[1](levels)] == [m.shape for m in levels]
+
+
+def test_coupling_by_hand_and_back():
+    """F(x) = 2x, G(x) = x + 1: (1, 3) → (1 + 6, 3 + 8) = (7, 11)."""
+    f, g = (lambda x: 2 * x), (lambda x: x + 1)
+    y = couple(torch.tensor(1.0), torch.tensor(3.0), f, g)
+    assert [float(v) for v in y] == [7, 11]
+    assert [float(v) for v in uncouple(*y, f, g)] == [1, 3]
+    x = torch.randn(2, 4, dtype=torch.float64)
+    torch.testing.assert_close(
+        torch.stack(uncouple(*couple(x[0], x[1], torch.sin, torch.cos), torch.sin, torch.cos)), x
+    )
+
+
+def test_fuse_adds_nearest():
+    fused = CBFuse()(torch.ones(1, 1, 2, 2), [torch.tensor([[[[5.0]]]]), torch.arange(16.0).view(1, 1, 4, 4)])
+    assert fused[0, 0].tolist() == [[1 + 5 + 0, 1 + 5 + 2], [1 + 5 + 8, 1 + 5 + 10]]
+
+
+def test_arb_parameters_and_what_feeds_what():
+    """9,886,272 for YOLO11m (SPEC §7.3); a4 and a5 do not look at c3 but through a3."""
+    assert count(ARB()) == 9_886_272
+    branch = ARB(channels=[16, 16, 32], stem=[8, 8, 16]).eval()
+    features = {n: torch.randn(1, c, s, s) for n, c, s in (("c3", 16, 8), ("c4", 16, 4), ("c5", 32, 2))}
+    out = branch(torch.randn(1, 3, 64, 64), features)
+    assert {n: tuple(m.shape[1:]) for n, m in out.items()} == {"a3": (16, 8, 8), "a4": (16, 4, 4), "a5": (32, 2, 2)}
+
+
+def test_pafpn_keeps_the_backbones_levels_and_refuses_others():
+    neck = PAFPN(in_channels=[8, 16, 32], out_channels=[8, 16, 32])
+    shapes = {f"c{i}": ShapeSpec(channels=4 << (i - 2), stride=1 << i) for i in (2, 3, 4, 5)}
+    assert {n: (s.channels, s.stride) for n, s in neck.output_shape(shapes).items() if n[0] == "p"} == {
+        "p3": (8, 8),
+        "p4": (16, 16),
+        "p5": (32, 32),
+    }
+    maps = {f"c{i}": torch.randn(1, 4 << (i - 2), 64 >> i, 96 >> i) for i in (2, 3, 4, 5)}
+    out = neck(maps)
+    assert out["c2"] is maps["c2"]
+    assert [tuple(out[f"p{i}"].shape) for i in (3, 4, 5)] == [(1, 8, 8, 12), (1, 16, 4, 6), (1, 32, 2, 3)]
+    with pytest.raises(ValueError, match="no level 'c5'"):
+        neck.output_shape({k: v for k, v in shapes.items() if k != "c5"})
+    with pytest.raises(ValueError, match="channels says 8 for level 'c3', the backbone 4"):
+        neck.output_shape(shapes | {"c3": ShapeSpec(channels=4, stride=8)})
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: PAFPN(in_channels=[8, 16], out_channels=[8, 16]), "3 levels"),
+        (lambda: PAFPN(in_channels=[8] * 3, out_channels=[8] * 3, block="c4"), "'csp' or 'c3k2'"),
+        (lambda: MDCA(channels=[8], levels=["p3", "p4"]), "2 levels"),
+        (lambda: MDCA(channels=[8], levels=["p3"], local_mode="gird"), "Did you mean 'grid'"),
+        (lambda: MDCAttention(8, local_share=1.5), "local_share"),
+        (lambda: PFDH(in_channels=[8], out_channels=8, levels=["p3"]), "two or more"),
+        (lambda: ARB(channels=[8, 8]), "three channels"),
+    ],
+)
+def test_bad_settings_are_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+def test_necks_refuse_levels_that_are_not_there():
+    shapes = {"p3": ShapeSpec(channels=8, stride=8)}
+    with pytest.raises(ValueError, match="MDCA: no level 'p4'"):
+        MDCA(channels=[8, 8], levels=["p3", "p4"]).output_shape(shapes)
+    with pytest.raises(ValueError, match="PFDH: channels says 4"):
+        PFDH(in_channels=[4, 4], out_channels=4, levels=["p3", "p4"]).output_shape(shapes)
