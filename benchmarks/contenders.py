@@ -1,7 +1,8 @@
 """What `train_step.py` and `inference.py` share: the models, their parts, and one process for each model.
 
-ResNet-50 with random weights, 3,000 proposals and up to 3,000 detections everywhere. "Stock" is Detectron2's own RPN
-and box head on the same backbone and settings.
+Two families. ``rcnn``: ResNet-50 with random weights, 3,000 proposals and up to 3,000 detections everywhere; "stock" is
+Detectron2's own RPN and box head on the same backbone and settings. ``onestage``: the YOLO hosts, as many detections as
+they allow, and torchvision's SSD300 (35 GMAC at 300², as many as YOLO11m has at 640²).
 """
 
 from __future__ import annotations
@@ -16,16 +17,29 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "models"
-# name -> config, and whether Detectron2's own RPN and heads take the place of ours
-CONTENDERS = {
-    "stock": ("aitod/faster_rcnn_r50_fpn_maxiou_1x", True),
-    "faster": ("aitod/faster_rcnn_r50_fpn_maxiou_1x", False),
-    "faster_rfla": ("aitod/faster_rcnn_r50_fpn_rfla_1x", False),
-    "faster_efpnbs": ("aitod/faster_rcnn_r50_efpnbs_rfla_dcloss_1x", False),
-    "faster_light": ("aitod/faster_rcnn_r50_efpnbslight_rfla_dcloss_1x", False),
-    "cascade": ("aitod/cascade_rcnn_r50_fpn_rfla_1x", False),
-    "detectors": ("aitod/detectors_r50_efpnbs_rfla_dcloss_1x", False),
+# name -> config; stock is the config with Detectron2's own RPN and heads in the place of ours
+RCNN = {
+    "stock": "aitod/faster_rcnn_r50_fpn_maxiou_1x",
+    "faster": "aitod/faster_rcnn_r50_fpn_maxiou_1x",
+    "faster_rfla": "aitod/faster_rcnn_r50_fpn_rfla_1x",
+    "faster_efpnbs": "aitod/faster_rcnn_r50_efpnbs_rfla_dcloss_1x",
+    "faster_light": "aitod/faster_rcnn_r50_efpnbslight_rfla_dcloss_1x",
+    "cascade": "aitod/cascade_rcnn_r50_fpn_rfla_1x",
+    "detectors": "aitod/detectors_r50_efpnbs_rfla_dcloss_1x",
 }
+ONE_STAGE = {
+    "ssd300": "",  # torchvision's
+    "yolox_s": "aitod/yolox_s_300e",
+    "yolox_m": "aitod/yolox_m_300e",
+    "yolox_m_sarl_sal": "aitod/yolox_m_sarl_sal_300e",
+    "yolov5_m": "aitod/yolov5_m_300e",
+    "yolo11_n": "aitod/yolo11_n_600e",
+    "yolo11_m": "aitod/yolo11_m_600e",
+    "yolo11_m_p2": "aitod/yolo11_m_p2_600e",
+    "rs_tinynet_m": "aitod/rs_tinynet_m_600e",
+}
+FAMILIES = {"rcnn": RCNN, "onestage": ONE_STAGE}
+CONTENDERS = RCNN | ONE_STAGE
 # what is timed inside a model: attribute path, method
 PARTS = {
     "backbone": ("backbone", "forward"),
@@ -40,6 +54,11 @@ PARTS = {
         "roi_heads.box_pooler",
         "forward",
     ),  # within the box head, and in training only: at test ours works in chunks
+    "dense head": ("head", "forward"),
+    "assignment": ("head", "targets"),
+    "dense losses": ("head", "losses"),
+    "decode": ("head", "decode"),
+    "auxiliary": ("auxiliary", "forward"),
 }
 
 
@@ -64,6 +83,28 @@ def stock(cfg: Any) -> Any:
     return cfg
 
 
+def ssd300() -> Any:
+    """The SSD300 of torchvision around Detectron2's inputs; it resizes every image to 300 px."""
+    from torch import nn
+    from torchvision.models.detection import ssd300_vgg16
+
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=9)
+
+        def forward(self, batch: list[dict[str, Any]]) -> Any:
+            images = [item["image"].float().div(255).to(next(self.parameters()).device) for item in batch]
+            if not self.training:
+                return self.backbone(images)
+            targets = [
+                {"boxes": i["instances"].gt_boxes.tensor, "labels": i["instances"].gt_classes + 1} for i in batch
+            ]
+            return self.backbone(images, targets)
+
+    return Wrapped()
+
+
 def build(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
     """The model of a contender, and a stopwatch around its parts."""
     import torch
@@ -74,11 +115,17 @@ def build(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
 
     if args.device == "cpu":
         torch.set_num_threads(1)
-    config, plain = CONTENDERS[name]
-    cfg = load_config(config).model
-    cfg.proposal_generator.nms_thresh = 1.0  # suppresses nothing, so that random weights too give 3,000 proposals
     torch.manual_seed(0)
-    model: Any = instantiate(stock(cfg) if plain else cfg).to(args.device)
+    if name == "ssd300":
+        model: Any = ssd300().to(args.device)
+    else:
+        cfg = load_config(CONTENDERS[name]).model
+        # NMS suppresses nothing, so that random weights too give all proposals and detections.
+        if "proposal_generator" in cfg:
+            cfg.proposal_generator.nms_thresh = 1.0
+        else:
+            cfg.head.nms_thresh, cfg.head.score_thresh = 1.0, 0.0
+        model = instantiate(stock(cfg) if name == "stock" else cfg).to(args.device)
     watch = Stopwatch(args.device)
     if args.compile:
         model.backbone.compile()
@@ -92,11 +139,13 @@ def build(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
 def arguments(description: str | None) -> argparse.ArgumentParser:
     """The options of both benchmarks."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--contenders", nargs="+", choices=tuple(CONTENDERS), default=list(CONTENDERS))
+    parser.add_argument("--family", choices=tuple(FAMILIES), default="rcnn")
+    parser.add_argument("--contenders", nargs="+", choices=tuple(CONTENDERS), help="default: those of the family")
     parser.add_argument("--steps", type=int, default=3, help="calls of which the best counts, after one more")
     parser.add_argument("--rounds", type=int, default=2, help="processes of each contender; the best counts")
     parser.add_argument("--size", type=int, default=800, help="px of a side")
     parser.add_argument("--images", type=int, default=1)
+    parser.add_argument("--objects", type=int, default=100, help="in each image of a training step")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true", help="torch.compile of backbone and neck")
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -116,12 +165,22 @@ def compare(args: argparse.Namespace, measure: Callable[..., dict[str, Any]], co
         return
     script = Path(sys.argv[0]).name
     rows: dict[str, dict[str, Any]] = {}
+    args.contenders = args.contenders or list(FAMILIES[args.family])
     for turn in range(args.rounds):
         for name in args.contenders:
             extra = [f"--{key}" for key in ("amp", "compile") if getattr(args, key, False)]
             options = ["--one", name, "--device", args.device, "--steps", str(args.steps), "--size", str(args.size)]
             done = subprocess.run(
-                [sys.executable, sys.argv[0], *options, "--images", str(args.images), *extra],
+                [
+                    sys.executable,
+                    sys.argv[0],
+                    *options,
+                    "--images",
+                    str(args.images),
+                    "--objects",
+                    str(args.objects),
+                    *extra,
+                ],
                 capture_output=True,
                 text=True,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -146,6 +205,8 @@ def compare(args: argparse.Namespace, measure: Callable[..., dict[str, Any]], co
     record = {"command": f"python benchmarks/{script}", "hardware": describe_hardware(), **settings, "rows": rows}
     RESULTS.mkdir(parents=True, exist_ok=True)
     suffix = "".join(f"_{key}" for key in ("amp", "compile") if settings.get(key))
+    if args.family != "rcnn":
+        suffix = f"_{args.family}_{args.size}{suffix}" + (f"_{args.objects}" if args.objects != 100 else "")
     (RESULTS / f"{Path(script).stem}_{args.device}{suffix}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -2,6 +2,7 @@
 """Time and memory of inference beside stock Detectron2, in float32 and bfloat16, with a breakdown.
 
     python benchmarks/inference.py
+    python benchmarks/inference.py --family onestage --size 640
     python benchmarks/inference.py --device cuda --images 2 --steps 20
 
 Models and settings: see ``contenders.py``. Every contender runs in a process of its own, on one thread of the processor

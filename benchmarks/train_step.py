@@ -2,10 +2,12 @@
 """Time and memory of a training step beside stock Detectron2, with a breakdown of the forward pass.
 
     python benchmarks/train_step.py
+    python benchmarks/train_step.py --family onestage --size 640
     python benchmarks/train_step.py --device cuda --images 2 --steps 20 --amp
 
-Models and settings: see ``contenders.py``; 100 objects in each image. Every contender runs in a process of its own, on
-one thread of the processor or on a GPU; the best wall time of some steps. Results go to ``results/models``.
+Models and settings: see ``contenders.py``; 100 objects in each image unless ``--objects`` says otherwise. Every
+contender runs in a process of its own, on one thread of the processor or on a GPU; the best wall time of some steps.
+Results go to ``results/models``.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
     model, watch = build(name, args)
     model.train()
-    data, kind = batch(100, args.size, args.images), torch.device(args.device).type
+    data, kind = batch(args.objects, args.size, args.images), torch.device(args.device).type
     before = peak_mb("cpu") if kind == "cpu" else 0
 
     def step() -> None:

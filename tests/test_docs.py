@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import get_cfg
+from detectron2.config import get_cfg, instantiate
 from detectron2.modeling import BACKBONE_REGISTRY
 
+import d2tiny.modeling
 from d2tiny import add_d2tiny_config, cli
 from d2tiny.config import load_config, validate_config
 from d2tiny.modeling.backbone import RFP
@@ -113,6 +114,30 @@ def test_commands_and_settings_of_the_page_of_detectors():
         assert name in BACKBONE_REGISTRY
     for name in re.findall(r"^\| `(\w+)\(model\)`", DETECTORS, flags=re.MULTILINE):
         assert name in PARTS
+
+
+ONE_STAGE = (ROOT / "docs" / "one_stage.md").read_text()
+
+
+def test_the_page_of_one_stage_detectors():
+    from configs.common import yolo
+
+    for line in commands(ONE_STAGE):
+        if "train_net" in line:
+            validate_config(load_config(shlex.split(line)[3]), datasets=False)
+    known = {name for name, _ in inspect.getmembers(d2tiny.modeling)} | {"RandomAffine", "MosaicMapper", "ObjectCrop"}
+    known |= {"Photometric", "Warmup", "SetFrom", "DefaultPredictor"}
+    for name in re.findall(r"`([A-Z][A-Za-z0-9]*[a-z]\w*)`", ONE_STAGE):
+        assert name in known, name
+    for name in re.findall(r"`(\w+)\(model\)`", ONE_STAGE):
+        assert hasattr(yolo, name), name
+    code = blocks("python", ONE_STAGE)[0].replace("from ..", "from configs.")
+    scope = {}
+    exec(compile(code, "one_stage.md", "exec"), scope)
+    model = scope["model"]
+    assert list(model.in_features) == ["p2", "p3", "p4", "p5"]
+    assert model.head.assigner.min_candidate_size == 8
+    assert instantiate(model.head).strides == [4, 8, 16, 32]
 
 
 def add_keys():

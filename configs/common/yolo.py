@@ -119,7 +119,7 @@ def pfdh(model, **settings):
 def arb(model, weight=0.25):
     """The auxiliary branch of training (SPEC §7.3), with a head like the main one on strides 8, 16, 32."""
     head = deepcopy(model.head)
-    head.strides = [8, 16, 32]
+    head.strides, head.num_classes = [8, 16, 32], "${...head.num_classes}"
     OmegaConf.set_struct(model, False)
     model.auxiliary = L(AuxiliaryBranch)(
         neck=L(ARB)(channels=[0] * 3, stem=[0] * 3, repeats=1, c3k=True), head=head, weight=weight

@@ -101,6 +101,12 @@ def _check_train(cfg: DictConfig) -> list[str]:
         for key, low in (("train.max_iter", 1), ("dataloader.train.total_batch_size", 1), ("train.log_period", 1))
         if (value := _select(cfg, key)) is not None and value < low
     ]
+    wanted = _select(cfg, "model.input_format")
+    problems += [
+        f"{key}='{value}' but model.input_format='{wanted}'. Set both to the same."
+        for key in (f"dataloader.{split}.mapper.image_format" for split in ("train", "test"))
+        if wanted is not None and (value := _select(cfg, key)) not in (None, wanted)
+    ]
     return problems
 
 

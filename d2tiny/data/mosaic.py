@@ -117,6 +117,7 @@ class MosaicMapper(TinyDatasetMapper):
         for corner, which in enumerate(chosen):
             part = self.load(records[which])
             self.source(part)
+            dropped.update(self.clip(part))  # what a crop left outside must not land on the neighbours
             parts.append(_placed(canvas, part, centre, right=corner % 2 == 1, lower=corner >= 2))
         whole = T.AugInput(canvas)
         whole.boxes = np.concatenate([p.boxes for p in parts])

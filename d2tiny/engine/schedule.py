@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fvcore.common.param_scheduler import (
-    CompositeParamScheduler,
-    ConstantParamScheduler,
     CosineParamScheduler,
     LinearParamScheduler,
     MultiStepParamScheduler,
@@ -27,6 +25,16 @@ class _Warmup(ParamScheduler):
             return float(self._scheduler(where))
         start, end = self._factor * self._scheduler(0.0), self._scheduler(self._length)
         return float(start + (end - start) * (where / self._length) ** self._power)
+
+
+class _FlatEnd(ParamScheduler):
+    """Another schedule in less time, whose last value stays."""
+
+    def __init__(self, scheduler: ParamScheduler, share: float) -> None:
+        self._scheduler, self._length = scheduler, 1 - share
+
+    def __call__(self, where: float) -> float:
+        return float(self._scheduler(min(where / self._length, 1.0)))
 
 
 def _with_warmup(
@@ -87,10 +95,7 @@ def warmup_cosine(
     """
     if not 0 <= flat_share < 1:
         raise ValueError(f"warmup_cosine: flat_share must be in [0, 1), got {flat_share}.")
-    scheduler: ParamScheduler = CosineParamScheduler(1.0, final)
-    if flat_share:
-        parts: list[ParamScheduler] = [scheduler, ConstantParamScheduler(final)]
-        scheduler = CompositeParamScheduler(parts, [1 - flat_share, flat_share], ["rescaled", "fixed"])
+    scheduler = _FlatEnd(CosineParamScheduler(1.0, final), flat_share)
     return _with_warmup(scheduler, max_iter, warmup_iters, warmup_factor, warmup_power)
 
 

@@ -59,6 +59,16 @@ def test_boxes_lie_on_their_objects(records, seed):
     assert not ((result["image"].amin(0) > 200) & ~covered).any()
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_objects_outside_a_crop_do_not_land_on_its_neighbours(records, seed):
+    np.random.seed(seed)
+    cropped = mapper(source=[T.RandomCrop("absolute", (40, 40))], min_visible=0.9)
+    result = cropped.draw(records, 0, 0)
+    objects = result["instances"][~result["instances"].gt_ignore]
+    for box in objects.gt_boxes.tensor:
+        assert white(result["image"], box + torch.tensor([1.0, 1, -1, -1])) > 240
+
+
 def test_cut_and_small_boxes_become_ignore_regions_and_are_counted(records):
     np.random.seed(3)
     total = {"cut": 0, "small": 0}

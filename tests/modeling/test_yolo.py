@@ -10,11 +10,13 @@ from detectron2.config import instantiate
 from detectron2.utils.events import EventStorage
 
 from d2tiny import model_zoo
+from d2tiny.config import validate_config
 from d2tiny.modeling.assigners import HLAAssigner, SimOTAAssigner, TALAssigner
 from d2tiny.modeling.dense_heads import YOLO11Head, YOLOv5Head, YOLOXHead
 from d2tiny.modeling.dense_heads.yolov5 import SigmoidCoder
 from d2tiny.modeling.dense_heads.yolox import CornerCoder
 from d2tiny.modeling.losses import DCLoss, IoULoss, SALoss, SmoothL1Loss, dfl_loss
+from d2tiny.utils.errors import ConfigError
 from tests.modeling.test_configs import yolo
 from tests.modeling.test_detector import item, targets
 
@@ -399,3 +401,9 @@ def test_what_cannot_work_is_refused():
     cfg.head.in_channels = [64, 256, 512]
     with pytest.raises(ValueError, match=r"in_channels=\[64, 256, 512\].*\[128, 256, 512\]"):
         instantiate(cfg)
+    cfg.head.in_channels, cfg.head.strides = [128, 256, 512], [4, 8, 16]
+    with pytest.raises(ValueError, match=r"strides=\[4, 8, 16\].*\[8, 16, 32\]"):
+        instantiate(cfg)
+    cfg = model_zoo.get_config("quick/yolox_s", ["dataloader.test.mapper.image_format=RGB"])
+    with pytest.raises(ConfigError, match=r"test.mapper.image_format='RGB' but model.input_format='BGR'"):
+        validate_config(cfg, datasets=False)

@@ -29,7 +29,7 @@ class AuxiliaryBranch(nn.Module):
             ValueError: a head for other channels.
         """
         super().__init__()
-        check_head("AuxiliaryBranch", head, list(neck.levels), list(neck.channels))
+        check_head("AuxiliaryBranch", head, list(neck.levels), neck.channels, neck.strides)
         self.neck, self.head, self.weight = neck, head, weight
 
     def forward(self, image: Tensor, features: dict[str, Tensor], instances: list[Any]) -> dict[str, Tensor]:
@@ -48,15 +48,18 @@ def losses_of(
     return head.losses(predictions, head.priors(features), targets)
 
 
-def check_head(who: str, head: Any, levels: list[str], channels: list[int]) -> None:
-    """Compare the channels that a head was built for with those of its levels.
+def check_head(
+    who: str, head: Any, levels: list[str], channels: Sequence[int | None], strides: Sequence[int | None]
+) -> None:
+    """Compare what a head was built for with its levels.
 
     Raises:
-        ValueError: they differ.
+        ValueError: channels or strides differ.
     """
-    wanted = getattr(head, "in_channels", None)
-    if wanted is not None and list(wanted) != channels:
-        raise ValueError(f"{who}: head.in_channels={list(wanted)}, but the levels {levels} have {channels} channels.")
+    for key, found in (("in_channels", list(channels)), ("strides", list(strides))):
+        wanted = getattr(head, key, None)
+        if wanted is not None and list(wanted) != found:
+            raise ValueError(f"{who}: head.{key}={list(wanted)}, but the levels {levels} have {key} {found}.")
 
 
 @META_ARCH_REGISTRY.register()
@@ -94,8 +97,10 @@ class TinyDenseDetector(DenseDetector):
         self.input_format = input_format
         shapes = backbone.output_shape()
         if all(name in shapes for name in in_features):  # the engine names those that are not there
-            channels = [shapes[name].channels for name in in_features]
-            check_head(type(self).__name__, head, list(in_features), channels)
+            specs = [shapes[name] for name in in_features]
+            check_head(
+                type(self).__name__, head, list(in_features), [s.channels for s in specs], [s.stride for s in specs]
+            )
         self.auxiliary = auxiliary
 
     def strip_auxiliary(self) -> None:

@@ -65,6 +65,7 @@ class ARB(nn.Module):
     """
 
     levels = ("a3", "a4", "a5")
+    strides = (8, 16, 32)
 
     def __init__(
         self,

@@ -1,0 +1,170 @@
+"""The YOLO recipes: schedules, groups, hooks, and a training with all of them that resumes exactly."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from detectron2.config import instantiate
+from torch import nn
+
+from d2tiny.config import load_config
+from d2tiny.engine.hooks import SetFrom, Warmup
+from d2tiny.engine.optim import parameter_groups
+from d2tiny.engine.run import run
+from d2tiny.engine.schedule import warmup_cosine, warmup_linear
+from d2tiny.engine.trainer import Trainer
+from d2tiny.utils.errors import ConfigError
+
+
+def test_quadratic_warmup_cosine_and_flat_end_by_hand():
+    """100 steps: (t/10)² up, half a cosine from 1 to .05 over the first 80 %, then .05."""
+    rate = warmup_cosine(max_iter=100, final=0.05, warmup_iters=10, warmup_factor=0.0, warmup_power=2.0, flat_share=0.2)
+    end = rate(0.1)
+    assert [rate(0.0), rate(0.05)] == pytest.approx([0.0, end / 4])
+    assert rate(0.4) == pytest.approx((1 + 0.05) / 2)
+    assert [rate(0.8), rate(0.9), rate(1.0)] == pytest.approx([0.05] * 3, abs=1e-6)
+
+
+def test_linear_warmup_and_line_by_hand():
+    rate = warmup_linear(max_iter=100, final=0.01, warmup_iters=10, warmup_factor=0.0)
+    assert [rate(0.0), rate(0.05), rate(0.1), rate(0.5)] == pytest.approx([0, (1 - 0.099) / 2, 1 - 0.099, 1 - 0.495])
+
+
+def test_warmup_may_be_longer_than_the_training():
+    assert warmup_linear(max_iter=5, warmup_iters=50)(0.999) <= 1
+    with pytest.raises(ValueError, match="flat_share"):
+        warmup_cosine(max_iter=10, flat_share=1.0)
+
+
+def test_groups_decay_weights_only():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Linear(4, 2))
+    groups = parameter_groups(model=model, weight_decay_norm=0.0, weight_decay_bias=0.0)
+    decayed = {id(p) for g in groups if g.get("weight_decay") != 0.0 for p in g["params"]}
+    assert decayed == {id(model[0].weight), id(model[2].weight)}
+    biases = {id(p) for g in groups if g.get("bias") for p in g["params"]}
+    assert biases == {id(model[0].bias), id(model[1].bias), id(model[2].bias)}
+    torch.optim.SGD(groups, lr=0.1, weight_decay=1e-4)
+    plain = parameter_groups(model=model)
+    assert not any("bias" in g for g in plain)
+
+
+def test_momentum_and_biases_warm_up():
+    model = nn.Linear(2, 1)
+    groups = parameter_groups(model=model, weight_decay_bias=0.0)
+    optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9)
+    for group in optimizer.param_groups:
+        group["initial_lr"], group["lr"] = 0.01, 0.005  # as a schedule leaves them
+    hook = Warmup(iters=10, momentum=0.8, bias_lr=0.1)
+    hook.trainer = SimpleNamespace(optimizer=optimizer, iter=5)
+    hook.before_step()
+    by_kind = {bool(g.get("bias")): g for g in optimizer.param_groups}
+    assert by_kind[True]["lr"] == pytest.approx((0.1 + 0.01) / 2)
+    assert by_kind[False]["lr"] == 0.005
+    assert all(g["momentum"] == pytest.approx(0.85) for g in optimizer.param_groups)
+    hook.trainer.iter = 11
+    by_kind[True]["lr"] = 0.007
+    hook.before_step()
+    assert by_kind[True]["lr"] == 0.007
+    assert optimizer.param_groups[0]["momentum"] == pytest.approx(0.85)  # left where iteration 10 puts it
+    hook.trainer.iter = 10
+    hook.before_step()
+    assert optimizer.param_groups[0]["momentum"] == pytest.approx(0.9)
+
+
+def test_an_attribute_is_set_from_its_time_on():
+    model = nn.Module()
+    model.head = SimpleNamespace(l1_weight=0.0)
+    hook = SetFrom(name="head.l1_weight", value=1.0, share=0.5)
+    hook.trainer = SimpleNamespace(model=model, iter=4, max_iter=10)
+    hook.before_train()
+    hook.before_step()
+    assert model.head.l1_weight == 0
+    hook.trainer.iter = 5
+    hook.before_step()
+    assert model.head.l1_weight == 1
+    wrong = SetFrom(name="head.l2_weight", value=1.0, share=0.5)
+    wrong.trainer = hook.trainer
+    with pytest.raises(ConfigError, match=r"no attribute 'head\.l2_weight'"):
+        wrong.before_train()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Warmup(iters=-1), "iters"),
+        (lambda: SetFrom(name="a", value=1.0, share=2.0), "share"),
+    ],
+)
+def test_bad_settings_are_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+@pytest.mark.parametrize("name", ["aitod/yolox_m_300e", "aitod/yolo11_m_600e"])
+def test_the_papers_recipes(name):
+    """SPEC §7.1 and §8.1."""
+    cfg = load_config(name)
+    mapper, x = cfg.dataloader.train.mapper, "yolox" in name
+    batch = cfg.dataloader.train.total_batch_size
+    epoch = -(-14018 // batch)
+    assert cfg.train.max_iter == (300 if x else 600) * epoch
+    assert mapper.close_share == pytest.approx(1 - (15 / 300 if x else 10 / 600))
+    assert (mapper.multi_scale, mapper.mixup_prob) == ((5, 1.0) if x else (0, 0.0))
+    assert cfg.optimizer.lr == pytest.approx(0.01 * batch / 64)
+    assert cfg.optimizer.nesterov
+    assert cfg.optimizer.momentum == (0.9 if x else 0.937)
+    assert cfg.optimizer.weight_decay == 5e-4
+    assert cfg.train.ema.decay == (0.9998 if x else 0.9999)
+    rate = instantiate(cfg.lr_multiplier)
+    assert rate(0.9999) == pytest.approx(0.05 if x else 0.01, abs=1e-3)
+
+
+TINY = [
+    "model.head.num_classes=8",
+    "dataloader.train.total_batch_size=2",
+    "dataloader.train.mapper.size=64",
+    "dataloader.train.mapper.multi_scale=1",
+    "dataloader.train.mapper.multi_scale_period=2",
+    "dataloader.train.mapper.source.0.size=[64,64]",
+    "dataloader.train.mapper.augmentations.0.size=[64,64]",
+    "dataloader.train.num_workers=0",
+    "dataloader.test.num_workers=0",
+    "dataloader.train.dataset.names=aerial_train",
+    "dataloader.test.dataset.names=aerial_val",
+    "lr_multiplier.warmup_iters=3",
+    "train.log_period=1",
+    "train.num_threads=1",
+    "train.device=cpu",
+    "train.max_iter=6",
+    "train.eval_period=0",
+]
+
+
+@pytest.mark.parametrize("name", ["yolox_s_300e", "yolo11_n_600e"])
+def test_a_whole_recipe_trains_and_resumes_exactly(name, datasets, tmp_path, monkeypatch):
+    """Mosaic, mixup, multi-scale, plain images at the end, hooks; killed in iteration 4, saved in 3."""
+
+    def train(folder, *more, resume=False):
+        overrides = [*TINY, f"train.output_dir='{folder}'", *more]
+        run(load_config(f"aitod/{name}", overrides), resume=resume)
+        rows = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+        return {r["iteration"]: r["total_loss"] for r in rows if "total_loss" in r}
+
+    hooks = ["train.hooks.0.iters=3"] if "yolo11" in name else ["train.hooks.0.share=0.5"]
+    whole = train(tmp_path / "whole", *hooks)
+    step = Trainer.run_step
+
+    def dies(self):
+        if self.iter == 4:
+            raise KeyboardInterrupt
+        step(self)
+
+    cut = [*hooks, "train.checkpoint_period=3"]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "run_step", dies)
+        train(tmp_path / "cut", *cut)
+    resumed = train(tmp_path / "cut", *cut, resume=True)
+    assert [whole[i] for i in (3, 4, 5)] == [resumed[i] for i in (3, 4, 5)]
