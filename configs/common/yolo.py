@@ -9,6 +9,7 @@ from d2tiny.modeling.backbone.staged import rounded
 from d2tiny.modeling.losses import SALoss
 from d2tiny.modeling.meta_arch import AuxiliaryBranch
 from d2tiny.modeling.necks import ARB, MDCA, PFDH, SARL, NeckedBackbone
+from d2tiny.utils.errors import ConfigError, did_you_mean
 
 # depth, width, and for YOLO11 the limit of the channels and the larger blocks
 SIZES = {
@@ -39,7 +40,10 @@ def yolo_size(model, size):
     """Depth and width of s, m, l (and n of YOLO11)."""
     stages, _ = chain(model)
     keys = ("depth", "width", "max_channels", "c3k")
-    stages.update(dict(zip(keys, SIZES[_name(stages)][size], strict=False)))
+    sizes = SIZES[_name(stages)]
+    if size not in sizes:
+        raise ConfigError(f"yolo_size: {_name(stages)} has no size '{size}'. {did_you_mean(size, sizes)}")
+    stages.update(dict(zip(keys, sizes[size], strict=False)))
     fit(model)
 
 
@@ -77,7 +81,7 @@ def fit(model):
         branch = model.auxiliary.neck
         branch.channels = [channels[name] for name in branch.in_features]
         branch.stem = [wide(64), wide(128), channels["c2"]]
-        branch.repeats, branch.c3k = max(round(2 * stages.depth), 1), stages.c3k
+        branch.repeats, branch.c3k = max(round(2 * stages.depth), 1), stages.get("c3k", False)
         model.auxiliary.head.in_channels = branch.channels
 
 
@@ -87,7 +91,7 @@ def yolo_sarl(model, **settings):
     while _name(pyramid.neck) != "PAFPN":
         pyramid = pyramid.backbone
     levels = list(pyramid.neck.in_features)
-    relay = L(SARL)(channels=[0] * len(levels), levels=levels, norm="BN", activation="silu", **settings)
+    relay = L(SARL)(channels=[0] * len(levels), levels=levels, norm="YOLO", activation="silu", **settings)
     pyramid.backbone = L(NeckedBackbone)(backbone=pyramid.backbone, neck=relay)
     fit(model)
 
@@ -119,7 +123,11 @@ def pfdh(model, **settings):
 def arb(model, weight=0.25):
     """The auxiliary branch of training (SPEC §7.3), with a head like the main one on strides 8, 16, 32."""
     head = deepcopy(model.head)
-    head.strides, head.num_classes = [8, 16, 32], "${...head.num_classes}"
+    head.strides = [8, 16, 32]
+    if "anchors" in head:
+        head.anchors, head.balance = head.anchors[-3:], [4.0, 1.0, 0.4]
+    for key in ("num_classes", "assigner", "box_loss"):  # what is changed in the one holds for the other
+        head[key] = f"${{...head.{key}}}"
     OmegaConf.set_struct(model, False)
     model.auxiliary = L(AuxiliaryBranch)(
         neck=L(ARB)(channels=[0] * 3, stem=[0] * 3, repeats=1, c3k=True), head=head, weight=weight
@@ -140,6 +148,11 @@ def p2(model):
     for neck in necks:
         if "in_features" in neck:
             neck.in_features = ["c2", "c3", "c4", "c5"]
+        elif list(neck.levels) == ["p3", "p4", "p5"]:
+            neck.levels = ["p2", "p3", "p4", "p5"]
+    if "anchors" in model.head:
+        model.head.anchors = [[[3, 3], [4, 4], [5, 5]], *model.head.anchors]
+        model.head.balance = [4.0, 1.0, 0.25, 0.06]
     model.in_features = ["p2", "p3", "p4", "p5"]
     model.head.strides = [4, 8, 16, 32]
     fit(model)

@@ -73,6 +73,8 @@ def fit_anchors(
         DatasetError: fewer different sizes than anchors, or sizes that are not positive.
     """
     count = levels * per_level
+    if levels < 1 or per_level < 1:
+        raise DatasetError(f"There must be a level and an anchor at least, got {levels} and {per_level}.")
     sizes = np.asarray(sizes, dtype=np.float64).reshape(-1, 2)
     if not (np.isfinite(sizes).all() and (sizes > 0).all()):
         raise DatasetError("Anchors cannot be fitted to boxes without width or height; `d2tiny check` finds them.")

@@ -119,10 +119,14 @@ class TinyDatasetMapper:
         full = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
         sides = clipped[:, 2:] - clipped[:, :2]
         inside = (sides > 0).all(axis=1)
-        cut = inside & ~ignore & (sides.prod(axis=1) < self.min_visible * full)
+        # What several cuts in a row have left; objects that an augmentation added in between are whole.
+        before = getattr(augmented, "visible", np.ones(0))
+        visible = np.concatenate((before, np.ones(len(boxes) - len(before))))
+        visible = visible * np.divide(sides.prod(axis=1), full, out=np.zeros(len(full)), where=full > 0)
+        cut = inside & ~ignore & (visible < self.min_visible)
         small = inside & ~ignore & ~cut & (sides.min(axis=1, initial=np.inf) < self.min_gt_size)
         augmented.boxes, augmented.classes = clipped[inside], classes[inside]
-        augmented.ignore = (ignore | cut | small)[inside]
+        augmented.ignore, augmented.visible = (ignore | cut | small)[inside], visible[inside]
         return Counter(cut=int(cut.sum()), small=int(small.sum()))
 
     def _read(self, path: str) -> np.ndarray:

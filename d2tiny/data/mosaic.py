@@ -11,7 +11,7 @@ import numpy as np
 from detectron2.data import transforms as T
 
 from d2tiny.data.mapper import TinyDatasetMapper
-from d2tiny.data.transforms.affine import FILL, AffineTransform, RandomAffine
+from d2tiny.data.transforms.affine import FILL, RandomAffine
 
 __all__ = ["MosaicMapper"]
 
@@ -75,6 +75,8 @@ class MosaicMapper(TinyDatasetMapper):
             ValueError: a setting outside its range.
         """
         super().__init__(**kwargs)
+        if not self.is_train:
+            raise ValueError("MosaicMapper: is_train=False; test images are never mosaics, use TinyDatasetMapper.")
         shares = {"mosaic_prob": mosaic_prob, "mixup_prob": mixup_prob, "close_share": close_share}
         if wrong := [f"{k}={v}" for k, v in shares.items() if not 0 <= v <= 1]:
             raise ValueError(f"MosaicMapper: {', '.join(wrong)} must be in [0, 1].")
@@ -92,6 +94,16 @@ class MosaicMapper(TinyDatasetMapper):
         )
         self.multi_scale, self.period, self.multi_scale_seed = multi_scale, multi_scale_period, multi_scale_seed
         self.source = T.AugmentationList(list(source))
+
+    def __call__(self, record: Record) -> Record:
+        """Refuse: one record makes no mosaic.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            "MosaicMapper needs other images: use it in build_train_loader, or draw(records, index, iteration)."
+        )
 
     def draw(self, records: Sequence[Record], index: int, iteration: int) -> Record:
         """The input made of ``records[index]`` and others."""
@@ -123,6 +135,7 @@ class MosaicMapper(TinyDatasetMapper):
         whole.boxes = np.concatenate([p.boxes for p in parts])
         whole.classes = np.concatenate([p.classes for p in parts])
         whole.ignore = np.concatenate([p.ignore for p in parts])
+        whole.visible = np.concatenate([p.visible for p in parts])
         dropped.update(self.clip(whole))
         T.AugmentationList([self.affine])(whole)
         dropped.update(self.clip(whole))
@@ -135,8 +148,7 @@ class MosaicMapper(TinyDatasetMapper):
             return
         factor = (self.size + steps * _STEP) / self.size
         height, width = (max(1, round(side * factor)) for side in image.image.shape[:2])
-        matrix = np.array([[factor, 0, 0], [0, factor, 0]])
-        image.transform(AffineTransform(matrix, (height, width)))
+        image.transform(T.ResizeTransform(*image.image.shape[:2], height, width))
 
 
 @functools.lru_cache(maxsize=64)
@@ -163,3 +175,4 @@ def _blend(image: T.AugInput, other: T.AugInput, share: float) -> None:
     image.boxes = np.concatenate((image.boxes, other.boxes))
     image.classes = np.concatenate((image.classes, other.classes))
     image.ignore = np.concatenate((image.ignore, other.ignore))
+    image.visible = np.concatenate((image.visible, other.visible))

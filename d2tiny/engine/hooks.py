@@ -15,7 +15,7 @@ from tqdm import tqdm
 from d2tiny.compat import average_tensors
 from d2tiny.engine.checkpoint import TinyCheckpointer
 from d2tiny.engine.ema import ModelEMA
-from d2tiny.utils.errors import ConfigError
+from d2tiny.utils.errors import ConfigError, did_you_mean
 
 __all__ = ["EMAHook", "EvalAndSave", "ProgressBar", "SetFrom", "Warmup"]
 
@@ -87,18 +87,31 @@ class Warmup(HookBase):
             )
         self.iters, self.momentum, self.bias_lr = iters, momentum, bias_lr
 
+    def before_train(self) -> None:
+        """Look whether there is something to warm up.
+
+        Raises:
+            ConfigError: no momentum and no group of biases.
+        """
+        groups = self.trainer.optimizer.param_groups
+        if not any("momentum" in g or g.get("bias") for g in groups):
+            raise ConfigError(
+                "train.hooks (Warmup): the optimizer has no momentum and no groups of biases; take SGD, or set "
+                "optimizer.params.weight_decay_bias, or leave the hook out."
+            )
+
     def before_step(self) -> None:
         """Set both for this iteration."""
         optimizer = self.trainer.optimizer
-        share = min(self.trainer.iter / max(self.iters, 1), 1.0)
         if self.trainer.iter > self.iters:
             return
+        share = self.trainer.iter / self.iters if self.iters else 1.0
         for group in optimizer.param_groups:
             if "momentum" in group:
                 final = optimizer.defaults["momentum"]
                 group["momentum"] = self.momentum + (final - self.momentum) * share
             if group.get("bias"):
-                group["lr"] = self.bias_lr + (group["initial_lr"] - self.bias_lr) * share
+                group["lr"] = self.bias_lr + (group["lr"] - self.bias_lr) * share  # the schedule sets it anew each step
 
 
 class SetFrom(HookBase):
@@ -139,7 +152,10 @@ class SetFrom(HookBase):
         for part in path:
             node = getattr(node, part, None)
         if not hasattr(node, last):
-            raise ConfigError(f"train.hooks (SetFrom): the model has no attribute '{self.name}'.")
+            known = [] if node is None else [k for k in vars(node) if not k.startswith("_")]
+            raise ConfigError(
+                f"train.hooks (SetFrom): the model has no attribute '{self.name}'. {did_you_mean(last, known)}"
+            )
         return node
 
 

@@ -15,9 +15,17 @@ class MapAttention(nn.Module):
     """Multi-head attention of all H·W cells with each other; keys are half as wide as values."""
 
     def __init__(self, channels: int) -> None:
-        """Set the width; there is a head for each 64 channels, at least one."""
+        """Set the width; there is a head for each 64 channels, at least one.
+
+        Raises:
+            ValueError: channels that the heads do not divide.
+        """
         super().__init__()
         self.heads = max(channels // 64, 1)
+        if channels % (2 * self.heads):
+            raise ValueError(
+                f"MapAttention: {channels} channels cannot be shared by {self.heads} heads; change the width."
+            )
         self.width = channels // self.heads
         self.qkv = ConvBN(channels, 2 * channels, active=False)
         self.position = ConvBN(channels, channels, 3, groups=channels, active=False)

@@ -17,8 +17,8 @@ class ConvBN(Conv2d):
     """Convolution without bias, batch normalisation (ε 10⁻³, momentum 0.03), and SiLU unless switched off.
 
     In evaluation without gradients the normalisation is folded into the convolution. The folded weights are kept until
-    a weight or statistic changes, so that checkpoints and averages can be loaded at any time; state dicts never hold
-    them.
+    the module trains, loads a state, or a weight or statistic is changed in place; state dicts never hold them. Changes
+    that PyTorch does not count (``weight.data``) need a call of ``train`` or ``eval`` behind them.
     """
 
     norm: nn.BatchNorm2d
@@ -62,6 +62,8 @@ class ConvBN(Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', H', W')."""
+        if self.training:
+            self._folded = None  # fused optimizers and running statistics change tensors without being counted
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or x.is_meta
         if self.training or torch.is_grad_enabled() or traced:
             return super().forward(x)
@@ -72,15 +74,25 @@ class ConvBN(Conv2d):
     def _folded_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
         norm, kind = self.norm, x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.weight.dtype
-        parts = (self.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var)
-        # An inference tensor has no version; it cannot be changed in place outside inference mode either.
-        key = (dtype, *((p.data_ptr(), 0 if p.is_inference() else p._version) for p in parts if p is not None))
-        if self._folded is None or self._folded[0] != key:
+        parts = [p for p in (self.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var) if p is not None]
+        counted = not any(p.is_inference() for p in parts)
+        key = (dtype, norm.eps, *((p.data_ptr(), p._version) for p in parts)) if counted else None
+        if key is None or self._folded is None or self._folded[0] != key:
             mean, var = norm.running_mean, norm.running_var
             assert mean is not None and var is not None
             weight, bias = fuse_conv_bn_weights(self.weight, None, mean, var, norm.eps, norm.weight, norm.bias)
             self._folded = (key, weight.detach().to(dtype), bias.detach().to(dtype))
         return self._folded[1], self._folded[2]
+
+    def train(self, mode: bool = True) -> ConvBN:
+        """Set the mode, and forget folded weights."""
+        self._folded = None
+        super().train(mode)
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._folded = None
+        super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies fold their own weights."""

@@ -15,7 +15,9 @@ __all__ = [
     "aligned_ciou",
     "aligned_iou",
     "chunks",
+    "cxcywh_to_xyxy",
     "max_iof",
+    "pairwise_giou",
     "pairwise_intersection",
     "pairwise_iou",
     "xyxy_to_cxcywh",
@@ -31,6 +33,12 @@ def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     """Convert (N, 4) corner boxes into (N, 4) centre, width, height."""
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.stack(((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1), dim=-1)
+
+
+def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """Convert (…, 4) centre, width, height into corner boxes."""
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat((centre - half, centre + half), dim=-1)
 
 
 def chunks(rows: int, columns: int, elements: int = CHUNK_ELEMENTS) -> Iterator[slice]:
@@ -56,6 +64,17 @@ def pairwise_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     inter = pairwise_intersection(boxes1, boxes2)
     union = _area(boxes1)[:, None] + _area(boxes2)[None, :] - inter
     return torch.where(inter > 0, inter / union.clamp(min=torch.finfo(inter.dtype).tiny), 0.0)
+
+
+def pairwise_giou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Return the (N, M) generalised IoU in [-1, 1] (Rezatofighi et al., 2019)."""
+    inter = pairwise_intersection(boxes1, boxes2)
+    union = _area(boxes1)[:, None] + _area(boxes2)[None, :] - inter
+    tiny = torch.finfo(inter.dtype).tiny
+    low = torch.minimum(boxes1[:, None, :2], boxes2[None, :, :2])
+    high = torch.maximum(boxes1[:, None, 2:], boxes2[None, :, 2:])
+    hull = (high - low).prod(dim=-1)
+    return inter / union.clamp(min=tiny) - (hull - union) / hull.clamp(min=tiny)
 
 
 def aligned_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:

@@ -84,6 +84,24 @@ def test_cut_and_small_boxes_become_ignore_regions_and_are_counted(records):
     assert cut > 0
 
 
+def test_several_cuts_add_up(records):
+    """60 % left by the first and 70 % of that by the second are 42 %: less than half, though each left more."""
+    whole = mapper()
+    image = T.AugInput(np.zeros((100, 100, 3), np.uint8))
+    image.boxes, image.classes, image.ignore = np.array([[-40.0, 10, 60, 60]]), np.zeros(1, np.int64), np.zeros(1, bool)
+    assert whole.clip(image)["cut"] == 0
+    image.image = image.image[:, :42]
+    assert whole.clip(image)["cut"] == 1
+    assert image.ignore.all()
+
+
+def test_what_cannot_work_is_refused(records):
+    with pytest.raises(ValueError, match="is_train"):
+        mapper(is_train=False)
+    with pytest.raises(TypeError, match="build_train_loader"):
+        mapper()(records[0])
+
+
 def test_no_object_is_lost_in_a_crowd(records):
     """4 × 1,500 boxes: every one inside the image is kept."""
     crowd = [{**r, "annotations": r["annotations"] * 1500} for r in records]

@@ -8,15 +8,18 @@ import os
 
 import pytest
 import torch
+from detectron2.config import instantiate
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 
+from d2tiny import model_zoo
 from d2tiny.cli import train_main
 from d2tiny.compat import average_tensors, launch, wrap_ddp
 from d2tiny.engine.trainer import Trainer
 from d2tiny.modeling.losses import DCLoss, SALoss
 from d2tiny.utils.errors import D2TinyError
 from tests.engine.test_training import CONFIG, losses, settings
+from tests.modeling.test_detector import item
 
 
 class Squares(torch.nn.Module):
@@ -130,3 +133,31 @@ def test_mistakes_are_told_before_processes_start(datasets, tmp_path, capfd):
     text = capfd.readouterr().err
     assert "Did you mean 'max_iter'" in text
     assert "Traceback" not in text
+
+
+def gradient_of_a_share(folder, name):
+    """Gradient norm of a head's parameters; each process has its share of four images."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    model = instantiate(model_zoo.get_config(name).model).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    images = [item([[8 + 6 * i, 9, 20 + 7 * i, 24]], (64, 64)) for i in range(4)]
+    for i, one in enumerate(images):
+        one["image"] = torch.full_like(one["image"], 40 * i)
+    world, rank = comm.get_world_size(), comm.get_rank()
+    ddp = wrap_ddp(model)
+    with EventStorage(0):
+        total = sum(ddp(images[rank * 4 // world : (rank + 1) * 4 // world]).values())
+    total.backward()
+    norm = torch.stack([p.grad.norm() for p in model.head.parameters() if p.requires_grad]).norm()
+    (folder / f"{world}_{rank}.json").write_text(json.dumps(float(norm)))
+
+
+@pytest.mark.parametrize("name", ["quick/yolox_s", "quick/yolo11_n"])
+def test_gradients_do_not_depend_on_the_number_of_processes(tmp_path, name):
+    gradient_of_a_share(tmp_path, name)
+    launch(gradient_of_a_share, 2, device="cpu", args=(tmp_path, name))
+    alone, first, second = (json.loads((tmp_path / f).read_text()) for f in ("1_0.json", "2_0.json", "2_1.json"))
+    assert first == second == pytest.approx(alone, rel=1e-3)

@@ -61,9 +61,10 @@ def test_momentum_and_biases_warm_up():
     hook.trainer = SimpleNamespace(optimizer=optimizer, iter=5)
     hook.before_step()
     by_kind = {bool(g.get("bias")): g for g in optimizer.param_groups}
-    assert by_kind[True]["lr"] == pytest.approx((0.1 + 0.01) / 2)
+    assert by_kind[True]["lr"] == pytest.approx((0.1 + 0.005) / 2)  # half the way to what the schedule says
     assert by_kind[False]["lr"] == 0.005
     assert all(g["momentum"] == pytest.approx(0.85) for g in optimizer.param_groups)
+    assert Warmup(iters=0).iters == 0
     hook.trainer.iter = 11
     by_kind[True]["lr"] = 0.007
     hook.before_step()

@@ -54,6 +54,27 @@ def test_folding_follows_every_change_of_the_weights():
     assert set(conv.state_dict()) == set(other.state_dict())
 
 
+def test_folding_survives_what_pytorch_does_not_count():
+    """Fused optimizers and the running statistics of a training pass change tensors without a new version."""
+    conv, x = trained(ConvBN(4, 4, 3)), torch.randn(8, 4, 5, 5)
+    optimizer = torch.optim.AdamW(conv.parameters(), lr=0.5, fused=True)
+    with torch.no_grad():
+        before = conv(x)
+    conv.train()
+    conv(x).sum().backward()
+    optimizer.step()
+    conv.eval()
+    with torch.no_grad():
+        after = conv(x)
+    torch.testing.assert_close(after, conv(x.requires_grad_()), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(before, after)
+    with torch.inference_mode():
+        late = trained(ConvBN(4, 4, 3))
+        late(x)
+        late.weight.mul_(0)
+        assert late(x).std(dim=(2, 3)).max() < 1e-6
+
+
 def test_folding_in_bfloat16_and_after_a_copy():
     conv, x = trained(ConvBN(4, 8, 3)), torch.randn(1, 4, 5, 5)
     with torch.no_grad():

@@ -8,11 +8,13 @@ import pytest
 import torch
 from detectron2.config import instantiate
 from detectron2.utils.events import EventStorage
+from omegaconf import OmegaConf
 
 from d2tiny import model_zoo
 from d2tiny.config import validate_config
 from d2tiny.modeling.assigners import HLAAssigner, SimOTAAssigner, TALAssigner
 from d2tiny.modeling.dense_heads import YOLO11Head, YOLOv5Head, YOLOXHead
+from d2tiny.modeling.dense_heads.common import LevelScores, detections_of_levels
 from d2tiny.modeling.dense_heads.yolov5 import SigmoidCoder
 from d2tiny.modeling.dense_heads.yolox import CornerCoder
 from d2tiny.modeling.losses import DCLoss, IoULoss, SALoss, SmoothL1Loss, dfl_loss
@@ -206,6 +208,14 @@ def test_yolo11_code_by_hand():
     torch.testing.assert_close(box, torch.tensor([[4.0, -4.0, 12.0, 36.0]]))
 
 
+def test_distances_stay_precise_under_autocast():
+    head, logits = small(YOLO11Head), torch.randn(50, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(head.distances(logits), head.distances(logits).float())
+        half = head.distances(logits)
+    torch.testing.assert_close(half, head.distances(logits))
+
+
 def test_dfl_by_hand():
     """Distance 1¼ between bins 1 and 2: −(¾ ln p₁ + ¼ ln p₂); uniform gives ln 16; beyond 14.99 is clamped."""
     logits = torch.zeros(3, 4, 16)
@@ -339,6 +349,28 @@ def test_ignore_regions_are_not_background(cls):
         torch.testing.assert_close(before[name], after[name])
 
 
+@pytest.mark.parametrize("region", [[17.0, 17, 19, 19], [23.5, 1, 26, 3], [16, 16, 24, 24]])
+def test_tiny_ignore_regions_ignore_the_place_that_they_lie_in(region):
+    """2 px cover nothing of a cell of 8 px by half, but the cell that holds their middle is not background."""
+    head = small(YOLOXHead)
+    priors = head.priors([torch.zeros(1, 8, 4, 4)])
+    image = targets([[0, 0, 8, 8], region], (32, 32))
+    image.gt_ignore = torch.tensor([False, True])
+    said = head([torch.randn(1, 8, 4, 4)])
+    classes = head.targets(priors, [image], said).classes[0]
+    x, y = int((region[0] + region[2]) / 2 // 8), int((region[1] + region[3]) / 2 // 8)
+    assert classes[y * 4 + x] == -1
+    assert int((classes == -1).sum()) == 1
+
+
+def test_infinite_boxes_are_no_detections():
+    found = detections_of_levels(
+        [LevelScores(torch.tensor([[0.0, 0, 9, 9], [0.0, 0, float("inf"), 9]]), torch.tensor([[0.9], [0.8]]))],
+        (32, 32), score_thresh=0.1, nms_thresh=0.5, pre_nms_topk=10, max_detections=10,
+    )  # fmt: skip
+    assert found.scores.tolist() == pytest.approx([0.9])
+
+
 @pytest.mark.parametrize("cls", [YOLOXHead, YOLO11Head, YOLOv5Head])
 def test_what_is_learned_is_decoded(cls):
     """Gradient steps on the outputs alone find the objects: assigner, losses and decoding agree."""
@@ -391,6 +423,14 @@ def test_static_assigners_work_too():
 
 
 def test_what_cannot_work_is_refused():
+    for setting in ({"score_thresh": 2.0}, {"nms_thresh": -1.0}, {"max_detections": 0}):
+        with pytest.raises(ValueError, match=next(iter(setting))):
+            small(YOLOXHead, **setting)
+    with pytest.raises(ConfigError, match=r"no size 'x'. Valid: l, m, s"):
+        yolo.yolo_size(model_zoo.get_config("quick/yolox_s").model, "x")
+    cfg = model_zoo.get_config("quick/rs_tinynet_n", ["model.auxiliary.neck.in_features=[c2,c3,c4]"]).model
+    with pytest.raises(ValueError, match="ARB: channels says"):
+        instantiate(cfg)
     with pytest.raises(ValueError, match="use RatioAssigner"):
         small(YOLOv5Head, assigner=TALAssigner())
     with pytest.raises(ValueError, match="levels of anchors"):
@@ -407,3 +447,29 @@ def test_what_cannot_work_is_refused():
     cfg = model_zoo.get_config("quick/yolox_s", ["dataloader.test.mapper.image_format=RGB"])
     with pytest.raises(ConfigError, match=r"test.mapper.image_format='RGB' but model.input_format='BGR'"):
         validate_config(cfg, datasets=False)
+
+
+@pytest.mark.parametrize("host", ["yolox_s", "yolov5_s", "yolo11_n"])
+@pytest.mark.parametrize("parts", [["p2"], ["arb"], ["mdca", "p2"], ["mdca", "pfdh", "p2", "arb"], ["yolo_sarl", "p2"]])
+def test_every_part_on_every_host(host, parts):
+    model = model_zoo.get_config(f"quick/{host}").model
+    OmegaConf.set_struct(model, False)
+    for part in parts:
+        getattr(yolo, part)(model)
+    model = instantiate(model).train()
+    with EventStorage(0):
+        losses = model(batch(5, 64))
+    total = sum(losses.values())
+    total.backward()
+    assert torch.isfinite(total)
+    assert not [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    if "p2" in parts:
+        assert model.head.strides == [4, 8, 16, 32]
+
+
+def test_what_is_set_in_the_main_head_holds_for_the_auxiliary_one():
+    overrides = ["model.head.assigner.topk=5", "model.head.box_loss.kind=giou", "model.head.num_classes=3"]
+    model = instantiate(model_zoo.get_config("quick/rs_tinynet_n", overrides).model)
+    for head in (model.head, model.auxiliary.head):
+        assert (head.assigner.topk, head.box_loss.kind, head.num_classes) == (5, "giou", 3)
+    assert model.head.box_loss is not model.auxiliary.head.box_loss

@@ -132,6 +132,20 @@ def test_ratio_pairs_equal_a_slow_loop(seed):
     assert {n for _, n in chosen} == {n for _, n in expected}
 
 
+def test_every_matched_anchor_can_reach_its_object():
+    """Boxes decode to ± 1 stride from the cell's middle; centres on edges of cells are frequent with integer boxes."""
+    priors = points(64, strides=(8,))
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.randint(0, 50, (200, 2), generator=generator).float()
+    gts = torch.cat((corner, corner + torch.randint(3, 14, (200, 2), generator=generator)), 1)
+    found = RatioAssigner().pairs(priors, gts)
+    boxes = priors.boxes()[found.prior]
+    shift = (boxes[:, :2] + boxes[:, 2:] - gts[found.gt, :2] - gts[found.gt, 2:]).abs() / 2 / 8
+    assert float(shift.max()) < 1.0 + 1e-6
+    with pytest.raises(ValueError, match="NaN"):
+        RatioAssigner().pairs(priors, torch.tensor([[0.0, 0, float("nan"), 4]]))
+
+
 def test_ratio_needs_a_grid():
     with pytest.raises(ValueError, match="GridPriors"):
         RatioAssigner()(torch.rand(4, 4) + torch.tensor([0, 0, 1, 1]), torch.tensor([[0.0, 0, 4, 4]]))

@@ -111,9 +111,9 @@ def ratio_pairs(levels, gts, limit=4.0):
                     cells.append((cx - 1, cy))
                 if gy % 1 < 0.5 and gy > 1:
                     cells.append((cx, cy - 1))
-                if (width - gx) % 1 < 0.5 and width - gx > 1:
+                if gx % 1 > 0.5 and width - gx > 1:
                     cells.append((cx + 1, cy))
-                if (height - gy) % 1 < 0.5 and height - gy > 1:
+                if gy % 1 > 0.5 and height - gy > 1:
                     cells.append((cx, cy + 1))
                 for x, y in cells:
                     x, y = min(max(x, 0), width - 1), min(max(y, 0), height - 1)

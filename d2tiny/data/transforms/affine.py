@@ -71,7 +71,9 @@ class RandomAffine(T.Augmentation):
             translate: largest shift, share of the new sides.
             degrees: largest rotation.
             shear: largest shear, degrees.
-            min_object: no object that has so many px (√(w·h)) is scaled under them; smaller ones are never shrunk.
+            min_object: no object that has so many px (√(w·h)) is scaled under them, smaller ones are never shrunk, as
+            far
+                as the largest factor allows.
 
         Raises:
             ValueError: a setting outside its range.
@@ -98,7 +100,9 @@ class RandomAffine(T.Augmentation):
         height, width = image.shape[:2]
         new_h, new_w = self.size or (height, width)
         low, high = self.scale
-        if self.min_object and len(sides := np.sqrt((boxes[~ignore, 2:] - boxes[~ignore, :2]).prod(axis=1))):
+        if self.min_object and len(
+            sides := np.sqrt((boxes[~ignore, 2:] - boxes[~ignore, :2]).clip(min=0).prod(axis=1))
+        ):
             low = min(max(low, min(1.0, self.min_object / max(float(sides.min()), 1e-6))), high)
         factor = np.random.uniform(low, high)
         angle = np.deg2rad(np.random.uniform(-1, 1) * self.degrees)

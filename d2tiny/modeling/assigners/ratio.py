@@ -9,6 +9,7 @@ from d2tiny.modeling.assigners.base import Assigner, AssignResult, Predictions, 
 from d2tiny.modeling.priors.grid import GridLevel, GridPriors
 from d2tiny.ops.boxes import aligned_iou, xyxy_to_cxcywh
 from d2tiny.ops.matches import Matches
+from d2tiny.utils.checks import check_boxes
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
 
 __all__ = ["RatioAssigner"]
@@ -19,7 +20,8 @@ class RatioAssigner(Assigner):
     """An anchor is positive when neither side differs from the object's by ``max_ratio`` times or more.
 
     It is so in the cell that holds the object's centre and, along each axis, in the neighbour that is nearer to it
-    (none in the exact middle, none outside the map). :meth:`pairs` gives all of these pairs: YOLOv5 lets several
+    (none in the exact middle or on the edge, none outside the map; released code also takes the neighbour behind an
+    edge, whose anchors cannot reach the object). :meth:`pairs` gives all of these pairs: YOLOv5 lets several
     objects learn one anchor. As an assigner, which gives each prior one object, the best IoU of anchor and object
     wins.
     """
@@ -51,6 +53,7 @@ class RatioAssigner(Assigner):
         """
         if not isinstance(priors, GridPriors):
             raise ValueError("RatioAssigner: cells have neighbours on a grid only; give it GridPriors.")
+        check_boxes(gt_boxes, "gt_boxes")
         gts = xyxy_to_cxcywh(gt_boxes.double())
         parts, base = [], 0
         for level in priors.levels:
@@ -67,8 +70,7 @@ class RatioAssigner(Assigner):
         place = gts[gt, :2] / level.stride
         cell = place.floor().long().clamp(min=0).minimum(sides - 1)
         low = (place % 1 < 0.5) & (place > 1)
-        rest = sides - place
-        high = (rest % 1 < 0.5) & (rest > 1)
+        high = (place % 1 > 0.5) & (sides - place > 1)
         shifts = ((0, 0), (-1, 0), (0, -1), (1, 0), (0, 1))
         takes = (torch.ones_like(low[:, 0]), low[:, 0], low[:, 1], high[:, 0], high[:, 1])
         parts = []

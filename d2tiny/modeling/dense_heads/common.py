@@ -12,9 +12,10 @@ from torch import Tensor
 from d2tiny.modeling.assigners import Assigner, Predictions
 from d2tiny.modeling.priors import GridPriors
 from d2tiny.modeling.targets import split_ignored
+from d2tiny.ops.boxes import chunks
 from d2tiny.ops.nms import batched_nms
 
-__all__ = ["DenseTargets", "LevelScores", "assign_targets", "detections_of_levels"]
+__all__ = ["DenseTargets", "LevelScores", "assign_targets", "check_selection", "detections_of_levels", "ignored_places"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ def assign_targets(
     instances: Sequence[Instances],
     num_classes: int,
     predictions: tuple[Tensor, Tensor] | None = None,
+    *,
+    points: bool = False,
 ) -> DenseTargets:
     """Label the priors of each image; ignore regions are where ``gt_ignore`` is set.
 
@@ -47,6 +50,7 @@ def assign_targets(
         instances: ``gt_boxes, gt_classes`` and perhaps ``gt_ignore`` of B images.
         num_classes: K.
         predictions: boxes (B, N, 4) and scores (B, N, K) for assigners that look at them.
+        points: priors stand for places; those of :func:`ignored_places` are ignored too.
     """
     classes, boxes, quality = [], [], []
     for i, image in enumerate(instances):
@@ -58,6 +62,8 @@ def assign_targets(
         result = assigner(priors, gt, ignore_boxes=ignored, predictions=said)
         labels = torch.full_like(result.matched_idxs, num_classes)
         labels[result.labels < 0] = -1
+        if points and len(ignored) and assigner.ignore_iof_thresh < 1:
+            labels[ignored_places(priors, ignored) & (result.labels == 0)] = -1
         box = gt.new_zeros(len(priors), 4)
         if len(gt):
             positive = result.labels == 1
@@ -67,6 +73,28 @@ def assign_targets(
         boxes.append(box)
         quality.append(result.quality)
     return DenseTargets(torch.stack(classes), torch.stack(boxes), torch.stack(quality))
+
+
+def ignored_places(priors: GridPriors, regions: Tensor) -> Tensor:
+    """(N,) whether a place lies in an ignore region, or a region's middle in its cell.
+
+    Tiny regions (a cut or shrunk object) cover no prior by half, so the share of the prior's area would never ignore
+    anything for them.
+
+    Args:
+        priors: on a grid; of anchors the middle counts.
+        regions: (R, 4) XYXY.
+    """
+    boxes, half = priors.boxes(), priors.strides()[:, None] / 2
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    result = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+    for part in chunks(len(regions), len(boxes)):
+        low, high = regions[part, None, :2].to(centre), regions[part, None, 2:].to(centre)
+        inside = ((centre > low) & (centre < high)).all(dim=2)
+        middle = (low + high) / 2
+        holds = ((middle >= centre - half) & (middle < centre + half)).all(dim=2)
+        result |= (inside | holds).any(dim=0)
+    return result
 
 
 @dataclass(frozen=True)
@@ -110,9 +138,23 @@ def detections_of_levels(
         row, cls = (gate[best] > score_thresh).nonzero(as_tuple=True)
         found.append((level.boxes[best[row]], level.scores[best[row], cls], cls))
     boxes, score, cls = (torch.cat(parts) for parts in zip(*found, strict=True))
-    clipped = Boxes(boxes)
+    finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(score)
+    clipped, score, cls = Boxes(boxes[finite]), score[finite], cls[finite]
     clipped.clip(size)
-    whole = (clipped.nonempty() & torch.isfinite(boxes).all(dim=1) & torch.isfinite(score)).nonzero().flatten()
+    whole = clipped.nonempty()
     boxes, score, cls = clipped.tensor[whole], score[whole], cls[whole]
     keep = batched_nms(boxes, score, cls, nms_thresh)[:max_detections]
     return Instances(size, pred_boxes=Boxes(boxes[keep]), scores=score[keep], pred_classes=cls[keep])
+
+
+def check_selection(who: str, score_thresh: float, nms_thresh: float, pre_nms_topk: int, max_detections: int) -> None:
+    """Refuse settings of :func:`detections_of_levels` that would find nothing, or everything.
+
+    Raises:
+        ValueError: one outside its range.
+    """
+    if not 0 <= score_thresh < 1 or not 0 <= nms_thresh <= 1 or pre_nms_topk < 1 or max_detections < 1:
+        raise ValueError(
+            f"{who}: need score_thresh in [0, 1), nms_thresh in [0, 1], pre_nms_topk and max_detections >= 1, got "
+            f"{score_thresh}, {nms_thresh}, {pre_nms_topk}, {max_detections}."
+        )

@@ -18,7 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from d2tiny.modeling.assigners import Assigner
-from d2tiny.modeling.dense_heads.common import DenseTargets, LevelScores, assign_targets, detections_of_levels
+from d2tiny.modeling.dense_heads.common import (
+    DenseTargets,
+    LevelScores,
+    assign_targets,
+    check_selection,
+    detections_of_levels,
+)
 from d2tiny.modeling.losses import BoxLoss, regression_loss
 from d2tiny.modeling.priors import GridPriors, grid_from_generator
 from d2tiny.utils.distributed import mean_over_ranks
@@ -79,6 +85,7 @@ class DenseHead(nn.Module):
             max_detections: of an image.
         """
         super().__init__()
+        check_selection(type(self).__name__, score_thresh, nms_thresh, pre_nms_topk, max_detections)
         self.num_classes, self.net, self.assigner, self.box_loss = num_classes, net, assigner, box_loss
         self.anchor_generator, self.assign_generator = anchor_generator, assign_generator
         self.box2box_transform = box2box_transform

@@ -16,7 +16,13 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from d2tiny.modeling.assigners import Assigner
-from d2tiny.modeling.dense_heads.common import DenseTargets, LevelScores, assign_targets, detections_of_levels
+from d2tiny.modeling.dense_heads.common import (
+    DenseTargets,
+    LevelScores,
+    assign_targets,
+    check_selection,
+    detections_of_levels,
+)
 from d2tiny.modeling.losses import BoxLoss
 from d2tiny.modeling.priors import GridLevel, GridPriors
 
@@ -66,11 +72,12 @@ class YOLOHead(nn.Module, abc.ABC):
             cells: (A, 4) boxes round the middle of a cell for each level; None takes one square of the stride.
 
         Raises:
-            ValueError: numbers of levels differ.
+            ValueError: numbers of levels differ, or a threshold outside its range.
         """
         super().__init__()
         if len(in_channels) != len(strides) or not strides:
             raise ValueError(f"{type(self).__name__}: {len(in_channels)} in_channels and {len(strides)} strides.")
+        check_selection(type(self).__name__, score_thresh, nms_thresh, pre_nms_topk, max_detections)
         self.num_classes, self.in_channels, self.strides = num_classes, list(in_channels), list(strides)
         self.assigner, self.box_loss = assigner, box_loss
         self.score_thresh, self.nms_thresh = score_thresh, nms_thresh
@@ -110,7 +117,7 @@ class YOLOHead(nn.Module, abc.ABC):
         """Label the priors of each image, looking at what the model says of it."""
         outputs = [o.detach() for o in self.joined(predictions)]
         said = (self.boxes(outputs, priors.boxes(), priors.strides()), self.scores(outputs))
-        return assign_targets(self.assigner, priors, instances, self.num_classes, said)
+        return assign_targets(self.assigner, priors, instances, self.num_classes, said, points=True)
 
     @staticmethod
     def joined(predictions: Predicted) -> list[Tensor]:

@@ -17,7 +17,7 @@ from d2tiny.modeling.dense_heads.common import DenseTargets
 from d2tiny.modeling.dense_heads.yolo import Predicted, YOLOHead, flat
 from d2tiny.modeling.losses import BoxLoss, dfl_loss, regression_loss
 from d2tiny.modeling.priors import GridPriors
-from d2tiny.utils.distributed import mean_over_ranks
+from d2tiny.utils.distributed import mean_over_ranks, world_size
 
 __all__ = ["YOLO11Head"]
 
@@ -118,7 +118,8 @@ class YOLO11Head(YOLOHead):
 
     def distances(self, logits: Tensor) -> Tensor:
         """(…, 4) mean distances in strides, of left, top, right and bottom, from (…, 64)."""
-        return logits.unflatten(-1, (4, BINS)).softmax(dim=-1) @ self.bins.to(logits.dtype)
+        # A sum, not a matrix product, which autocast would round to half precision.
+        return (logits.unflatten(-1, (4, BINS)).softmax(dim=-1) * self.bins.to(logits.dtype)).sum(dim=-1)
 
     def boxes(self, outputs: Sequence[Tensor], anchors: Tensor, stride: Any) -> Tensor:
         """Decoded boxes."""
@@ -135,7 +136,8 @@ class YOLO11Head(YOLOHead):
         weight, said = targets.quality[image, index], logits[image, index]
         wanted = torch.zeros_like(cls)
         wanted[image, index, targets.classes[image, index]] = weight.to(cls.dtype)
-        total = mean_over_ranks(weight.sum()).clamp(min=1)
+        ranks = world_size()
+        total = mean_over_ranks(weight.sum()).clamp(min=1 / ranks)
         distance = self.coder.get_deltas(anchors, boxes) if len(index) else boxes.new_zeros(0, 4)
         dfl = dfl_loss(said.unflatten(-1, (4, BINS)), distance)
         box = regression_loss(
@@ -143,7 +145,7 @@ class YOLO11Head(YOLOHead):
             weight=weight, avg_factor=total, groups=image,
         )  # fmt: skip
         score = F.binary_cross_entropy_with_logits(cls[valid], wanted[valid], reduction="sum")
-        images = len(cls)
+        images = len(cls) * ranks  # of the whole batch: gradients are averaged over the processes
         return {
             "loss_box_reg": self.box_weight * images * box,
             "loss_cls": self.cls_weight * images * score / total,

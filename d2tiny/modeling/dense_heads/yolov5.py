@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from d2tiny.modeling.assigners import RatioAssigner
+from d2tiny.modeling.dense_heads.common import ignored_places
 from d2tiny.modeling.dense_heads.yolo import Predicted, YOLOHead, flat
 from d2tiny.modeling.losses import BoxLoss, regression_loss
 from d2tiny.modeling.priors import GridPriors
 from d2tiny.modeling.targets import split_ignored
 from d2tiny.ops.boxes import aligned_ciou, max_iof
+from d2tiny.utils.distributed import world_size
 
 __all__ = ["AnchorPairs", "SigmoidCoder", "YOLOv5Head"]
 
@@ -191,6 +193,7 @@ class YOLOv5Head(YOLOHead):
             inside = torch.zeros(len(priors), dtype=torch.bool, device=gt.device)
             if len(regions) and self.assigner.ignore_iof_thresh < 1:
                 inside = max_iof(priors.boxes(), regions.float()) > self.assigner.ignore_iof_thresh
+                inside |= ignored_places(priors, regions)
             inside[found.prior] = False
             ignored.append(inside)
         image, prior, boxes, classes = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -220,7 +223,8 @@ class YOLOv5Head(YOLOHead):
         objectness = bce(obj[..., 0], wanted, reduction="none") * valid * weight[level]
         onehot = F.one_hot(targets.classes, self.num_classes).to(cls.dtype)
         classes = bce(cls[image, prior], onehot, reduction="none").mean(dim=1) * share
-        images, levels = len(cls), 3 / len(counts)
+        # Images of the whole batch: gradients are averaged over the processes, each with means of its own.
+        images, levels = len(cls) * world_size(), 3 / len(counts)
         size = counts[0] / len(priors.levels[0].cells) * self.strides[0] ** 2 / _REFERENCE**2
         return {
             "loss_box_reg": images * self.box_weight * levels * box,

@@ -10,6 +10,7 @@ from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from torch import Tensor, nn
 
 from d2tiny.modeling.dense_heads import DenseHead, YOLOHead
+from d2tiny.modeling.necks.levels import check_levels
 
 __all__ = ["AuxiliaryBranch", "TinyDenseDetector"]
 
@@ -101,6 +102,9 @@ class TinyDenseDetector(DenseDetector):
             check_head(
                 type(self).__name__, head, list(in_features), [s.channels for s in specs], [s.stride for s in specs]
             )
+        if auxiliary is not None:
+            neck = auxiliary.neck
+            check_levels("ARB", dict(zip(neck.in_features, neck.channels, strict=True)), shapes)
         self.auxiliary = auxiliary
 
     def strip_auxiliary(self) -> None:

@@ -26,7 +26,8 @@ def _conv(inputs: int, outputs: int, kernel: int, norm: str, *, dilation: int = 
         inputs, outputs, kernel, padding=dilation * (kernel // 2), dilation=dilation, groups=groups, bias=False
     )
     weight_init.c2_msra_fill(conv)
-    return nn.Sequential(conv, get_norm(norm, outputs))
+    own = nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.03) if norm == "YOLO" else get_norm(norm, outputs)
+    return nn.Sequential(conv, own)
 
 
 class FIM(nn.Module):
@@ -117,7 +118,7 @@ class SARL(nn.Module):
         Args:
             channels: of the levels.
             levels: their names, finest first; other features pass unchanged.
-            norm: of Detectron2: ``GN`` (32 groups), ``BN``, …
+            norm: of Detectron2: ``GN`` (32 groups), ``BN``, …, or ``YOLO``: batch norm with ε 10⁻³ and momentum 0.03.
             activation: ``relu`` or ``silu``.
             use_channel: weigh channels.
             use_spatial: weigh places.
