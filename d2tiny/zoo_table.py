@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from d2tiny import model_zoo
 from d2tiny.layers import SAConv2d
+from d2tiny.modeling.transformer import flatten_maps
 
 __all__ = ["cost", "markdown"]
 
@@ -36,7 +37,8 @@ Made by `python tools/make_model_zoo.py`; do not edit. Numbers are {" / ".join(M
 *Published* is what the named table says: a target, not a result of ours. *Measured* is ours, the mean over the named
 number of runs on `aerial_*` (see [results](results/README.md)); "not run" was never trained here. GMAC are
 multiply-adds of one image of {SIDE} px: backbone, neck, heads, and box heads for {PROPOSALS:,} proposals; deformable
-convolutions count as plain ones.
+convolutions count as plain ones. Of transformers the samples of deformable attention are not counted; they have the
+largest number of queries.
 """
 _COLUMNS = ("config", "params M", "GMAC", "published", "table", "measured")
 
@@ -68,6 +70,8 @@ def cost(name: str) -> dict[str, float]:
         features = model.backbone(torch.zeros(1, 3, SIDE, SIDE, device="meta"))
         if hasattr(model, "roi_heads"):
             _two_stage(model, features)
+        elif hasattr(model, "decoder"):
+            _transformer(model, features)
         else:
             model.head([features[level] for level in cfg.model.in_features])
     return {"params_m": round(parameters / 1e6, 2), "gmac": round(counter.get_total_flops() / 2e9, 1)}
@@ -81,6 +85,25 @@ def _two_stage(model: Any, features: dict[str, Tensor]) -> None:
     heads = zip(roi.box_head, roi.box_predictor, strict=True) if several else [(roi.box_head, roi.box_predictor)]
     for head, predictor in heads:
         predictor(head(pooled))
+
+
+def _transformer(model: Any, features: dict[str, Tensor]) -> None:
+    """Encoder, proposals of all tokens, and the decoder with as many queries as it may have."""
+    maps = [features[level] for level in model.head_in_features]
+    paddings = [torch.zeros(1, *m.shape[-2:], dtype=torch.bool, device="meta") for m in maps]
+    if model.routing is not None:
+        for x in maps:
+            model.routing.router(x)
+        for expert in model.routing.experts.values():
+            for x in expert(maps):
+                model.routing.output(model.routing.query(x) + model.routing.key(x) + model.routing.value(x))
+    tokens = flatten_maps(maps, [model.position(p) for p in paddings], paddings, model.level_embed)
+    memory = model.encoder(tokens)
+    model.selection.propose(memory, tokens)
+    if model.density is not None:
+        model.density.head(maps[0])
+    content = model.selection.content.weight[None]
+    model.decoder(content, torch.zeros(1, content.shape[1], 4, device="meta"), memory, tokens, None)
 
 
 def _numbers(metrics: Mapping[str, float | None]) -> str:

@@ -180,7 +180,7 @@ def _num_classes(cfg: DictConfig) -> int | None:
 
 
 def _class_owner(cfg: DictConfig) -> str:
-    return "model.roi_heads" if "roi_heads" in cfg.model else "model.head"
+    return next((f"model.{part}" for part in ("roi_heads", "head") if part in cfg.model), "model")
 
 
 def _check_datasets(cfg: DictConfig, splits: Sequence[str]) -> list[str]:

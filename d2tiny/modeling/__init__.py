@@ -4,6 +4,7 @@ from d2tiny.modeling.assigners import (
     ATSSAssigner,
     FCOSAssigner,
     HLAAssigner,
+    HungarianMatcher,
     MaxIoUAssigner,
     RatioAssigner,
     RKAAssigner,
@@ -14,11 +15,20 @@ from d2tiny.modeling.backbone import RFP, CSPDarknet, DetectoRSResNet, YOLO11Bac
 from d2tiny.modeling.build import build_resnet_efpnbs_backbone
 from d2tiny.modeling.dense_heads import DenseHead, YOLO11Head, YOLOv5Head, YOLOXHead
 from d2tiny.modeling.losses import DCLoss, IoULoss, NWDLoss, SALoss, SmoothL1Loss
-from d2tiny.modeling.meta_arch import AuxiliaryBranch, LazyModel, TinyDenseDetector
-from d2tiny.modeling.necks import ARB, EFPNBS, MDCA, PAFPN, PFDH, SARL, NeckedBackbone
+from d2tiny.modeling.meta_arch import AuxiliaryBranch, LazyModel, TinyDenseDetector, TinyDINO
+from d2tiny.modeling.necks import ARB, EFPNBS, MDCA, PAFPN, PFDH, SARL, ChannelMapper, NeckedBackbone
 from d2tiny.modeling.priors import GridPriors, RFAnchorGenerator
 from d2tiny.modeling.proposal_generator import TinyRPN
 from d2tiny.modeling.roi_heads import TinyCascadeROIHeads, TinyFastRCNNOutputLayers, TinyStandardROIHeads
+from d2tiny.modeling.transformer import (
+    REM,
+    DeformableEncoder,
+    Denoising,
+    DensityQueries,
+    DINOCriterion,
+    DINODecoder,
+    QuerySelection,
+)
 
 __all__ = [
     "ARB",
@@ -26,22 +36,31 @@ __all__ = [
     "MDCA",
     "PAFPN",
     "PFDH",
+    "REM",
     "RFP",
     "SARL",
     "ATSSAssigner",
     "AuxiliaryBranch",
     "CSPDarknet",
+    "ChannelMapper",
     "DCLoss",
+    "DINOCriterion",
+    "DINODecoder",
+    "DeformableEncoder",
+    "Denoising",
     "DenseHead",
+    "DensityQueries",
     "DetectoRSResNet",
     "FCOSAssigner",
     "GridPriors",
     "HLAAssigner",
+    "HungarianMatcher",
     "IoULoss",
     "LazyModel",
     "MaxIoUAssigner",
     "NWDLoss",
     "NeckedBackbone",
+    "QuerySelection",
     "RFAnchorGenerator",
     "RKAAssigner",
     "RatioAssigner",
@@ -50,6 +69,7 @@ __all__ = [
     "SmoothL1Loss",
     "TALAssigner",
     "TinyCascadeROIHeads",
+    "TinyDINO",
     "TinyDenseDetector",
     "TinyFastRCNNOutputLayers",
     "TinyRPN",

@@ -21,7 +21,7 @@ from d2tiny.config.native import lazy_from_yacs
 from tests.modeling.test_detector import item
 
 sys.path.insert(0, str(configs_root().parent))
-from configs.common import yolo
+from configs.common import dino, yolo
 
 LAZY = [name for name in model_zoo.list_configs() if not name.endswith(".yaml")]
 YAML = [name for name in model_zoo.list_configs() if name.endswith(".yaml")]
@@ -42,6 +42,15 @@ BATCHES = {
 
 def narrow(cfg):
     """A random R18 instead of the pretrained R50, 32 channels: the same graph, and seconds to run."""
+    if "encoder" in cfg.model:
+        OmegaConf.set_struct(cfg, False)
+        if cfg.model.backbone.backbone.stages.depth != 18:
+            dino.quick(cfg.model)
+        cfg.model.channels = 32
+        cfg.model.encoder.update(layers=1, heads=2, hidden=32)
+        cfg.model.decoder.layers = 2
+        OmegaConf.set_struct(cfg, True)
+        return cfg
     if "in_channels" in cfg.model.get("head", {}):
         stages, _ = yolo.chain(cfg.model)
         stages.update(depth=0.33, width=0.125)

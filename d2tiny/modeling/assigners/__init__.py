@@ -4,6 +4,7 @@ from d2tiny.modeling.assigners.atss import ATSSAssigner
 from d2tiny.modeling.assigners.base import Assigner, AssignResult, Predictions
 from d2tiny.modeling.assigners.fcos import FCOSAssigner
 from d2tiny.modeling.assigners.hla import HLAAssigner
+from d2tiny.modeling.assigners.hungarian import HungarianMatcher
 from d2tiny.modeling.assigners.max_iou import MaxIoUAssigner
 from d2tiny.modeling.assigners.ratio import RatioAssigner
 from d2tiny.modeling.assigners.rka import RKAAssigner
@@ -16,6 +17,7 @@ __all__ = [
     "Assigner",
     "FCOSAssigner",
     "HLAAssigner",
+    "HungarianMatcher",
     "MaxIoUAssigner",
     "Predictions",
     "RKAAssigner",

@@ -17,7 +17,7 @@ from d2tiny.utils.weights import OPTIONAL_WEIGHTS
 __all__ = ["SHARED_KEYS", "LazyModel", "shared_path"]
 
 # Test-time settings that applications edit in a CfgNode, and where lazy configs keep them: in the box predictor (of a
-# cascade the last one), or in the dense head.
+# cascade the last one), in the dense head, or in the model itself.
 SHARED_KEYS = {
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": ("test_score_thresh", "score_thresh"),
     "MODEL.ROI_HEADS.NMS_THRESH_TEST": ("test_nms_thresh", "nms_thresh"),
@@ -32,7 +32,7 @@ def shared_path(lazy: DictConfig, key: str) -> str | None:
     stages = OmegaConf.select(lazy, "model.roi_heads.box_predictors")
     predictor = "box_predictor" if stages is None else f"box_predictors.{len(stages) - 1}"
     roi = "model.roi_heads" if in_predictor == "num_classes" else f"model.roi_heads.{predictor}"
-    for path in (f"{roi}.{in_predictor}", f"model.head.{in_head}"):
+    for path in (f"{roi}.{in_predictor}", f"model.head.{in_head}", f"model.{in_head}"):
         if OmegaConf.select(lazy, path) is not None:
             return path
     return None

@@ -1,6 +1,7 @@
 """What stands between backbone and heads: dict of features in, dict of features out."""
 
 from d2tiny.modeling.necks.arb import ARB
+from d2tiny.modeling.necks.channel_mapper import ChannelMapper
 from d2tiny.modeling.necks.efpn_bs import CEM, EFPNBS, FBSM
 from d2tiny.modeling.necks.mdca import MDCA, MDCAttention
 from d2tiny.modeling.necks.necked_backbone import NeckedBackbone
@@ -20,6 +21,7 @@ __all__ = [
     "PAFPN",
     "PFDH",
     "SARL",
+    "ChannelMapper",
     "MDCAttention",
     "NeckedBackbone",
 ]

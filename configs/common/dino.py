@@ -1,0 +1,51 @@
+"""Parts of detection transformers; each function takes a model's config and alters it."""
+
+from detectron2.config import LazyCall as L
+
+from d2tiny.modeling.transformer import (
+    REM,
+    ContextExpert,
+    DensityQueries,
+    DetailExpert,
+    LocalExpert,
+    WideExpert,
+)
+
+
+def five_scales(model):
+    """One more level, of stride 4: 53,294 tokens at 800² px."""
+    stages, neck = model.backbone.backbone, model.backbone.neck
+    stages.out_features = neck.in_features = ["res2", "res3", "res4", "res5"]
+    neck.in_channels = [neck.in_channels[0] // 2, *neck.in_channels]
+    model.in_features = ["m0", "m1", "m2", "m3", "m4"]
+    model.encoder.levels = 5
+
+
+def dgq(model, **settings):
+    """Density-guided queries (SPEC §11.3)."""
+    model.density = L(DensityQueries)(channels="${..channels}", **settings)
+    model.selection.queries = max(model.density.get("buckets", [1500]))
+
+
+def rem(model, **settings):
+    """Routed mixture attention with light experts (SPEC §11.2)."""
+    width = "${....channels}"
+    model.routing = L(REM)(
+        experts=[L(expert)(channels=width) for expert in (LocalExpert, DetailExpert, WideExpert, ContextExpert)],
+        channels="${..channels}",
+        heads="${..encoder.heads}",
+        **settings,
+    )
+
+
+def quick(model):
+    """ResNet-18, 128 channels, two encoder and three decoder layers: for a processor."""
+    stages, neck = model.backbone.backbone, model.backbone.neck
+    stages.stem.norm = "BN"
+    stages.stages = dict(_target_=stages.stages._target_, depth=18, norm="BN")
+    stages.freeze_at = 0
+    neck.in_channels = [c // 4 for c in neck.in_channels]
+    model.channels = 128
+    model.encoder.update(layers=2, heads=4, hidden=256)
+    model.decoder.layers = 3
+    model.selection.queries = 300

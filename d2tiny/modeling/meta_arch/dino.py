@@ -1,0 +1,295 @@
+"""DINO for tiny objects, and ScaleBridge-Det: with density-guided queries and routed mixture attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
+
+from d2tiny.layers.position import MapPosition, inverse_sigmoid
+from d2tiny.modeling.targets import split_ignored
+from d2tiny.modeling.transformer import (
+    REM,
+    Decoded,
+    DeformableEncoder,
+    Denoising,
+    DensityQueries,
+    DINOCriterion,
+    DINODecoder,
+    Proposals,
+    QuerySelection,
+    Routed,
+    Tokens,
+    flatten_maps,
+    padding_masks,
+)
+from d2tiny.modeling.transformer.denoising import DenoisingQueries
+from d2tiny.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+
+__all__ = ["TinyDINO"]
+
+_PAD_BOX = (0.5, 0.5, 0.01, 0.01)
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """Objects of a batch: classes (G,), boxes (G, 4) and ignore regions (R, 4) in shares of the image."""
+
+    classes: list[Tensor]
+    boxes: list[Tensor]
+    ignored: list[Tensor]
+
+
+@dataclass(frozen=True)
+class _Queries:
+    """Queries of a batch.
+
+    Attributes:
+        content: (B, K, C).
+        reference: (B, K, 4) logits of boxes, without gradient.
+        padding: (B, K) boolean, or None where all images have K.
+        logits: (B, K, classes) of the encoder.
+        boxes: (B, K, 4) of the encoder in [0, 1].
+    """
+
+    content: Tensor
+    reference: Tensor
+    padding: Tensor | None
+    logits: Tensor
+    boxes: Tensor
+
+
+@META_ARCH_REGISTRY.register()
+class TinyDINO(nn.Module):
+    """Detection transformer: encoder over all levels, queries from its best tokens, decoder, no NMS.
+
+    Without ``density`` and ``routing`` it is plain DINO; with both it is ScaleBridge-Det. ``pred_boxes`` of a query
+    may occur with several classes, as in DINO.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: Any,
+        in_features: Sequence[str],
+        num_classes: int,
+        encoder: DeformableEncoder,
+        selection: QuerySelection,
+        decoder: DINODecoder,
+        criterion: DINOCriterion,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        channels: int = 256,
+        denoising: Denoising | None = None,
+        density: DensityQueries | None = None,
+        routing: REM | None = None,
+        temperature: float = 20.0,
+        max_detections: int = 1500,
+        score_thresh: float = 0.0,
+        input_format: str = "RGB",
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            backbone: with a :class:`~d2tiny.modeling.necks.ChannelMapper`.
+            in_features: names of the levels, finest first.
+            num_classes: of objects.
+            encoder: over all levels.
+            selection: of the queries.
+            decoder: of the queries.
+            criterion: of training.
+            pixel_mean: of each channel.
+            pixel_std: of each channel.
+            channels: C of all levels.
+            denoising: of training; None for none.
+            density: chooses number and places of the queries (DGQ).
+            routing: mixes experts into the levels (REM).
+            temperature: of the position embedding.
+            max_detections: of an image.
+            score_thresh: scores of detections must be above it.
+            input_format: order of the channels, for visualisation.
+
+        Raises:
+            ValueError: levels that differ, or more queries than the selection has.
+        """
+        super().__init__()
+        shapes = backbone.output_shape()
+        wrong = {n: shapes[n].channels for n in in_features if n in shapes and shapes[n].channels != channels}
+        if wrong:
+            raise ValueError(f"TinyDINO: channels={channels}, but the backbone's levels have {wrong}.")
+        if density is not None and density.buckets[-1] > selection.queries:
+            raise ValueError(
+                f"TinyDINO: density.buckets go up to {density.buckets[-1]}, but selection.queries={selection.queries}."
+            )
+        self.backbone, self.head_in_features = backbone, list(in_features)
+        self.encoder, self.selection, self.decoder, self.criterion = encoder, selection, decoder, criterion
+        self.denoising, self.density, self.routing = denoising, density, routing
+        self.num_classes, self.max_detections, self.score_thresh = num_classes, max_detections, score_thresh
+        self.input_format = input_format
+        self.position = MapPosition(channels // 2, temperature)
+        self.level_embed = nn.Parameter(torch.randn(len(in_features), channels))
+        self.register_buffer("pixel_mean", torch.tensor(list(pixel_mean)).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(list(pixel_std)).view(-1, 1, 1), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        mean: Any = self.pixel_mean
+        device: torch.device = mean.device
+        return device
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """Losses in training, else detections, as Detectron2's models give them."""
+        images = self._images(batched_inputs)
+        tokens, routed = self._tokens(images)
+        memory = self.encoder(tokens)
+        proposals = self.selection.propose(memory, tokens)
+        if self.training:
+            truth = self._truth([item["instances"].to(self.device) for item in batched_inputs])
+            return self._losses(memory, tokens, proposals, truth, routed)
+        density = None if self.density is None else self.density.density(memory, tokens)
+        queries = self._queries(proposals, tokens, density, None)
+        said = self._decode(queries, None, memory, tokens)[0]
+        results = self._detections(said, queries.padding, images.image_sizes)
+        return [
+            {"instances": detector_postprocess(r, item.get("height", size[0]), item.get("width", size[1]))}
+            for r, item, size in zip(results, batched_inputs, images.image_sizes, strict=True)
+        ]
+
+    def _images(self, batch: list[dict[str, Any]]) -> ImageList:
+        images = [(item["image"].to(self.device) - self.pixel_mean) / self.pixel_std for item in batch]
+        return ImageList.from_tensors(images, self.backbone.size_divisibility)
+
+    def _tokens(self, images: ImageList) -> tuple[Tokens, Routed | None]:
+        features = self.backbone(images.tensor)
+        maps = [features[name] for name in self.head_in_features]
+        height, width = images.tensor.shape[-2:]
+        paddings = padding_masks(images.image_sizes, (height, width), maps)
+        routed = None
+        if self.routing is not None:
+            maps, routed = self.routing(maps, paddings, images.tensor)
+        positions = [self.position(p) for p in paddings]
+        return flatten_maps(maps, positions, paddings, self.level_embed), routed
+
+    def _truth(self, instances: Sequence[Instances]) -> _Truth:
+        classes, boxes, ignored = [], [], []
+        for image in instances:
+            objects, regions = split_ignored(image)
+            gt = objects.gt_boxes.tensor
+            whole = ((gt[:, 2:] - gt[:, :2]) > 0).all(dim=1)
+            scale = gt.new_tensor(image.image_size[::-1]).repeat(2)
+            classes.append(objects.gt_classes[whole])
+            boxes.append(xyxy_to_cxcywh(gt[whole]) / scale)
+            ignored.append(xyxy_to_cxcywh(regions) / scale)
+        return _Truth(classes, boxes, ignored)
+
+    def _queries(
+        self, proposals: Proposals, tokens: Tokens, density: Tensor | None, counts: Sequence[int] | None
+    ) -> _Queries:
+        """Content and boxes of the queries of each image."""
+        if self.density is None:
+            index, padding, peaks = self.selection.select(proposals, self.selection.queries), None, None
+        else:
+            assert density is not None
+            chosen = self.density.select(proposals, density.detach(), tokens, counts)
+            index, padding, peaks = chosen.tokens, chosen.padding, chosen.peaks
+        logits = proposals.logits.gather(1, index[..., None].expand(-1, -1, proposals.logits.shape[2]))
+        boxes = proposals.reference.gather(1, index[..., None].expand(-1, -1, 4))
+        content = self.selection.content.weight[: index.shape[1]].expand(len(index), -1, -1)
+        reference = boxes.detach()
+        if peaks is not None and padding is not None:
+            features = proposals.features.gather(1, index[..., None].expand(-1, -1, proposals.features.shape[2]))
+            starts, _ = self.selection.starts(tokens)
+            plain = inverse_sigmoid(starts.float()).gather(1, index[..., None].expand(-1, -1, 4))
+            content = torch.where(peaks[..., None], features.to(content.dtype), content)
+            reference = torch.where(peaks[..., None], plain, reference)
+            content = content.masked_fill(padding[..., None], 0.0)
+            pad = inverse_sigmoid(reference.new_tensor(_PAD_BOX))
+            reference = torch.where(padding[..., None], pad, reference)
+        return _Queries(content, reference, padding, logits, boxes.sigmoid())
+
+    def _decode(
+        self, queries: _Queries, noisy: DenoisingQueries | None, memory: Tensor, tokens: Tokens
+    ) -> tuple[Decoded, Decoded | None]:
+        """What the layers say of the matching queries, and of the noisy ones before them."""
+        content, reference, extra = queries.content, queries.reference, 0
+        blocked = None
+        if noisy is not None:
+            extra = noisy.content.shape[1]
+            content = torch.cat((noisy.content.to(content.dtype), content), dim=1)
+            reference = torch.cat((noisy.reference, reference), dim=1)
+            blocked = noisy.blocked
+        if queries.padding is not None and bool(queries.padding.any()):
+            pads = torch.cat((queries.padding.new_zeros(len(content), extra), queries.padding), dim=1)
+            blocked = pads[:, None] if blocked is None else pads[:, None] | blocked[None]
+            blocked = blocked.expand(-1, content.shape[1], -1)
+            blocked = blocked.repeat_interleave(self.decoder.heads, dim=0)
+        said = self.decoder(content, reference, memory, tokens, blocked)
+        own = Decoded(said.logits[:, :, extra:], said.boxes[:, :, extra:])
+        return own, Decoded(said.logits[:, :, :extra], said.boxes[:, :, :extra]) if extra else None
+
+    def _losses(
+        self, memory: Tensor, tokens: Tokens, proposals: Proposals, truth: _Truth, routed: Routed | None
+    ) -> dict[str, Tensor]:
+        losses: dict[str, Tensor] = {}
+        density, counts = None, [len(c) for c in truth.classes]
+        if self.density is not None:
+            density = self.density.density(memory, tokens)
+        queries = self._queries(proposals, tokens, density, counts)
+        if self.density is not None and density is not None:
+            losses |= self.density.losses(density, tokens, truth.boxes)
+        noisy = None
+        if self.denoising is not None:
+            noisy = self.denoising(truth.classes, truth.boxes, queries.content.shape[1])
+        own, extra = self._decode(queries, noisy, memory, tokens)
+        real = None if queries.padding is None else ~queries.padding
+        args = (truth.classes, truth.boxes, real, truth.ignored)
+        losses |= self.criterion.decoded(own, *args)
+        # tokens outside the image are never right, and their logits are infinite
+        usable = torch.isfinite(queries.logits).all(dim=-1)
+        logits = queries.logits.masked_fill(~usable[..., None], -20.0)
+        losses |= self.criterion.matched(
+            logits, queries.boxes, truth.classes, truth.boxes, usable if real is None else usable & real, truth.ignored,
+            "_enc",
+        )  # fmt: skip
+        if noisy is not None and extra is not None:
+            losses |= self.criterion.denoised(extra, noisy, truth.classes, truth.boxes)
+        elif self.denoising is not None:
+            # every parameter takes part in every step, as several processes need it
+            losses["loss_class_dn"] = 0.0 * self.denoising.labels.weight.sum()
+        if routed is not None:
+            losses |= routed.losses
+        self._log(queries, counts, routed)
+        return losses
+
+    def _log(self, queries: _Queries, counts: Sequence[int], routed: Routed | None) -> None:
+        storage = get_event_storage()
+        used = queries.content.shape[1] if queries.padding is None else float((~queries.padding).sum(1).float().mean())
+        storage.put_scalar("queries", used)
+        storage.put_scalar("objects", sum(counts) / max(len(counts), 1))
+        if routed is not None:
+            storage.put_scalars(**routed.statistics)
+
+    def _detections(self, said: Decoded, padding: Tensor | None, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
+        """The best pairs of query and class of each image, by falling score."""
+        scores = said.logits[-1].sigmoid()
+        if padding is not None:
+            scores = scores.masked_fill(padding[..., None], -1.0)
+        results = []
+        for score, box, size in zip(scores, said.boxes[-1], sizes, strict=True):
+            flat = score.flatten()
+            best = flat.argsort(descending=True, stable=True)[: self.max_detections]
+            best = best[flat[best] > max(self.score_thresh, 0.0)]
+            query, cls = best // score.shape[1], best % score.shape[1]
+            boxes = Boxes(cxcywh_to_xyxy(box[query]) * box.new_tensor(size[::-1]).repeat(2))
+            boxes.clip(size)
+            whole = boxes.nonempty() & torch.isfinite(boxes.tensor).all(dim=1)
+            results.append(Instances(size, pred_boxes=boxes[whole], scores=flat[best][whole], pred_classes=cls[whole]))
+        return results

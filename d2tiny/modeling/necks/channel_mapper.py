@@ -1,0 +1,76 @@
+"""One width for all levels, and coarser ones below the backbone's last (Deformable DETR)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from detectron2.layers import ShapeSpec, get_norm
+from torch import Tensor, nn
+
+from d2tiny.modeling.necks.levels import check_levels
+from d2tiny.utils.registry import NECK_REGISTRY
+
+__all__ = ["ChannelMapper"]
+
+
+@NECK_REGISTRY.register()
+class ChannelMapper(nn.Module):
+    """1×1 convolution and norm of each level; further levels by 3×3 convolutions of stride 2 from the coarsest."""
+
+    def __init__(
+        self,
+        *,
+        in_features: Sequence[str],
+        in_channels: Sequence[int],
+        channels: int = 256,
+        extra: int = 1,
+        norm: str = "GN",
+    ) -> None:
+        """Build the convolutions.
+
+        Args:
+            in_features: the backbone's levels, finest first.
+            in_channels: of these.
+            channels: of the levels that go out, ``m0`` (finest), ``m1``, …
+            extra: coarser levels.
+            norm: ``GN`` has 32 groups.
+
+        Raises:
+            ValueError: numbers differ.
+        """
+        super().__init__()
+        if len(in_features) != len(in_channels) or not in_features:
+            raise ValueError(f"ChannelMapper: {len(in_features)} in_features and {len(in_channels)} in_channels.")
+        self.in_channels, self.channels, self.extra = dict(zip(in_features, in_channels, strict=True)), channels, extra
+
+        def conv(inputs: int, kernel: int) -> nn.Sequential:
+            layer = nn.Conv2d(inputs, channels, kernel, stride=1 if kernel == 1 else 2, padding=kernel // 2)
+            nn.init.xavier_uniform_(layer.weight)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+            return nn.Sequential(layer, get_norm(norm, channels))
+
+        self.same = nn.ModuleList(conv(count, 1) for count in in_channels)
+        self.coarser = nn.ModuleList(conv(channels if i else in_channels[-1], 3) for i in range(extra))
+        self.names = [f"m{i}" for i in range(len(in_features) + extra)]
+
+    def output_shape(self, input_shape: dict[str, ShapeSpec]) -> dict[str, ShapeSpec]:
+        """Names, channels and strides of the output.
+
+        Raises:
+            ValueError: a level is missing or has other channels.
+        """
+        check_levels("ChannelMapper", self.in_channels, input_shape)
+        strides = [input_shape[name].stride for name in self.in_channels]
+        for _ in range(self.extra):
+            strides.append(None if strides[-1] is None else 2 * strides[-1])
+        return {n: ShapeSpec(channels=self.channels, stride=s) for n, s in zip(self.names, strides, strict=True)}
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the levels."""
+        maps = [layer(features[name]) for name, layer in zip(self.in_channels, self.same, strict=True)]
+        x = features[list(self.in_channels)[-1]]
+        for layer in self.coarser:
+            x = layer(x)
+            maps.append(x)
+        return dict(zip(self.names, maps, strict=True))

@@ -1,0 +1,188 @@
+"""Deformable attention: numba and Triton kernels against loops and grid_sample."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from d2tiny.layers.deform_attn import MSDeformAttn, ms_deform_attn, reference_deform_attn
+
+SIZES = [(5, 6), (3, 2), (1, 1)]
+
+
+def case(dtype=torch.float64, batch=2, queries=7, heads=3, depth=4, points=2, sizes=SIZES, spread=1.3):
+    generator = torch.Generator().manual_seed(0)
+    cells, levels = sum(h * w for h, w in sizes), len(sizes)
+    value = torch.randn(batch, cells, heads, depth, generator=generator, dtype=dtype)
+    places = torch.rand(batch, queries, heads, levels, points, 2, generator=generator, dtype=dtype) * spread
+    places = places - (spread - 1) / 2  # some outside
+    weights = torch.rand(batch, queries, heads, levels, points, generator=generator, dtype=dtype)
+    return value, sizes, places, weights
+
+
+def slow(value, sizes, places, weights):
+    """One sample and corner at a time."""
+    batch, queries, heads, _, points, _ = places.shape
+    out = torch.zeros(batch, queries, heads, value.shape[3], dtype=value.dtype)
+    for b in range(batch):
+        for q in range(queries):
+            for m in range(heads):
+                start = 0
+                for level, (h, w) in enumerate(sizes):
+                    for p in range(points):
+                        x = float(places[b, q, m, level, p, 0]) * w - 0.5
+                        y = float(places[b, q, m, level, p, 1]) * h - 0.5
+                        for cy in (math.floor(y), math.floor(y) + 1):
+                            for cx in (math.floor(x), math.floor(x) + 1):
+                                if 0 <= cx < w and 0 <= cy < h:
+                                    share = (1 - abs(x - cx)) * (1 - abs(y - cy))
+                                    row = value[b, start + cy * w + cx, m]
+                                    out[b, q, m] += float(weights[b, q, m, level, p]) * share * row
+                    start += h * w
+    return out.flatten(2)
+
+
+@pytest.mark.parametrize("function", [ms_deform_attn, reference_deform_attn])
+def test_equals_a_slow_loop(function):
+    args = case()
+    torch.testing.assert_close(function(*args), slow(*args))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_equal_those_of_grid_sample(dtype):
+    value, sizes, places, weights = case(dtype)
+    given = torch.randn(2, 7, 12, dtype=dtype)
+    found = []
+    for function in (ms_deform_attn, reference_deform_attn):
+        leaves = [x.clone().requires_grad_() for x in (value, places, weights)]
+        out = function(leaves[0], sizes, leaves[1], leaves[2])
+        found.append(torch.autograd.grad(out, leaves, given))
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, atol=2e-5 if dtype == torch.float32 else 1e-10, rtol=1e-4)
+
+
+def test_gradcheck():
+    value, sizes, places, weights = case(queries=3, heads=2, depth=3)
+    leaves = [x.requires_grad_() for x in (value, places, weights)]
+    assert torch.autograd.gradcheck(lambda v, p, w: ms_deform_attn(v, sizes, p, w), leaves)
+
+
+def test_borders_and_far_places():
+    """The middle of the first cell is its value; the very corner a quarter of it; beyond is nothing, as is NaN."""
+    value = torch.tensor([[[[8.0]], [[4.0]], [[2.0]], [[6.0]]]])
+    places = torch.tensor([[0.25, 0.25], [0.0, 0.0], [1.0, 1.0], [0.5, 0.5], [-0.3, 0.5], [9.0, 9.0], [math.nan, 0.5]])
+    places = places.view(1, 7, 1, 1, 1, 2)
+    out = ms_deform_attn(value, [(2, 2)], places, torch.ones(1, 7, 1, 1, 1))
+    assert out.flatten().tolist() == [8, 2, 1.5, 5, 0, 0, 0]
+
+
+def test_threads_change_no_bit():
+    value, sizes, places, weights = case(torch.float32, queries=50, heads=8, depth=8)
+    results = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            leaves = [x.clone().requires_grad_() for x in (value, places, weights)]
+            out = ms_deform_attn(leaves[0], sizes, leaves[1], leaves[2])
+            results.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
+    finally:
+        torch.set_num_threads(1)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_half_precision_is_computed_in_float32():
+    value, sizes, places, weights = case(torch.float32)
+    half = ms_deform_attn(value.bfloat16(), sizes, places, weights)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half, reference_deform_attn(value.bfloat16(), sizes, places, weights))
+
+
+def test_nothing_to_do():
+    value, sizes, places, weights = case(torch.float32, queries=0)
+    assert ms_deform_attn(value, sizes, places, weights).shape == (2, 0, 12)
+
+
+@pytest.mark.parametrize("part", [0, 1, 2, 3])
+def test_shapes_that_do_not_fit_are_refused(part):
+    args = list(case(torch.float32))
+    args[part] = [(4, 4)] if part == 1 else args[part][:1]
+    with pytest.raises(ValueError, match="must fit"):
+        ms_deform_attn(*args)
+
+
+TRITON = """
+import torch
+from d2tiny.layers.deform_attn import reference_deform_attn
+from d2tiny.layers.deform_attn_gpu import DeformAttnGPU
+from tests.layers.test_deform_attn import case
+for dtype, depth, queries in ((torch.float32, 6, 21), (torch.float32, 8, 3), (torch.float16, 4, 17)):
+    value, sizes, places, weights = case(torch.float32, depth=depth, queries=queries)
+    given, found = torch.randn(2, queries, 3 * depth), []
+    for function in (lambda v, s, p, w: DeformAttnGPU.apply(v, tuple(s), p, w), reference_deform_attn):
+        leaves = [value.to(dtype).requires_grad_(), places.clone().requires_grad_(), weights.clone().requires_grad_()]
+        out = function(leaves[0], sizes, leaves[1], leaves[2])
+        found.append([out, *torch.autograd.grad(out, leaves, given.to(dtype))])
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    for one, two in zip(*found, strict=True):
+        assert one.dtype == two.dtype
+        torch.testing.assert_close(one, two, atol=tolerance, rtol=tolerance)
+print("equal")
+"""
+
+
+def test_triton_in_its_interpreter():
+    """The GPU's kernels, step by step on the processor."""
+    pytest.importorskip("triton")
+    done = subprocess.run(
+        [sys.executable, "-c", TRITON],
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip().endswith("equal"), done.stderr[-2000:]
+
+
+def test_heads_look_into_eight_directions_at_first():
+    """(1, 0), (1, 1), (0, 1), …, p + 1 cells far; all places weigh the same."""
+    layer = MSDeformAttn(channels=16, heads=8, levels=2, points=3)
+    offsets = layer.offsets.bias.view(8, 2, 3, 2)
+    directions = [(1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1)]
+    for head, direction in enumerate(directions):
+        for point in range(3):
+            wanted = torch.tensor(direction).float() * (point + 1)
+            torch.testing.assert_close(offsets[head, :, point], wanted.expand(2, 2), atol=1e-5, rtol=0)
+    assert not layer.weights.weight.any()
+
+
+def test_layer_equals_its_formula():
+    torch.manual_seed(0)
+    layer = MSDeformAttn(channels=8, heads=2, levels=2, points=2)
+    torch.nn.init.normal_(layer.offsets.weight, std=0.5)
+    torch.nn.init.normal_(layer.weights.weight)
+    sizes = [(4, 3), (2, 2)]
+    query, memory, padding = torch.randn(1, 5, 8), torch.randn(1, 16, 8), torch.rand(1, 16) < 0.2
+    for width in (2, 4):
+        reference = torch.rand(1, 5, 2, width)
+        value = layer.value(memory).masked_fill(padding[..., None], 0).view(1, 16, 2, 4)
+        weights = layer.weights(query).view(1, 5, 2, 4).softmax(-1).view(1, 5, 2, 2, 2)
+        delta = layer.offsets(query).view(1, 5, 2, 2, 2, 2)
+        places = torch.zeros(1, 5, 2, 2, 2, 2)
+        for level, (h, w) in enumerate(sizes):
+            if width == 2:
+                step = delta[:, :, :, level] / torch.tensor([w, h])
+            else:
+                step = delta[:, :, :, level] / 2 * reference[:, :, None, level, None, 2:] * 0.5
+            places[:, :, :, level] = reference[:, :, None, level, None, :2] + step
+        wanted = layer.output(slow(value, sizes, places, weights))
+        torch.testing.assert_close(layer(query, reference, memory, sizes, padding), wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_heads_must_divide_the_channels():
+    with pytest.raises(ValueError, match="cannot be shared"):
+        MSDeformAttn(channels=10, heads=4)

@@ -1,0 +1,344 @@
+"""DINO: matching, denoising, refinement, padding, and what DGQ and REM leave alone."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from detectron2.config import instantiate
+from detectron2.utils.events import EventStorage
+from omegaconf import OmegaConf
+
+from d2tiny import model_zoo
+from d2tiny.layers.position import MapPosition, box_position, inverse_sigmoid
+from d2tiny.modeling.assigners import HungarianMatcher
+from d2tiny.modeling.transformer import Denoising, DINOCriterion, DINODecoder, Tokens
+from d2tiny.ops.boxes import cxcywh_to_xyxy, pairwise_giou
+from tests.modeling.test_configs import narrow
+from tests.modeling.test_detector import item
+
+
+def small(name="dino_r18", **changes):
+    """A narrow model of a quick config; the same weights for the same parts."""
+    cfg = narrow(model_zoo.get_config(f"quick/{name}")).model
+    OmegaConf.set_struct(cfg, False)
+    for key, value in changes.items():
+        OmegaConf.update(cfg, key.replace("__", "."), value)
+    torch.manual_seed(0)
+    return instantiate(cfg)
+
+
+def settle(model):
+    """Values that are zero at first get some, so that nothing is hidden."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            if not p.any():
+                p.normal_(std=0.05)
+    return model
+
+
+def step(model, batch):
+    with EventStorage(0):
+        return model(batch)
+
+
+# --- matching and losses -------------------------------------------------------------------------------------------
+
+
+def test_giou_by_hand():
+    """Same box 1; 2×2 apart from 2×2 by 2 in a row of 6×2: −2/6 · … = 0 − (12 − 8)/12."""
+    a = torch.tensor([[0.0, 0, 2, 2]])
+    b = torch.tensor([[0.0, 0, 2, 2], [4, 0, 6, 2], [1, 0, 3, 2]])
+    torch.testing.assert_close(pairwise_giou(a, b), torch.tensor([[1.0, -1 / 3, 1 / 3]]))
+    assert torch.isfinite(pairwise_giou(torch.zeros(1, 4), torch.zeros(1, 4))).all()
+
+
+def test_cost_by_hand():
+    """p = ½: α(1−p)²(−ln p) − (1−α)p²(−ln(1−p)) = (¼ − ¾)·¼·ln 2, twice that; L1 0.2, five times; GIoU 1."""
+    matcher = HungarianMatcher()
+    box = torch.tensor([[0.5, 0.5, 0.2, 0.2]])
+    cost = matcher.cost(torch.zeros(1, 1), box, torch.tensor([0]), box)
+    assert float(cost) == pytest.approx(2 * -0.5 * 0.25 * math.log(2) - 2, abs=1e-5)
+    moved = torch.tensor([[0.6, 0.5, 0.2, 0.2]])
+    shifted = matcher.cost(torch.zeros(1, 1), moved, torch.tensor([0]), box)
+    assert float(shifted) == pytest.approx(2 * -0.5 * 0.25 * math.log(2) + 5 * 0.1 - 2 / 3, abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_matching_is_the_cheapest_of_all(seed):
+    torch.manual_seed(seed)
+    matcher = HungarianMatcher()
+    logits, boxes = torch.randn(5, 3), torch.rand(5, 4) * 0.5 + 0.1
+    classes, gt = torch.randint(0, 3, (3,)), torch.rand(3, 4) * 0.5 + 0.1
+    cost = matcher.cost(logits, boxes, classes, gt)
+    query, found = matcher(logits, boxes, classes, gt)
+    best = min(sum(float(cost[q, g]) for g, q in enumerate(qs)) for qs in itertools.permutations(range(5), 3))
+    assert float(cost[query, found].sum()) == pytest.approx(best, rel=1e-5)
+
+
+def test_matching_edges(caplog):
+    matcher = HungarianMatcher()
+    none = matcher(torch.zeros(3, 2), torch.rand(3, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
+    assert len(none[0]) == len(none[1]) == 0
+    query, _ = matcher(torch.zeros(2, 2), torch.rand(2, 4), torch.zeros(5, dtype=torch.int64), torch.rand(5, 4))
+    assert len(query) == 2
+    assert "2 queries for 5 objects" in caplog.text
+    with pytest.raises(FloatingPointError, match="NaN"):
+        matcher(torch.full((2, 2), math.nan), torch.rand(2, 4), torch.tensor([0]), torch.rand(1, 4))
+    with pytest.raises(ValueError, match="weights"):
+        HungarianMatcher(class_weight=-1.0)
+
+
+def test_losses_by_hand():
+    """Two queries, the first exact with p = ½: focal of it ¼·¼·ln 2 and of the other ¾·¼·ln 2; boxes 0."""
+    criterion = DINOCriterion(matcher=HungarianMatcher())
+    gt = torch.tensor([[0.5, 0.5, 0.2, 0.2]])
+    boxes = torch.stack((gt, torch.tensor([[0.1, 0.1, 0.1, 0.1]])), dim=1)
+    losses = criterion.matched(torch.zeros(1, 2, 1), boxes, [torch.tensor([0])], [gt])
+    assert float(losses["loss_class"]) == pytest.approx((0.25 + 0.75) * 0.25 * math.log(2))
+    assert float(losses["loss_bbox"]) == pytest.approx(0, abs=1e-6)
+    assert float(losses["loss_giou"]) == pytest.approx(0, abs=1e-5)
+    pads = torch.tensor([[True, False]])
+    masked = criterion.matched(torch.zeros(1, 2, 1), boxes, [torch.tensor([0])], [gt], pads)
+    assert float(masked["loss_class"]) == pytest.approx(0.25 * 0.25 * math.log(2))
+    region = [torch.tensor([[0.1, 0.1, 0.2, 0.2]])]
+    ignored = criterion.matched(torch.zeros(1, 2, 1), boxes, [torch.tensor([0])], [gt], None, region)
+    assert float(ignored["loss_class"]) == pytest.approx(float(masked["loss_class"]))
+
+
+# --- denoising -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("largest", "groups", "total"),
+    [(0, 0, 0), (1, 100, 200), (10, 10, 200), (37, 2, 148), (100, 1, 200), (500, 1, 1000), (2667, 1, 5334)],
+)
+def test_number_of_denoising_groups(largest, groups, total):
+    assert Denoising(num_classes=2, channels=4).groups(largest) == (groups, total)
+
+
+def test_noise_stays_in_its_bounds():
+    """Positives move each corner by less than half a side, negatives by half to one side (before the border)."""
+    torch.manual_seed(0)
+    noise = Denoising(num_classes=3, channels=4, number=1000, label_noise=0.0, box_noise=1.0)
+    box = torch.tensor([[0.5, 0.5, 0.2, 0.1]])
+    made = noise([torch.tensor([2])], [box], 5)
+    corners = cxcywh_to_xyxy(made.reference[0].sigmoid())
+    moved = (corners - cxcywh_to_xyxy(box)).abs() / torch.tensor([0.1, 0.05, 0.1, 0.05])
+    positive = torch.zeros(len(corners), dtype=torch.bool)
+    positive[made.query] = True
+    assert moved[positive].max() < 1 + 1e-4
+    # a negative of more than the whole side turns over, which the logit of its width cannot say
+    negative = corners[~positive]
+    whole = (negative[:, 2] - negative[:, 0] > 0.01) & (negative[:, 3] - negative[:, 1] > 0.01)
+    assert moved[~positive][whole].min() > 1 - 1e-3
+    assert torch.equal(made.content[0, made.query], noise.labels.weight[2].expand(1000, -1))
+
+
+def test_labels_flip_as_often_as_said():
+    torch.manual_seed(0)
+    noise = Denoising(num_classes=100, channels=4, label_noise=0.5)
+    flipped = noise._flipped(torch.zeros(20000, dtype=torch.int64)) != 0
+    assert float(flipped.float().mean()) == pytest.approx(0.25 * 0.99, abs=0.01)
+
+
+def test_who_may_look_at_whom():
+    """Two groups of 2·1, three matching queries: matching sees matching, a group itself and the matching ones."""
+    mask = Denoising._mask(2, 1, 4, 3, torch.device("cpu"))
+    allowed = ~mask
+    assert allowed[:2].tolist() == [[True, True, False, False, True, True, True]] * 2
+    assert allowed[2:4].tolist() == [[False, False, True, True, True, True, True]] * 2
+    assert allowed[4:].tolist() == [[False] * 4 + [True] * 3] * 3
+
+
+def test_images_with_too_many_objects_are_denoised_in_part():
+    noise = Denoising(num_classes=2, channels=4, max_gts=5)
+    classes, boxes = [torch.zeros(n, dtype=torch.int64) for n in (40, 0)], [torch.rand(n, 4) for n in (40, 0)]
+    made = noise(classes, boxes, 3)
+    assert made.content.shape[1] == 2 * 5 * 20
+    assert made.gt.unique().numel() == 5
+    assert noise(classes[1:], boxes[1:], 3) is None
+
+
+def test_denoising_does_not_leak_into_the_matching_queries():
+    """Other noise, the same matching outputs."""
+    model = settle(small()).train()
+    batch = [item([[10, 10, 18, 17], [30, 40, 36, 47]]), item([[5, 5, 9, 9]])]
+    outputs = []
+    hook = model.decoder.register_forward_hook(lambda m, a, out: outputs.append(out))
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            step(model, batch)
+    hook.remove()
+    extra = outputs[0].logits.shape[2] - model.selection.queries
+    extra = max(extra, outputs[0].logits.shape[2] - min(model.selection.queries, 128))
+    assert not torch.equal(outputs[0].logits[:, :, :extra], outputs[1].logits[:, :, :extra])
+    torch.testing.assert_close(outputs[0].logits[:, :, extra:], outputs[1].logits[:, :, extra:])
+    torch.testing.assert_close(outputs[0].boxes[:, :, extra:], outputs[1].boxes[:, :, extra:])
+
+
+# --- decoder -------------------------------------------------------------------------------------------------------
+
+
+def toy_tokens(channels=16):
+    torch.manual_seed(0)
+    sizes = ((4, 4), (2, 2))
+    features = torch.randn(1, 20, channels)
+    return Tokens(
+        features, torch.zeros_like(features), torch.zeros(1, 20, dtype=torch.bool), sizes, torch.ones(1, 2, 2)
+    )
+
+
+@pytest.mark.parametrize("twice", [True, False])
+def test_look_forward_twice_reaches_one_layer_back(twice):
+    """Box head l gets a gradient from the boxes of layer l, of layer l + 1 only if it looks twice, never of l + 2."""
+    decoder = DINODecoder(
+        num_classes=2, channels=16, layers=3, heads=2, levels=2, points=1, hidden=16, shared_heads=False,
+        look_forward_twice=twice,
+    )  # fmt: skip
+    for head in decoder.box_heads:
+        torch.nn.init.normal_(head.layers[-1].weight, std=0.1)
+    tokens = toy_tokens()
+    content = torch.randn(1, 3, 16)
+
+    def reaches(layer, head):
+        decoder.zero_grad()
+        out = decoder(content, torch.zeros(1, 3, 4), tokens.features, tokens, None)
+        out.boxes[layer].sum().backward()
+        grad = decoder.box_heads[head].layers[-1].weight.grad
+        return grad is not None and bool(grad.any())
+
+    assert [reaches(layer, 0) for layer in range(3)] == [True, twice, False]
+    assert [reaches(layer, 1) for layer in range(3)] == [False, True, twice]
+    assert [reaches(layer, 2) for layer in range(3)] == [False, False, True]
+
+
+def test_boxes_stay_at_first():
+    """The last layer of the box head is zero: every layer says the reference."""
+    decoder = DINODecoder(num_classes=2, channels=16, layers=2, heads=2, levels=2, points=1, hidden=16)
+    tokens, reference = toy_tokens(), torch.randn(1, 3, 4)
+    out = decoder(torch.randn(1, 3, 16), reference, tokens.features, tokens, None)
+    torch.testing.assert_close(out.boxes, reference.sigmoid().expand(2, -1, -1, -1), atol=1e-4, rtol=1e-4)
+
+
+def test_position_embeddings_by_hand():
+    wave = box_position(torch.tensor([0.25, 0.5, 0.0, 1.0]), 2)  # one frequency: sin and cos of 2π·value; y, x, w, h
+    wanted = [math.sin(math.pi), math.cos(math.pi), 1.0, 0.0, 0.0, 1.0, math.sin(2 * math.pi), 1.0]
+    torch.testing.assert_close(wave, torch.tensor(wanted), atol=1e-6, rtol=1e-5)
+    padding = torch.zeros(1, 2, 4, dtype=torch.bool)
+    padding[:, :, 2:] = True
+    maps = MapPosition(2, 20.0)(padding)  # two columns count: their middles are at ¼ and ¾ of 2π
+    torch.testing.assert_close(maps[0, 2, 0, :2], torch.tensor([1.0, -1.0]), atol=1e-6, rtol=1e-5)
+
+
+def test_logit_is_fine_enough_for_tiny_boxes():
+    """ε = 10⁻⁵ of 800 px are 0.008 px; the usual 10⁻³ are 0.8."""
+    x = torch.tensor([2e-5, 0.5, 1.0, 0.0])
+    torch.testing.assert_close(inverse_sigmoid(x).sigmoid(), x.clamp(1e-5, 1 - 1e-5))
+
+
+# --- the whole model -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["dino_r18", "scalebridge_r18"])
+def test_an_image_does_not_depend_on_its_batch_mates(name):
+    """Alone, or beside an image for which more queries are chosen."""
+    model = settle(small(name)).eval()
+    if model.density is not None:
+        model.density.thresholds, model.density.buckets = [0.5, 1.0, 1e9], [20, 40, 60, 80]
+        with torch.no_grad():
+            model.density.head[-1].bias.fill_(-4.0)
+    torch.manual_seed(2)
+    one = {"image": torch.randint(0, 255, (3, 96, 96), dtype=torch.uint8)}
+    other = {"image": torch.randint(0, 255, (3, 96, 96), dtype=torch.uint8) // 2}
+    with torch.no_grad():
+        alone = model([one])[0]["instances"]
+        beside = model([one, other])[0]["instances"]
+        again = model([other, one])[1]["instances"]
+    for result in (beside, again):
+        assert len(result) == len(alone)
+        torch.testing.assert_close(result.scores, alone.scores, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(result.pred_boxes.tensor, alone.pred_boxes.tensor, atol=1e-2, rtol=1e-4)
+
+
+def test_pad_queries_get_no_gradient_and_are_never_detected():
+    model = settle(small("scalebridge_r18")).train()
+    seen = {}
+
+    def keep(_, args):
+        content = args[0]
+        content.retain_grad()
+        seen["content"] = content
+
+    hook = model.decoder.register_forward_pre_hook(keep)
+    few = item([[10, 10, 18, 17]])
+    many = item([[float(x), float(y), x + 4.0, y + 4.0] for x in range(2, 90, 9) for y in range(2, 60, 9)])
+    model.density.buckets, model.density.thresholds = [10, 50, 60, 100], [5, 20, 1e9]
+    with torch.no_grad():
+        model.density.head[-1].bias.fill_(-12.0)
+    losses = step(model, [few, many])
+    sum(losses.values()).backward()
+    hook.remove()
+    noisy = seen["content"].shape[1] - 60
+    grads = seen["content"].grad[:, noisy:].abs().sum(-1)
+    assert (grads[0, 10:] == 0).all()
+    assert (grads[0, :10] > 0).all()
+    assert (grads[1] > 0).all()
+    model.eval()
+    with torch.no_grad():
+        result = model([few])[0]["instances"]
+    assert len(result) <= 10 * 8
+
+
+def test_switched_off_parts_leave_plain_dino_bit_for_bit():
+    plain = small().eval()
+    off = small("scalebridge_r18", density=None, routing=None, selection__queries=300).eval()
+    off.load_state_dict(plain.state_dict(), strict=True)
+    image = [{"image": torch.randint(0, 255, (3, 64, 96), dtype=torch.uint8)}]
+    with torch.no_grad():
+        a, b = plain(image)[0]["instances"], off(image)[0]["instances"]
+    assert torch.equal(a.scores, b.scores)
+    assert torch.equal(a.pred_boxes.tensor, b.pred_boxes.tensor)
+
+
+def test_checkpointing_changes_no_gradient():
+    grads = []
+    for again in (False, True):
+        model = small(encoder__checkpointing=again, decoder__checkpointing=again).train()
+        torch.manual_seed(3)
+        sum(step(model, [item([[10, 10, 18, 17]])]).values()).backward()
+        grads.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    assert grads[0].keys() == grads[1].keys()
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grad, grads[1][name], atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("objects", [0, 1, 700])
+@pytest.mark.parametrize("name", ["dino_r18", "scalebridge_r18"])
+def test_any_number_of_objects_in_both_precisions(name, objects, dtype):
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(objects, 2, generator=generator) * 80
+    boxes = torch.cat((corner, corner + 3 + torch.rand(objects, 2, generator=generator) * 8), 1)
+    model = small(name).train()
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype is not None):
+        losses = step(model, [item(boxes.tolist(), (96, 96)), item([], (64, 96))])
+    total = sum(losses.values())
+    total.backward()
+    assert torch.isfinite(total)
+    missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not missing
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_what_cannot_work_is_refused():
+    with pytest.raises(ValueError, match=r"selection\.queries=50"):
+        small("scalebridge_r18", selection__queries=50)
+    with pytest.raises(ValueError, match="channels=32"):
+        small(backbone__neck__channels=64)
+    with pytest.raises(ValueError, match="base_wh"):
+        small(selection__base_wh=2.0)

@@ -1,0 +1,294 @@
+"""Density-guided queries (DGQ) and routed mixture attention (REM)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from d2tiny.modeling.transformer import (
+    REM,
+    ContextExpert,
+    DensityQueries,
+    DetailExpert,
+    FrozenExpert,
+    LocalExpert,
+    Proposals,
+    Tokens,
+    WideExpert,
+    density_target,
+)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_density_sums_to_the_number_of_objects(seed):
+    """Also at the border, outside, tiny and huge."""
+    torch.manual_seed(seed)
+    boxes = torch.cat((torch.rand(50, 2) * torch.tensor([40.0, 30.0]) - 1, torch.rand(50, 2) ** 4 * 60), dim=1)
+    target = density_target(boxes, (28, 38))
+    assert target.shape == (28, 38)
+    assert target.min() >= 0
+    assert float(target.sum()) == pytest.approx(50, abs=1e-3)
+    assert float(density_target(torch.zeros(0, 4), (5, 6)).sum()) == 0
+
+
+def test_density_of_one_object_by_hand():
+    """σ = ¾ at the middle of cell (2, 1): weights exp(−d²/2σ²) up to 3σ = 2¼ cells, normalised along both axes."""
+    target = density_target(torch.tensor([[2.5, 1.5, 1.0, 1.0]]), (3, 5))
+
+    def weight(d):
+        return math.exp(-0.5 * (d / 0.75) ** 2)
+
+    row = [weight(2), weight(1), 1, weight(1), weight(2)]
+    column = [weight(1), 1, weight(1)]
+    wanted = [[c * r / sum(row) / sum(column) for r in row] for c in column]
+    torch.testing.assert_close(target, torch.tensor(wanted))
+
+
+@pytest.mark.parametrize(
+    ("objects", "queries"),
+    [(0, 300), (9, 300), (10, 500), (99, 500), (100, 900), (499, 900), (500, 1500), (9999, 1500)],
+)
+def test_number_of_queries_by_bucket(objects, queries):
+    assert DensityQueries(channels=32, hidden=32).number(objects) == queries
+
+
+@pytest.mark.parametrize(("objects", "queries"), [(0, 300), (120, 384), (200, 512), (2000, 1500), (math.inf, 1500)])
+def test_number_of_queries_by_line(objects, queries):
+    """64 · ⌈(1.5 N + 150) / 64⌉: 120 → 330 / 64 = 5.2 → 6 · 64."""
+    assert DensityQueries(channels=32, hidden=32, rule="linear").number(objects) == queries
+
+
+def toy(batch=2, classes=3, sizes=((8, 8), (4, 4)), channels=32, seed=0):
+    torch.manual_seed(seed)
+    cells = sum(h * w for h, w in sizes)
+    padding = torch.zeros(batch, cells, dtype=torch.bool)
+    features = torch.randn(batch, cells, channels)
+    tokens = Tokens(features, torch.zeros_like(features), padding, sizes, torch.ones(batch, len(sizes), 2))
+    logits = torch.randn(batch, cells, classes)
+    return tokens, Proposals(features, logits, torch.zeros(batch, cells, 4), ~padding)
+
+
+def test_training_has_at_least_a_query_for_each_object():
+    dgq = DensityQueries(channels=32, hidden=32, buckets=[5, 10, 20], thresholds=[4, 9]).train()
+    density = torch.zeros(2, 8, 8)
+    assert dgq.numbers(density, [3, 12]) == [5, 20]
+    density[0] = 1.0  # says 64
+    assert dgq.numbers(density, [3, 12]) == [20, 20]
+    assert dgq.numbers(density, None) == [20, 5]
+    dgq.warmup = 10
+    assert dgq.numbers(density, [3, 12]) == [5, 20]
+
+
+def test_selection_by_hand():
+    """Eight queries: two peaks of the map first, then the best tokens, none twice; the density shifts the order."""
+    tokens, proposals = toy(batch=1)
+    dgq = DensityQueries(channels=32, hidden=32, buckets=[8], thresholds=[], density_weight=0.0)
+    density = torch.zeros(1, 8, 8)
+    density[0, 2, 3], density[0, 6, 6], density[0, 6, 5] = 0.5, 0.9, 0.4  # the last is no peak
+    chosen = dgq.select(proposals, density, tokens)
+    assert chosen.tokens[0, :2].tolist() == [6 * 8 + 6, 2 * 8 + 3]
+    assert chosen.peaks[0].tolist() == [True, True] + [False] * 6
+    best = proposals.logits[0].amax(-1).argsort(descending=True).tolist()
+    rest = [t for t in best if t not in (54, 19)][:6]
+    assert chosen.tokens[0, 2:].tolist() == rest
+    assert not chosen.padding.any()
+    strong = DensityQueries(channels=32, hidden=32, buckets=[8], thresholds=[], density_weight=100.0, peak_share=0.0)
+    assert {54, 53, 19} <= set(strong.select(proposals, density, tokens).tokens[0].tolist())
+
+
+def test_selection_pads_and_leaves_unusable_tokens_out():
+    tokens, proposals = toy()
+    proposals.usable[1, 10:] = False
+    proposals.logits[1, 10:] = -torch.inf
+    dgq = DensityQueries(channels=32, hidden=32, buckets=[30], thresholds=[])
+    chosen = dgq.select(proposals, torch.rand(2, 8, 8), tokens)
+    assert (~chosen.padding).sum(1).tolist() == [30, 10]
+    assert sorted(chosen.tokens[1, :10].tolist()) == list(range(10))
+    assert len(set(chosen.tokens[0].tolist())) == 30
+
+
+def test_density_head_learns_and_knows_no_padding():
+    tokens, _ = toy(batch=1, seed=1)
+    torch.manual_seed(0)
+    dgq = DensityQueries(channels=32, hidden=32).train()
+    boxes = [torch.tensor([[0.3, 0.3, 0.1, 0.1], [0.8, 0.6, 0.1, 0.1]])]
+    optimizer = torch.optim.Adam(dgq.parameters(), lr=5e-3)
+    first = None
+    for _ in range(150):
+        loss = sum(dgq.losses(dgq.density(tokens.features, tokens), tokens, boxes).values())
+        first = first or float(loss)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss) < 0.05 * first
+    assert float(dgq.density(tokens.features, tokens).sum()) == pytest.approx(2, abs=0.3)
+    # the same image with padding to the right and below
+    wide = torch.zeros(1, 12, 10, 32)
+    wide[:, :8, :8] = tokens.features[:, :64].view(1, 8, 8, 32)
+    wide[:, 8:], wide[:, :, 8:] = 7.0, -3.0
+    padding = torch.ones(1, 12, 10, dtype=torch.bool)
+    padding[:, :8, :8] = False
+    more = Tokens(wide.view(1, -1, 32), torch.zeros(1, 120, 32), padding.view(1, -1), ((12, 10),), torch.ones(1, 1, 2))
+    alone = dgq.density(tokens.features, tokens)
+    padded = dgq.density(more.features, more)
+    torch.testing.assert_close(padded[:, :8, :8], alone, atol=1e-5, rtol=1e-4)
+    assert not padded[:, 8:].any()
+
+
+def test_density_is_summed_in_float32_under_autocast():
+    tokens, _ = toy(batch=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        density = DensityQueries(channels=32, hidden=32).density(tokens.features.bfloat16(), tokens)
+    assert density.dtype == torch.float32
+    assert torch.isfinite(density).all()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"rule": "buket"}, "Did you mean 'bucket'"),
+        ({"buckets": [10, 5], "thresholds": [3]}, "must rise"),
+        ({"buckets": [10, 50], "thresholds": [3, 4]}, "one more"),
+        ({"peak_share": 2.0}, "peak_share"),
+    ],
+)
+def test_bad_density_settings_are_refused(kwargs, words):
+    with pytest.raises(ValueError, match=words):
+        DensityQueries(channels=32, hidden=32, **kwargs)
+
+
+# --- REM -----------------------------------------------------------------------------------------------------------
+
+
+def rem(channels=32, **kwargs):
+    experts = [kind(channels) for kind in (LocalExpert, WideExpert, DetailExpert, ContextExpert)]
+    torch.manual_seed(0)
+    return REM(experts=experts, channels=channels, heads=4, hidden=32, **kwargs)
+
+
+def maps(channels=32, batch=2, sizes=((12, 16), (6, 8), (3, 4))):
+    torch.manual_seed(1)
+    levels = [torch.randn(batch, channels, h, w) for h, w in sizes]
+    return levels, [torch.zeros(batch, h, w, dtype=torch.bool) for h, w in sizes]
+
+
+def test_nothing_changes_at_first_and_every_parameter_learns():
+    module, (levels, paddings) = rem(), maps()
+    out, routed = module(levels, paddings)
+    assert all(torch.equal(a, b) for a, b in zip(out, levels, strict=True))
+    assert module.names == ["local", "detail", "wide", "context"]
+    nn.init.ones_(module.scale)
+    out, routed = module(levels, paddings)
+    (sum(o.square().sum() for o in out) + sum(routed.losses.values())).backward()
+    assert not [n for n, p in module.named_parameters() if p.grad is None]
+
+
+@pytest.mark.parametrize("topk", [1, 2])
+def test_shares(topk):
+    """They add up to 1, k of each category are asked, and no category gets less than its least share."""
+    module, (levels, paddings) = rem(topk=topk, least_share=0.2), maps()
+    _, routed = module(levels, paddings)
+    for pi in routed.shares:
+        torch.testing.assert_close(pi.sum(1), torch.ones_like(pi[:, 0]))
+        for category in pi.split([2, 2], dim=1):
+            assert ((category > 0).sum(1) == topk).all()
+            assert category.sum(1).min() >= 0.2 - 1e-6
+    assert sum(routed.statistics.values()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(("bias", "wanted"), [((0.0, 0.0), 1.0), ((30.0, 0.0), 2.0)])
+def test_balance_is_one_when_even_and_the_number_of_experts_when_collapsed(bias, wanted):
+    module, (levels, paddings) = rem(balance_weight=1.0), maps()
+    with torch.no_grad():
+        module.router[-1].weight.zero_()
+        module.router[-1].bias.copy_(torch.tensor([*bias, *bias]))
+    _, routed = module(levels, paddings)
+    assert float(routed.losses["loss_balance"]) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_mixture_equals_a_slow_loop():
+    module, (levels, paddings) = rem(topk=1).eval(), maps(batch=1, sizes=((2, 3),))
+    nn.init.ones_(module.scale)
+    out, routed = module(levels, paddings)
+    x, pi = levels[0], routed.shares[0]
+    said = [expert(levels)[0] for expert in module.experts.values()]
+    for i in range(2):
+        for j in range(3):
+            q = module.query(x)[0, :, i, j].view(4, 8)
+            mixed = torch.zeros(4, 8)
+            for m in range(4):
+                scores = []
+                for e, f in enumerate(said):
+                    k = module.key(f)[0, :, i, j].view(4, 8)[m]
+                    score = float(q[m] @ k) / math.sqrt(8) + math.log(float(pi[0, e, i, j]) + 1e-6)
+                    scores.append(score if pi[0, e, i, j] > 0 else -math.inf)
+                weight = torch.tensor(scores).softmax(0)
+                for e, f in enumerate(said):
+                    mixed[m] += weight[e] * module.value(f)[0, :, i, j].view(4, 8)[m]
+            y = module.output(mixed.view(1, 32, 1, 1))[0, :, 0, 0]
+            torch.testing.assert_close(out[0][0, :, i, j], x[0, :, i, j] + y, atol=1e-5, rtol=1e-4)
+
+
+def test_frozen_experts_never_learn():
+    backbone = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4, padding=1), nn.BatchNorm2d(8))
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = backbone
+
+        def forward(self, image):
+            return {"out": self.body(image)}
+
+    frozen = FrozenExpert(backbone=Net(), features=["out"] * 3, in_channels=[8] * 3, channels=32)
+    module = REM(experts=[LocalExpert(32), frozen], channels=32, heads=4, hidden=32).train()
+    nn.init.ones_(module.scale)
+    before = {k: v.clone() for k, v in backbone.state_dict().items()}
+    levels, paddings = maps()
+    out, _ = module(levels, paddings, torch.randn(2, 3, 48, 64))
+    sum(o.sum() for o in out).backward()
+    assert all(p.grad is None for p in backbone.parameters())
+    assert all(torch.equal(before[k], v) for k, v in backbone.state_dict().items())
+    assert frozen.adapters[0][0].weight.grad is not None
+    with pytest.raises(ValueError, match="image"):
+        module(levels, paddings)
+
+
+def test_padding_takes_no_part_in_gate_and_losses():
+    module = rem().eval()
+    levels, paddings = maps(batch=1)
+    wide = [torch.cat((x, torch.full_like(x, 9.0)), dim=3) for x in levels]
+    more = [torch.cat((p, torch.ones_like(p)), dim=2) for p in paddings]
+    inside = [(~p)[:, None].float() for p in more]
+    gates, losses = [], []
+    for x, i in ((levels[0], torch.ones(1, 1, 12, 16)), (wide[0], inside[0])):
+        mean = (x * i).sum((2, 3)) / i.sum((2, 3))
+        gates.append(module.gate(mean))
+        losses.append(
+            module._balance(torch.cat((torch.ones(1, 2, *i.shape[2:]), -torch.ones(1, 2, *i.shape[2:])), 1), i)
+        )
+    torch.testing.assert_close(*gates)
+    torch.testing.assert_close(*losses)
+    _, routed = module(wide, more)
+    assert sum(routed.statistics.values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_one_expert_is_a_residual():
+    module, (levels, paddings) = REM(experts=[LocalExpert(32)], channels=32, heads=4, hidden=32), maps()
+    nn.init.ones_(module.scale)
+    out, routed = module(levels, paddings)
+    said = LocalExpert.forward(module.experts["local"], levels)
+    for x, y, f in zip(levels, out, said, strict=True):
+        torch.testing.assert_close(y, x + module.output(module.value(f)), atol=1e-5, rtol=1e-4)
+    assert all((pi == 1).all() for pi in routed.shares)
+
+
+@pytest.mark.parametrize("kwargs", [{"topk": 0}, {"least_share": 0.6}])
+def test_bad_routing_settings_are_refused(kwargs):
+    with pytest.raises(ValueError, match="REM"):
+        rem(**kwargs)
+    with pytest.raises(ValueError, match="different titles"):
+        REM(experts=[LocalExpert(32), LocalExpert(32)], channels=32, heads=4)
