@@ -102,7 +102,7 @@ def _transformer(model: Any, features: dict[str, Tensor]) -> None:
     model.selection.propose(memory, tokens)
     if model.density is not None:
         model.density.head(maps[0])
-    content = model.selection.content.weight[None]
+    content = model.selection.content.weight.detach()[None]
     model.decoder(content, torch.zeros(1, content.shape[1], 4, device="meta"), memory, tokens, None)
 
 
