@@ -48,4 +48,5 @@ def quick(model):
     model.channels = 128
     model.encoder.update(layers=2, heads=4, hidden=256)
     model.decoder.layers = 3
-    model.selection.queries = 300
+    if model.density is None:
+        model.selection.queries = 300

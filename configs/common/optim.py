@@ -24,3 +24,11 @@ yolo_sgd = L(torch.optim.SGD)(
     nesterov=True,
     weight_decay=5e-4,
 )
+dino_adamw = L(torch.optim.AdamW)(
+    params=L(parameter_groups)(
+        model=None, weight_decay_norm=None, base_lr="${..lr}", lr_factors={"backbone.backbone.": 0.1}
+    ),
+    lr=1e-4,
+    betas=(0.9, 0.999),
+    weight_decay=1e-4,
+)

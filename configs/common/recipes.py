@@ -6,7 +6,7 @@ from detectron2.data import transforms as T
 from d2tiny.data.mosaic import MosaicMapper
 from d2tiny.data.transforms import ObjectCrop, Photometric
 from d2tiny.engine.hooks import SetFrom, Warmup
-from d2tiny.engine.schedule import warmup_cosine, warmup_linear
+from d2tiny.engine.schedule import warmup_cosine, warmup_linear, warmup_multistep
 
 
 def mosaic(dataloader, *, size, close_share, mixup_prob, multi_scale, saturation, value, hue, image_format="RGB"):
@@ -91,3 +91,13 @@ def ultralytics(dataloader, train, optimizer, *, images, epochs=600, batch=16, s
     # Released code gathers gradients of 64 images; a smaller batch takes a smaller step instead.
     optimizer.lr = 0.01 * batch / 64
     return L(warmup_linear)(max_iter="${train.max_iter}", final=0.01, warmup_iters=3 * epoch, warmup_factor=0.0)
+
+
+def dino(dataloader, train, *, images, epochs, batch=16):
+    """DINO: AdamW, gradients clipped at 0.1, the rate falls once, one epoch (of 24: two) before the end."""
+    epoch = _length(dataloader, train, images=images, epochs=epochs, batch=batch)
+    train.eval_period, train.clip_norm = epoch, 0.1
+    train.init_checkpoint = "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
+    return L(warmup_multistep)(
+        max_iter="${train.max_iter}", milestones=[1 - max(1, epochs // 12) / epochs], warmup_iters=1000
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from detectron2.solver.build import get_default_optimizer_params
@@ -11,7 +12,12 @@ __all__ = ["parameter_groups"]
 
 
 def parameter_groups(
-    *, model: nn.Module | None = None, weight_decay_norm: float | None = 0.0, weight_decay_bias: float | None = None
+    *,
+    model: nn.Module | None = None,
+    weight_decay_norm: float | None = 0.0,
+    weight_decay_bias: float | None = None,
+    base_lr: float | None = None,
+    lr_factors: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Return the trainable parameters with their weight decay.
 
@@ -21,8 +27,11 @@ def parameter_groups(
         weight_decay_bias: weight decay of all biases, likewise; 0 in the YOLO recipes. Given, biases are groups of
             their own with the key ``bias``, which :class:`~d2tiny.engine.hooks.Warmup` looks for.
 
+        base_lr: the optimizer's rate, which ``lr_factors`` multiply.
+        lr_factors: prefix of parameter names → factor of their learning rate; the longest prefix counts.
+
     Raises:
-        ValueError: no model.
+        ValueError: no model, factors without a rate, or a prefix that no parameter has.
     """
     if model is None:
         raise ValueError("parameter_groups: the trainer sets `model` before it builds the optimizer.")
@@ -31,4 +40,20 @@ def parameter_groups(
     if weight_decay_bias is not None:
         overrides["bias"] = {"weight_decay": weight_decay_bias, "bias": 1.0}
     overrides |= {name: {"weight_decay": 0.0} for name in exempt}
-    return get_default_optimizer_params(model, weight_decay_norm=weight_decay_norm, overrides=overrides)
+    factors = dict(lr_factors or {})
+    if not factors:
+        return get_default_optimizer_params(model, weight_decay_norm=weight_decay_norm, overrides=overrides)
+    if base_lr is None:
+        raise ValueError("parameter_groups: lr_factors need base_lr.")
+    names = [name for name, _ in model.named_parameters()]
+    for prefix in factors:
+        if not any(name.startswith(prefix) for name in names):
+            raise ValueError(f"parameter_groups: no parameter begins with '{prefix}' (lr_factors).")
+
+    def factor(name: str) -> float:
+        return factors[max((p for p in factors if name.startswith(p)), key=len, default="")]
+
+    factors.setdefault("", 1.0)
+    return get_default_optimizer_params(
+        model, base_lr=base_lr, weight_decay_norm=weight_decay_norm, lr_factor_func=factor, overrides=overrides
+    )

@@ -1,0 +1,147 @@
+#!/usr/bin/env python
+"""Time and memory of multi-scale deformable attention: our kernel beside grid_sample.
+
+    python benchmarks/deform_attn.py
+    python benchmarks/deform_attn.py --device cuda --dtype bfloat16
+
+Five scales of 800² px (53,294 cells), 8 heads of 32 channels, 4 places a level; every cell as a query (encoder), and 900
+queries (decoder), which look near their reference as a trained model does. Every contender runs in a process of its own, on
+one thread of the processor or on a GPU; the best of some calls. ``arithmetic`` is what the multiply-adds would take at the
+processor's or GPU's measured peak (a matrix product), ``memory`` what inputs and outputs would take at the measured speed of
+a copy. Results go to ``results/models``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from timing import Stopwatch, peak_mb
+from torch import Tensor
+
+from d2tiny.layers.deform_attn import ms_deform_attn, reference_deform_attn
+from d2tiny.utils.env import describe_hardware
+
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "models"
+SIZES = ((200, 200), (100, 100), (50, 50), (25, 25), (13, 13))
+HEADS, DEPTH, POINTS = 8, 32, 4
+FUNCTIONS = {"grid_sample": reference_deform_attn, "d2tiny": ms_deform_attn}
+
+
+def inputs(queries: int, device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Values, places and weights; places lie a few cells around the middle of the query's cell."""
+    generator = torch.Generator().manual_seed(0)
+    cells = sum(h * w for h, w in SIZES)
+    grids = [
+        torch.stack(torch.meshgrid((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w, indexing="ij")[::-1], -1)
+        for h, w in SIZES
+    ]
+    middle = torch.cat([g.reshape(-1, 2) for g in grids])
+    if queries != cells:
+        middle = torch.rand(queries, 2, generator=generator)
+    sides = torch.tensor([(w, h) for h, w in SIZES]).float()
+    shape = (1, queries, HEADS, len(SIZES), POINTS)
+    shift = torch.randn(*shape, 2, generator=generator) * 2 / sides[:, None]
+    places = middle[None, :, None, None, None] + shift
+    weights = torch.rand(shape, generator=generator).flatten(3).softmax(-1).view(shape)
+    value = torch.randn(1, cells, HEADS, DEPTH, generator=generator)
+    return value.to(device, dtype), places.to(device), weights.to(device)
+
+
+def measure(name: str, queries: int, args: argparse.Namespace) -> dict[str, float]:
+    """Seconds of forward and of forward and backward, and megabytes above the inputs."""
+    if args.device == "cpu":
+        torch.set_num_threads(1)
+    leaves = [x.requires_grad_() for x in inputs(queries, args.device, getattr(torch, args.dtype))]
+    before, clock = peak_mb(args.device), Stopwatch(args.device)
+    value, places, weights = leaves
+    for _ in range(args.calls + 1):
+        with clock.of("forward"), torch.no_grad():
+            FUNCTIONS[name](value, SIZES, places, weights)
+        with clock.of("both"):
+            FUNCTIONS[name](value, SIZES, places, weights).sum().backward()
+    best = clock.best()
+    return {"forward_s": best["forward"], "both_s": best["both"], "mb": round(peak_mb(args.device) - before)}
+
+
+def floors(queries: int, args: argparse.Namespace) -> dict[str, float]:
+    """Seconds of the forward pass by arithmetic and by memory alone."""
+    if args.device == "cpu":
+        torch.set_num_threads(1)
+    side, clock = 4096 if args.device != "cpu" else 1024, Stopwatch(args.device)
+    a = torch.randn(side, side, device=args.device)
+    block = torch.randn(64 << 20, device=args.device)
+    for _ in range(4):
+        with clock.of("product"):
+            a @ a
+        with clock.of("copy"):
+            block.clone()
+    best = clock.best()
+    places = queries * HEADS * len(SIZES) * POINTS
+    peak, speed = side**3 / max(best["product"], 1e-6), 2 * block.nbytes / max(best["copy"], 1e-6)
+    size = torch.finfo(getattr(torch, args.dtype)).bits // 8
+    moved = (sum(h * w for h, w in SIZES) + queries) * HEADS * DEPTH * size + places * 3 * 4
+    return {"arithmetic_s": places * 4 * DEPTH / peak, "memory_s": moved / speed}
+
+
+def main() -> None:
+    """Run every contender in a process of its own, print a table and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--calls", type=int, default=3, help="of which the best counts, after one more")
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        name, queries = args.one[0], int(args.one[1])
+        print(json.dumps(floors(queries, args) if name == "floor" else measure(name, queries, args)))
+        return
+    rows: dict[str, Any] = {}
+    cells = sum(h * w for h, w in SIZES)
+    for title, queries in (("encoder", cells), ("decoder", 900)):
+        for name in (*FUNCTIONS, "floor"):
+            options = ["--device", args.device, "--dtype", args.dtype, "--calls", str(args.calls)]
+            done = subprocess.run(
+                [sys.executable, sys.argv[0], *options, "--one", name, str(queries)],
+                capture_output=True,
+                text=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                check=False,
+            )
+            if done.returncode:
+                raise SystemExit(done.stderr)
+            rows[f"{title} {name}"] = json.loads(done.stdout.splitlines()[-1])
+            print(f"{time.strftime('%H:%M:%S')} {title}: {name}", file=sys.stderr, flush=True)
+    print("| queries | contender | forward ms | × | both ms | × | extra MB | × |\n|---|---|---|---|---|---|---|---|")
+    for title in ("encoder", "decoder"):
+        first = rows[f"{title} grid_sample"]
+        for name in FUNCTIONS:
+            row = rows[f"{title} {name}"]
+            cells_of = [
+                f"{row[key] * scale:.{digits}f} | {first[key] / max(row[key], 1e-9):.1f}"
+                for key, scale, digits in (("forward_s", 1e3, 1), ("both_s", 1e3, 1), ("mb", 1, 0))
+            ]
+            print(f"| {title} | {name} | " + " | ".join(cells_of) + " |")
+        floor = rows[f"{title} floor"]
+        print(f"| {title} | floor | {1e3 * max(floor.values()):.1f} | | | | | |")
+    record = {
+        "command": "python benchmarks/deform_attn.py",
+        "hardware": describe_hardware(),
+        **vars(args),
+        "rows": rows,
+    }
+    record.pop("one")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    suffix = "" if args.dtype == "float32" else f"_{args.dtype}"
+    (RESULTS / f"deform_attn_{args.device}{suffix}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,10 @@
+"""DINO with a ResNet-50 on four scales on AI-TOD, 12 epochs."""
+
+from ..common.data.aitod import dataloader
+from ..common.models.dino import model
+from ..common.optim import dino_adamw as optimizer
+from ..common.recipes import dino
+from ..common.train import train
+
+lr_multiplier = dino(dataloader, train, images=14018, epochs=12)
+train.output_dir = "output/aitod/dino_r50_4scale_12e"
