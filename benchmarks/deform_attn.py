@@ -4,11 +4,11 @@
     python benchmarks/deform_attn.py
     python benchmarks/deform_attn.py --device cuda --dtype bfloat16
 
-Five scales of 800² px (53,294 cells), 8 heads of 32 channels, 4 places a level; every cell as a query (encoder), and 900
-queries (decoder), which look near their reference as a trained model does. Every contender runs in a process of its own, on
-one thread of the processor or on a GPU; the best of some calls. ``arithmetic`` is what the multiply-adds would take at the
-processor's or GPU's measured peak (a matrix product), ``memory`` what inputs and outputs would take at the measured speed of
-a copy. Results go to ``results/models``.
+Five scales of 800² px (53,294 cells), 8 heads of 32 channels, 4 places a level; every cell as a query (encoder), and
+900 queries (decoder), which look near their reference as a trained model does. Every contender runs in a process of
+its own, on one thread of the processor or on a GPU; the best of some calls. ``arithmetic`` is what the multiply-adds
+would take at the processor's or GPU's measured peak (a matrix product), ``memory`` what inputs and outputs would take
+at the measured speed of a copy. Results go to ``results/models``.
 """
 
 from __future__ import annotations
