@@ -1,7 +1,7 @@
 """Meta-architectures. Two-stage detectors are Detectron2's own GeneralizedRCNN."""
 
 from d2tiny.modeling.meta_arch.dense import AuxiliaryBranch, TinyDenseDetector
-from d2tiny.modeling.meta_arch.dino import TinyDINO
+from d2tiny.modeling.meta_arch.dino import Explanation, TinyDINO
 from d2tiny.modeling.meta_arch.lazy import LazyModel
 
-__all__ = ["AuxiliaryBranch", "LazyModel", "TinyDINO", "TinyDenseDetector"]
+__all__ = ["AuxiliaryBranch", "Explanation", "LazyModel", "TinyDINO", "TinyDenseDetector"]

@@ -33,9 +33,26 @@ from d2tiny.modeling.transformer import (
 from d2tiny.modeling.transformer.denoising import DenoisingQueries
 from d2tiny.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 
-__all__ = ["TinyDINO"]
+__all__ = ["Explanation", "TinyDINO"]
 
 _PAD_BOX = (0.5, 0.5, 0.01, 0.01)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Decisions for one image.
+
+    Attributes:
+        density: (H, W) objects in each cell of the finest level, without padding.
+        queries: (K, 2) where the queries begin, x and y in px.
+        shares: L times (E, H, W) of the experts, with padding.
+        experts: their names.
+    """
+
+    density: Tensor | None
+    queries: Tensor
+    shares: list[Tensor] | None
+    experts: list[str]
 
 
 @dataclass(frozen=True)
@@ -162,6 +179,26 @@ class TinyDINO(nn.Module):
             {"instances": detector_postprocess(r, item.get("height", size[0]), item.get("width", size[1]))}
             for r, item, size in zip(results, batched_inputs, images.image_sizes, strict=True)
         ]
+
+    @torch.no_grad()
+    def explain(self, batched_input: dict[str, Any]) -> Explanation:
+        """What DGQ and REM decide for one image, for pictures; in evaluation mode."""
+        images = self._images([batched_input])
+        tokens, routed = self._tokens(images)
+        memory = self.encoder(tokens)
+        proposals = self.selection.propose(memory, tokens)
+        density = None if self.density is None else self.density.density(memory, tokens)
+        queries = self._queries(proposals, tokens, density, None)
+        height, width = images.image_sizes[0]
+        boxes = queries.reference[0].sigmoid()
+        finest = tokens.valid[0, 0]
+        rows, columns = round(float(finest[1]) * tokens.sizes[0][0]), round(float(finest[0]) * tokens.sizes[0][1])
+        return Explanation(
+            density=None if density is None else density[0, :rows, :columns],
+            queries=boxes[:, :2] * boxes.new_tensor((width, height)),
+            shares=None if routed is None else [pi[0] for pi in routed.shares],
+            experts=[] if self.routing is None else self.routing.names,
+        )
 
     def _images(self, batch: list[dict[str, Any]]) -> ImageList:
         images = [(item["image"].to(self.device) - self.pixel_mean) / self.pixel_std for item in batch]
