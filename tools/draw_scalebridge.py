@@ -68,13 +68,13 @@ def draw(model: TinyDINO, image: np.ndarray) -> np.ndarray:
             colors = np.array(COLORS[: len(shares)], dtype=np.float32)[best]
             panels.append(_panel(_over(image, colors, 0.55 * np.ones_like(shares[0])), f"experts, level {level}"))
         legend = np.full((SIDE + 28, 150, 3), 25, np.uint8) mean = [float(sum(s[i].sum() for s in said.shares) /
-        sum(s[i].numel() for s in said.shares)) for i in range(len(said.experts))]  # fmt: skip for i, (name, share)
-        in enumerate(zip(said.experts, mean, strict=True)):
-            cv2.rectangle(legend, (10, 14 + 30 * i), (26, 30 + 30 * i), COLORS[i % len(COLORS)], -1)
+        cells = sum(level[0].numel() for level in said.shares)
+        for i, name in enumerate(said.experts):
+            share = sum(float(level[i].sum()) for level in said.shares) / cells
+            y = 14 + 30 * i
+            cv2.rectangle(legend, (10, y), (26, y + 16), COLORS[i % len(COLORS)], -1)
             text = f"{name} {share:.0%}"
-            cv2.putText(
-                legend, text, (34, 28 + 30 * i), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (240, 240, 240), 1, cv2.LINE_AA
-            )
+            cv2.putText(legend, text, (34, y + 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (240, 240, 240), 1, cv2.LINE_AA)
         panels.append(legend)
     if len(panels) == 1:
         raise ConfigError("This model has neither model.density nor model.routing: there is nothing to draw.")
