@@ -67,7 +67,7 @@ def draw(model: TinyDINO, image: np.ndarray) -> np.ndarray:
             best = shares.argmax(axis=0)
             colors = np.array(COLORS[: len(shares)], dtype=np.float32)[best]
             panels.append(_panel(_over(image, colors, 0.55 * np.ones_like(shares[0])), f"experts, level {level}"))
-        legend = np.full((SIDE + 28, 150, 3), 25, np.uint8) mean = [float(sum(s[i].sum() for s in said.shares) /
+        legend = np.full((SIDE + 28, 150, 3), 25, np.uint8)
         cells = sum(level[0].numel() for level in said.shares)
         for i, name in enumerate(said.experts):
             share = sum(float(level[i].sum()) for level in said.shares) / cells
