@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import runpy
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -20,6 +23,10 @@ from d2tiny.modeling.transformer import (
     WideExpert,
     density_target,
 )
+from d2tiny.utils.errors import ConfigError
+from tests.modeling.test_dino import small
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -292,3 +299,19 @@ def test_bad_routing_settings_are_refused(kwargs):
         rem(**kwargs)
     with pytest.raises(ValueError, match="different titles"):
         REM(experts=[LocalExpert(32), LocalExpert(32)], channels=32, heads=4)
+
+
+def test_the_picture_of_densities_and_experts():
+    """Drawn from a model with both parts; a plain one is refused."""
+    scope = runpy.run_path(str(ROOT / "tools" / "draw_scalebridge.py"))
+    image = np.random.default_rng(0).integers(0, 255, (72, 104, 3)).astype(np.uint8)
+    model = small("scalebridge_r18").eval()
+    said = model.explain({"image": torch.from_numpy(image.transpose(2, 0, 1).copy())})
+    assert said.density.shape == (9, 13)
+    assert said.experts == ["local", "detail", "wide", "context"]
+    assert float(said.queries[:, 0].max()) <= 104
+    picture = scope["draw"](model, image)
+    assert picture.shape == (508, 4 * 480 + 150, 3)
+    assert picture.std() > 10
+    with pytest.raises(ConfigError, match="nothing to draw"):
+        scope["draw"](small().eval(), image)

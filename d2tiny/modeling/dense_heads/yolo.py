@@ -48,13 +48,13 @@ class YOLOHead(nn.Module, abc.ABC):
         *,
         num_classes: int,
         in_channels: Sequence[int],
-        strides: Sequence[int],
         assigner: Assigner,
         box_loss: BoxLoss,
-        score_thresh: float,
-        nms_thresh: float,
-        pre_nms_topk: int,
-        max_detections: int,
+        strides: Sequence[int] = (8, 16, 32),
+        score_thresh: float = 0.01,
+        nms_thresh: float = 0.65,
+        pre_nms_topk: int = 3000,
+        max_detections: int = 1500,
         cells: Sequence[Tensor] | None = None,
     ) -> None:
         """Set what all heads have.
@@ -62,9 +62,9 @@ class YOLOHead(nn.Module, abc.ABC):
         Args:
             num_classes: K.
             in_channels: of the levels, finest first.
-            strides: of the levels, px.
             assigner: labels the priors.
             box_loss: of encoded or decoded boxes, as it wants.
+            strides: of the levels, px.
             score_thresh: scores of detections must be above it.
             nms_thresh: IoU above which the worse detection of a class goes.
             pre_nms_topk: priors of a level that are decoded, by their best score.

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from d2tiny.layers import ConvBN
-from d2tiny.modeling.assigners import Assigner
 from d2tiny.modeling.dense_heads.common import DenseTargets
 from d2tiny.modeling.dense_heads.yolo import Predicted, YOLOHead, flat
-from d2tiny.modeling.losses import BoxLoss, dfl_loss, regression_loss
+from d2tiny.modeling.losses import dfl_loss, regression_loss
 from d2tiny.modeling.priors import GridPriors
 from d2tiny.utils.distributed import mean_over_ranks, world_size
 
@@ -38,48 +37,18 @@ class YOLO11Head(YOLOHead):
     """
 
     def __init__(
-        self,
-        *,
-        num_classes: int,
-        in_channels: Sequence[int],
-        assigner: Assigner,
-        box_loss: BoxLoss,
-        strides: Sequence[int] = (8, 16, 32),
-        box_weight: float = 7.5,
-        cls_weight: float = 0.5,
-        dfl_weight: float = 1.5,
-        score_thresh: float = 0.001,
-        nms_thresh: float = 0.7,
-        pre_nms_topk: int = 3000,
-        max_detections: int = 1500,
+        self, *, box_weight: float = 7.5, cls_weight: float = 0.5, dfl_weight: float = 1.5, **kwargs: Any
     ) -> None:
         """Build the branches.
 
         Args:
-            num_classes: K.
-            in_channels: of the levels, finest first.
-            assigner: TAL in YOLO11.
-            box_loss: 1 − CIoU in YOLO11.
-            strides: of the levels, px.
             box_weight: of the box loss.
             cls_weight: of the classes' BCE.
             dfl_weight: of the distribution focal loss.
-            score_thresh: see :class:`YOLOHead`.
-            nms_thresh: likewise.
-            pre_nms_topk: likewise.
-            max_detections: likewise.
+            **kwargs: of :class:`YOLOHead`; YOLO11 has TAL and 1 − CIoU.
         """
-        super().__init__(
-            num_classes=num_classes,
-            in_channels=in_channels,
-            strides=strides,
-            assigner=assigner,
-            box_loss=box_loss,
-            score_thresh=score_thresh,
-            nms_thresh=nms_thresh,
-            pre_nms_topk=pre_nms_topk,
-            max_detections=max_detections,
-        )
+        super().__init__(**kwargs)
+        in_channels, num_classes = self.in_channels, self.num_classes
         self.box_weight, self.cls_weight, self.dfl_weight = box_weight, cls_weight, dfl_weight
         self.coder = Box2BoxTransformLinear(normalize_by_size=True)
         box = max(16, in_channels[0] // 4, 4 * BINS)
@@ -100,7 +69,7 @@ class YOLO11Head(YOLOHead):
         )
         # Released models count these fixed numbers as parameters.
         self.bins = nn.Parameter(torch.arange(BINS, dtype=torch.float32), requires_grad=False)
-        for box_branch, cls_branch, stride in zip(self.box_branches, self.cls_branches, strides, strict=True):
+        for box_branch, cls_branch, stride in zip(self.box_branches, self.cls_branches, self.strides, strict=True):
             nn.init.constant_(_last(box_branch).bias, 1.0)
             nn.init.constant_(_last(cls_branch).bias, math.log(5 / num_classes / (_REFERENCE / stride) ** 2))
 

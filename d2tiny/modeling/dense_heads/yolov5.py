@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from d2tiny.modeling.assigners import RatioAssigner
 from d2tiny.modeling.dense_heads.common import ignored_places
 from d2tiny.modeling.dense_heads.yolo import Predicted, YOLOHead, flat
-from d2tiny.modeling.losses import BoxLoss, regression_loss
+from d2tiny.modeling.losses import regression_loss
 from d2tiny.modeling.priors import GridPriors
 from d2tiny.modeling.targets import split_ignored
 from d2tiny.ops.boxes import aligned_ciou, max_iof
@@ -82,38 +82,26 @@ class YOLOv5Head(YOLOHead):
     def __init__(
         self,
         *,
-        num_classes: int,
         in_channels: Sequence[int],
         anchors: Sequence[Sequence[Sequence[float]]],
         assigner: RatioAssigner,
-        box_loss: BoxLoss,
-        strides: Sequence[int] = (8, 16, 32),
         balance: Sequence[float] = (4.0, 1.0, 0.4),
         box_weight: float = 0.05,
         obj_weight: float = 1.0,
         cls_weight: float = 0.5,
-        score_thresh: float = 0.001,
-        nms_thresh: float = 0.6,
-        pre_nms_topk: int = 3000,
-        max_detections: int = 1500,
+        **kwargs: Any,
     ) -> None:
         """Build the convolutions.
 
         Args:
-            num_classes: K.
             in_channels: of the levels, finest first.
             anchors: for each level as many (width, height) px; ``d2tiny anchors`` fits them to a dataset.
             assigner: :class:`~d2tiny.modeling.assigners.RatioAssigner`, the only one that shares anchors.
-            box_loss: 1 − CIoU in YOLOv5.
-            strides: of the levels, px.
             balance: of the objectness of each level.
             box_weight: gain of the box loss for three levels.
             obj_weight: gain of objectness for images of 640 px.
             cls_weight: gain of classes for 80 of them.
-            score_thresh: see :class:`YOLOHead`.
-            nms_thresh: likewise.
-            pre_nms_topk: likewise.
-            max_detections: likewise.
+            **kwargs: of :class:`YOLOHead`; YOLOv5 has 1 − CIoU.
 
         Raises:
             ValueError: numbers of levels or anchors differ, a side is not positive, or another assigner.
@@ -132,24 +120,15 @@ class YOLOv5Head(YOLOHead):
                 f"YOLOv5Head: anchors may learn several objects, which {type(assigner).__name__} does not say; "
                 "use RatioAssigner, or the head of YOLOX or YOLO11."
             )
-        super().__init__(
-            num_classes=num_classes,
-            in_channels=in_channels,
-            strides=strides,
-            assigner=assigner,
-            box_loss=box_loss,
-            score_thresh=score_thresh,
-            nms_thresh=nms_thresh,
-            pre_nms_topk=pre_nms_topk,
-            max_detections=max_detections,
-            cells=[torch.cat((-s / 2, s / 2), dim=1) for s in sizes],
-        )
+        cells = [torch.cat((-s / 2, s / 2), dim=1) for s in sizes]
+        super().__init__(in_channels=in_channels, assigner=assigner, cells=cells, **kwargs)
+        num_classes = self.num_classes
         self.balance = list(balance)
         self.box_weight, self.obj_weight, self.cls_weight = box_weight, obj_weight, cls_weight
         count = len(sizes[0])
         convs = [nn.Conv2d(c, count * (num_classes + 5), 1) for c in in_channels]
         self.preds = nn.ModuleList(convs)
-        for conv, stride in zip(convs, strides, strict=True):
+        for conv, stride in zip(convs, self.strides, strict=True):
             assert conv.bias is not None
             with torch.no_grad():
                 bias = conv.bias.view(count, -1)

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from d2tiny.layers import ConvBN
-from d2tiny.modeling.assigners import Assigner
 from d2tiny.modeling.dense_heads.common import DenseTargets
 from d2tiny.modeling.dense_heads.yolo import Predicted, YOLOHead, flat
-from d2tiny.modeling.losses import BoxLoss, regression_loss
+from d2tiny.modeling.losses import regression_loss
 from d2tiny.modeling.priors import GridPriors
 from d2tiny.utils.distributed import mean_over_ranks
 
@@ -50,61 +49,28 @@ class YOLOXHead(YOLOHead):
     which the released recipe adds in its last epochs and SAL has throughout (SARL eq. 3).
     """
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        in_channels: Sequence[int],
-        width: int,
-        assigner: Assigner,
-        box_loss: BoxLoss,
-        strides: Sequence[int] = (8, 16, 32),
-        box_weight: float = 5.0,
-        l1_weight: float = 0.0,
-        score_thresh: float = 0.01,
-        nms_thresh: float = 0.65,
-        pre_nms_topk: int = 3000,
-        max_detections: int = 3000,
-    ) -> None:
+    def __init__(self, *, width: int, box_weight: float = 5.0, l1_weight: float = 0.0, **kwargs: Any) -> None:
         """Build the towers.
 
         Args:
-            num_classes: K.
-            in_channels: of the levels, finest first.
             width: channels of the towers.
-            assigner: SimOTA in YOLOX.
-            box_loss: 1 − IoU² in YOLOX.
-            strides: of the levels, px.
             box_weight: of the box loss.
             l1_weight: of L1.
-            score_thresh: see :class:`YOLOHead`.
-            nms_thresh: likewise.
-            pre_nms_topk: likewise.
-            max_detections: likewise.
+            **kwargs: of :class:`YOLOHead`; YOLOX has SimOTA and 1 − IoU².
         """
-        super().__init__(
-            num_classes=num_classes,
-            in_channels=in_channels,
-            strides=strides,
-            assigner=assigner,
-            box_loss=box_loss,
-            score_thresh=score_thresh,
-            nms_thresh=nms_thresh,
-            pre_nms_topk=pre_nms_topk,
-            max_detections=max_detections,
-        )
+        super().__init__(**kwargs)
         self.box_weight, self.l1_weight = box_weight, l1_weight
         self.coder = CornerCoder()
 
         def tower() -> nn.Sequential:
             return nn.Sequential(ConvBN(width, width, 3), ConvBN(width, width, 3))
 
-        self.stems = nn.ModuleList(ConvBN(count, width) for count in in_channels)
-        self.cls_towers = nn.ModuleList(tower() for _ in in_channels)
-        self.box_towers = nn.ModuleList(tower() for _ in in_channels)
-        self.cls_preds = nn.ModuleList(nn.Conv2d(width, num_classes, 1) for _ in in_channels)
-        self.box_preds = nn.ModuleList(nn.Conv2d(width, 4, 1) for _ in in_channels)
-        self.obj_preds = nn.ModuleList(nn.Conv2d(width, 1, 1) for _ in in_channels)
+        self.stems = nn.ModuleList(ConvBN(count, width) for count in self.in_channels)
+        self.cls_towers = nn.ModuleList(tower() for _ in self.in_channels)
+        self.box_towers = nn.ModuleList(tower() for _ in self.in_channels)
+        self.cls_preds = nn.ModuleList(nn.Conv2d(width, self.num_classes, 1) for _ in self.in_channels)
+        self.box_preds = nn.ModuleList(nn.Conv2d(width, 4, 1) for _ in self.in_channels)
+        self.obj_preds = nn.ModuleList(nn.Conv2d(width, 1, 1) for _ in self.in_channels)
         for conv in (*self.cls_preds, *self.obj_preds):
             nn.init.constant_(conv.bias, -math.log((1 - PRIOR_PROB) / PRIOR_PROB))
 
