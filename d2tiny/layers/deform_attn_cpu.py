@@ -34,7 +34,8 @@ class DeformAttnCPU(torch.autograd.Function):
         ctx.sizes = np.array(sizes, dtype=np.int64).reshape(-1, 2)
         out = value.new_empty(*weights.shape[:3], value.shape[3])
         gather, _ = _kernels(value.shape[3])
-        _over_heads(gather, weights, _np(value.transpose(1, 2)), ctx.sizes, _np(places), _np(weights), out.numpy())
+        maps = _by_head(value, weights).detach().numpy()
+        _over_heads(gather, weights, maps, ctx.sizes, _np(places), _np(weights), out.numpy())
         return out.flatten(2)
 
     @staticmethod
@@ -42,13 +43,21 @@ class DeformAttnCPU(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of value, places and weights."""
         value, places, weights = ctx.saved_tensors
-        by_head = value.transpose(1, 2).contiguous()
         given = grad.contiguous().view(*weights.shape[:3], -1)
-        outs = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (by_head, places, weights)]
+        maps = _by_head(value, weights).detach()
+        to_maps = torch.zeros_like(maps)  # in the same layout
+        outs = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (places, weights)]
         _, scatter = _kernels(value.shape[3])
-        arrays = (by_head, places, weights, given, *outs)
-        _over_heads(scatter, weights, _np(by_head), ctx.sizes, *(_np(x) for x in arrays[1:]))
-        return outs[0].transpose(1, 2), None, outs[1], outs[2]
+        arrays = [_np(x) for x in (places, weights, given)]
+        _over_heads(scatter, weights, maps.numpy(), ctx.sizes, *arrays, to_maps.numpy(), *map(_np, outs))
+        return to_maps.transpose(1, 2), None, outs[0], outs[1]
+
+
+def _by_head(value: Tensor, weights: Tensor) -> Tensor:
+    """(B, M, S, D), each head's values together where enough samples read them to pay for the copy."""
+    _, queries, _, levels, points = weights.shape
+    view = value.transpose(1, 2)
+    return view.contiguous() if queries * levels * points * 4 >= 2 * value.shape[1] else view
 
 
 def _np(x: Tensor) -> np.ndarray:

@@ -53,10 +53,11 @@ def test_equals_a_slow_loop(function):
     torch.testing.assert_close(function(*args), slow(*args))
 
 
+@pytest.mark.parametrize("queries", [1, 7])  # values as they lie, or each head's together
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_gradients_equal_those_of_grid_sample(dtype):
-    value, sizes, places, weights = case(dtype)
-    given = torch.randn(2, 7, 12, dtype=dtype)
+def test_gradients_equal_those_of_grid_sample(dtype, queries):
+    value, sizes, places, weights = case(dtype, queries=queries)
+    given = torch.randn(2, queries, 12, dtype=dtype)
     found = []
     for function in (ms_deform_attn, reference_deform_attn):
         leaves = [x.clone().requires_grad_() for x in (value, places, weights)]
