@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import runpy
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -99,6 +97,8 @@ def main() -> None:
         name, ratios, objects = args.contender
         print(json.dumps(contend(name, int(ratios), int(objects), args.reference)))
         return
+    from timing import in_own_process
+
     rows = []
     print("| priors × objects | | CPU s | × faster | extra MB | positives | same |\n|---|---|---|---|---|---|---|")
     for ratios, objects in CASES:
@@ -108,14 +108,9 @@ def main() -> None:
                 continue
             if name in ("dense", "reference") and 53294 * ratios * objects * 4 * 15 > _DENSE_BYTES:
                 continue
-            command = [sys.executable, __file__, "--contender", name, str(ratios), str(objects)]
-            command += ["--reference", str(args.reference)] if args.reference else []
-            done = subprocess.run(
-                command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
-            )
-            if done.returncode:
-                raise SystemExit(done.stderr)
-            group[name] = json.loads(done.stdout.splitlines()[-1])
+            options = ["--contender", name, str(ratios), str(objects)]
+            options += ["--reference", str(args.reference)] if args.reference else []
+            group[name] = in_own_process(*options)
         base = group.get("dense", group["boxes"])["cpu_s"]
         for name, row in group.items():
             same = row["checksum"] == group["grid"]["checksum"]

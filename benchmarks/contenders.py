@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -163,6 +161,8 @@ def compare(args: argparse.Namespace, measure: Callable[..., dict[str, Any]], co
     if args.one:
         print(json.dumps(measure(args.one, args)))
         return
+    from timing import in_own_process
+
     script = Path(sys.argv[0]).name
     rows: dict[str, dict[str, Any]] = {}
     args.contenders = args.contenders or list(FAMILIES[args.family])
@@ -170,25 +170,8 @@ def compare(args: argparse.Namespace, measure: Callable[..., dict[str, Any]], co
         for name in args.contenders:
             extra = [f"--{key}" for key in ("amp", "compile") if getattr(args, key, False)]
             options = ["--one", name, "--device", args.device, "--steps", str(args.steps), "--size", str(args.size)]
-            done = subprocess.run(
-                [
-                    sys.executable,
-                    sys.argv[0],
-                    *options,
-                    "--images",
-                    str(args.images),
-                    "--objects",
-                    str(args.objects),
-                    *extra,
-                ],
-                capture_output=True,
-                text=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                check=False,
-            )
-            if done.returncode:
-                raise SystemExit(done.stderr)
-            row = json.loads(done.stdout.splitlines()[-1])
+            sizes = ["--images", str(args.images), "--objects", str(args.objects)]
+            row = in_own_process(*options, *sizes, *extra)
             rows[name] = _best(rows[name], row) if name in rows else row
             print(f"round {turn + 1}: {name}", file=sys.stderr, flush=True)
     print("| contender | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 1))

@@ -15,15 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from timing import Stopwatch, peak_mb
+from timing import Stopwatch, in_own_process, peak_mb
 from torch import Tensor
 
 from d2tiny.layers.deform_attn import ms_deform_attn, reference_deform_attn
@@ -108,16 +106,7 @@ def main() -> None:
     for title, queries in (("encoder", cells), ("decoder", 900)):
         for name in (*FUNCTIONS, "floor"):
             options = ["--device", args.device, "--dtype", args.dtype, "--calls", str(args.calls)]
-            done = subprocess.run(
-                [sys.executable, sys.argv[0], *options, "--one", name, str(queries)],
-                capture_output=True,
-                text=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                check=False,
-            )
-            if done.returncode:
-                raise SystemExit(done.stderr)
-            rows[f"{title} {name}"] = json.loads(done.stdout.splitlines()[-1])
+            rows[f"{title} {name}"] = in_own_process(*options, "--one", name, str(queries))
             print(f"{time.strftime('%H:%M:%S')} {title}: {name}", file=sys.stderr, flush=True)
     print("| queries | contender | forward ms | × | both ms | × | extra MB | × |\n|---|---|---|---|---|---|---|---|")
     for title in ("encoder", "decoder"):

@@ -13,16 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import instantiate
-from timing import batch, peak_mb
+from timing import batch, in_own_process, peak_mb
 from torch import Tensor
 
 from d2tiny.config import load_config
@@ -134,16 +131,7 @@ def main() -> None:
             for name in ("d2tiny", "dense"):
                 if name == "dense" and (kind not in ("SimOTA", "TAL") or objects * 13125 * 8 * 4 * 3 > LIMIT_GB << 30):
                     continue
-                done = subprocess.run(
-                    [sys.executable, __file__, "--one", kind, name, str(objects)],
-                    capture_output=True,
-                    text=True,
-                    env={**os.environ, "OMP_NUM_THREADS": "1"},
-                    check=False,
-                )
-                if done.returncode:
-                    raise SystemExit(done.stderr)
-                row[name] = json.loads(done.stdout.splitlines()[-1])
+                row[name] = in_own_process("--one", kind, name, str(objects))
             rows.append(row)
             cells = [
                 f"{1e3 * row[n]['s']:.1f} | {row[n]['mb']:.0f}" if n in row else "– | –" for n in ("d2tiny", "dense")

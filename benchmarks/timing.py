@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import resource
+import subprocess
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -67,3 +71,22 @@ def peak_mb(device: str) -> float:
     if device != "cpu":
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def in_own_process(*arguments: str) -> dict[str, Any]:
+    """What this script prints as its last line, as json, when it runs again with other arguments, on one thread.
+
+    Raises:
+        SystemExit: it failed; with what it wrote to stderr.
+    """
+    done = subprocess.run(
+        [sys.executable, sys.argv[0], *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return row

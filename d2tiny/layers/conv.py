@@ -10,7 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-__all__ = ["ConvBN"]
+__all__ = ["ConvBN", "yolo_norm"]
+
+
+def yolo_norm(channels: int) -> nn.BatchNorm2d:
+    """Batch normalisation as all YOLO models have it: ε 10⁻³, momentum 0.03."""
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.03)
 
 
 class ConvBN(Conv2d):
@@ -56,7 +61,7 @@ class ConvBN(Conv2d):
             padding=kernel // 2 if padding is None else padding,
             groups=groups,
             bias=False,
-            norm=nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.03),
+            norm=yolo_norm(outputs),
             activation=(activation or nn.SiLU(inplace=True)) if active else None,
         )
 

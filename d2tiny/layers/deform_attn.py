@@ -128,9 +128,8 @@ class MSDeformAttn(nn.Module):
         with torch.no_grad():
             grid = direction[:, None, None] * steps[None, None, :, None]
             self.offsets.bias.copy_(grid.expand(-1, self.levels, -1, -1).flatten())
-        for layer in (self.weights,):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.weights.weight)
+        nn.init.zeros_(self.weights.bias)
         for layer in (self.value, self.output):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)

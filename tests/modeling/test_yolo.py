@@ -364,8 +364,9 @@ def test_tiny_ignore_regions_ignore_the_place_that_they_lie_in(region):
 
 
 def test_infinite_boxes_are_no_detections():
+    boxes = torch.tensor([[0.0, 0, 9, 9], [0.0, 0, float("inf"), 9]])
     found = detections_of_levels(
-        [LevelScores(torch.tensor([[0.0, 0, 9, 9], [0.0, 0, float("inf"), 9]]), torch.tensor([[0.9], [0.8]]))],
+        [LevelScores(lambda best: boxes[best], torch.tensor([[0.9], [0.8]]))],
         (32, 32), score_thresh=0.1, nms_thresh=0.5, pre_nms_topk=10, max_detections=10,
     )  # fmt: skip
     assert found.scores.tolist() == pytest.approx([0.9])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -102,12 +102,12 @@ class LevelScores:
     """Predictions of one level of one image.
 
     Attributes:
-        boxes: (n, 4) XYXY px.
+        boxes: from indices (m,) of places to their boxes (m, 4), XYXY px: only the best are ever decoded.
         scores: (n, K), by which detections are ranked.
         gate: (n, K) what must be above the threshold; None takes ``scores``.
     """
 
-    boxes: Tensor
+    boxes: Callable[[Tensor], Tensor]
     scores: Tensor
     gate: Tensor | None = None
 
@@ -136,7 +136,7 @@ def detections_of_levels(
         gate = level.scores if level.gate is None else level.gate
         best = level.scores.amax(dim=1).topk(min(pre_nms_topk, len(level.scores))).indices
         row, cls = (gate[best] > score_thresh).nonzero(as_tuple=True)
-        found.append((level.boxes[best[row]], level.scores[best[row], cls], cls))
+        found.append((level.boxes(best)[row], level.scores[best[row], cls], cls))
     boxes, score, cls = (torch.cat(parts) for parts in zip(*found, strict=True))
     finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(score)
     clipped, score, cls = Boxes(boxes[finite]), score[finite], cls[finite]

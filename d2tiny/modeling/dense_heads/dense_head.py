@@ -157,7 +157,11 @@ class DenseHead(nn.Module):
             logits, deltas, *quality = [levels[number][image].float() for levels in predictions]
             scores = logits.sigmoid()
             rank = scores * quality[0].sigmoid() if quality else scores
-            found.append(LevelScores(self.box2box_transform.apply_deltas(deltas, anchors), rank, scores))
+
+            def boxes(best: Tensor, deltas: Tensor = deltas, anchors: Tensor = anchors) -> Tensor:
+                return self.box2box_transform.apply_deltas(deltas[best], anchors[best])
+
+            found.append(LevelScores(boxes, rank, scores))
         return detections_of_levels(
             found,
             size,

@@ -135,7 +135,13 @@ class YOLOHead(nn.Module, abc.ABC):
             found = []
             for i, (anchors, stride) in enumerate(zip(priors.level_boxes, self.strides, strict=True)):
                 outputs = [levels[i][image].float() for levels in predictions]
-                found.append(LevelScores(self.boxes(outputs, anchors, stride), self.scores(outputs)))
+
+                def boxes(
+                    best: Tensor, outputs: list[Tensor] = outputs, anchors: Tensor = anchors, stride: int = stride
+                ) -> Tensor:
+                    return self.boxes([o[best] for o in outputs], anchors[best], stride)
+
+                found.append(LevelScores(boxes, self.scores(outputs)))
             result.append(
                 detections_of_levels(
                     found,

@@ -45,7 +45,7 @@ class Explanation:
     Attributes:
         density: (H, W) objects in each cell of the finest level, without padding.
         queries: (K, 2) where the queries begin, x and y in px.
-        shares: L times (E, H, W) of the experts, with padding.
+        shares: L times (E, H, W) of the experts, without padding.
         experts: their names.
     """
 
@@ -191,12 +191,16 @@ class TinyDINO(nn.Module):
         queries = self._queries(proposals, tokens, density, None)
         height, width = images.image_sizes[0]
         boxes = queries.reference[0].sigmoid()
-        finest = tokens.valid[0, 0]
-        rows, columns = round(float(finest[1]) * tokens.sizes[0][0]), round(float(finest[0]) * tokens.sizes[0][1])
+        cells = [
+            (round(float(valid[1]) * size[0]), round(float(valid[0]) * size[1]))
+            for size, valid in zip(tokens.sizes, tokens.valid[0], strict=True)
+        ]
         return Explanation(
-            density=None if density is None else density[0, :rows, :columns],
+            density=None if density is None else density[0, : cells[0][0], : cells[0][1]],
             queries=boxes[:, :2] * boxes.new_tensor((width, height)),
-            shares=None if routed is None else [pi[0] for pi in routed.shares],
+            shares=None
+            if routed is None
+            else [p[0, :, :h, :w] for p, (h, w) in zip(routed.shares, cells, strict=True)],
             experts=[] if self.routing is None else self.routing.names,
         )
 

@@ -10,6 +10,7 @@ from detectron2.layers import ShapeSpec, get_norm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from d2tiny.layers import yolo_norm
 from d2tiny.modeling.necks.levels import check_levels
 from d2tiny.utils.errors import did_you_mean
 from d2tiny.utils.precision import without_autocast
@@ -26,7 +27,7 @@ def _conv(inputs: int, outputs: int, kernel: int, norm: str, *, dilation: int = 
         inputs, outputs, kernel, padding=dilation * (kernel // 2), dilation=dilation, groups=groups, bias=False
     )
     weight_init.c2_msra_fill(conv)
-    own = nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.03) if norm == "YOLO" else get_norm(norm, outputs)
+    own = yolo_norm(outputs) if norm == "YOLO" else get_norm(norm, outputs)
     return nn.Sequential(conv, own)
 
 
