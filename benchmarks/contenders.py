@@ -1,8 +1,10 @@
 """What `train_step.py` and `inference.py` share: the models, their parts, and one process for each model.
 
-Two families. ``rcnn``: ResNet-50 with random weights, 3,000 proposals and up to 3,000 detections everywhere; "stock" is
-Detectron2's own RPN and box head on the same backbone and settings. ``onestage``: the YOLO hosts, as many detections as
-they allow, and torchvision's SSD300 (35 GMAC at 300², as many as YOLO11m has at 640²).
+Three families. ``rcnn``: ResNet-50 with random weights, 3,000 proposals and up to 3,000 detections everywhere; "stock"
+is Detectron2's own RPN and box head on the same backbone and settings. ``onestage``: the YOLO hosts, as many detections
+as they allow, and torchvision's SSD300 (35 GMAC at 300², as many as YOLO11m has at 640²). ``transformer``: DINO and
+ScaleBridge-Det with a ResNet-50; the first is DINO whose deformable attention is PyTorch's ``grid_sample``, as in
+implementations without a kernel. The density map of random weights asks for more queries than a trained one.
 """
 
 from __future__ import annotations
@@ -36,8 +38,16 @@ ONE_STAGE = {
     "yolo11_m_p2": "aitod/yolo11_m_p2_600e",
     "rs_tinynet_m": "aitod/rs_tinynet_m_600e",
 }
-FAMILIES = {"rcnn": RCNN, "onestage": ONE_STAGE}
-CONTENDERS = RCNN | ONE_STAGE
+TRANSFORMERS = {
+    "dino_5scale_grid_sample": "aitod/dino_r50_5scale_12e",
+    "dino_5scale": "aitod/dino_r50_5scale_12e",
+    "dino_5scale_dgq": "aitod/dino_r50_5scale_dgq_12e",
+    "dino_5scale_rem": "aitod/dino_r50_5scale_rem_12e",
+    "scalebridge_5scale": "aitod/scalebridge_r50_5scale_12e",
+    "dino_4scale": "aitod/dino_r50_4scale_12e",
+}
+FAMILIES = {"rcnn": RCNN, "onestage": ONE_STAGE, "transformer": TRANSFORMERS}
+CONTENDERS = RCNN | ONE_STAGE | TRANSFORMERS
 # what is timed inside a model: attribute path, method
 PARTS = {
     "backbone": ("backbone", "forward"),
@@ -57,6 +67,12 @@ PARTS = {
     "dense losses": ("head", "losses"),
     "decode": ("head", "decode"),
     "auxiliary": ("auxiliary", "forward"),
+    "routing": ("routing", "forward"),
+    "encoder": ("encoder", "forward"),
+    "proposals of tokens": ("selection", "propose"),
+    "density": ("density", "density"),
+    "decoder": ("decoder", "forward"),
+    "losses of queries": ("criterion", "decoded"),
 }
 
 
@@ -110,6 +126,7 @@ def build(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
     from timing import Stopwatch
 
     from d2tiny.config import load_config
+    from d2tiny.layers import deform_attn
 
     if args.device == "cpu":
         torch.set_num_threads(1)
@@ -121,16 +138,20 @@ def build(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
         # NMS suppresses nothing, so that random weights too give all proposals and detections.
         if "proposal_generator" in cfg:
             cfg.proposal_generator.nms_thresh = 1.0
-        else:
+        elif "head" in cfg:
             cfg.head.nms_thresh, cfg.head.score_thresh = 1.0, 0.0
+        elif name.endswith("grid_sample"):
+            deform_attn.ms_deform_attn = deform_attn.reference_deform_attn
         model = instantiate(stock(cfg) if name == "stock" else cfg).to(args.device)
     watch = Stopwatch(args.device)
     if args.compile:
         model.backbone.compile()
-    modules = dict(model.named_modules())
     for part, (path, method) in PARTS.items():
-        if path in modules and not (args.compile and path.startswith("backbone")):  # a timer would cut its graph
-            setattr(modules[path], method, watch.around(part, getattr(modules[path], method)))
+        owner = model
+        for attribute in path.split("."):
+            owner = getattr(owner, attribute, None)
+        if owner is not None and not (args.compile and path.startswith("backbone")):  # a timer would cut its graph
+            setattr(owner, method, watch.around(part, getattr(owner, method)))
     return model, watch
 
 
