@@ -116,6 +116,16 @@ TABLES["onestage"] = tuple(
         ("rs_tinynet_n", "RS-TinyNet-n (MDCA, ARB, PFDH)"),
     )
 )
+# DINO, with each part of ScaleBridge-Det, and with both.
+TABLES["transformers"] = tuple(
+    Row(config, title, config)
+    for config, title in (
+        ("dino_r18", "DINO"),
+        ("dino_r18_dgq", "DINO, DGQ"),
+        ("dino_r18_rem", "DINO, REM"),
+        ("scalebridge_r18", "ScaleBridge-Det (DGQ, REM)"),
+    )
+)
 METRICS = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
 
 

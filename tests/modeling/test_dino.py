@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from d2tiny import model_zoo
 from d2tiny.layers.position import MapPosition, box_position, inverse_sigmoid
 from d2tiny.modeling.assigners import HungarianMatcher
-from d2tiny.modeling.transformer import Denoising, DINOCriterion, DINODecoder, Tokens
+from d2tiny.modeling.transformer import Denoising, DINOCriterion, DINODecoder, QuerySelection, Tokens
 from d2tiny.ops.boxes import cxcywh_to_xyxy, pairwise_giou
 from tests.modeling.test_configs import narrow
 from tests.modeling.test_detector import item
@@ -241,6 +241,28 @@ def test_logit_is_fine_enough_for_tiny_boxes():
     torch.testing.assert_close(inverse_sigmoid(x).sigmoid(), x.clamp(1e-5, 1 - 1e-5))
 
 
+def test_where_queries_start_by_hand():
+    """16×12 px in cells of 2 and 4 px; the right half of the second image is padding."""
+    sizes = ((6, 8), (3, 4))
+    padding = torch.zeros(2, 60, dtype=torch.bool)
+    padding[1, :48] = (torch.arange(8) >= 4).repeat(6)
+    padding[1, 48:] = (torch.arange(4) >= 2).repeat(3)
+    valid = torch.tensor([[[1.0, 1.0]] * 2, [[0.5, 1.0]] * 2])
+    tokens = Tokens(torch.zeros(2, 60, 8), torch.zeros(2, 60, 8), padding, sizes, valid)
+    px = torch.tensor([[16.0, 12, 16, 12], [8, 12, 8, 12]])
+    boxes, usable = QuerySelection(num_classes=1, channels=8, base_cells=2.0).starts(tokens)
+    torch.testing.assert_close(boxes[0, :2] * px[0], torch.tensor([[1.0, 1, 4, 4], [3, 1, 4, 4]]))
+    torch.testing.assert_close(boxes[0, 48] * px[0], torch.tensor([2.0, 2, 8, 8]))
+    assert usable[0].all(), "also at the border"
+    inside = ~padding[1]
+    assert torch.equal(usable[1], inside)
+    large = torch.tensor([8.0, 12, 0.99 * 8, 12])  # as wide as the image at most
+    torch.testing.assert_close(boxes[1, inside] * px[1], (boxes[0, inside] * px[0]).minimum(large))
+    shares, usable = QuerySelection(num_classes=1, channels=8, base_wh=0.05).starts(tokens)
+    torch.testing.assert_close(shares[0, [0, 48], 2:], torch.tensor([[0.05, 0.05], [0.1, 0.1]]))
+    assert torch.equal(usable, ~padding)
+
+
 # --- the whole model -----------------------------------------------------------------------------------------------
 
 
@@ -342,3 +364,5 @@ def test_what_cannot_work_is_refused():
         small(backbone__neck__channels=64)
     with pytest.raises(ValueError, match="base_wh"):
         small(selection__base_wh=2.0)
+    with pytest.raises(ValueError, match="base_cells"):
+        small(selection__base_cells=0.0)

@@ -307,8 +307,8 @@ def test_the_picture_of_densities_and_experts():
     image = np.random.default_rng(0).integers(0, 255, (72, 104, 3)).astype(np.uint8)
     model = small("scalebridge_r18").eval()
     said = model.explain({"image": torch.from_numpy(image.transpose(2, 0, 1).copy())})
-    assert said.density.shape == (9, 13)
-    assert [tuple(level.shape) for level in said.shares[:2]] == [(4, 9, 13), (4, 5, 7)]
+    assert said.density.shape == (18, 26)
+    assert [tuple(level.shape) for level in said.shares[:2]] == [(4, 18, 26), (4, 9, 13)]
     assert said.experts == ["local", "detail", "wide", "context"]
     assert float(said.queries[:, 0].max()) <= 104
     picture = scope["draw"](model, image)

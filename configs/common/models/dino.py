@@ -30,7 +30,7 @@ model = L(TinyDINO)(
     encoder=L(DeformableEncoder)(
         channels="${..channels}", layers=6, heads=8, levels=4, points=4, hidden=2048, checkpointing=False
     ),
-    selection=L(QuerySelection)(num_classes="${..num_classes}", channels="${..channels}", queries=900, base_wh=0.02),
+    selection=L(QuerySelection)(num_classes="${..num_classes}", channels="${..channels}", queries=900, base_cells=2.0),
     decoder=L(DINODecoder)(
         num_classes="${..num_classes}",
         channels="${..channels}",

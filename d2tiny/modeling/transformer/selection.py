@@ -14,7 +14,7 @@ from d2tiny.utils.precision import without_autocast
 
 __all__ = ["Proposals", "QuerySelection"]
 
-_EDGE = 0.01  # proposals nearer to the image's border, or larger than 1 − this, are none
+_EDGE = 0.01  # of the image: DINO's proposals nearer to its border, smaller, or larger than 1 − this, are none
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,29 @@ class Proposals:
 class QuerySelection(nn.Module):
     """A class and a box for every token; those with the best class become queries.
 
-    Boxes start at the middle of the token's cell with sides ``base_wh · 2^level`` of the image. Positions of the
-    queries are the boxes, without gradient; contents are learned, the same for all images ("mixed").
+    Boxes start at the middle of the token's cell. Their sides are ``base_cells`` cells of its level: as many px in a
+    crop as in a whole scene, so that what was learned on the one holds for the other, and cells at the border of the
+    image count. With ``base_cells=None`` they are DINO's ``base_wh · 2^level`` of the image. Positions of the queries
+    are the boxes, without gradient; contents are learned, the same for all images ("mixed").
     """
 
-    def __init__(self, *, num_classes: int, channels: int = 256, queries: int = 900, base_wh: float = 0.05) -> None:
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        channels: int = 256,
+        queries: int = 900,
+        base_cells: float | None = None,
+        base_wh: float = 0.05,
+    ) -> None:
         """Set the numbers.
 
         Args:
             num_classes: of the encoder's own class head.
             channels: C.
             queries: K, the most that are ever selected.
-            base_wh: sides of the finest level's boxes as shares of the image; 0.05 in DINO, less for tiny objects.
+            base_cells: sides of the boxes in cells of their level.
+            base_wh: without ``base_cells``, sides of the finest level's boxes as shares of the image.
 
         Raises:
             ValueError: a setting outside its range.
@@ -56,7 +67,11 @@ class QuerySelection(nn.Module):
         super().__init__()
         if queries < 1 or not 0 < base_wh < 1:
             raise ValueError(f"QuerySelection: need queries >= 1 and base_wh in (0, 1), got {queries}, {base_wh}.")
-        self.queries, self.base_wh = queries, base_wh
+        if base_cells is not None and base_cells <= 0:
+            raise ValueError(
+                f"QuerySelection: base_cells={base_cells} must be over 0, or None for shares of the image."
+            )
+        self.queries, self.base_cells, self.base_wh = queries, base_cells, base_wh
         self.enter = nn.Sequential(nn.Linear(channels, channels), nn.LayerNorm(channels))
         self.class_head, self.box_head = class_head(channels, num_classes), box_head(channels)
         self.content = nn.Embedding(queries, channels)
@@ -64,6 +79,11 @@ class QuerySelection(nn.Module):
 
     def starts(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """(B, S, 4) boxes of the tokens, cx, cy, w, h in shares of the image, and (B, S) which are usable."""
+        if self.base_cells is not None:
+            boxes = torch.cat((tokens.centres, self.base_cells * tokens.cell), dim=-1)
+            # a cell as wide as the image starts from the image
+            boxes = boxes.clamp(max=1 - _EDGE)
+            return boxes, (tokens.centres < 1).all(dim=-1) & ~tokens.padding
         side = (self.base_wh * 2.0**tokens.level).to(tokens.centres)
         side = side[None, :, None].expand(len(tokens.features), -1, 2)
         boxes = torch.cat((tokens.centres, side), dim=-1)

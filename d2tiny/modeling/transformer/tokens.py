@@ -51,6 +51,12 @@ class Tokens:
             parts.append(cells / self.valid[:, level, None])
         return torch.cat(parts, dim=1)
 
+    @cached_property
+    def cell(self) -> Tensor:
+        """(B, S, 2) width and height of each token's cell as shares of the image."""
+        sides = torch.tensor([(1 / w, 1 / h) for h, w in self.sizes], device=self.features.device)
+        return (sides / self.valid)[:, self.level]
+
     def places(self, shares: Tensor) -> Tensor:
         """(B, N, L, 2 or 4) places in the padded maps from points or boxes (B, N, 2 or 4) in shares of the image."""
         scale = self.valid if shares.shape[-1] == 2 else self.valid.repeat(1, 1, 2)

@@ -1,0 +1,120 @@
+#!/usr/bin/env python
+"""How many queries trained transformers use for an image, how well their densities count, and what an image costs.
+
+    python benchmarks/quick_table.py --table transformers ...     # trains them
+    DETECTRON2_DATASETS=/data python benchmarks/queries.py
+
+Final weights of ``quick_table.py --table transformers`` on the validation tiles, one at a time, on one thread, in
+float32. All models see an image before the next one comes, so that what else the machine does hits all of them; the
+best of some calls for each image, then the mean over the images. Results go to ``results/transformers/queries.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import instantiate
+from quick_table import ROOT, TABLES
+from tqdm import tqdm
+
+from d2tiny.config import load_config
+from d2tiny.utils.env import describe_hardware
+
+RESULTS = ROOT / "results" / "transformers"
+GROUPS = {"under 10 objects": (0, 10), "10 to 49": (10, 50), "50 and more": (50, 10**9)}
+
+
+class Watched:
+    """A trained model that tells its queries, its count and its time."""
+
+    def __init__(self, config: str, weights: Path) -> None:
+        self.model = instantiate(load_config(f"quick/{config}").model).eval()
+        DetectionCheckpointer(self.model).load(str(weights))
+        self.queries, self.count = 0, float("nan")
+        self.model.decoder.register_forward_pre_hook(self._keep)
+        if self.model.density is not None:
+            density = self.model.density.density
+            self.model.density.density = lambda *args: self._summed(density(*args))
+
+    def _keep(self, _: Any, args: tuple[Any, ...]) -> None:
+        self.queries = args[0].shape[1]
+
+    def _summed(self, density: torch.Tensor) -> torch.Tensor:
+        self.count = float(density.sum())
+        return density
+
+    def __call__(self, item: dict[str, Any], calls: int) -> dict[str, float]:
+        """Queries, count and least seconds for one image."""
+        times = []
+        for _ in range(calls):
+            start = time.perf_counter()
+            with torch.no_grad():
+                self.model([item])
+            times.append(time.perf_counter() - start)
+        return {"seconds": min(times), "queries": self.queries, "count": self.count}
+
+
+def summary(rows: list[dict[str, float]], objects: list[int]) -> dict[str, Any]:
+    """Means over the images, queries also by number of objects."""
+    said: dict[str, Any] = {
+        "queries": round(statistics.mean(r["queries"] for r in rows), 1),
+        "seconds": round(statistics.mean(r["seconds"] for r in rows), 4),
+    }
+    for name, (low, high) in GROUPS.items():
+        part = [r["queries"] for r, n in zip(rows, objects, strict=True) if low <= n < high]
+        said[f"queries, {name}"] = round(statistics.mean(part), 1)
+    if rows[0]["count"] == rows[0]["count"]:
+        off = [abs(r["count"] - n) for r, n in zip(rows, objects, strict=True)]
+        said["mean error of the count"] = round(statistics.mean(off), 1)
+    return said
+
+
+def main() -> None:
+    """Print a table and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=ROOT / "output" / "quick_table")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--calls", type=int, default=3, help="of each model for each image; the best counts")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    models = {}
+    for row in TABLES["transformers"]:
+        for seed in args.seeds:
+            weights = args.work / f"{row.name}_seed{seed}" / "model_final.pth"
+            if not weights.is_file():
+                parser.error(f"{weights} is missing; train it with quick_table.py --table transformers, or give --work")
+            models[f"{row.name}_seed{seed}"] = Watched(row.config, weights)
+    loader = instantiate(load_config(f"quick/{TABLES['transformers'][0].config}").dataloader.test)
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in models}
+    objects = []
+    for batch in tqdm(loader, desc="images"):
+        for item in batch:
+            objects.append(sum(not a.get("iscrowd", 0) for a in item["annotations"]))
+            for name, model in models.items():
+                rows[name].append(model(item, args.calls))
+    said = {name: summary(results, objects) for name, results in rows.items()}
+    columns = list(dict.fromkeys(key for row in said.values() for key in row))
+    print("| model | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 1))
+    for name, row in said.items():
+        print(f"| {name} | " + " | ".join(str(row.get(key, "-")) for key in columns) + " |")
+    record = {
+        "command": "python benchmarks/queries.py",
+        "hardware": describe_hardware(),
+        "images": len(objects),
+        "calls": args.calls,
+        "objects": {name: sum(low <= n < high for n in objects) for name, (low, high) in GROUPS.items()},
+        "rows": said,
+    }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / "queries.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
