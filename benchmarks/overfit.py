@@ -2,10 +2,10 @@
 """Eight drawn scenes learned by heart: after how many steps does a detector find them again?
 
     python benchmarks/overfit.py
-    python benchmarks/overfit.py --configs quick/yolox_s --steps 600
+    python benchmarks/overfit.py --family transformers --steps 600
 
 It shows that assignment, losses and decoding agree. Without augmentation, AP of the averaged weights on the very same
-scenes (AI-TOD protocol), looked at every so many steps. Results go to ``results/overfit``.
+scenes (AI-TOD protocol), looked at every so many steps. Results go to ``results/overfit``, a file for each family.
 """
 
 from __future__ import annotations
@@ -22,15 +22,18 @@ from d2tiny.engine.run import run
 from d2tiny.utils.env import describe_hardware
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "overfit"
-CONFIGS = (
-    "quick/yolox_s",
-    "quick/yolox_s_sarl_sal",
-    "quick/yolov5_s",
-    "quick/yolov5_s_sarl_sal",
-    "quick/yolo11_n",
-    "quick/yolo11_n_tinytal",
-    "quick/rs_tinynet_n",
-)
+FAMILIES = {
+    "onestage": (
+        "quick/yolox_s",
+        "quick/yolox_s_sarl_sal",
+        "quick/yolov5_s",
+        "quick/yolov5_s_sarl_sal",
+        "quick/yolo11_n",
+        "quick/yolo11_n_tinytal",
+        "quick/rs_tinynet_n",
+    ),
+    "transformers": ("quick/dino_r18", "quick/dino_r18_dgq", "quick/dino_r18_rem", "quick/scalebridge_r18"),
+}
 WANTED = 60.0
 
 
@@ -62,7 +65,8 @@ def overfit(config: str, data: str, folder: Path, steps: int, every: int) -> dic
 def main() -> None:
     """Train each config, print a table, write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--configs", nargs="+", default=list(CONFIGS))
+    parser.add_argument("--family", choices=tuple(FAMILIES), default="onestage")
+    parser.add_argument("--configs", nargs="+", help="default: those of the family")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--every", type=int, default=50, help="steps between two looks")
     args = parser.parse_args()
@@ -70,7 +74,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = write_dataset(Path(folder) / "data", train=8, val=1, height=128, width=128, seed=3)
         register_coco_like("overfit", files["train_json"], files["train_images"])
-        for config in args.configs:
+        for config in args.configs or FAMILIES[args.family]:
             rows[config] = overfit(config, "overfit", Path(folder) / config.replace("/", "_"), args.steps, args.every)
     print(f"| config | AP {WANTED:.0f} at step | last AP |\n|---|---|---|")
     for config, row in rows.items():
@@ -78,13 +82,13 @@ def main() -> None:
         assert isinstance(curve, dict)
         print(f"| {config} | {row['reached_at']} | {list(curve.values())[-1]} |")
     record = {
-        "command": "python benchmarks/overfit.py",
+        "command": f"python benchmarks/overfit.py --family {args.family}",
         "hardware": describe_hardware(),
         "steps": args.steps,
         "rows": rows,
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "scenes.json").write_text(json.dumps(record, indent=1) + "\n")
+    (RESULTS / f"{args.family}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":
