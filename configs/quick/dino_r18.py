@@ -7,5 +7,4 @@ from .faster_rcnn_r18_fpn_maxiou import dataloader, lr_multiplier, optimizer, tr
 quick(model)
 train.max_iter = 600
 train.clip_norm = 0.1
-optimizer.lr = 4e-4
 train.output_dir = "output/quick/dino_r18"
