@@ -2,8 +2,8 @@
 
 ``grid_sample`` writes all samples (3.4 GB for an encoder layer of 800² px) before they are weighted. Here each sample
 is added where it belongs as it is read. Heads are independent, also in the gradient of the values, so that any number
-of threads gives the same bits. The values of a head lie together: with all heads side by side their rows would share
-a few lines of the cache.
+of threads gives the same bits. The values of a head are copied together, a head at a time: with all heads side by side
+their rows would share a few lines of the cache.
 """
 
 from __future__ import annotations
@@ -33,9 +33,15 @@ class DeformAttnCPU(torch.autograd.Function):
         ctx.save_for_backward(value, places, weights)
         ctx.sizes = np.array(sizes, dtype=np.int64).reshape(-1, 2)
         out = value.new_empty(*weights.shape[:3], value.shape[3])
-        gather, _ = _kernels(value.shape[3])
-        maps = _by_head(value, weights).detach().numpy()
-        _over_heads(gather, weights, maps, ctx.sizes, _np(places), _np(weights), out.numpy())
+        kernel, _ = _kernels(value.shape[3])
+        maps, arrays = value.detach().numpy(), (ctx.sizes, _np(places), _np(weights), out.numpy())
+        dense = _dense(value, weights)
+
+        def gather(b: int, m: int) -> None:
+            own = maps[b, :, m]
+            kernel(np.ascontiguousarray(own) if dense else own, *arrays, b, m)
+
+        _over_heads(gather, weights)
         return out.flatten(2)
 
     @staticmethod
@@ -44,36 +50,47 @@ class DeformAttnCPU(torch.autograd.Function):
         """Gradients of value, places and weights."""
         value, places, weights = ctx.saved_tensors
         given = grad.contiguous().view(*weights.shape[:3], -1)
-        maps = _by_head(value, weights).detach()
-        to_maps = torch.zeros_like(maps)  # in the same layout
-        outs = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (places, weights)]
-        _, scatter = _kernels(value.shape[3])
-        arrays = [_np(x) for x in (places, weights, given)]
-        _over_heads(scatter, weights, maps.numpy(), ctx.sizes, *arrays, to_maps.numpy(), *map(_np, outs))
-        return to_maps.transpose(1, 2), None, outs[0], outs[1]
+        to_value, to_places, to_weights = (
+            torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (value, places, weights)
+        )
+        _, kernel = _kernels(value.shape[3])
+        maps, to_maps = value.numpy(), to_value.numpy()
+        arrays = (ctx.sizes, *map(_np, (places, weights, given, to_places, to_weights)))
+        dense = _dense(value, weights)
+
+        def scatter(b: int, m: int) -> None:
+            own, out = maps[b, :, m], to_maps[b, :, m]
+            if not dense:
+                kernel(own, out, *arrays, b, m)
+                return
+            together = np.zeros(out.shape, out.dtype)
+            kernel(np.ascontiguousarray(own), together, *arrays, b, m)
+            out[:] = together
+
+        _over_heads(scatter, weights)
+        return to_value, None, to_places, to_weights
 
 
-def _by_head(value: Tensor, weights: Tensor) -> Tensor:
-    """(B, M, S, D), each head's values together where enough samples read them to pay for the copy."""
+def _dense(value: Tensor, weights: Tensor) -> bool:
+    """Whether so many samples read the values of a head that it pays to copy them together."""
     _, queries, _, levels, points = weights.shape
-    view = value.transpose(1, 2)
-    return view.contiguous() if queries * levels * points * 4 >= 2 * value.shape[1] else view
+    return queries * levels * points * 4 >= 2 * value.shape[1]
 
 
 def _np(x: Tensor) -> np.ndarray:
     return x.detach().contiguous().numpy()
 
 
-def _over_heads(kernel: Callable[..., None], weights: Tensor, *arrays: np.ndarray) -> None:
+def _over_heads(work: Callable[[int, int], None], weights: Tensor) -> None:
     """Every head of every image is one piece of work for PyTorch's threads."""
     pieces = [(b, m) for b in range(weights.shape[0]) for m in range(weights.shape[2])]
     workers = min(torch.get_num_threads(), len(pieces))
     if workers <= 1:
         for piece in pieces:
-            kernel(*arrays, *piece)
+            work(*piece)
         return
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(lambda piece: kernel(*arrays, *piece), pieces))
+        list(pool.map(lambda piece: work(*piece), pieces))
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -91,15 +108,15 @@ def _kernels(depth: int) -> tuple[Callable[..., None], Callable[..., None]]:
     """Forward and backward for heads of so many channels, a number that the compiler knows."""
 
     @njit(cache=True, nogil=True, fastmath=_FAST)
-    def gather(value, sizes, places, weights, out, b, m):  # type: ignore[no-untyped-def]
-        one, half, zero = value.dtype.type(1), value.dtype.type(0.5), value.dtype.type(0)
-        maps, total = value[b, m], np.empty(depth, value.dtype)
+    def gather(maps, sizes, places, weights, out, b, m):  # type: ignore[no-untyped-def]
+        one, half, zero = maps.dtype.type(1), maps.dtype.type(0.5), maps.dtype.type(0)
+        total = np.empty(depth, maps.dtype)
         for q in range(weights.shape[1]):
             total[:] = 0
             start = 0
             for level in range(weights.shape[3]):
                 height, width = sizes[level, 0], sizes[level, 1]
-                wide, high = value.dtype.type(width), value.dtype.type(height)
+                wide, high = maps.dtype.type(width), maps.dtype.type(height)
                 for p in range(weights.shape[4]):
                     x = places[b, q, m, level, p, 0] * wide - half
                     y = places[b, q, m, level, p, 1] * high - half
@@ -119,15 +136,15 @@ def _kernels(depth: int) -> tuple[Callable[..., None], Callable[..., None]]:
             out[b, q, m] = total
 
     @njit(cache=True, nogil=True, fastmath=_FAST)
-    def scatter(value, sizes, places, weights, grad, to_value, to_places, to_weights, b, m):  # type: ignore[no-untyped-def]
-        one, half, zero = value.dtype.type(1), value.dtype.type(0.5), value.dtype.type(0)
-        maps, out, given = value[b, m], to_value[b, m], np.empty(depth, value.dtype)
+    def scatter(maps, out, sizes, places, weights, grad, to_places, to_weights, b, m):  # type: ignore[no-untyped-def]
+        one, half, zero = maps.dtype.type(1), maps.dtype.type(0.5), maps.dtype.type(0)
+        given = np.empty(depth, maps.dtype)
         for q in range(weights.shape[1]):
             given[:] = grad[b, q, m]
             start = 0
             for level in range(weights.shape[3]):
                 height, width = sizes[level, 0], sizes[level, 1]
-                wide, high = value.dtype.type(width), value.dtype.type(height)
+                wide, high = maps.dtype.type(width), maps.dtype.type(height)
                 for p in range(weights.shape[4]):
                     x = places[b, q, m, level, p, 0] * wide - half
                     y = places[b, q, m, level, p, 1] * high - half
