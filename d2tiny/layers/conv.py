@@ -1,4 +1,4 @@
-"""Convolution, batch normalisation and SiLU, as the YOLO family has them; one convolution when predicting."""
+"""Convolutions: those of the YOLO family with batch normalisation and SiLU, and dilated depth-wise ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-__all__ = ["ConvBN", "yolo_norm"]
+from d2tiny.utils.precision import without_autocast
+
+__all__ = ["ConvBN", "DilatedDepthwise", "yolo_norm"]
 
 
 def yolo_norm(channels: int) -> nn.BatchNorm2d:
@@ -102,3 +104,32 @@ class ConvBN(Conv2d):
     def __getstate__(self) -> dict[str, Any]:
         """Copies fold their own weights."""
         return {k: v for k, v in self.__dict__.items() if k != "_folded"}
+
+
+class DilatedDepthwise(nn.Conv2d):
+    """Depth-wise convolution of the same size; on processors always in float32.
+
+    There PyTorch's bfloat16 gradient of the weights holds memory that nobody wrote when such a convolution has a
+    dilation, 128 or more channels and ``channels_last`` (seen in 2.14: NaN in every call).
+    """
+
+    def __init__(self, channels: int, kernel: int, dilation: int, *, bias: bool = True) -> None:
+        """Set the shape.
+
+        Args:
+            channels: in and out.
+            kernel: side in cells, odd.
+            dilation: in cells.
+            bias: whether there is one.
+        """
+        padding = dilation * (kernel // 2)
+        super().__init__(channels, channels, kernel, padding=padding, dilation=dilation, groups=channels, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape, in the type that a plain convolution would give."""
+        half = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        if x.device.type != "cpu" or half not in (torch.bfloat16, torch.float16):
+            return super().forward(x)
+        with without_autocast(x.device):
+            bias = None if self.bias is None else self.bias.float()
+            return self._conv_forward(x.float(), self.weight.float(), bias).to(half)

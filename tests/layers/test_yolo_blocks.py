@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from d2tiny.layers import C2PSA, SPP, C3k2, ConvBN, CSPLayer, Focus
+from d2tiny.layers import C2PSA, SPP, C3k2, ConvBN, CSPLayer, DilatedDepthwise, Focus
 from d2tiny.layers.attention import MapAttention
 
 
@@ -147,3 +147,19 @@ def test_shapes(size):
     x = torch.randn(2, 64, *size)
     for block in (C2PSA(64, 1), C3k2(64, 64, 2, c3k=True), SPP(64, 64), CSPLayer(64, 64, 1, shortcut=False)):
         assert block.eval()(x).shape == x.shape
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_dilated_depthwise_has_a_gradient_in_bfloat16(layout):
+    """PyTorch's own holds memory that nobody wrote here, so that poisoned memory shows as NaN."""
+    layer = DilatedDepthwise(128, 3, 2, bias=False)
+    x = torch.randn(8, 128, 40, 40).to(memory_format=layout)
+    layer(x).sum().backward()
+    wanted, layer.weight.grad = layer.weight.grad, None
+    poison = torch.full((5_000_000,), torch.nan)
+    del poison
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer(x.bfloat16())
+    assert out.dtype == torch.bfloat16
+    out.sum().backward()
+    torch.testing.assert_close(layer.weight.grad, wanted, rtol=0.02, atol=0.02 * float(wanted.abs().max()))

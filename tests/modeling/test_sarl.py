@@ -6,6 +6,7 @@ import pytest
 import torch
 from detectron2.layers import ShapeSpec
 
+from d2tiny.layers import DilatedDepthwise
 from d2tiny.modeling.necks import FIM, SARL
 
 SIZES = {"res2": (8, 33, 40), "res3": (16, 17, 20), "res4": (32, 9, 10), "res5": (64, 1, 1)}
@@ -89,10 +90,5 @@ def test_mistakes():
 
 
 def test_the_dilated_convolution_is_computed_in_float32():
-    """PyTorch's bfloat16 weight gradient of it is garbage now and then (channels last, processor): 1e27 was seen."""
-    module, seen = awake(sarl()), []
-    module.fem["res2"].far[0].register_forward_pre_hook(lambda _, given: seen.append(given[0].dtype))
-    with torch.autocast("cpu", torch.bfloat16):
-        out = module(features())["res2"]
-    out.float().sum().backward()
-    assert seen == [torch.float32]
+    """PyTorch's bfloat16 gradient of it is garbage: see the layer's own test."""
+    assert all(isinstance(block.far[0], DilatedDepthwise) for block in sarl().fem.values())

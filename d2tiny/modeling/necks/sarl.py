@@ -10,10 +10,9 @@ from detectron2.layers import ShapeSpec, get_norm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from d2tiny.layers import yolo_norm
+from d2tiny.layers import DilatedDepthwise, yolo_norm
 from d2tiny.modeling.necks.levels import check_levels
 from d2tiny.utils.errors import did_you_mean
-from d2tiny.utils.precision import without_autocast
 from d2tiny.utils.registry import NECK_REGISTRY
 
 __all__ = ["FEM", "FIM", "SARL"]
@@ -22,10 +21,12 @@ _ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU}
 
 
 def _conv(inputs: int, outputs: int, kernel: int, norm: str, *, dilation: int = 1, groups: int = 1) -> nn.Sequential:
-    """Convolution without bias and its normalisation."""
-    conv = nn.Conv2d(
-        inputs, outputs, kernel, padding=dilation * (kernel // 2), dilation=dilation, groups=groups, bias=False
-    )
+    """Convolution without bias and its normalisation; with a dilation it is depth-wise."""
+    conv: nn.Conv2d
+    if dilation > 1:
+        conv = DilatedDepthwise(inputs, kernel, dilation, bias=False)
+    else:
+        conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=False)
     weight_init.c2_msra_fill(conv)
     own = yolo_norm(outputs) if norm == "YOLO" else get_norm(norm, outputs)
     return nn.Sequential(conv, own)
@@ -80,17 +81,14 @@ class FEM(nn.Module):
         super().__init__()
         self.squeeze = _conv(2 * channels, channels, 1, norm)
         self.near = _conv(channels, channels, 3, norm, groups=channels)
-        self.far = _conv(channels, channels, 3, norm, dilation=2, groups=channels)
+        self.far = _conv(channels, channels, 3, norm, dilation=2)
         self.project = _conv(channels, channels, 1, norm)
         self.activation = _ACTIVATIONS[activation]()
 
     def forward(self, weighted: Tensor, aligned: Tensor) -> Tensor:
         """Map two (B, c, H, W) to one."""
         mixed = self.activation(self.squeeze(torch.cat((weighted, aligned), dim=1)))
-        # In bfloat16 the processor's weight gradient of a dilated depth-wise convolution holds garbage now and then.
-        with without_autocast(mixed.device):
-            far = self.far(mixed.to(next(self.far.parameters()).dtype))
-        return self.project(self.activation(self.near(mixed) + far + mixed))
+        return self.project(self.activation(self.near(mixed) + self.far(mixed) + mixed))
 
 
 @NECK_REGISTRY.register()

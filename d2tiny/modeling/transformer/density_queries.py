@@ -12,6 +12,7 @@ from detectron2.layers import get_norm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from d2tiny.layers import DilatedDepthwise
 from d2tiny.modeling.transformer.selection import Proposals
 from d2tiny.modeling.transformer.tokens import Tokens
 from d2tiny.utils.errors import did_you_mean
@@ -127,7 +128,7 @@ class DensityQueries(nn.Module):
         blocks: list[nn.Module] = [nn.Conv2d(channels, hidden, 1)]
         for _ in range(3):
             blocks += [
-                nn.Conv2d(hidden, hidden, 3, padding=2, dilation=2, groups=hidden, bias=False),
+                DilatedDepthwise(hidden, 3, 2, bias=False),
                 nn.Conv2d(hidden, hidden, 1, bias=False),
                 get_norm(norm, hidden),
                 nn.ReLU(inplace=True),

@@ -11,6 +11,7 @@ from detectron2.layers import get_norm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from d2tiny.layers import DilatedDepthwise
 from d2tiny.utils.precision import without_autocast
 
 __all__ = ["REM", "ContextExpert", "DetailExpert", "FrozenExpert", "LocalExpert", "Routed", "WideExpert"]
@@ -61,19 +62,12 @@ class WideExpert(nn.Module):
 
     def __init__(self, channels: int, *, norm: str = "GN") -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 7, padding=9, dilation=3, groups=channels)
+        self.conv = DilatedDepthwise(channels, 7, 3)
         self.project = _project(channels, norm)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Map L levels (B, C, H, W) to the same shapes."""
-        result = []
-        for x in maps:
-            # In bfloat16 the processor's weight gradient of a dilated depth-wise convolution holds garbage now and
-            # then.
-            with without_autocast(x.device):
-                wide = self.conv(x.float())
-            result.append(self.project(F.relu(wide.to(x.dtype) + x)))
-        return result
+        return [self.project(F.relu(self.conv(x) + x)) for x in maps]
 
 
 class ContextExpert(nn.Module):
