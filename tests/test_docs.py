@@ -16,6 +16,7 @@ from detectron2.modeling import BACKBONE_REGISTRY
 import d2tiny.modeling
 from d2tiny import add_d2tiny_config, cli
 from d2tiny.config import load_config, validate_config
+from d2tiny.modeling import assigners, necks, transformer
 from d2tiny.modeling.backbone import RFP
 from d2tiny.modeling.necks import EFPNBS, SARL
 from d2tiny.modeling.roi_heads import TinyCascadeROIHeads
@@ -144,3 +145,26 @@ def add_keys():
     cfg = get_cfg()
     add_d2tiny_config(cfg)
     return cfg
+
+
+SCALEBRIDGE = (ROOT / "docs" / "scalebridge.md").read_text()
+
+
+def test_commands_settings_and_pictures_of_the_page_of_transformers():
+    for line in commands(SCALEBRIDGE):
+        program, *given = shlex.split(line)[1:]
+        assert (ROOT / program).exists(), program
+        if "train_net" in program:
+            args = cli._train_parser().parse_intermixed_args(given)
+            validate_config(load_config(args.config_file, args.overrides), datasets=False)
+    for link in re.findall(r"\]\(([^)#]+?)\)", SCALEBRIDGE):
+        assert (ROOT / "docs" / link).exists(), link
+    table = SCALEBRIDGE.split("| part | class |")[1].split("\n\n")[0]
+    for row in table.splitlines()[2:]:
+        classes, settings = (re.findall(r"`([\w.]+)`", cell) for cell in row.split("|")[2:4])
+        known = set()
+        for name in classes:
+            owner = next(m for m in (transformer, necks, assigners) if hasattr(m, name))
+            known |= set(inspect.signature(getattr(owner, name)).parameters)
+        assert classes
+        assert {s.split(".")[-1] for s in settings} - {"null"} <= known, row

@@ -65,7 +65,7 @@ def draw(model: TinyDINO, image: np.ndarray) -> np.ndarray:
         for level in (0, min(2, len(said.shares) - 1)):
             shares = said.shares[level].cpu().numpy()
             best = shares.argmax(axis=0)
-            colors = np.array(COLORS[: len(shares)], dtype=np.float32)[best]
+            colors = np.array(COLORS, dtype=np.float32)[best % len(COLORS)]
             panels.append(_panel(_over(image, colors, 0.55 * np.ones_like(shares[0])), f"experts, level {level}"))
         legend = np.full((SIDE + 28, 150, 3), 25, np.uint8)
         cells = sum(level[0].numel() for level in said.shares)

@@ -120,7 +120,8 @@ class Trainer(TrainerBase):
         values.update({f"dropped/{k}": float(v) for k, v in dropped.items()})
         gathered = comm.gather(values)
         if comm.is_main_process():
-            mean = {k: float(np.mean([g[k] for g in gathered])) for k in values}
+            keys = dict.fromkeys(k for g in gathered for k in g)
+            mean = {k: float(np.mean([g.get(k, 0.0) for g in gathered])) for k in keys}
             self.storage.put_scalar("data_time", mean.pop("data_time"))
             for key in [k for k in mean if k.startswith("dropped/")]:
                 self.dropped[key] += round(mean.pop(key) * len(gathered))

@@ -7,6 +7,7 @@ and so the last bits, may differ between calls.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -146,7 +147,8 @@ class DeformAttnGPU(torch.autograd.Function):
         ctx.sizes = torch.tensor(sizes, dtype=torch.int32, device=value.device)
         out = value.new_empty(*weights.shape[:3], value.shape[3])
         if out.numel():
-            _forward[_grid(weights)](value, ctx.sizes, places, weights, out, **_shape(value, weights))
+            with _device_of(value):
+                _forward[_grid(weights)](value, ctx.sizes, places, weights, out, **_shape(value, weights))
         return out.flatten(2)
 
     @staticmethod
@@ -159,8 +161,14 @@ class DeformAttnGPU(torch.autograd.Function):
         if grad.numel():
             outs = (to_value, to_places, to_weights)
             settings = _shape(value, weights)
-            _backward[_grid(weights)](value, ctx.sizes, places, weights, grad.contiguous(), *outs, **settings)
+            with _device_of(value):
+                _backward[_grid(weights)](value, ctx.sizes, places, weights, grad.contiguous(), *outs, **settings)
         return to_value.to(value.dtype), None, to_places, to_weights
+
+
+def _device_of(value: Tensor) -> AbstractContextManager[object]:
+    """Triton launches on the current device, which need not be that of the tensors."""
+    return torch.cuda.device(value.device) if value.is_cuda else nullcontext()
 
 
 def _grid(weights: Tensor) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from d2tiny.modeling.losses import DCLoss, SALoss
 from d2tiny.utils.errors import D2TinyError
 from tests.engine.test_training import CONFIG, losses, settings
 from tests.modeling.test_detector import item
+from tests.modeling.test_dino import small
 
 
 class Squares(torch.nn.Module):
@@ -170,3 +171,28 @@ def test_gradients_do_not_depend_on_the_number_of_processes(tmp_path, name):
     assert first[0] == second[0] == pytest.approx(alone[0], rel=1e-3)
     if name.endswith("dgq"):
         assert (first[1], second[1]) == (15, 45)
+
+
+def steps_with_an_empty_rank(folder):
+    """Two steps of DINO and ScaleBridge-Det; the second process sees no object."""
+    torch.set_num_threads(1)
+    boxes = [[10, 10, 18, 17]] if comm.get_rank() == 0 else []
+    for name in ("dino_r18", "scalebridge_r18"):
+        model = small(name).train()
+        trainer = Trainer(wrap_ddp(model), torch.optim.SGD(model.parameters(), lr=1e-3), seed=0, device="cpu")
+        trainer.feed(iter([[item(boxes)]] * 2))
+        with EventStorage(0) as trainer.storage:
+            trainer.run_step()
+            trainer.run_step()
+            seen = trainer.storage.latest()
+        weights = float(sum(p.detach().double().abs().sum() for p in model.parameters()))
+        noisy = seen["loss_bbox_dn"][0] if comm.is_main_process() else None
+        (folder / f"{name}_{comm.get_rank()}.json").write_text(json.dumps([weights, noisy]))
+
+
+def test_a_process_without_objects_stops_no_other(tmp_path):
+    launch(steps_with_an_empty_rank, 2, device="cpu", args=(tmp_path,))
+    for name in ("dino_r18", "scalebridge_r18"):
+        first, second = (json.loads((tmp_path / f"{name}_{rank}.json").read_text()) for rank in (0, 1))
+        assert first[0] == second[0]
+        assert first[1] > 0

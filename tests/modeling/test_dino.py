@@ -97,16 +97,45 @@ def test_losses_by_hand():
     criterion = DINOCriterion(matcher=HungarianMatcher())
     gt = torch.tensor([[0.5, 0.5, 0.2, 0.2]])
     boxes = torch.stack((gt, torch.tensor([[0.1, 0.1, 0.1, 0.1]])), dim=1)
-    losses = criterion.matched(torch.zeros(1, 2, 1), boxes, [torch.tensor([0])], [gt])
+    given = (torch.zeros(1, 2, 1), boxes, [torch.tensor([0])], [gt], torch.tensor(1.0))
+    losses = criterion.matched(*given)
     assert float(losses["loss_class"]) == pytest.approx((0.25 + 0.75) * 0.25 * math.log(2))
     assert float(losses["loss_bbox"]) == pytest.approx(0, abs=1e-6)
     assert float(losses["loss_giou"]) == pytest.approx(0, abs=1e-5)
     pads = torch.tensor([[True, False]])
-    masked = criterion.matched(torch.zeros(1, 2, 1), boxes, [torch.tensor([0])], [gt], pads)
+    masked = criterion.matched(*given, pads)
     assert float(masked["loss_class"]) == pytest.approx(0.25 * 0.25 * math.log(2))
     region = [torch.tensor([[0.1, 0.1, 0.2, 0.2]])]
-    ignored = criterion.matched(torch.zeros(1, 2, 1), boxes, [torch.tensor([0])], [gt], None, region)
+    ignored = criterion.matched(*given, None, region)
     assert float(ignored["loss_class"]) == pytest.approx(float(masked["loss_class"]))
+
+
+@pytest.mark.parametrize("side", [2 / 800, 2 / 4000, 1 / 6000])
+def test_an_exact_tiny_box_has_no_loss(side):
+    gt = torch.tensor([[0.5, 0.5, side, side]])
+    given = (torch.zeros(1, 1, 1), gt[None], [torch.tensor([0])], [gt], torch.tensor(1.0))
+    assert float(DINOCriterion(matcher=HungarianMatcher()).matched(*given)["loss_giou"]) == pytest.approx(0, abs=1e-3)
+
+
+def test_losses_name_the_same_with_and_without_objects():
+    """Several processes add them up by name; some have images without objects."""
+    model = small().train()
+    with_objects, without = step(model, [item([[10, 10, 18, 17]])]), step(model, [item([])])
+    assert with_objects.keys() == without.keys()
+    assert all(float(v.detach()) == 0 for k, v in without.items() if "_dn" in k)
+
+
+def test_denoising_a_part_of_the_objects_weighs_each_the_same():
+    """Losses are divided by the objects that are denoised, not by all."""
+    model = small(denoising__label_noise=0.0, denoising__number=1).train()
+    boxes = [[x, y, x + 8.0, y + 8.0] for x in range(0, 80, 10) for y in range(0, 80, 10)]
+    losses = []
+    for most in (64, 16):
+        model.denoising.max_gts = most
+        torch.manual_seed(5)
+        losses.append(step(model, [item(boxes, (96, 96))]))
+    for key in ("loss_bbox_dn", "loss_giou_dn", "loss_class_dn"):
+        assert float(losses[1][key]) == pytest.approx(float(losses[0][key]), rel=0.35), key
 
 
 # --- denoising -----------------------------------------------------------------------------------------------------
@@ -261,6 +290,10 @@ def test_where_queries_start_by_hand():
     shares, usable = QuerySelection(num_classes=1, channels=8, base_wh=0.05).starts(tokens)
     torch.testing.assert_close(shares[0, [0, 48], 2:], torch.tensor([[0.05, 0.05], [0.1, 0.1]]))
     assert torch.equal(usable, ~padding)
+    line = Tokens(torch.zeros(1, 400, 8), torch.zeros(1, 400, 8), torch.zeros(1, 400, dtype=torch.bool), ((1, 400),),
+                  torch.ones(1, 1, 2))  # fmt: skip
+    boxes, _ = QuerySelection(num_classes=1, channels=8, base_cells=2.0).starts(line)
+    torch.testing.assert_close(boxes[0, :, 0], (torch.arange(400) + 0.5) / 400)
 
 
 # --- the whole model -----------------------------------------------------------------------------------------------
@@ -270,13 +303,15 @@ def test_where_queries_start_by_hand():
 def test_an_image_does_not_depend_on_its_batch_mates(name):
     """Alone, or beside an image for which more queries are chosen."""
     model = settle(small(name)).eval()
-    if model.density is not None:
-        model.density.thresholds, model.density.buckets = [0.5, 1.0, 1e9], [20, 40, 60, 80]
-        with torch.no_grad():
-            model.density.head[-1].bias.fill_(-4.0)
     torch.manual_seed(2)
     one = {"image": torch.randint(0, 255, (3, 96, 96), dtype=torch.uint8)}
     other = {"image": torch.randint(0, 255, (3, 96, 96), dtype=torch.uint8) // 2}
+    if model.density is not None:
+        counts = [float(model.explain(x).density.sum()) for x in (one, other)]
+        assert abs(counts[0] - counts[1]) > 1e-3
+        one, other = (one, other) if counts[0] < counts[1] else (other, one)
+        model.density.thresholds, model.density.buckets = [0.0, sum(counts) / 2, 1e9], [20, 40, 60, 80]
+        assert [len(model.explain(x).queries) for x in (one, other)] == [40, 60]
     with torch.no_grad():
         alone = model([one])[0]["instances"]
         beside = model([one, other])[0]["instances"]
@@ -305,7 +340,7 @@ def test_pad_queries_get_no_gradient_and_are_never_detected():
     losses = step(model, [few, many])
     sum(losses.values()).backward()
     hook.remove()
-    noisy = seen["content"].shape[1] - 60
+    noisy = seen["content"].shape[1] - 100  # the first bucket with a query for each of 70 objects
     grads = seen["content"].grad[:, noisy:].abs().sum(-1)
     assert (grads[0, 10:] == 0).all()
     assert (grads[0, :10] > 0).all()
@@ -330,7 +365,8 @@ def test_switched_off_parts_leave_plain_dino_bit_for_bit():
 def test_checkpointing_changes_no_gradient():
     grads = []
     for again in (False, True):
-        model = small(encoder__checkpointing=again, decoder__checkpointing=again).train()
+        parts = {f"{part}__checkpointing": again for part in ("encoder", "decoder", "routing")}
+        model = settle(small("scalebridge_r18", **parts)).train()
         torch.manual_seed(3)
         sum(step(model, [item([[10, 10, 18, 17]])]).values()).backward()
         grads.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from d2tiny.modeling.transformer import (
     REM,
@@ -75,7 +76,7 @@ def toy(batch=2, classes=3, sizes=((8, 8), (4, 4)), channels=32, seed=0):
     features = torch.randn(batch, cells, channels)
     tokens = Tokens(features, torch.zeros_like(features), padding, sizes, torch.ones(batch, len(sizes), 2))
     logits = torch.randn(batch, cells, classes)
-    return tokens, Proposals(features, logits, torch.zeros(batch, cells, 4), ~padding)
+    return tokens, Proposals(features, logits, torch.full((batch, cells, 4), 0.5), ~padding)
 
 
 def test_training_has_at_least_a_query_for_each_object():
@@ -87,6 +88,43 @@ def test_training_has_at_least_a_query_for_each_object():
     assert dgq.numbers(density, None) == [20, 5]
     dgq.warmup = 10
     assert dgq.numbers(density, [3, 12]) == [5, 20]
+
+
+def test_small_buckets_do_not_leave_objects_without_queries():
+    dgq = DensityQueries(channels=32, hidden=32, buckets=[5, 10, 20], thresholds=[8, 100]).train()
+    assert dgq.numbers(torch.zeros(4, 8, 8), [5, 7, 11, 50]) == [5, 10, 20, 20]
+
+
+def test_ignore_regions_count_neither_in_the_map_nor_in_the_number():
+    """Density in a region costs nothing; elsewhere it does."""
+    tokens, _ = toy(batch=1)
+    dgq = DensityQueries(channels=32, hidden=32)
+    region = [torch.tensor([[0.75, 0.5, 0.5, 1.0]])]  # the right half
+    box = [torch.tensor([[0.25, 0.25, 0.1, 0.1]])]
+    right = density_target(box[0] * 8, (8, 8))[None]
+    wrong = right.clone()
+    wrong[0, :, 4:] += 3.0
+    assert float(dgq.losses(right, tokens, box)["loss_density"]) == pytest.approx(0, abs=1e-6)
+    for key, value in dgq.losses(wrong, tokens, box, region).items():
+        assert float(value) == pytest.approx(0, abs=0.02), key
+        assert float(dgq.losses(wrong, tokens, box)[key]) > 0.1
+    wrong[0, 7, 0] += 30.0
+    assert all(float(v) > 0.1 for v in dgq.losses(wrong, tokens, box, region).values())
+
+
+def test_density_of_coarse_levels_lies_where_the_finest_has_it():
+    """800 px: 200, 100, 50, 25 and 13 cells, the last of 16 of the first."""
+    sizes = tuple((s, s) for s in (200, 100, 50, 25, 13))
+    cells = sum(h * w for h, w in sizes)
+    none = torch.zeros(1, cells, 8)
+    tokens = Tokens(none, none, torch.zeros(1, cells, dtype=torch.bool), sizes, torch.ones(1, 5, 2))
+    density = torch.zeros(1, 200, 200)
+    density[0, 190, 3] = density[0, 197, 197] = 0.5
+    found = DensityQueries._of_tokens(density, tokens)[0].split([h * w for h, w in sizes])
+    for level, (values, (height, width)) in enumerate(zip(found, sizes, strict=True)):
+        wanted = torch.zeros(height, width)
+        wanted[190 >> level, 3 >> level] = wanted[197 >> level, 197 >> level] = 1.0
+        torch.testing.assert_close(values.view(height, width), wanted)
 
 
 def test_selection_by_hand():
@@ -143,6 +181,15 @@ def test_density_head_learns_and_knows_no_padding():
     padded = dgq.density(more.features, more)
     torch.testing.assert_close(padded[:, :8, :8], alone, atol=1e-5, rtol=1e-4)
     assert not padded[:, 8:].any()
+
+
+def test_target_is_float32_under_autocast():
+    torch.manual_seed(0)
+    boxes = torch.cat((torch.rand(300, 2) * 40, torch.rand(300, 2) * 4 + 1), dim=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        target = density_target(boxes, (40, 40))
+    assert target.dtype == torch.float32
+    assert float(target.sum()) == pytest.approx(300, abs=1e-3)
 
 
 def test_density_is_summed_in_float32_under_autocast():
@@ -203,7 +250,7 @@ def test_shares(topk):
         for category in pi.split([2, 2], dim=1):
             assert ((category > 0).sum(1) == topk).all()
             assert category.sum(1).min() >= 0.2 - 1e-6
-    assert sum(routed.statistics.values()) == pytest.approx(1, abs=1e-5)
+    assert sum(routed.statistics().values()) == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize(("bias", "wanted"), [((0.0, 0.0), 1.0), ((30.0, 0.0), 2.0)])
@@ -264,23 +311,38 @@ def test_frozen_experts_never_learn():
         module(levels, paddings)
 
 
-def test_padding_takes_no_part_in_gate_and_losses():
-    module = rem().eval()
-    levels, paddings = maps(batch=1)
-    wide = [torch.cat((x, torch.full_like(x, 9.0)), dim=3) for x in levels]
-    more = [torch.cat((p, torch.ones_like(p)), dim=2) for p in paddings]
-    inside = [(~p)[:, None].float() for p in more]
-    gates, losses = [], []
-    for x, i in ((levels[0], torch.ones(1, 1, 12, 16)), (wide[0], inside[0])):
-        mean = (x * i).sum((2, 3)) / i.sum((2, 3))
-        gates.append(module.gate(mean))
-        losses.append(
-            module._balance(torch.cat((torch.ones(1, 2, *i.shape[2:]), -torch.ones(1, 2, *i.shape[2:])), 1), i)
-        )
-    torch.testing.assert_close(*gates)
-    torch.testing.assert_close(*losses)
-    _, routed = module(wide, more)
-    assert sum(routed.statistics.values()) == pytest.approx(1, abs=1e-5)
+@pytest.mark.parametrize("topk", [1, 2])
+def test_padding_changes_nothing(topk):
+    """The same maps beside padding, which holds anything, and sizes that do not halve exactly."""
+    module = rem(topk=topk).eval()
+    nn.init.ones_(module.scale)
+    levels, paddings = maps(sizes=((13, 17), (7, 9), (4, 5)))
+    wide = []
+    for x, (height, width) in zip(levels, ((33, 40), (17, 20), (9, 10)), strict=True):
+        right = F.pad(x, (0, width - x.shape[3]), value=9.0)
+        wide.append(F.pad(right, (0, 0, 0, height - x.shape[2]), value=-5.0))
+    more = [torch.ones(x.shape[0], *x.shape[2:], dtype=torch.bool) for x in wide]
+    for padding, level in zip(more, levels, strict=True):
+        padding[:, : level.shape[2], : level.shape[3]] = False
+    (out, alone), (padded, beside) = module(levels, paddings), module(wide, more)
+    for i, x in enumerate(levels):
+        rows, columns = x.shape[2:]
+        torch.testing.assert_close(padded[i][:, :, :rows, :columns], out[i], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(beside.shares[i][:, :, :rows, :columns], alone.shares[i], atol=1e-5, rtol=1e-4)
+    for key, value in alone.losses.items():
+        torch.testing.assert_close(beside.losses[key], value, atol=1e-5, rtol=1e-4)
+    assert beside.statistics() == pytest.approx(alone.statistics(), abs=1e-4)
+
+
+@pytest.mark.parametrize("topk", [1, 2])
+def test_the_router_learns_from_the_task(topk):
+    """Not only from the balance loss: every logit that is asked feels what its expert is worth."""
+    module, (levels, paddings) = rem(topk=topk), maps()
+    nn.init.ones_(module.scale)
+    out, _ = module(levels, paddings)
+    sum((o * torch.randn_like(o)).sum() for o in out).backward()
+    for name, parameter in (*module.router.named_parameters(), *module.gate.named_parameters()):
+        assert parameter.grad.abs().max() > 1e-3, name
 
 
 def test_one_expert_is_a_residual():

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 
 import torch
+from detectron2.utils.logger import log_first_n
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from d2tiny.ops.boxes import cxcywh_to_xyxy, pairwise_giou
 
 __all__ = ["HungarianMatcher"]
-
-logger = logging.getLogger(__name__)
 
 
 class HungarianMatcher:
@@ -69,6 +68,7 @@ class HungarianMatcher:
         if not bool(torch.isfinite(cost).all()):
             raise FloatingPointError("HungarianMatcher: predictions contain NaN or infinity.")
         if len(logits) < len(gt_boxes):
-            logger.warning("%d queries for %d objects: not all can be learned.", len(logits), len(gt_boxes))
+            message = f"{len(logits)} queries for {len(gt_boxes)} objects: not all can be learned. Said once."
+            log_first_n(logging.WARNING, message, name=__name__)
         query, gt = linear_sum_assignment(cost.cpu().numpy())
         return torch.as_tensor(query, device=logits.device), torch.as_tensor(gt, device=logits.device)

@@ -71,7 +71,7 @@ class _Queries:
     Attributes:
         content: (B, K, C).
         reference: (B, K, 4) logits of boxes, without gradient.
-        padding: (B, K) boolean, or None where all images have K.
+        padding: (B, K) boolean, queries that are none; None where all images have K.
         logits: (B, K, classes) of the encoder.
         boxes: (B, K, 4) of the encoder in [0, 1].
     """
@@ -236,24 +236,28 @@ class TinyDINO(nn.Module):
     ) -> _Queries:
         """Content and boxes of the queries of each image."""
         if self.density is None:
-            index, padding, peaks = self.selection.select(proposals, self.selection.queries), None, None
+            index, peaks = self.selection.select(proposals, self.selection.queries), None
+            # an image smaller than others of its batch may have fewer tokens than there are queries
+            padding = ~proposals.usable.gather(1, index)
         else:
             assert density is not None
             chosen = self.density.select(proposals, density.detach(), tokens, counts)
             index, padding, peaks = chosen.tokens, chosen.padding, chosen.peaks
-        logits = proposals.logits.gather(1, index[..., None].expand(-1, -1, proposals.logits.shape[2]))
-        boxes = proposals.reference.gather(1, index[..., None].expand(-1, -1, 4))
+        features, starts, logits = (
+            x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))
+            for x in (proposals.features, proposals.starts, proposals.logits)
+        )
+        boxes = self.selection.boxes(features, starts)
         content = self.selection.content.weight[: index.shape[1]].expand(len(index), -1, -1)
         reference = boxes.detach()
-        if peaks is not None and padding is not None:
-            features = proposals.features.gather(1, index[..., None].expand(-1, -1, proposals.features.shape[2]))
-            starts, _ = self.selection.starts(tokens)
-            plain = inverse_sigmoid(starts.float()).gather(1, index[..., None].expand(-1, -1, 4))
-            content = torch.where(peaks[..., None], features.to(content.dtype), content)
-            reference = torch.where(peaks[..., None], plain, reference)
-            content = content.masked_fill(padding[..., None], 0.0)
-            pad = inverse_sigmoid(reference.new_tensor(_PAD_BOX))
-            reference = torch.where(padding[..., None], pad, reference)
+        if peaks is not None:
+            content = torch.where(peaks[..., None], features.detach().to(content.dtype), content)
+            reference = torch.where(peaks[..., None], inverse_sigmoid(starts.float()), reference)
+        if not bool(padding.any()):
+            return _Queries(content, reference, None, logits, boxes.sigmoid())
+        content = content.masked_fill(padding[..., None], 0.0)
+        pad = inverse_sigmoid(reference.new_tensor(_PAD_BOX))
+        reference = torch.where(padding[..., None], pad, reference)
         return _Queries(content, reference, padding, logits, boxes.sigmoid())
 
     def _decode(
@@ -267,11 +271,10 @@ class TinyDINO(nn.Module):
             content = torch.cat((noisy.content.to(content.dtype), content), dim=1)
             reference = torch.cat((noisy.reference, reference), dim=1)
             blocked = noisy.blocked
-        if queries.padding is not None and bool(queries.padding.any()):
+        if queries.padding is not None:
             pads = torch.cat((queries.padding.new_zeros(len(content), extra), queries.padding), dim=1)
             blocked = pads[:, None] if blocked is None else pads[:, None] | blocked[None]
             blocked = blocked.expand(-1, content.shape[1], -1)
-            blocked = blocked.repeat_interleave(self.decoder.heads, dim=0)
         said = self.decoder(content, reference, memory, tokens, blocked)
         own = Decoded(said.logits[:, :, extra:], said.boxes[:, :, extra:])
         return own, Decoded(said.logits[:, :, :extra], said.boxes[:, :, :extra]) if extra else None
@@ -285,26 +288,24 @@ class TinyDINO(nn.Module):
             density = self.density.density(memory, tokens)
         queries = self._queries(proposals, tokens, density, counts)
         if self.density is not None and density is not None:
-            losses |= self.density.losses(density, tokens, truth.boxes)
+            losses |= self.density.losses(density, tokens, truth.boxes, truth.ignored)
         noisy = None
         if self.denoising is not None:
             noisy = self.denoising(truth.classes, truth.boxes, queries.content.shape[1])
+        # Once for all losses, and by every process, whatever its images hold.
+        count, noisy_count = self.criterion.counts(truth.classes, 0 if noisy is None else len(noisy.query))
         own, extra = self._decode(queries, noisy, memory, tokens)
         real = None if queries.padding is None else ~queries.padding
-        args = (truth.classes, truth.boxes, real, truth.ignored)
-        losses |= self.criterion.decoded(own, *args)
+        losses |= self.criterion.decoded(own, truth.classes, truth.boxes, count, real, truth.ignored)
         # tokens outside the image are never right, and their logits are infinite
-        usable = torch.isfinite(queries.logits).all(dim=-1)
-        logits = queries.logits.masked_fill(~usable[..., None], -20.0)
-        losses |= self.criterion.matched(
-            logits, queries.boxes, truth.classes, truth.boxes, usable if real is None else usable & real, truth.ignored,
-            "_enc",
-        )  # fmt: skip
+        logits = queries.logits if real is None else queries.logits.masked_fill(~real[..., None], -20.0)
+        args = (logits, queries.boxes, truth.classes, truth.boxes, count, real, truth.ignored)
+        losses |= self.criterion.matched(*args, suffix="_enc")
         if noisy is not None and extra is not None:
-            losses |= self.criterion.denoised(extra, noisy, truth.classes, truth.boxes)
+            losses |= self.criterion.denoised(extra, noisy, truth.classes, truth.boxes, noisy_count)
         elif self.denoising is not None:
-            # every parameter takes part in every step, as several processes need it
-            losses["loss_class_dn"] = 0.0 * self.denoising.labels.weight.sum()
+            # Every parameter takes part in every step, and every process names the same losses.
+            losses |= self.criterion.nothing_denoised(len(own.logits), 0.0 * self.denoising.labels.weight.sum())
         if routed is not None:
             losses |= routed.losses
         self._log(queries, counts, routed)
@@ -316,7 +317,7 @@ class TinyDINO(nn.Module):
         storage.put_scalar("queries", used)
         storage.put_scalar("objects", sum(counts) / max(len(counts), 1))
         if routed is not None:
-            storage.put_scalars(**routed.statistics)
+            storage.put_scalars(**routed.statistics())
 
     def _detections(self, said: Decoded, padding: Tensor | None, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
         """The best pairs of query and class of each image, by falling score."""

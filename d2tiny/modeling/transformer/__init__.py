@@ -5,15 +5,14 @@ from d2tiny.modeling.transformer.decoder import Decoded, DINODecoder
 from d2tiny.modeling.transformer.denoising import Denoising, DenoisingQueries
 from d2tiny.modeling.transformer.density_queries import DensityQueries, density_target
 from d2tiny.modeling.transformer.encoder import DeformableEncoder
-from d2tiny.modeling.transformer.routing import (
-    REM,
+from d2tiny.modeling.transformer.experts import (
     ContextExpert,
     DetailExpert,
     FrozenExpert,
     LocalExpert,
-    Routed,
     WideExpert,
 )
+from d2tiny.modeling.transformer.routing import REM, Routed
 from d2tiny.modeling.transformer.selection import Proposals, QuerySelection
 from d2tiny.modeling.transformer.tokens import Tokens, flatten_maps, padding_masks
 

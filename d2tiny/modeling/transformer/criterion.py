@@ -48,9 +48,11 @@ class DINOCriterion:
         self.class_weight, self.l1_weight, self.giou_weight = class_weight, l1_weight, giou_weight
         self.alpha, self.gamma = alpha, gamma
 
-    def count(self, classes: Sequence[Tensor]) -> Tensor:
-        """Objects of an average process, at least 1."""
-        return mean_over_ranks(classes[0].new_tensor(sum(len(c) for c in classes), dtype=torch.float32)).clamp(min=1)
+    def counts(self, classes: Sequence[Tensor], positives: int = 0) -> tuple[Tensor, Tensor]:
+        """Objects and denoised positives of an average process, each at least 1; every process must call it."""
+        objects = float(sum(len(c) for c in classes))
+        count, noisy = mean_over_ranks(classes[0].new_tensor([objects, positives], dtype=torch.float32)).clamp(min=1)
+        return count, noisy
 
     def matched(
         self,
@@ -58,6 +60,7 @@ class DINOCriterion:
         boxes: Tensor,
         classes: Sequence[Tensor],
         targets: Sequence[Tensor],
+        count: Tensor,
         real: Tensor | None = None,
         ignored: Sequence[Tensor] = (),
         suffix: str = "",
@@ -69,6 +72,7 @@ class DINOCriterion:
             boxes: (B, K, 4).
             classes: (G,) of each image.
             targets: (G, 4) of each image, cx, cy, w, h in shares of the image.
+            count: what losses are divided by.
             real: (B, K) boolean, queries that count; None: all.
             ignored: (R, 4) of each image, regions whose unmatched queries learn nothing, as ``targets``.
             suffix: of the names.
@@ -83,7 +87,7 @@ class DINOCriterion:
             quiet = torch.stack([self._inside(b, r) for b, r in zip(boxes.detach(), ignored, strict=True)])
             quiet[image, query] = False
             real = ~quiet if real is None else real & ~quiet
-        return self._losses(logits, boxes, classes, targets, (image, query, gt), self.count(classes), real, suffix)
+        return self._losses(logits, boxes, classes, targets, (image, query, gt), count, real, suffix)
 
     @staticmethod
     def _inside(boxes: Tensor, regions: Tensor) -> Tensor:
@@ -96,27 +100,34 @@ class DINOCriterion:
         noisy: DenoisingQueries,
         classes: Sequence[Tensor],
         targets: Sequence[Tensor],
+        count: Tensor,
     ) -> dict[str, Tensor]:
         """Losses of the denoising queries of all layers: positives learn their object, negatives background."""
         pairs = (noisy.image, noisy.query, noisy.gt)
-        count = self.count(classes) * noisy.groups
         losses: dict[str, Tensor] = {}
         for suffix, logits, boxes in _layers(said, "_dn"):
             losses |= self._losses(logits, boxes, classes, targets, pairs, count, None, suffix)
         return losses
+
+    @staticmethod
+    def nothing_denoised(layers: int, zero: Tensor) -> dict[str, Tensor]:
+        """The losses of :meth:`denoised` where there is no object."""
+        names = ["_dn", *(f"_dn_{i}" for i in range(layers - 1))]
+        return {f"loss_{kind}{name}": zero for name in names for kind in ("class", "bbox", "giou")}
 
     def decoded(
         self,
         said: Decoded,
         classes: Sequence[Tensor],
         targets: Sequence[Tensor],
+        count: Tensor,
         real: Tensor | None = None,
         ignored: Sequence[Tensor] = (),
     ) -> dict[str, Tensor]:
         """Losses of the matching queries of all layers; arguments as of :meth:`matched`."""
         losses: dict[str, Tensor] = {}
         for suffix, logits, boxes in _layers(said, ""):
-            losses |= self.matched(logits, boxes, classes, targets, real, ignored, suffix)
+            losses |= self.matched(logits, boxes, classes, targets, count, real, ignored, suffix)
         return losses
 
     def _losses(
@@ -139,7 +150,8 @@ class DINOCriterion:
         if real is not None:
             focal = focal * real[..., None]
         said, target = boxes[image, query], torch.cat(list(targets))[gt].to(boxes.dtype)
-        overlap = generalized_box_iou_loss(cxcywh_to_xyxy(said), cxcywh_to_xyxy(target), reduction="sum")
+        # Areas are shares of the image: torchvision's 1e-7 is as much as 2 px of a side of 6,000.
+        overlap = generalized_box_iou_loss(cxcywh_to_xyxy(said), cxcywh_to_xyxy(target), reduction="sum", eps=1e-12)
         return {
             f"loss_class{suffix}": self.class_weight * focal.sum() / count,
             f"loss_bbox{suffix}": self.l1_weight * F.l1_loss(said, target, reduction="sum") / count,

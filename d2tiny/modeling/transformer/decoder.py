@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from d2tiny.layers.deform_attn import MSDeformAttn
 from d2tiny.layers.mlp import MLP, FeedForward
@@ -14,7 +15,7 @@ from d2tiny.modeling.transformer.encoder import run_layer
 from d2tiny.modeling.transformer.tokens import Tokens
 from d2tiny.utils.precision import without_autocast
 
-__all__ = ["DINODecoder", "Decoded"]
+__all__ = ["DINODecoder", "Decoded", "QueryAttention"]
 
 
 @dataclass(frozen=True)
@@ -30,22 +31,43 @@ class Decoded:
     boxes: Tensor
 
 
+class QueryAttention(nn.MultiheadAttention):
+    """Self-attention of queries, with one mask of floats for all layers and heads.
+
+    PyTorch's own makes a mask of floats for every head and layer, and keeps it for the gradient.
+    """
+
+    def forward(self, query: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:  # type: ignore[override]
+        """Attend.
+
+        Args:
+            query: (B, K, C), also the keys.
+            value: (B, K, C).
+            mask: (B or 1, 1, K, K) added to the logits, or None.
+        """
+        channels, weight, bias = self.embed_dim, self.in_proj_weight, self.in_proj_bias
+        both = F.linear(query, weight[: 2 * channels], bias[: 2 * channels])
+        parts = (*both.chunk(2, dim=-1), F.linear(value, weight[2 * channels :], bias[2 * channels :]))
+        q, k, v = (x.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for x in parts)
+        mask = None if mask is None else mask.to(q.dtype)
+        seen = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)
+        out: Tensor = self.out_proj(seen.transpose(1, 2).flatten(2))
+        return out
+
+
 class _Layer(nn.Module):
     def __init__(self, channels: int, heads: int, levels: int, points: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        self.self_attention = nn.MultiheadAttention(channels, heads, dropout=dropout, batch_first=True)
+        self.self_attention = QueryAttention(channels, heads, dropout=dropout, batch_first=True)
         self.cross_attention = MSDeformAttn(channels=channels, heads=heads, levels=levels, points=points)
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(2))
         self.dropout = nn.Dropout(dropout)
         self.feed_forward = FeedForward(channels, hidden, dropout)
 
     def forward(
-        self, x: Tensor, position: Tensor, reference: Tensor, memory: Tensor, tokens: Tokens, blocked: Tensor | None
+        self, x: Tensor, position: Tensor, reference: Tensor, memory: Tensor, tokens: Tokens, mask: Tensor | None
     ) -> Tensor:
-        """``blocked`` is (B·heads, K, K) or (K, K), True where a query must not look."""
-        query = x + position
-        seen, _ = self.self_attention(query, query, x, attn_mask=blocked, need_weights=False)
-        x = self.norms[0](x + self.dropout(seen))
+        x = self.norms[0](x + self.dropout(self.self_attention(x + position, x, mask)))
         seen = self.cross_attention(x + position, reference, memory, tokens.sizes, tokens.padding)
         x = self.norms[1](x + self.dropout(seen))
         out: Tensor = self.feed_forward(x)
@@ -109,8 +131,15 @@ class DINODecoder(nn.Module):
             reference: (B, K, 4) logits of boxes in shares of the image.
             memory: (B, S, C) of the encoder.
             tokens: of the memory.
-            blocked: (B·heads, K, K) or (K, K) boolean, True where a query must not look at another.
+            blocked: (B, K, K) or (K, K) boolean, True where a query must not look at another.
         """
+        mask = None
+        if blocked is not None:
+            device = content.device.type
+            half = torch.is_autocast_enabled(device)
+            kind = torch.get_autocast_dtype(device) if half else content.dtype
+            mask = torch.zeros(blocked.shape, dtype=kind, device=content.device)
+            mask = mask.masked_fill_(blocked, -torch.inf).view(-1, 1, *blocked.shape[-2:])
         x = content
         box = reference.float().sigmoid()
         start = box  # what this layer's prediction is built on
@@ -118,7 +147,7 @@ class DINODecoder(nn.Module):
         for i, layer in enumerate(self.layers):
             places = tokens.places(box)
             position = self.position(box_position(places[:, :, 0], self.channels // 2).to(x.dtype))
-            x = run_layer(layer, self.checkpointing and self.training, x, position, places, memory, tokens, blocked)
+            x = run_layer(layer, self.checkpointing and self.training, x, position, places, memory, tokens, mask)
             h = self.norm(x)
             head = self.box_heads[i % len(self.box_heads)]
             logits.append(self.class_heads[i % len(self.class_heads)](h))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from d2tiny.layers import DilatedDepthwise
+from d2tiny.layers.masked_norm import masked_norm
 from d2tiny.modeling.transformer.selection import Proposals
 from d2tiny.modeling.transformer.tokens import Tokens
 from d2tiny.utils.errors import did_you_mean
@@ -20,7 +20,6 @@ from d2tiny.utils.precision import without_autocast
 
 __all__ = ["DensityQueries", "Selected", "density_target"]
 
-logger = logging.getLogger(__name__)
 _SIGMA, _LEAST_SIGMA, _LARGEST_SIGMA = 0.25, 0.75, 8.0  # of √(w·h); cells
 # Of the densities in their loss. SPEC has 100, which makes it a thousand times the others where tiny objects are dense,
 # and all that a clipped gradient is about.
@@ -47,7 +46,8 @@ def density_target(boxes: Tensor, size: tuple[int, int]) -> Tensor:
         return weight / weight.sum(dim=1, keepdim=True)
 
     # A Gaussian of both axes is a product, and so is its sum: one matrix product adds all of them.
-    return axis(boxes[:, 1], height).T @ axis(boxes[:, 0], width)
+    with without_autocast(boxes.device):
+        return axis(boxes[:, 1], height).T @ axis(boxes[:, 0], width)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ class DensityQueries(nn.Module):
 
     The number of objects N̂ is the sum of the map. ``bucket``: N̂ under 10, 100, 500 or not gives 300, 500, 900 or
     1,500 queries; ``linear``: 1.5 N̂ + 150 in steps of 64, between the same limits. In training at least as many as
-    the true number asks for, in the first ``warmup`` calls that alone.
+    the true number asks for, in the first ``warmup`` calls that alone, and never fewer than there are objects while the
+    largest bucket allows it.
 
     Places: a quarter of the queries are the highest local maxima of the map, the others the tokens with the best
     ``max logit + η ln(density + 10⁻³)``; a token is taken once. Every image gets its own number and is padded, so
@@ -135,7 +136,7 @@ class DensityQueries(nn.Module):
             ]
         last = nn.Conv2d(hidden, 1, 1)
         assert last.bias is not None
-        nn.init.constant_(last.bias, -5.0)  # few objects at first
+        nn.init.constant_(last.bias, -7.0)  # 0.001 objects a cell at first, 36 of 800² px at stride 4
         self.head = nn.Sequential(*blocks, last)
 
     def density(self, memory: Tensor, tokens: Tokens) -> Tensor:
@@ -143,11 +144,10 @@ class DensityQueries(nn.Module):
         height, width = tokens.sizes[0]
         finest = memory[:, : height * width].transpose(1, 2).unflatten(2, (height, width))
         padding = tokens.padding[:, : height * width].view(-1, 1, height, width)
-        finest = finest.masked_fill(padding, 0.0)
-        x = finest
+        inside, x = ~padding, finest.masked_fill(padding, 0.0)
         for layer in self.head:
             # what is none of the image must not count, also not in norms over the map
-            x = _masked_norm(layer, x, padding) if isinstance(layer, nn.GroupNorm) else layer(x)
+            x = masked_norm(layer, x, inside) if isinstance(layer, nn.GroupNorm) else layer(x)
             x = x.masked_fill(padding, 0.0) if x.shape[1] > 1 else x
         with without_autocast(memory.device):
             return F.softplus(x.float()).masked_fill(padding, 0.0)[:, 0]
@@ -165,13 +165,14 @@ class DensityQueries(nn.Module):
         said = density.sum(dim=(1, 2)).tolist()
         if gt_counts is None:
             return [self.number(n) for n in said]
-        known = [self.number(n) for n in gt_counts]
-        for count, most in zip(gt_counts, known, strict=True):
-            if count > most:
-                logger.warning("An image has %d objects, but at most %d queries.", count, most)
+        known = [max(self.number(n), self._enough(n)) for n in gt_counts]
         if int(self.updates) < self.warmup:
             return known
         return [max(a, self.number(n)) for a, n in zip(known, said, strict=True)]
+
+    def _enough(self, count: int) -> int:
+        """Smallest bucket with a query for each object, else the largest."""
+        return next((b for b in self.buckets if b >= count), self.buckets[-1])
 
     @torch.no_grad()
     def select(
@@ -219,20 +220,24 @@ class DensityQueries(nn.Module):
         height, width = tokens.sizes[0]
         parts = []
         for size in tokens.sizes:
-            step = (max(1, round(height / size[0])), max(1, round(width / size[1])))
+            # levels halve, rounding up: 200 cells are 13 of 16
+            step = tuple(2 ** max(0, round(math.log2(a / b))) for a, b in zip((height, width), size, strict=True))
             padded = F.pad(density, (0, max(0, size[1] * step[1] - width), 0, max(0, size[0] * step[0] - height)))
             level = F.avg_pool2d(padded[:, None], step, stride=step)[:, 0, : size[0], : size[1]] * step[0] * step[1]
             level = level.flatten(1)
             parts.append(level / level.amax(dim=1, keepdim=True).clamp(min=1e-6))
         return torch.cat(parts, dim=1)
 
-    def losses(self, density: Tensor, tokens: Tokens, boxes: Sequence[Tensor]) -> dict[str, Tensor]:
+    def losses(
+        self, density: Tensor, tokens: Tokens, boxes: Sequence[Tensor], ignored: Sequence[Tensor] = ()
+    ) -> dict[str, Tensor]:
         """``loss_density`` and ``loss_count``, means over the images.
 
         Args:
             density: (B, H, W).
             tokens: of the memory.
             boxes: (G, 4) of each image, cx, cy, w, h in shares of the image.
+            ignored: (R, 4) of each image, regions whose cells count neither in the map nor in the number, likewise.
         """
         if self.training:
             self.updates += 1
@@ -241,26 +246,26 @@ class DensityQueries(nn.Module):
         by_map, by_count = [], []
         for i, box in enumerate(boxes):
             inside = (int(valid[i, :, 0].sum()), int(valid[i, 0].sum()))
-            cells = box.float() * box.new_tensor([inside[1], inside[0]]).repeat(2)
-            target = density_target(cells, inside)
+            scale = box.new_tensor([inside[1], inside[0]]).repeat(2)
+            target = density_target(box.float() * scale, inside)
             said = density[i, : inside[0], : inside[1]]
+            if len(ignored) and len(ignored[i]):
+                counts = ~_covered(ignored[i].float() * scale, inside)
+                target, said = target * counts, said * counts
             by_map.append(((_SCALE * (said - target)) ** 2).mean())
-            by_count.append((torch.log1p(said.sum()) - math.log1p(len(box))).abs())
+            by_count.append((torch.log1p(said.sum()) - torch.log1p(target.sum())).abs())
         return {
             "loss_density": self.map_weight * torch.stack(by_map).mean(),
             "loss_count": self.count_weight * torch.stack(by_count).mean(),
         }
 
 
-def _masked_norm(norm: nn.GroupNorm, x: Tensor, padding: Tensor) -> Tensor:
-    """Group normalisation whose statistics leave the padding (B, 1, H, W) out; x is 0 there."""
-    batch, channels, height, width = x.shape
-    with without_autocast(x.device):
-        parts = x.float().view(batch, norm.num_groups, -1)
-        cells = (~padding).float().sum(dim=(2, 3)) * (channels // norm.num_groups)
-        mean = parts.sum(dim=2) / cells
-        inside = (~padding).float().expand(-1, channels // norm.num_groups, -1, -1).reshape(batch, 1, -1)
-        var = ((parts - mean[..., None]) ** 2 * inside).sum(dim=2) / cells
-        out = (parts - mean[..., None]) * torch.rsqrt(var + norm.eps)[..., None]
-        out = out.view(batch, channels, height, width) * norm.weight[:, None, None] + norm.bias[:, None, None]
-    return out.to(x.dtype)
+def _covered(regions: Tensor, size: tuple[int, int]) -> Tensor:
+    """(H, W) boolean, cells whose middle lies in one of the regions (R, 4) cx, cy, w, h in cells."""
+
+    def axis(centre: Tensor, side: Tensor, cells: int) -> Tensor:
+        middle = torch.arange(cells, device=regions.device) + 0.5
+        return (middle - centre[:, None]).abs() <= side[:, None] / 2
+
+    rows, columns = axis(regions[:, 1], regions[:, 3], size[0]), axis(regions[:, 0], regions[:, 2], size[1])
+    return (rows[:, :, None] & columns[:, None]).any(dim=0)

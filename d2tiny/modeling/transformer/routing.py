@@ -9,142 +9,13 @@ from dataclasses import dataclass
 import torch
 from detectron2.layers import get_norm
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from d2tiny.layers import DilatedDepthwise
+from d2tiny.layers.masked_norm import masked_norm
+from d2tiny.modeling.transformer.experts import FrozenExpert, Insides
 from d2tiny.utils.precision import without_autocast
 
-__all__ = ["REM", "ContextExpert", "DetailExpert", "FrozenExpert", "LocalExpert", "Routed", "WideExpert"]
-
-
-def _project(channels: int, norm: str) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(channels, channels, 1, bias=False), get_norm(norm, channels))
-
-
-class LocalExpert(nn.Module):
-    """Tiny objects: a depth-wise 3×3 residual block on the level itself."""
-
-    category, title = "tiny", "local"
-
-    def __init__(self, channels: int, *, norm: str = "GN") -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-        self.project = _project(channels, norm)
-
-    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Map L levels (B, C, H, W) to the same shapes."""
-        return [self.project(F.relu(x + self.conv(x))) for x in maps]
-
-
-class DetailExpert(nn.Module):
-    """Tiny objects: the strongest of the next finer level, which a level's own cells have averaged away."""
-
-    category, title = "tiny", "detail"
-
-    def __init__(self, channels: int, *, norm: str = "GN") -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-        self.project = _project(channels, norm)
-
-    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Map L levels (B, C, H, W) to the same shapes; the finest has no finer one."""
-        result = []
-        for i, x in enumerate(maps):
-            finer = F.adaptive_max_pool2d(maps[i - 1], x.shape[-2:]) if i else x
-            result.append(self.project(F.relu(self.conv(x) + finer)))
-        return result
-
-
-class WideExpert(nn.Module):
-    """General objects: a depth-wise 7×7 with dilation 3, 19 cells wide."""
-
-    category, title = "general", "wide"
-
-    def __init__(self, channels: int, *, norm: str = "GN") -> None:
-        super().__init__()
-        self.conv = DilatedDepthwise(channels, 7, 3)
-        self.project = _project(channels, norm)
-
-    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Map L levels (B, C, H, W) to the same shapes."""
-        return [self.project(F.relu(self.conv(x) + x)) for x in maps]
-
-
-class ContextExpert(nn.Module):
-    """General objects: what is in the whole map, found by attention to one query (Cao et al., GCNet, 2019)."""
-
-    category, title = "general", "context"
-
-    def __init__(self, channels: int, *, norm: str = "GN", reduction: int = 4) -> None:
-        super().__init__()
-        self.look = nn.Conv2d(channels, 1, 1)
-        self.change = nn.Sequential(
-            nn.Linear(channels, channels // reduction), nn.ReLU(), nn.Linear(channels // reduction, channels)
-        )
-        self.project = _project(channels, norm)
-
-    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Map L levels (B, C, H, W) to the same shapes."""
-        result = []
-        for x in maps:
-            weight = self.look(x).flatten(2).float().softmax(dim=-1).to(x.dtype)
-            context = (x.flatten(2) * weight).sum(dim=-1)
-            result.append(self.project(F.relu(x + self.change(context)[..., None, None])))
-        return result
-
-
-class FrozenExpert(nn.Module):
-    """A foreign backbone that never learns, with a 1×1 adapter that does."""
-
-    def __init__(
-        self,
-        *,
-        backbone: nn.Module,
-        features: Sequence[str],
-        in_channels: Sequence[int],
-        channels: int,
-        category: str = "general",
-        title: str = "frozen",
-        norm: str = "GN",
-    ) -> None:
-        """Wrap a backbone.
-
-        Args:
-            backbone: image (B, 3, H, W) to a dict of maps.
-            features: names of its maps, one for each level, finest first; a name may be repeated.
-            in_channels: of these maps.
-            channels: C of the levels.
-            category: that it belongs to.
-            title: its name in logs and pictures.
-            norm: of the adapters.
-        """
-        super().__init__()
-        self.category, self.title = category, title
-        self.backbone, self.features = backbone.requires_grad_(False).eval(), tuple(features)
-        self.adapters = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(c, channels, 1, bias=False), get_norm(norm, channels)) for c in in_channels
-        )
-
-    def train(self, mode: bool = True) -> FrozenExpert:
-        """Only the adapters change their mode."""
-        super().train(mode)
-        self.backbone.eval()
-        return self
-
-    def forward(self, maps: Sequence[Tensor], image: Tensor | None = None) -> list[Tensor]:
-        """Map the image to the levels' shapes.
-
-        Raises:
-            ValueError: no image.
-        """
-        if image is None:
-            raise ValueError("FrozenExpert: needs the image; REM.forward(maps, paddings, image).")
-        with torch.no_grad():
-            found = self.backbone(image)
-        return [
-            adapter(F.interpolate(found[name], size=x.shape[-2:], mode="bilinear", align_corners=False))
-            for x, name, adapter in zip(maps, self.features, self.adapters, strict=True)
-        ]
+__all__ = ["REM", "Routed"]
 
 
 @dataclass(frozen=True)
@@ -153,13 +24,22 @@ class Routed:
 
     Attributes:
         shares: L times (B, E, H, W), π of the experts, sum 1; 0 for those that are not asked.
+        insides: L times (B, 1, H, W) boolean, what is image; None where all is.
         losses: ``loss_balance`` and ``loss_router_z``.
-        statistics: ``expert_<name>`` mean share of each expert, without gradient.
+        names: of the E experts.
     """
 
     shares: list[Tensor]
+    insides: Insides
     losses: dict[str, Tensor]
-    statistics: dict[str, float]
+    names: list[str]
+
+    @torch.no_grad()
+    def statistics(self) -> dict[str, float]:
+        """``expert_<name>``: mean share of each expert over the places of all levels."""
+        parts = [pi if i is None else pi * i for pi, i in zip(self.shares, self.insides, strict=True)]
+        used = torch.stack([p.sum(dim=(0, 2, 3)) for p in parts]).sum(dim=0)
+        return {f"expert_{n}": v for n, v in zip(self.names, (used / used.sum()).tolist(), strict=True)}
 
 
 class REM(nn.Module):
@@ -168,6 +48,10 @@ class REM(nn.Module):
     Experts belong to categories (``tiny``, ``general``). At every place the best ``topk`` of each category are asked;
     a gate looks at the whole map and shares between the categories, but gives none of them less than ``least_share``,
     so that no scale is starved. γ is 0 at first: nothing changes.
+
+    The share of the only expert that is asked in its category does not depend on the router's logits. Its gradient is
+    therefore that of its probability among all experts of the category (straight through): without it a router with
+    ``topk=1`` would learn from the balance loss alone.
 
     Only the abstract of the paper is public: the layers are our reading (SPEC §11.2).
     """
@@ -185,6 +69,7 @@ class REM(nn.Module):
         balance_weight: float = 0.01,
         z_weight: float = 0.001,
         norm: str = "GN",
+        checkpointing: bool = False,
     ) -> None:
         """Join the experts.
 
@@ -200,6 +85,7 @@ class REM(nn.Module):
             balance_weight: of the balance loss.
             z_weight: of the router's z loss.
             norm: of the router.
+            checkpointing: compute experts and mixture again in the backward pass instead of keeping what they made.
 
         Raises:
             ValueError: a setting outside its range.
@@ -222,6 +108,7 @@ class REM(nn.Module):
         self.sizes = sizes
         self.topk, self.least_share, self.noise = topk, least_share, noise
         self.balance_weight, self.z_weight = balance_weight, z_weight
+        self.checkpointing = checkpointing
         self.heads, total = heads, sum(sizes)
         self.router = nn.Sequential(
             nn.Conv2d(channels, hidden, 3, padding=1, bias=False),
@@ -234,26 +121,33 @@ class REM(nn.Module):
         self.output = nn.Conv2d(channels, channels, 1, bias=False)
         self.scale = nn.Parameter(torch.zeros(channels, 1, 1))
 
-    def shares(self, x: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
-        """π (B, E, H, W) and the router's logits, both float32.
+    def shares(self, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """π (B, E, H, W) and the logits that chose, both float32.
 
         Args:
-            x: (B, C, H, W).
-            inside: (B, 1, H, W) 1 in the image, 0 in the padding.
+            x: (B, C, H, W), zero in the padding.
+            inside: (B, 1, H, W) boolean, what is image; None: all.
         """
-        logits = self.router(x * inside).float()
-        mean = (x * inside).float().sum(dim=(2, 3)) / inside.sum(dim=(2, 3)).clamp(min=1)
+        first, norm, *others = self.router
+        logits = masked_norm(norm, first(x), inside)
+        for layer in others:
+            logits = layer(logits)
+        logits = logits.float()
+        if self.training and self.noise:
+            logits = logits + torch.randn_like(logits) * self.noise / logits.shape[1]
         with without_autocast(x.device):
             count = len(self.sizes)
-            gate = self.least_share + (1 - count * self.least_share) * self.gate(mean.float()).softmax(dim=1)
-            noisy = logits
-            if self.training and self.noise:
-                noisy = logits + torch.randn_like(logits) * self.noise / logits.shape[1]
+            gate = self.gate(_mean(x.float(), inside, dims=(2, 3))).softmax(dim=1)
+            gate = self.least_share + (1 - count * self.least_share) * gate
             parts = []
-            for category, own in enumerate(noisy.split(self.sizes, dim=1)):
-                kth = own.topk(min(self.topk, own.shape[1]), dim=1)
-                kept = torch.full_like(own, -torch.inf).scatter(1, kth.indices, kth.values)
-                parts.append(kept.softmax(dim=1) * gate[:, category, None, None, None])
+            for category, own in enumerate(logits.split(self.sizes, dim=1)):
+                best = own.topk(min(self.topk, own.shape[1]), dim=1)
+                asked = torch.zeros_like(own, dtype=torch.bool).scatter(1, best.indices, True)
+                share = own.masked_fill(~asked, -torch.inf).softmax(dim=1)
+                if best.indices.shape[1] == 1:
+                    full = own.softmax(dim=1)
+                    share = share.detach() + (full - full.detach()) * asked
+                parts.append(share * gate[:, category, None, None, None])
         return torch.cat(parts, dim=1), logits
 
     def forward(
@@ -269,24 +163,51 @@ class REM(nn.Module):
         Returns:
             The levels, and what the router decided.
         """
-        inside = [(~p)[:, None].to(x.dtype) for x, p in zip(maps, paddings, strict=True)]
-        clean = [x * i for x, i in zip(maps, inside, strict=True)]
-        said = [e(clean, image) if isinstance(e, FrozenExpert) else e(clean) for e in self.experts.values()]
+        # coarser levels look at some of the px that the finest looks at
+        padded = bool(paddings[0].any())
+        insides = [(~p)[:, None] if padded else None for p in paddings]
+        again = self.checkpointing and self.training
+        args = (list(maps), insides, image)
+        out, shares, balance, z = checkpoint(self._route, *args, use_reentrant=False) if again else self._route(*args)
+        losses = {"loss_balance": self.balance_weight * balance, "loss_router_z": self.z_weight * z}
+        return out, Routed(shares, insides, losses, self.names)
+
+    def _route(
+        self, maps: list[Tensor], insides: Insides, image: Tensor | None
+    ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
+        """Levels, shares, balance and z loss."""
+        clean = [x if i is None else x * i for x, i in zip(maps, insides, strict=True)]
+        said = [
+            e(clean, insides, image) if isinstance(e, FrozenExpert) else e(clean, insides)
+            for e in self.experts.values()
+        ]
         shares, balance, zs, out = [], [], [], []
-        for level, (x, here) in enumerate(zip(maps, inside, strict=True)):
+        for level, (x, here) in enumerate(zip(clean, insides, strict=True)):
             pi, logits = self.shares(x, here)
-            out.append(x + self.scale * self._mix(x, [features[level] for features in said], pi))
+            mixed = self._mix(x, *self._asked([features[level] for features in said], pi))
+            out.append(maps[level] + self.scale * mixed)
             shares.append(pi)
             balance.append(self._balance(logits, here))
-            zs.append((logits.logsumexp(dim=1, keepdim=True) ** 2 * here).sum() / here.sum().clamp(min=1))
-        losses = {
-            "loss_balance": self.balance_weight * torch.stack(balance).mean(),
-            "loss_router_z": self.z_weight * torch.stack(zs).mean(),
-        }
-        return out, Routed(shares, losses, self._statistics(shares, inside))
+            zs.append(_mean(logits.logsumexp(dim=1, keepdim=True) ** 2, here).mean())
+        return out, shares, torch.stack(balance).mean(), torch.stack(zs).mean()
+
+    def _asked(self, experts: Sequence[Tensor], pi: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Features and shares between which the attention chooses: of a category only those of the expert asked."""
+        if self.topk > 1:
+            return list(experts), pi
+        chosen, shares, start = [], [], 0
+        for size in self.sizes:
+            own, share = experts[start : start + size], pi[:, start : start + size]
+            best = own[0]
+            for e in range(1, size):
+                best = torch.where(share[:, e : e + 1] > 0, own[e], best)
+            chosen.append(best)
+            shares.append(share.sum(dim=1, keepdim=True))
+            start += size
+        return chosen, torch.cat(shares, dim=1)
 
     def _mix(self, x: Tensor, experts: Sequence[Tensor], pi: Tensor) -> Tensor:
-        """Attention of every place to its own E experts."""
+        """Attention of every place to its own experts."""
         batch, channels, height, width = x.shape
         split = (batch, self.heads, channels // self.heads, height, width)
         query = self.query(x).view(split).float()
@@ -297,23 +218,22 @@ class REM(nn.Module):
         mixed = torch.stack(
             [self.value(f).view(split) * weight[:, :, e, None].to(f.dtype) for e, f in enumerate(experts)]
         ).sum(dim=0)
-        return self.output(mixed.reshape(batch, channels, height, width))
+        out: Tensor = self.output(mixed.reshape(batch, channels, height, width))
+        return out
 
-    def _balance(self, logits: Tensor, inside: Tensor) -> Tensor:
+    def _balance(self, logits: Tensor, inside: Tensor | None) -> Tensor:
         """Mean over the categories of |c| Σ_e f_e P_e (Fedus et al., Switch Transformer, 2022): 1 when even."""
-        total, parts = inside.sum().clamp(min=1).float(), []
+        parts = []
         for own in logits.split(self.sizes, dim=1):
             count = own.shape[1]
             kept = min(self.topk, count)
             asked = torch.zeros_like(own).scatter(1, own.topk(kept, dim=1).indices, 1.0 / kept)
-            share = (asked * inside).sum(dim=(0, 2, 3)) / total
-            mean = (own.softmax(dim=1) * inside).sum(dim=(0, 2, 3)) / total
-            parts.append(count * (share * mean).sum())
+            parts.append(count * (_mean(asked, inside) * _mean(own.softmax(dim=1), inside)).sum())
         return torch.stack(parts).mean()
 
-    @torch.no_grad()
-    def _statistics(self, shares: Sequence[Tensor], inside: Sequence[Tensor]) -> dict[str, float]:
-        total = sum(float(i.sum()) for i in inside)
-        used = sum((pi * i).sum(dim=(0, 2, 3)) for pi, i in zip(shares, inside, strict=True))
-        assert isinstance(used, Tensor)
-        return {f"expert_{n}": float(v) / max(total, 1.0) for n, v in zip(self.names, used, strict=True)}
+
+def _mean(x: Tensor, inside: Tensor | None, dims: tuple[int, ...] = (0, 2, 3)) -> Tensor:
+    """Mean of (B, C, H, W) over places, and images unless ``dims`` says otherwise, without padding."""
+    if inside is None:
+        return x.mean(dim=dims)
+    return (x * inside).sum(dim=dims) / inside.float().sum(dim=dims).clamp(min=1)

@@ -24,13 +24,13 @@ class Proposals:
     Attributes:
         features: (B, S, C) of the tokens.
         logits: (B, S, classes); −inf where a token is none of the image.
-        reference: (B, S, 4) logits of boxes.
+        starts: (B, S, 4) boxes cx, cy, w, h in shares of the image, of which the box head says how they move.
         usable: (B, S) boolean.
     """
 
     features: Tensor
     logits: Tensor
-    reference: Tensor
+    starts: Tensor
     usable: Tensor
 
 
@@ -80,9 +80,9 @@ class QuerySelection(nn.Module):
     def starts(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """(B, S, 4) boxes of the tokens, cx, cy, w, h in shares of the image, and (B, S) which are usable."""
         if self.base_cells is not None:
-            boxes = torch.cat((tokens.centres, self.base_cells * tokens.cell), dim=-1)
             # a cell as wide as the image starts from the image
-            boxes = boxes.clamp(max=1 - _EDGE)
+            side = (self.base_cells * tokens.cell).clamp(max=1 - _EDGE)
+            boxes = torch.cat((tokens.centres, side), dim=-1)
             return boxes, (tokens.centres < 1).all(dim=-1) & ~tokens.padding
         side = (self.base_wh * 2.0**tokens.level).to(tokens.centres)
         side = side[None, :, None].expand(len(tokens.features), -1, 2)
@@ -91,13 +91,22 @@ class QuerySelection(nn.Module):
         return boxes, inside & ~tokens.padding
 
     def propose(self, memory: Tensor, tokens: Tokens) -> Proposals:
-        """Classes and boxes of all tokens."""
+        """Classes of all tokens."""
         boxes, usable = self.starts(tokens)
         features = self.enter(memory.masked_fill(~usable[..., None], 0.0))
         logits = self.class_head(features).float().masked_fill(~usable[..., None], -torch.inf)
-        with without_autocast(memory.device):
-            reference = self.box_head(features.float()) + inverse_sigmoid(boxes.float())
-        return Proposals(features, logits, reference, usable)
+        return Proposals(features, logits, boxes, usable)
+
+    def boxes(self, features: Tensor, starts: Tensor) -> Tensor:
+        """(B, K, 4) logits of boxes, of the selected tokens only: the head keeps much memory for the gradient.
+
+        Args:
+            features: (B, K, C) of the proposals.
+            starts: (B, K, 4) likewise.
+        """
+        with without_autocast(features.device):
+            moved: Tensor = self.box_head(features.float()) + inverse_sigmoid(starts.float())
+        return moved
 
     def select(self, proposals: Proposals, count: int) -> Tensor:
         """(B, K) the tokens with the best class, of equal ones the first; K is at most the number of tokens."""

@@ -90,7 +90,7 @@ def flatten_maps(
 
 
 def padding_masks(sizes: Sequence[tuple[int, int]], padded: tuple[int, int], maps: Sequence[Tensor]) -> list[Tensor]:
-    """(B, H, W) for each map: whether the middle of a cell lies outside its image.
+    """(B, H, W) for each map: whether the upper left px of a cell lies outside its image.
 
     Args:
         sizes: (height, width) of the images.
