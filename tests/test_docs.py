@@ -12,6 +12,7 @@ import pytest
 import torch
 from detectron2.config import get_cfg, instantiate
 from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.utils.events import EventStorage
 
 import d2tiny.modeling
 from d2tiny import add_d2tiny_config, cli
@@ -23,6 +24,7 @@ from d2tiny.modeling.roi_heads import TinyCascadeROIHeads
 from d2tiny.ops.gaussian import SCORES
 from d2tiny.utils.registry import ASSIGNER_REGISTRY, BOX_LOSS_REGISTRY
 from tests.modeling.test_assigners import boxes, pyramid
+from tests.modeling.test_detector import item
 from tests.modeling.test_mixed import PARTS
 from tests.test_readme import blocks, commands
 
@@ -168,3 +170,28 @@ def test_commands_settings_and_pictures_of_the_page_of_transformers():
             known |= set(inspect.signature(getattr(owner, name)).parameters)
         assert classes
         assert {s.split(".")[-1] for s in settings} - {"null"} <= known, row
+
+
+def test_config_with_a_frozen_expert(tmp_path):
+    """The page's config with weights from a file: they are read, and stay as they are."""
+    (config,) = blocks("python", SCALEBRIDGE)
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    file = tmp_path / "configs" / "quick" / "mine.py"
+    file.write_text(config)
+    cfg = load_config(file)
+    validate_config(cfg, datasets=False)
+    expert = cfg.model.routing.experts[4]
+    torch.manual_seed(1)
+    given = instantiate(expert.backbone).state_dict()
+    torch.save({"model": given}, tmp_path / "r50.pth")
+    expert.weights = str(tmp_path / "r50.pth")
+    model = instantiate(cfg.model).train()
+    assert model.routing.names == ["local", "detail", "wide", "context", "resnet50"]
+    torch.nn.init.ones_(model.routing.scale)
+    with EventStorage(0) as storage:
+        sum(model([item([[10, 10, 18, 17]])]).values()).backward()
+        assert "expert_resnet50" in storage.latest()
+    frozen = model.routing.experts["resnet50"]
+    assert all(torch.equal(v, given[k]) for k, v in frozen.backbone.state_dict().items())
+    assert all(p.grad is None for p in frozen.backbone.parameters())
+    assert all(p.grad is not None for p in frozen.adapters.parameters())

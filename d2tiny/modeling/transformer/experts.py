@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.layers import get_norm
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -129,6 +130,7 @@ class FrozenExpert(nn.Module):
         category: str = "general",
         title: str = "frozen",
         norm: str = "GN",
+        weights: str = "",
     ) -> None:
         """Wrap a backbone.
 
@@ -140,6 +142,7 @@ class FrozenExpert(nn.Module):
             category: that it belongs to.
             title: its name in logs and pictures.
             norm: of the adapters.
+            weights: file or address of the backbone's weights, read here; a checkpoint of the whole model has them too.
 
         Raises:
             ValueError: numbers of features and channels that differ.
@@ -148,6 +151,8 @@ class FrozenExpert(nn.Module):
         if len(features) != len(in_channels):
             raise ValueError(f"FrozenExpert: features {list(features)} and in_channels {list(in_channels)} must pair.")
         self.category, self.title = category, title
+        if weights:
+            DetectionCheckpointer(backbone).load(weights)
         self.backbone, self.features = backbone.requires_grad_(False).eval(), tuple(features)
         self.adapters = nn.ModuleList(
             nn.Sequential(nn.Conv2d(c, channels, 1, bias=False), get_norm(norm, channels)) for c in in_channels
