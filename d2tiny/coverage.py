@@ -69,7 +69,9 @@ def config_coverage(
     cfg = load_config(config, overrides)
     part = cfg.model.get("proposal_generator")
     if part is None or "assigner" not in part or "anchor_generator" not in part:
-        raise ConfigError(f"{config}: model.proposal_generator has no anchor_generator and assigner.")
+        raise ConfigError(
+            f"{config} has no model.proposal_generator with anchors and an assigner, so there is no coverage to count."
+        )
     generator, assigner = instantiate(part.anchor_generator), instantiate(part.assigner)
     strides = tuple(int(s) for s in generator.strides)
     grids: dict[tuple[int, int], GridPriors] = {}

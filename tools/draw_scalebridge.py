@@ -1,8 +1,10 @@
 #!/usr/bin/env python
-"""Draw the predicted density with the queries, and which expert is asked where.
+"""Draw the predicted density with the queries, and which expert of each category is asked where.
 
 python tools/draw_scalebridge.py --config quick/scalebridge_r18 --weights model_final.pth --image tile.png \
     --output output/scalebridge.jpg
+
+A model that was trained with overrides: ``--config RUN/config.yaml``. ``--blank`` leaves the image itself out.
 """
 
 from __future__ import annotations
@@ -16,23 +18,39 @@ import torch
 from detectron2.engine import DefaultPredictor
 
 from d2tiny import model_zoo
+from d2tiny.cli import guarded
 from d2tiny.data.images import read_image
 from d2tiny.modeling.meta_arch import TinyDINO
 from d2tiny.utils.errors import ConfigError
+from d2tiny.utils.weights import load_weights
 
 SIDE = 480  # px of a panel
-# of the experts, RGB
-COLORS = ((255, 190, 0), (255, 90, 80), (0, 190, 255), (120, 255, 120), (190, 120, 255), (255, 255, 255))
+# of the experts of a category, RGB
+COLORS = ((255, 190, 0), (0, 190, 255), (255, 90, 80), (120, 255, 120), (190, 120, 255), (255, 255, 255))
+QUERY = (0, 255, 200)
 
 
-def _panel(image: np.ndarray, title: str) -> np.ndarray:
-    """An image enlarged or reduced to the panel, with a line of text below."""
+def _fit(image: np.ndarray) -> np.ndarray:
+    """An image enlarged or reduced to the panel."""
     factor = SIDE / max(image.shape[:2])
     kind = cv2.INTER_AREA if factor < 1 else cv2.INTER_NEAREST
-    image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=kind)
-    canvas = np.full((SIDE + 28, SIDE, 3), 25, np.uint8)
-    canvas[: image.shape[0], : image.shape[1]] = image
-    cv2.putText(canvas, title, (6, SIDE + 19), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (240, 240, 240), 1, cv2.LINE_AA)
+    return cv2.resize(image, None, fx=factor, fy=factor, interpolation=kind)
+
+
+def _write(canvas: np.ndarray, text: str, x: int, y: int) -> None:
+    cv2.putText(canvas, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (240, 240, 240), 1, cv2.LINE_AA)
+
+
+def _panel(picture: np.ndarray, title: str, legend: list[tuple[tuple[int, int, int], str]]) -> np.ndarray:
+    """A picture of the panel's size with two lines below: a title and what the colours mean."""
+    canvas = np.full((SIDE + 46, SIDE, 3), 25, np.uint8)
+    canvas[: picture.shape[0], : picture.shape[1]] = picture
+    _write(canvas, title, 6, SIDE + 17)
+    x = 6
+    for color, text in legend:
+        cv2.rectangle(canvas, (x, SIDE + 26), (x + 12, SIDE + 38), color, -1)
+        _write(canvas, text, x + 18, SIDE + 37)
+        x += 34 + 8 * len(text)
     return canvas
 
 
@@ -45,56 +63,70 @@ def _over(image: np.ndarray, colors: np.ndarray, weight: np.ndarray) -> np.ndarr
     return (grey * (1 - share) + colors * share).clip(0, 255).astype(np.uint8)
 
 
-def draw(model: TinyDINO, image: np.ndarray) -> np.ndarray:
-    """The picture (H, W, 3) RGB: image, density and queries, experts of the finest levels.
+def draw(model: TinyDINO, image: np.ndarray, *, blank: bool = False) -> np.ndarray:
+    """The picture (H, W, 3) RGB: image, density and queries, and of two levels the expert asked in each category.
+
+    Args:
+        model: in evaluation mode.
+        image: (H, W, 3) RGB.
+        blank: leave the image out, for images that may not be shown.
 
     Raises:
         ConfigError: a model without DGQ and without REM.
     """
     tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
     said = model.explain({"image": tensor, "height": image.shape[0], "width": image.shape[1]})
-    panels = [_panel(image, "image")]
+    if said.density is None and said.shares is None:
+        raise ConfigError("This model has neither model.density nor model.routing: there is nothing to draw.")
+    below = np.zeros_like(_fit(image)) if blank else _fit(image)
+    panels = [] if blank else [_panel(below, f"image, {image.shape[1]} x {image.shape[0]} px", [])]
     if said.density is not None:
         density = said.density.cpu().numpy()
         heat = cv2.applyColorMap((255 * density / max(density.max(), 1e-6)).astype(np.uint8), cv2.COLORMAP_INFERNO)
-        picture = _over(image, heat[:, :, ::-1], np.sqrt(density / max(density.max(), 1e-6)))
-        for x, y in said.queries.cpu().numpy():
-            cv2.circle(picture, (round(float(x)), round(float(y))), 1, (0, 255, 200), -1)
-        panels.append(_panel(picture, f"density: {density.sum():.0f} objects, {len(said.queries)} queries"))
+        picture = _over(below, heat[:, :, ::-1], np.sqrt(density / max(density.max(), 1e-6)))
+        for x, y in said.queries.cpu().numpy() * SIDE / max(image.shape[:2]):
+            cv2.circle(picture, (round(float(x)), round(float(y))), 1, QUERY, -1)
+        title = f"density: {density.sum():.0f} objects"
+        panels.append(_panel(picture, title, [(QUERY, f"{len(said.queries)} queries begin")]))
     if said.shares is not None:
         for level in (0, min(2, len(said.shares) - 1)):
-            shares = said.shares[level].cpu().numpy()
-            best = shares.argmax(axis=0)
-            colors = np.array(COLORS, dtype=np.float32)[best % len(COLORS)]
-            panels.append(_panel(_over(image, colors, 0.55 * np.ones_like(shares[0])), f"experts, level {level}"))
-        legend = np.full((SIDE + 28, 150, 3), 25, np.uint8)
-        cells = sum(level[0].numel() for level in said.shares)
-        for i, name in enumerate(said.experts):
-            share = sum(float(level[i].sum()) for level in said.shares) / cells
-            y = 14 + 30 * i
-            cv2.rectangle(legend, (10, y), (26, y + 16), COLORS[i % len(COLORS)], -1)
-            text = f"{name} {share:.0%}"
-            cv2.putText(legend, text, (34, y + 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (240, 240, 240), 1, cv2.LINE_AA)
-        panels.append(legend)
-    if len(panels) == 1:
-        raise ConfigError("This model has neither model.density nor model.routing: there is nothing to draw.")
+            shares, start = said.shares[level].cpu().numpy(), 0
+            for category, names in said.categories.items():
+                own = shares[start : start + len(names)]
+                start += len(names)
+                best = own.argmax(axis=0)
+                colors = np.array(COLORS, dtype=np.float32)[best % len(COLORS)]
+                part = [float((best == e).mean()) for e in range(len(names))]
+                legend = [(COLORS[e % len(COLORS)], f"{name} {part[e]:.0%}") for e, name in enumerate(names)]
+                picture = _over(below, colors, np.full(best.shape, 1.0 if blank else 0.5))
+                panels.append(_panel(picture, f"level {level}, {category}: {own.sum(0).mean():.0%} of it", legend))
     return np.concatenate(panels, axis=1)
 
 
-def main() -> None:
+def main() -> int:
     """Write the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="quick/scalebridge_r18")
     parser.add_argument("--weights", required=True)
     parser.add_argument("--image", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="a .jpg or .png file")
+    parser.add_argument("--blank", action="store_true", help="leave the image itself out")
+    parser.add_argument("--opts", nargs="*", default=[], help="overrides of the config")
     args = parser.parse_args()
-    predictor = DefaultPredictor(model_zoo.get_cfg(args.config, args.weights))
-    picture = draw(predictor.model, read_image(args.image))
+    if args.output.suffix.lower() not in (".jpg", ".png"):
+        parser.error(f"--output {args.output}: must end in .jpg or .png")
+    return guarded(lambda: _draw_file(args))
+
+
+def _draw_file(args: argparse.Namespace) -> None:
+    image = read_image(args.image)
+    predictor = DefaultPredictor(model_zoo.get_cfg(args.config, "", args.opts))
+    load_weights(predictor.model, args.weights)
+    picture = draw(predictor.model, image, blank=args.blank)
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(args.output), picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
+    cv2.imwrite(str(args.output), picture[:, :, ::-1])
     print(f"Picture: {args.output}")
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -76,6 +76,11 @@ class TinyCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: Any) -> Any:
         given = len(checkpoint["model"])
+        if not self._strict:
+            for name, module in self.model.named_modules():
+                adapt = getattr(module, "adapt_state", None)
+                if adapt is not None:  # parts that take what fits of tensors of another size
+                    adapt(checkpoint["model"], f"{name}." if name else "")
         incompatible = super()._load_model(checkpoint)
         if given and len(incompatible.unexpected_keys) + len(incompatible.incorrect_shapes) >= given:
             raise CheckpointError(f"none of the checkpoint's {given} tensors fits the model; is it of another config?")

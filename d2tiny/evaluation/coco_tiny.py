@@ -217,7 +217,7 @@ class TinyCOCOEvaluator(COCOEvaluator):
         if len(contiguous) and contiguous.max() >= number:
             raise DatasetError(
                 f"The model predicts class {contiguous.max()}, but {self._metadata.name} has {number} classes. "
-                f"Set model.roi_heads.num_classes={number}."
+                f"Set num_classes={number} in the model: model.roi_heads, model.head or, in transformers, model itself."
             )
         ids = self._truth.category_ids.tolist()
         id_map = getattr(self._metadata, "thing_dataset_id_to_contiguous_id", {i: n for n, i in enumerate(ids)})

@@ -109,8 +109,11 @@ class MSDeformAttn(nn.Module):
             ValueError: heads that do not divide the channels.
         """
         super().__init__()
-        if channels % heads:
-            raise ValueError(f"MSDeformAttn: {channels} channels cannot be shared by {heads} heads.")
+        if channels % heads or levels < 1 or points < 1:
+            raise ValueError(
+                f"MSDeformAttn: heads must divide the channels, and there are levels and points: {channels} channels, "
+                f"{heads} heads, {levels} levels, {points} points."
+            )
         self.channels, self.heads, self.levels, self.points = channels, heads, levels, points
         self.offsets = nn.Linear(channels, heads * levels * points * 2)
         self.weights = nn.Linear(channels, heads * levels * points)

@@ -353,5 +353,5 @@ def test_coverage_equals_the_assigner(name):
 
 def test_coverage_names_a_config_without_assigner(monkeypatch):
     monkeypatch.setattr(coverage_module, "load_config", lambda *a: OmegaConf.create({"model": {}}))
-    with pytest.raises(ConfigError, match=r"mine: model\.proposal_generator has no anchor_generator and assigner"):
+    with pytest.raises(ConfigError, match=r"mine has no model\.proposal_generator with anchors"):
         config_coverage("mine", [], [])

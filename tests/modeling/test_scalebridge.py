@@ -206,7 +206,9 @@ def test_density_is_summed_in_float32_under_autocast():
         ({"rule": "buket"}, "Did you mean 'bucket'"),
         ({"buckets": [10, 5], "thresholds": [3]}, "must rise"),
         ({"buckets": [10, 50], "thresholds": [3, 4]}, "one more"),
+        ({"buckets": [10, 50, 90], "thresholds": [9, 4]}, "thresholds .* must rise"),
         ({"peak_share": 2.0}, "peak_share"),
+        ({"warmup": -1}, "warmup"),
     ],
 )
 def test_bad_density_settings_are_refused(kwargs, words):
@@ -355,7 +357,7 @@ def test_one_expert_is_a_residual():
     assert all((pi == 1).all() for pi in routed.shares)
 
 
-@pytest.mark.parametrize("kwargs", [{"topk": 0}, {"least_share": 0.6}])
+@pytest.mark.parametrize("kwargs", [{"topk": 0}, {"topk": 3}, {"least_share": 0.6}])
 def test_bad_routing_settings_are_refused(kwargs):
     with pytest.raises(ValueError, match="REM"):
         rem(**kwargs)
@@ -371,10 +373,11 @@ def test_the_picture_of_densities_and_experts():
     said = model.explain({"image": torch.from_numpy(image.transpose(2, 0, 1).copy())})
     assert said.density.shape == (18, 26)
     assert [tuple(level.shape) for level in said.shares[:2]] == [(4, 18, 26), (4, 9, 13)]
-    assert said.experts == ["local", "detail", "wide", "context"]
+    assert said.categories == {"tiny": ["local", "detail"], "general": ["wide", "context"]}
     assert float(said.queries[:, 0].max()) <= 104
     picture = scope["draw"](model, image)
-    assert picture.shape == (508, 4 * 480 + 150, 3)
+    assert picture.shape == (526, 6 * 480, 3)
+    assert scope["draw"](model, image, blank=True).shape == (526, 5 * 480, 3)
     assert picture.std() > 10
     with pytest.raises(ConfigError, match="nothing to draw"):
         scope["draw"](small().eval(), image)

@@ -46,13 +46,13 @@ class Explanation:
         density: (H, W) objects in each cell of the finest level, without padding.
         queries: (K, 2) where the queries begin, x and y in px.
         shares: L times (E, H, W) of the experts, without padding.
-        experts: their names.
+        categories: names of the E experts by category, in order.
     """
 
     density: Tensor | None
     queries: Tensor
     shares: list[Tensor] | None
-    experts: list[str]
+    categories: dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -134,10 +134,31 @@ class TinyDINO(nn.Module):
             input_format: order of the channels, for visualisation.
 
         Raises:
-            ValueError: levels that differ, or more queries than the selection has.
+            ValueError: parts that do not fit together.
         """
         super().__init__()
+        for name, part in (("density", density), ("routing", routing)):
+            if part is not None and not isinstance(part, nn.Module):
+                raise ValueError(
+                    f"TinyDINO: {name}={part!r} is no component. In a config, dgq(model) and rem(model) of "
+                    "configs/common/dino.py put them in."
+                )
         shapes = backbone.output_shape()
+        strides = [shapes[n].stride for n in in_features if n in shapes]
+        if strides != sorted(strides):
+            raise ValueError(f"TinyDINO: in_features={list(in_features)} must begin with the finest level.")
+        if unread := sorted(set(shapes) - set(in_features)):
+            raise ValueError(f"TinyDINO: nothing reads the backbone's levels {unread}; name them in in_features.")
+        for name, levels in (("encoder", encoder.levels), ("decoder", decoder.levels)):
+            if levels != len(in_features):
+                raise ValueError(f"TinyDINO: {name}.levels={levels}, but in_features has {len(in_features)} levels.")
+        for name, owner in (("selection", selection), ("decoder", decoder), ("denoising", denoising)):
+            if owner is not None and owner.num_classes != num_classes:
+                raise ValueError(f"TinyDINO: {name}.num_classes={owner.num_classes}, but num_classes={num_classes}.")
+        if max_detections < 1 or not 0 <= score_thresh < 1:
+            raise ValueError(
+                f"TinyDINO: max_detections={max_detections} must be at least 1, score_thresh={score_thresh} in [0, 1)."
+            )
         wrong = {n: shapes[n].channels for n in in_features if n in shapes and shapes[n].channels != channels}
         if wrong:
             raise ValueError(f"TinyDINO: channels={channels}, but the backbone's levels have {wrong}.")
@@ -201,7 +222,7 @@ class TinyDINO(nn.Module):
             shares=None
             if routed is None
             else [p[0, :, :h, :w] for p, (h, w) in zip(routed.shares, cells, strict=True)],
-            experts=[] if self.routing is None else self.routing.names,
+            categories={} if self.routing is None else self.routing.by_category(),
         )
 
     def _images(self, batch: list[dict[str, Any]]) -> ImageList:

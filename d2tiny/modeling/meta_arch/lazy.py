@@ -67,8 +67,12 @@ def LazyModel(cfg: CfgNode) -> nn.Module:
 
 
 def _refuse_others(model: nn.Module, keys: Any) -> None:
-    missing = [key for key in keys.missing_keys if key not in OPTIONAL_WEIGHTS]
-    if missing and not model.training:
-        raise CheckpointError(
-            f"{len(missing)} tensors are missing in the checkpoint (first: {missing[0]}). Is it of another config?"
-        )
+    if model.training:
+        return
+    for names, what in ((keys.missing_keys, "missing in"), (keys.unexpected_keys, "too many in")):
+        others = [key for key in names if key not in OPTIONAL_WEIGHTS]
+        if others:
+            raise CheckpointError(
+                f"{len(others)} tensors are {what} the checkpoint or of another shape (first: {others[0]}). Is it of "
+                "another config, or of another number of classes?"
+            )

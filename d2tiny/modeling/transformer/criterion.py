@@ -43,7 +43,12 @@ class DINOCriterion:
             giou_weight: of 1 − GIoU.
             alpha: of the focal loss.
             gamma: likewise.
+
+        Raises:
+            ValueError: a negative weight.
         """
+        if min(class_weight, l1_weight, giou_weight) < 0:
+            raise ValueError(f"DINOCriterion: weights must be >= 0: {class_weight}, {l1_weight}, {giou_weight}.")
         self.matcher = matcher
         self.class_weight, self.l1_weight, self.giou_weight = class_weight, l1_weight, giou_weight
         self.alpha, self.gamma = alpha, gamma

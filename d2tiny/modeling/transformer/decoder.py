@@ -110,8 +110,16 @@ class DINODecoder(nn.Module):
             shared_heads: one class and one box head for all layers, or one of each for every layer.
             look_forward_twice: see above.
             checkpointing: compute layers again in the backward pass.
+
+        Raises:
+            ValueError: no layer, or heads that do not divide the channels.
         """
         super().__init__()
+        if layers < 1 or channels % heads:
+            raise ValueError(
+                f"DINODecoder: need layers >= 1 and heads that divide the channels: {layers}, {heads}, {channels}."
+            )
+        self.num_classes, self.levels = num_classes, levels
         self.layers = nn.ModuleList(_Layer(channels, heads, levels, points, hidden, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(channels)
         self.position = MLP(2 * channels, channels, channels)

@@ -101,7 +101,7 @@ class DensityQueries(nn.Module):
             channels: of the memory.
             hidden: of the density head.
             buckets: numbers of queries, rising.
-            thresholds: numbers of objects from which on the next bucket is taken.
+            thresholds: numbers of objects from which on the next bucket is taken; ``linear`` needs none.
             rule: ``bucket`` or ``linear``.
             density_weight: η.
             peak_share: share of the queries that are density peaks, in [0, 1].
@@ -116,11 +116,18 @@ class DensityQueries(nn.Module):
         super().__init__()
         if rule not in ("bucket", "linear"):
             raise ValueError(f"DensityQueries: unknown rule '{rule}'. {did_you_mean(rule, ('bucket', 'linear'))}")
-        if len(buckets) != len(thresholds) + 1 or list(buckets) != sorted(buckets) or min(buckets) < 1:
-            raise ValueError(f"DensityQueries: buckets {list(buckets)} must rise, one more than {list(thresholds)}.")
-        if not 0 <= peak_share <= 1 or density_weight < 0:
+        for name, values in (("buckets", list(buckets)), ("thresholds", list(thresholds))):
+            if values != sorted(values) or (values and values[0] < 0):
+                raise ValueError(f"DensityQueries: {name} {values} must rise, and not be negative.")
+        if not buckets or buckets[0] < 1 or (rule == "bucket" and len(buckets) != len(thresholds) + 1):
             raise ValueError(
-                f"DensityQueries: peak_share in [0, 1] and density_weight >= 0, got {peak_share}, {density_weight}."
+                f"DensityQueries: there must be one more of buckets {list(buckets)} than of thresholds "
+                f"{list(thresholds)}, and at least one query."
+            )
+        if not 0 <= peak_share <= 1 or density_weight < 0 or warmup < 0:
+            raise ValueError(
+                "DensityQueries: peak_share in [0, 1], density_weight >= 0 and warmup >= 0, got "
+                f"{peak_share}, {density_weight}, {warmup}."
             )
         self.buckets, self.thresholds, self.rule = list(buckets), list(thresholds), rule
         self.density_weight, self.peak_share = density_weight, peak_share

@@ -54,6 +54,7 @@ class DeformableEncoder(nn.Module):
             checkpointing: compute layers again in the backward pass instead of keeping what they made.
         """
         super().__init__()
+        self.levels = levels
         self.layers = nn.ModuleList(_Layer(channels, heads, levels, points, hidden, dropout) for _ in range(layers))
         self.checkpointing = checkpointing
 

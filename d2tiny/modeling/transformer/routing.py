@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -91,15 +92,17 @@ class REM(nn.Module):
             ValueError: a setting outside its range.
         """
         super().__init__()
+        if wrong := [expert for expert in experts if not isinstance(expert, nn.Module)]:
+            raise ValueError(f"REM: {wrong[0]!r} is no expert; in a config it is L(Expert)(…).")
         kinds = [str(expert.category) for expert in experts]
         self.categories = list(dict.fromkeys(kinds))
         ordered = sorted(experts, key=lambda expert: self.categories.index(str(expert.category)))
         sizes = [kinds.count(category) for category in self.categories]
-        if not sizes or topk < 1 or not 0 <= least_share * len(sizes) <= 1 or channels % heads:
+        if not sizes or not 1 <= topk <= max(sizes) or not 0 <= least_share * len(sizes) <= 1 or channels % heads:
             raise ValueError(
                 f"REM: categories of {sizes} experts, topk {topk}, least_share {least_share}, {channels} channels by "
-                f"{heads} heads: there must be experts, topk is at least 1, the least shares add up to 1 at most, and "
-                "heads divide the channels."
+                f"{heads} heads: there must be experts, topk is at least 1 and at most the experts of a category, the "
+                "least shares add up to 1 at most, and heads divide the channels."
             )
         self.names = [str(expert.title) for expert in ordered]
         if len(set(self.names)) != len(self.names):
@@ -120,6 +123,11 @@ class REM(nn.Module):
         self.query, self.key, self.value = (nn.Conv2d(channels, channels, 1, bias=False) for _ in range(3))
         self.output = nn.Conv2d(channels, channels, 1, bias=False)
         self.scale = nn.Parameter(torch.zeros(channels, 1, 1))
+
+    def by_category(self) -> dict[str, list[str]]:
+        """Names of the experts of each category."""
+        ends = list(itertools.accumulate(self.sizes))
+        return {c: self.names[end - n : end] for c, n, end in zip(self.categories, self.sizes, ends, strict=True)}
 
     def shares(self, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """π (B, E, H, W) and the logits that chose, both float32.

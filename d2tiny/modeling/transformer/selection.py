@@ -71,11 +71,21 @@ class QuerySelection(nn.Module):
             raise ValueError(
                 f"QuerySelection: base_cells={base_cells} must be over 0, or None for shares of the image."
             )
+        self.num_classes = num_classes
         self.queries, self.base_cells, self.base_wh = queries, base_cells, base_wh
         self.enter = nn.Sequential(nn.Linear(channels, channels), nn.LayerNorm(channels))
         self.class_head, self.box_head = class_head(channels, num_classes), box_head(channels)
         self.content = nn.Embedding(queries, channels)
         nn.init.normal_(self.content.weight)
+
+    def adapt_state(self, state: dict[str, Tensor], prefix: str) -> None:
+        """Let a model with another number of queries start from trained contents: of those that both have."""
+        key = f"{prefix}content.weight"
+        given, own = state.get(key), self.content.weight.detach()
+        if given is None or given.shape[1:] != own.shape[1:] or len(given) == len(own):
+            return
+        given, count = torch.as_tensor(given), min(len(given), len(own))
+        state[key] = torch.cat((given[:count].to(own), own[count:]))
 
     def starts(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """(B, S, 4) boxes of the tokens, cx, cy, w, h in shares of the image, and (B, S) which are usable."""
