@@ -83,6 +83,17 @@ class _Queries:
     boxes: Tensor
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What comes before the decoder: tokens, their memory, the queries, density (B, H, W), and what was routed."""
+
+    tokens: Tokens
+    memory: Tensor
+    queries: _Queries
+    density: Tensor | None
+    routed: Routed | None
+
+
 @META_ARCH_REGISTRY.register()
 class TinyDINO(nn.Module):
     """Detection transformer: encoder over all levels, queries from its best tokens, decoder, no NMS.
@@ -186,16 +197,14 @@ class TinyDINO(nn.Module):
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         """Losses in training, else detections, as Detectron2's models give them."""
         images = self._images(batched_inputs)
-        tokens, routed = self._tokens(images)
-        memory = self.encoder(tokens)
-        proposals = self.selection.propose(memory, tokens)
+        truth = None
         if self.training:
             truth = self._truth([item["instances"].to(self.device) for item in batched_inputs])
-            return self._losses(memory, tokens, proposals, truth, routed)
-        density = None if self.density is None else self.density.density(memory, tokens)
-        queries = self._queries(proposals, tokens, density, None)
-        said = self._decode(queries, None, memory, tokens)[0]
-        results = self._detections(said, queries.padding, images.image_sizes)
+        seen = self._look(images, None if truth is None else [len(c) for c in truth.classes])
+        if truth is not None:
+            return self._losses(seen, truth)
+        said = self._decode(seen, None)[0]
+        results = self._detections(said, seen.queries.padding, images.image_sizes)
         return [
             {"instances": detector_postprocess(r, item.get("height", size[0]), item.get("width", size[1]))}
             for r, item, size in zip(results, batched_inputs, images.image_sizes, strict=True)
@@ -205,13 +214,10 @@ class TinyDINO(nn.Module):
     def explain(self, batched_input: dict[str, Any]) -> Explanation:
         """What DGQ and REM decide for one image, for pictures; in evaluation mode."""
         images = self._images([batched_input])
-        tokens, routed = self._tokens(images)
-        memory = self.encoder(tokens)
-        proposals = self.selection.propose(memory, tokens)
-        density = None if self.density is None else self.density.density(memory, tokens)
-        queries = self._queries(proposals, tokens, density, None)
+        seen = self._look(images, None)
+        tokens, density, routed = seen.tokens, seen.density, seen.routed
         height, width = images.image_sizes[0]
-        boxes = queries.reference[0].sigmoid()
+        boxes = seen.queries.reference[0].sigmoid()
         cells = [
             (round(float(valid[1]) * size[0]), round(float(valid[0]) * size[1]))
             for size, valid in zip(tokens.sizes, tokens.valid[0], strict=True)
@@ -228,6 +234,14 @@ class TinyDINO(nn.Module):
     def _images(self, batch: list[dict[str, Any]]) -> ImageList:
         images = [(item["image"].to(self.device) - self.pixel_mean) / self.pixel_std for item in batch]
         return ImageList.from_tensors(images, self.backbone.size_divisibility)
+
+    def _look(self, images: ImageList, counts: Sequence[int] | None) -> _Seen:
+        """All that comes before the decoder; in training with the numbers of objects."""
+        tokens, routed = self._tokens(images)
+        memory = self.encoder(tokens)
+        density = None if self.density is None else self.density.density(memory, tokens)
+        queries = self._queries(self.selection.propose(memory, tokens), tokens, density, counts)
+        return _Seen(tokens, memory, queries, density, routed)
 
     def _tokens(self, images: ImageList) -> tuple[Tokens, Routed | None]:
         features = self.backbone(images.tensor)
@@ -281,10 +295,9 @@ class TinyDINO(nn.Module):
         reference = torch.where(padding[..., None], pad, reference)
         return _Queries(content, reference, padding, logits, boxes.sigmoid())
 
-    def _decode(
-        self, queries: _Queries, noisy: DenoisingQueries | None, memory: Tensor, tokens: Tokens
-    ) -> tuple[Decoded, Decoded | None]:
+    def _decode(self, seen: _Seen, noisy: DenoisingQueries | None) -> tuple[Decoded, Decoded | None]:
         """What the layers say of the matching queries, and of the noisy ones before them."""
+        queries = seen.queries
         content, reference, extra = queries.content, queries.reference, 0
         blocked = None
         if noisy is not None:
@@ -296,26 +309,21 @@ class TinyDINO(nn.Module):
             pads = torch.cat((queries.padding.new_zeros(len(content), extra), queries.padding), dim=1)
             blocked = pads[:, None] if blocked is None else pads[:, None] | blocked[None]
             blocked = blocked.expand(-1, content.shape[1], -1)
-        said = self.decoder(content, reference, memory, tokens, blocked)
+        said = self.decoder(content, reference, seen.memory, seen.tokens, blocked)
         own = Decoded(said.logits[:, :, extra:], said.boxes[:, :, extra:])
         return own, Decoded(said.logits[:, :, :extra], said.boxes[:, :, :extra]) if extra else None
 
-    def _losses(
-        self, memory: Tensor, tokens: Tokens, proposals: Proposals, truth: _Truth, routed: Routed | None
-    ) -> dict[str, Tensor]:
+    def _losses(self, seen: _Seen, truth: _Truth) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}
-        density, counts = None, [len(c) for c in truth.classes]
-        if self.density is not None:
-            density = self.density.density(memory, tokens)
-        queries = self._queries(proposals, tokens, density, counts)
-        if self.density is not None and density is not None:
-            losses |= self.density.losses(density, tokens, truth.boxes, truth.ignored)
+        queries = seen.queries
+        if self.density is not None and seen.density is not None:
+            losses |= self.density.losses(seen.density, seen.tokens, truth.boxes, truth.ignored)
         noisy = None
         if self.denoising is not None:
             noisy = self.denoising(truth.classes, truth.boxes, queries.content.shape[1])
         # Once for all losses, and by every process, whatever its images hold.
         count, noisy_count = self.criterion.counts(truth.classes, 0 if noisy is None else len(noisy.query))
-        own, extra = self._decode(queries, noisy, memory, tokens)
+        own, extra = self._decode(seen, noisy)
         real = None if queries.padding is None else ~queries.padding
         losses |= self.criterion.decoded(own, truth.classes, truth.boxes, count, real, truth.ignored)
         # tokens outside the image are never right, and their logits are infinite
@@ -327,16 +335,16 @@ class TinyDINO(nn.Module):
         elif self.denoising is not None:
             # Every parameter takes part in every step, and every process names the same losses.
             losses |= self.criterion.nothing_denoised(len(own.logits), 0.0 * self.denoising.labels.weight.sum())
-        if routed is not None:
-            losses |= routed.losses
-        self._log(queries, counts, routed)
+        if seen.routed is not None:
+            losses |= seen.routed.losses
+        self._log(queries, truth, seen.routed)
         return losses
 
-    def _log(self, queries: _Queries, counts: Sequence[int], routed: Routed | None) -> None:
+    def _log(self, queries: _Queries, truth: _Truth, routed: Routed | None) -> None:
         storage = get_event_storage()
         used = queries.content.shape[1] if queries.padding is None else float((~queries.padding).sum(1).float().mean())
         storage.put_scalar("queries", used)
-        storage.put_scalar("objects", sum(counts) / max(len(counts), 1))
+        storage.put_scalar("objects", sum(len(c) for c in truth.classes) / max(len(truth.classes), 1))
         if routed is not None:
             storage.put_scalars(**routed.statistics())
 
