@@ -4,7 +4,8 @@
 python tools/draw_scalebridge.py --config quick/scalebridge_r18 --weights model_final.pth --image tile.png \
     --output output/scalebridge.jpg
 
-A model that was trained with overrides: ``--config RUN/config.yaml``. ``--blank`` leaves the image itself out.
+A model that was trained with overrides: ``--config RUN/config.yaml``. ``--blank`` leaves the image itself out, for
+images that may not be shown; ``--truth instances.json`` marks the true objects in the density.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ from detectron2.engine import DefaultPredictor
 
 from d2tiny import model_zoo
 from d2tiny.cli import guarded
+from d2tiny.data.datasets import read_coco_json
 from d2tiny.data.images import read_image
 from d2tiny.modeling.meta_arch import TinyDINO
-from d2tiny.utils.errors import ConfigError
+from d2tiny.utils.errors import ConfigError, DatasetError
 from d2tiny.utils.weights import load_weights
 
 SIDE = 480  # px of a panel
 # of the experts of a category, RGB
 COLORS = ((255, 190, 0), (0, 190, 255), (255, 90, 80), (120, 255, 120), (190, 120, 255), (255, 255, 255))
-QUERY = (0, 255, 200)
+QUERY, TRUE = (0, 255, 200), (255, 255, 255)
 
 
 def _fit(image: np.ndarray) -> np.ndarray:
@@ -63,13 +65,14 @@ def _over(image: np.ndarray, colors: np.ndarray, weight: np.ndarray) -> np.ndarr
     return (grey * (1 - share) + colors * share).clip(0, 255).astype(np.uint8)
 
 
-def draw(model: TinyDINO, image: np.ndarray, *, blank: bool = False) -> np.ndarray:
+def draw(model: TinyDINO, image: np.ndarray, *, blank: bool = False, truth: np.ndarray | None = None) -> np.ndarray:
     """The picture (H, W, 3) RGB: image, density and queries, and of two levels the expert asked in each category.
 
     Args:
         model: in evaluation mode.
         image: (H, W, 3) RGB.
-        blank: leave the image out, for images that may not be shown.
+        blank: leave the image out.
+        truth: (G, 2) middles of the true objects in px, marked in the density.
 
     Raises:
         ConfigError: a model without DGQ and without REM.
@@ -86,8 +89,12 @@ def draw(model: TinyDINO, image: np.ndarray, *, blank: bool = False) -> np.ndarr
         picture = _over(below, heat[:, :, ::-1], np.sqrt(density / max(density.max(), 1e-6)))
         for x, y in said.queries.cpu().numpy() * SIDE / max(image.shape[:2]):
             cv2.circle(picture, (round(float(x)), round(float(y))), 1, QUERY, -1)
-        title = f"density: {density.sum():.0f} objects"
-        panels.append(_panel(picture, title, [(QUERY, f"{len(said.queries)} queries begin")]))
+        legend = [(QUERY, f"{len(said.queries)} queries begin")]
+        for x, y in [] if truth is None else truth * SIDE / max(image.shape[:2]):
+            cv2.drawMarker(picture, (round(float(x)), round(float(y))), TRUE, cv2.MARKER_SQUARE, 9, 1)
+        if truth is not None:
+            legend.append((TRUE, f"{len(truth)} true objects"))
+        panels.append(_panel(picture, f"density: {density.sum():.0f} objects", legend))
     if said.shares is not None:
         for level in (0, min(2, len(said.shares) - 1)):
             shares, start = said.shares[level].cpu().numpy(), 0
@@ -111,6 +118,7 @@ def main() -> int:
     parser.add_argument("--image", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="a .jpg or .png file")
     parser.add_argument("--blank", action="store_true", help="leave the image itself out")
+    parser.add_argument("--truth", type=Path, help="COCO json with the image's objects")
     parser.add_argument("--opts", nargs="*", default=[], help="overrides of the config")
     args = parser.parse_args()
     if args.output.suffix.lower() not in (".jpg", ".png"):
@@ -118,11 +126,27 @@ def main() -> int:
     return guarded(lambda: _draw_file(args))
 
 
+def _middles(path: Path, name: str) -> np.ndarray:
+    """(G, 2) middles of the objects of an image in px.
+
+    Raises:
+        DatasetError: the file cannot be read, or does not know the image.
+    """
+    data = read_coco_json(path)
+    number = next((i["id"] for i in data["images"] if Path(i["file_name"]).name == name), None)
+    if number is None:
+        raise DatasetError(f"{path}: no image '{name}'.")
+    found = [a["bbox"] for a in data["annotations"] if a["image_id"] == number and not a.get("iscrowd")]
+    boxes = np.array(found, dtype=float).reshape(-1, 4)
+    return boxes[:, :2] + boxes[:, 2:] / 2
+
+
 def _draw_file(args: argparse.Namespace) -> None:
     image = read_image(args.image)
     predictor = DefaultPredictor(model_zoo.get_cfg(args.config, "", args.opts))
     load_weights(predictor.model, args.weights)
-    picture = draw(predictor.model, image, blank=args.blank)
+    truth = _middles(args.truth, args.image.name) if args.truth else None
+    picture = draw(predictor.model, image, blank=args.blank, truth=truth)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(args.output), picture[:, :, ::-1])
     print(f"Picture: {args.output}")

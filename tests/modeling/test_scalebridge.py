@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from d2tiny.data.synthetic import write_dataset
 from d2tiny.modeling.transformer import (
     REM,
     ContextExpert,
@@ -24,7 +25,7 @@ from d2tiny.modeling.transformer import (
     WideExpert,
     density_target,
 )
-from d2tiny.utils.errors import ConfigError
+from d2tiny.utils.errors import ConfigError, DatasetError
 from tests.modeling.test_dino import small
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -365,7 +366,7 @@ def test_bad_routing_settings_are_refused(kwargs):
         REM(experts=[LocalExpert(32), LocalExpert(32)], channels=32, heads=4)
 
 
-def test_the_picture_of_densities_and_experts():
+def test_the_picture_of_densities_and_experts(tmp_path):
     """Drawn from a model with both parts; a plain one is refused."""
     scope = runpy.run_path(str(ROOT / "tools" / "draw_scalebridge.py"))
     image = np.random.default_rng(0).integers(0, 255, (72, 104, 3)).astype(np.uint8)
@@ -377,7 +378,16 @@ def test_the_picture_of_densities_and_experts():
     assert float(said.queries[:, 0].max()) <= 104
     picture = scope["draw"](model, image)
     assert picture.shape == (526, 6 * 480, 3)
-    assert scope["draw"](model, image, blank=True).shape == (526, 5 * 480, 3)
+    plain = scope["draw"](model, image, blank=True)
+    assert plain.shape == (526, 5 * 480, 3)
+    marked = scope["draw"](model, image, blank=True, truth=np.array([[52.0, 36.0]]))
+    assert (marked[:480, :480] != plain[:480, :480]).any()
+    write_dataset(tmp_path, train=1, val=0, height=64, width=64, seed=3)
+    middles = scope["_middles"](tmp_path / "instances_train.json", "synthetic_000000.png")
+    assert middles.shape[1] == 2
+    assert 0 < middles.min() < middles.max() < 64
+    with pytest.raises(DatasetError, match=r"no image 'x\.png'"):
+        scope["_middles"](tmp_path / "instances_train.json", "x.png")
     assert picture.std() > 10
     with pytest.raises(ConfigError, match="nothing to draw"):
         scope["draw"](small().eval(), image)
