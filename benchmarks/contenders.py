@@ -44,6 +44,7 @@ TRANSFORMERS = {
     "dino_5scale_dgq": "aitod/dino_r50_5scale_dgq_12e",
     "dino_5scale_rem": "aitod/dino_r50_5scale_rem_12e",
     "scalebridge_5scale": "aitod/scalebridge_r50_5scale_12e",
+    "scalebridge_5scale_checkpointing": "aitod/scalebridge_r50_5scale_12e",
     "dino_4scale": "aitod/dino_r50_4scale_12e",
 }
 FAMILIES = {"rcnn": RCNN, "onestage": ONE_STAGE, "transformer": TRANSFORMERS}
@@ -142,6 +143,9 @@ def build(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
             cfg.head.nms_thresh, cfg.head.score_thresh = 1.0, 0.0
         elif name.endswith("grid_sample"):
             deform_attn.ms_deform_attn = deform_attn.reference_deform_attn
+        elif name.endswith("checkpointing"):
+            for part in (cfg.encoder, cfg.decoder, cfg.routing):
+                part.checkpointing = True
         model = instantiate(stock(cfg) if name == "stock" else cfg).to(args.device)
     watch = Stopwatch(args.device)
     if args.compile:
