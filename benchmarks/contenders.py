@@ -135,7 +135,8 @@ def build(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
     if name == "ssd300":
         model: Any = ssd300().to(args.device)
     else:
-        cfg = load_config(CONTENDERS[name]).model
+        again = ("encoder", "decoder", "routing") if name.endswith("checkpointing") else ()
+        cfg = load_config(CONTENDERS[name], [f"model.{part}.checkpointing=true" for part in again]).model
         # NMS suppresses nothing, so that random weights too give all proposals and detections.
         if "proposal_generator" in cfg:
             cfg.proposal_generator.nms_thresh = 1.0
@@ -143,9 +144,6 @@ def build(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
             cfg.head.nms_thresh, cfg.head.score_thresh = 1.0, 0.0
         elif name.endswith("grid_sample"):
             deform_attn.ms_deform_attn = deform_attn.reference_deform_attn
-        elif name.endswith("checkpointing"):
-            for part in (cfg.encoder, cfg.decoder, cfg.routing):
-                part.checkpointing = True
         model = instantiate(stock(cfg) if name == "stock" else cfg).to(args.device)
     watch = Stopwatch(args.device)
     if args.compile:
