@@ -92,18 +92,17 @@ def _transformer(model: Any, features: dict[str, Tensor]) -> None:
     maps = [features[level] for level in model.head_in_features]
     paddings = [torch.zeros(1, *m.shape[-2:], dtype=torch.bool, device="meta") for m in maps]
     if model.routing is not None:
-        for x in maps:
-            model.routing.router(x)
-        for expert in model.routing.experts.values():
-            for x in expert(maps):
-                model.routing.output(model.routing.query(x) + model.routing.key(x) + model.routing.value(x))
+        # it looks whether there is padding, which tensors without data cannot say
+        maps, _ = model.routing(maps, [torch.zeros(p.shape, dtype=torch.bool) for p in paddings])
     tokens = flatten_maps(maps, [model.position(p) for p in paddings], paddings, model.level_embed)
     memory = model.encoder(tokens)
     model.selection.propose(memory, tokens)
     if model.density is not None:
         model.density.head(maps[0])
     content = model.selection.content.weight.detach()[None]
-    model.decoder(content, torch.zeros(1, content.shape[1], 4, device="meta"), memory, tokens, None)
+    boxes = torch.zeros(1, content.shape[1], 4, device="meta")
+    model.selection.boxes(content, boxes)
+    model.decoder(content, boxes, memory, tokens, None)
 
 
 def _numbers(metrics: Mapping[str, float | None]) -> str:
