@@ -39,13 +39,13 @@ def rem(model, **settings):
 
 
 def quick(model):
-    """ResNet-18, 128 channels, four scales from stride 4, two encoder and three decoder layers: for a processor."""
+    """ResNet-18, 128 channels, scales from stride 4, two encoder and three decoder layers: for a processor."""
     stages, neck = model.backbone.backbone, model.backbone.neck
     stages.stem.norm = "BN"
     stages.stages = dict(_target_=stages.stages._target_, depth=18, norm="BN")
     stages.freeze_at = 0
     stages.out_features = neck.in_features = ["res2", "res3", "res4", "res5"]
-    neck.in_channels, neck.extra = [64, 128, 256, 512], 0
+    neck.in_channels, neck.extra = [64, 128, 256, 512], len(model.in_features) - 4
     model.channels = 128
     model.encoder.update(layers=2, heads=4, hidden=256)
     model.decoder.layers = 3
