@@ -185,5 +185,5 @@ def test_layer_equals_its_formula():
 
 
 def test_heads_must_divide_the_channels():
-    with pytest.raises(ValueError, match="cannot be shared"):
+    with pytest.raises(ValueError, match="heads must divide"):
         MSDeformAttn(channels=10, heads=4)
