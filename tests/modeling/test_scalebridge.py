@@ -145,6 +145,23 @@ def test_selection_by_hand():
     assert {54, 53, 19} <= set(strong.select(proposals, density, tokens).tokens[0].tolist())
 
 
+@pytest.mark.parametrize("plain", [True, False])
+def test_where_peaks_start(plain):
+    """From the box of their cell, or from the encoder's."""
+    model = small("scalebridge_r18", density__plain_peaks=plain).eval()
+    nn.init.constant_(model.selection.box_head.layers[-1].bias, 0.5)  # the encoder makes boxes larger
+    model.density.buckets, model.density.thresholds, model.density.peak_share = [20], [], 1.0
+    image = torch.randint(0, 255, (3, 96, 96), dtype=torch.uint8)
+    seen = model._look(model._images([{"image": image}]), None)
+    chosen = model.density.select(model.selection.propose(seen.memory, seen.tokens), seen.density, seen.tokens)
+    peaks = chosen.peaks[0]
+    assert peaks.any()
+    starts, _ = model.selection.starts(seen.tokens)
+    sides, plain_sides = seen.queries.reference[0].sigmoid()[:, 2:], starts[0, chosen.tokens[0], 2:]
+    assert torch.allclose(sides[peaks], plain_sides[peaks], atol=1e-5) == plain
+    assert not torch.isclose(sides[~peaks], plain_sides[~peaks], atol=1e-5).any()
+
+
 def test_selection_pads_and_leaves_unusable_tokens_out():
     tokens, proposals = toy()
     proposals.usable[1, 10:] = False

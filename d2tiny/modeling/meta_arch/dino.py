@@ -277,7 +277,8 @@ class TinyDINO(nn.Module):
         else:
             assert density is not None
             chosen = self.density.select(proposals, density.detach(), tokens, counts)
-            index, padding, peaks = chosen.tokens, chosen.padding, chosen.peaks
+            index, padding = chosen.tokens, chosen.padding
+            peaks = chosen.peaks if self.density.plain_peaks else None
         features, starts, logits = (
             x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))
             for x in (proposals.features, proposals.starts, proposals.logits)

@@ -90,6 +90,7 @@ class DensityQueries(nn.Module):
         rule: str = "bucket",
         density_weight: float = 0.5,
         peak_share: float = 0.25,
+        plain_peaks: bool = True,
         map_weight: float = 1.0,
         count_weight: float = 0.1,
         warmup: int = 0,
@@ -105,6 +106,8 @@ class DensityQueries(nn.Module):
             rule: ``bucket`` or ``linear``.
             density_weight: η.
             peak_share: share of the queries that are density peaks, in [0, 1].
+            plain_peaks: peaks start from the box of their cell, with the token's features as content; otherwise like
+                all other queries, from the encoder's box and a learned content.
             map_weight: of the loss of the map.
             count_weight: of the loss of the number.
             warmup: training calls in which only the true number counts (an epoch).
@@ -130,7 +133,7 @@ class DensityQueries(nn.Module):
                 f"{peak_share}, {density_weight}, {warmup}."
             )
         self.buckets, self.thresholds, self.rule = list(buckets), list(thresholds), rule
-        self.density_weight, self.peak_share = density_weight, peak_share
+        self.density_weight, self.peak_share, self.plain_peaks = density_weight, peak_share, plain_peaks
         self.map_weight, self.count_weight, self.warmup = map_weight, count_weight, warmup
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         blocks: list[nn.Module] = [nn.Conv2d(channels, hidden, 1)]
