@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import instantiate
-from quick_table import ROOT, TABLES
+from quick_table import ROOT, TABLES, Row
 from tqdm import tqdm
 
 from d2tiny.config import load_config
@@ -34,8 +34,8 @@ GROUPS = {"under 10 objects": (0, 10), "10 to 49": (10, 50), "50 and more": (50,
 class Watched:
     """A trained model that tells its queries, its count and its time."""
 
-    def __init__(self, config: str, weights: Path) -> None:
-        self.model = instantiate(load_config(f"quick/{config}").model).eval()
+    def __init__(self, row: Row, weights: Path) -> None:
+        self.model = instantiate(load_config(f"quick/{row.config}", list(row.overrides)).model).eval()
         DetectionCheckpointer(self.model).load(str(weights))
         self.queries, self.count = 0, float("nan")
         self.model.decoder.register_forward_pre_hook(self._keep)
@@ -88,9 +88,10 @@ def main() -> None:
     for row in TABLES["transformers"]:
         for seed in args.seeds:
             weights = args.work / f"{row.name}_seed{seed}" / "model_final.pth"
-            if not weights.is_file():
-                parser.error(f"{weights} is missing; train it with quick_table.py --table transformers, or give --work")
-            models[f"{row.name}_seed{seed}"] = Watched(row.config, weights)
+            if weights.is_file():
+                models[f"{row.name}_seed{seed}"] = Watched(row, weights)
+    if not models:
+        parser.error(f"no trained model in {args.work}: quick_table.py --table transformers trains them")
     loader = instantiate(load_config(f"quick/{TABLES['transformers'][0].config}").dataloader.test)
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in models}
     objects = []
