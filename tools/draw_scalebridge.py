@@ -23,10 +23,9 @@ from d2tiny.cli import guarded
 from d2tiny.data.datasets import read_coco_json
 from d2tiny.data.images import read_image
 from d2tiny.modeling.meta_arch import TinyDINO
-from d2tiny.utils.errors import ConfigError, DatasetError
-from d2tiny.utils.weights import load_weights
+from d2tiny.utils.errors import CheckpointError, ConfigError, DatasetError
 
-SIDE = 480  # px of a panel
+SIDE, COLUMNS = 480, 3  # px of a panel, panels of a row
 # of the experts of a category, RGB
 COLORS = ((255, 190, 0), (0, 190, 255), (255, 90, 80), (120, 255, 120), (190, 120, 255), (255, 255, 255))
 QUERY, TRUE = (0, 255, 200), (255, 255, 255)
@@ -45,13 +44,14 @@ def _write(canvas: np.ndarray, text: str, x: int, y: int) -> None:
 
 def _panel(picture: np.ndarray, title: str, legend: list[tuple[tuple[int, int, int], str]]) -> np.ndarray:
     """A picture of the panel's size with two lines below: a title and what the colours mean."""
-    canvas = np.full((SIDE + 46, SIDE, 3), 25, np.uint8)
-    canvas[: picture.shape[0], : picture.shape[1]] = picture
-    _write(canvas, title, 6, SIDE + 17)
+    height, width = picture.shape[:2]
+    canvas = np.full((height + 46, max(width, SIDE), 3), 25, np.uint8)
+    canvas[:height, :width] = picture
+    _write(canvas, title, 6, height + 17)
     x = 6
     for color, text in legend:
-        cv2.rectangle(canvas, (x, SIDE + 26), (x + 12, SIDE + 38), color, -1)
-        _write(canvas, text, x + 18, SIDE + 37)
+        cv2.rectangle(canvas, (x, height + 26), (x + 12, height + 38), color, -1)
+        _write(canvas, text, x + 18, height + 37)
         x += 34 + 8 * len(text)
     return canvas
 
@@ -107,7 +107,10 @@ def draw(model: TinyDINO, image: np.ndarray, *, blank: bool = False, truth: np.n
                 legend = [(COLORS[e % len(COLORS)], f"{name} {part[e]:.0%}") for e, name in enumerate(names)]
                 picture = _over(below, colors, np.full(best.shape, 1.0 if blank else 0.5))
                 panels.append(_panel(picture, f"level {level}, {category}: {own.sum(0).mean():.0%} of it", legend))
-    return np.concatenate(panels, axis=1)
+    panels += [np.full_like(panels[0], 25)] * (-len(panels) % COLUMNS)
+    return np.concatenate(
+        [np.concatenate(panels[i : i + COLUMNS], axis=1) for i in range(0, len(panels), COLUMNS)], axis=0
+    )
 
 
 def main() -> int:
@@ -143,8 +146,9 @@ def _middles(path: Path, name: str) -> np.ndarray:
 
 def _draw_file(args: argparse.Namespace) -> None:
     image = read_image(args.image)
-    predictor = DefaultPredictor(model_zoo.get_cfg(args.config, "", args.opts))
-    load_weights(predictor.model, args.weights)
+    if not Path(args.weights).is_file():
+        raise CheckpointError(f"--weights {args.weights}: no such file.")
+    predictor = DefaultPredictor(model_zoo.get_cfg(args.config, args.weights, args.opts))
     truth = _middles(args.truth, args.image.name) if args.truth else None
     picture = draw(predictor.model, image, blank=args.blank, truth=truth)
     args.output.parent.mkdir(parents=True, exist_ok=True)

@@ -394,11 +394,11 @@ def test_the_picture_of_densities_and_experts(tmp_path):
     assert said.categories == {"tiny": ["local", "detail"], "general": ["wide", "context"]}
     assert float(said.queries[:, 0].max()) <= 104
     picture = scope["draw"](model, image)
-    assert picture.shape == (526, 6 * 480, 3)
+    assert picture.shape == (2 * (332 + 46), 3 * 480, 3)  # 72 px of 104 are 332 of 480
     plain = scope["draw"](model, image, blank=True)
-    assert plain.shape == (526, 5 * 480, 3)
+    assert plain.shape == picture.shape, "five panels and an empty one"
     marked = scope["draw"](model, image, blank=True, truth=np.array([[52.0, 36.0]]))
-    assert (marked[:480, :480] != plain[:480, :480]).any()
+    assert (marked[:332, :480] != plain[:332, :480]).any()
     write_dataset(tmp_path, train=1, val=0, height=64, width=64, seed=3)
     middles = scope["_middles"](tmp_path / "instances_train.json", "synthetic_000000.png")
     assert middles.shape[1] == 2
