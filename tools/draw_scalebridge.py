@@ -23,7 +23,7 @@ from d2tiny.cli import guarded
 from d2tiny.data.datasets import read_coco_json
 from d2tiny.data.images import read_image
 from d2tiny.modeling.meta_arch import TinyDINO
-from d2tiny.utils.errors import CheckpointError, ConfigError, DatasetError
+from d2tiny.utils.errors import ConfigError, DatasetError
 
 SIDE, COLUMNS = 480, 3  # px of a panel, panels of a row
 # of the experts of a category, RGB
@@ -146,8 +146,6 @@ def _middles(path: Path, name: str) -> np.ndarray:
 
 def _draw_file(args: argparse.Namespace) -> None:
     image = read_image(args.image)
-    if not Path(args.weights).is_file():
-        raise CheckpointError(f"--weights {args.weights}: no such file.")
     predictor = DefaultPredictor(model_zoo.get_cfg(args.config, args.weights, args.opts))
     truth = _middles(args.truth, args.image.name) if args.truth else None
     picture = draw(predictor.model, image, blank=args.blank, truth=truth)

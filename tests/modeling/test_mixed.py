@@ -194,7 +194,12 @@ def test_a_predictor_refuses_weights_of_another_config(tmp_path):
     save_config(narrow(config("faster", "efpnbs", "hla", "l1")), tmp_path / "other.yaml")
     torch.save({"model": instantiate(narrow_config.model).state_dict()}, tmp_path / "model.pth")
     cfg = model_zoo.get_cfg(str(tmp_path / "other.yaml"), str(tmp_path / "model.pth"), device="cpu")
-    with pytest.raises(CheckpointError, match=r"missing in the checkpoint \(first: backbone.neck"):
+    with pytest.raises(CheckpointError, match=r"missing in the checkpoint .*first: backbone\.neck"):
         DefaultPredictor(cfg)
+    save_config(narrow_config, tmp_path / "plain.yaml")
+    more = {**instantiate(narrow_config.model).state_dict(), "routing.scale": torch.zeros(8)}
+    torch.save({"model": more}, tmp_path / "more.pth")
+    with pytest.raises(CheckpointError, match=r"1 tensors are too many in the checkpoint .*first: routing\.scale"):
+        DefaultPredictor(model_zoo.get_cfg(str(tmp_path / "plain.yaml"), str(tmp_path / "more.pth"), device="cpu"))
     with pytest.raises(CheckpointError, match="no such file"):
         model_zoo.get_cfg(str(tmp_path / "other.yaml"), str(tmp_path / "none.pth"))
