@@ -120,7 +120,6 @@ TABLES["onestage"] = tuple(
 TABLES["transformers"] = (
     Row("dino_r18", "DINO", "dino_r18"),
     Row("dino_r18_dgq", "DINO, DGQ", "dino_r18_dgq"),
-    Row("dgq_peaks", "DINO, DGQ, peaks start as others do", "dino_r18_dgq", ("model.density.plain_peaks=false",)),
     Row("dino_r18_rem", "DINO, REM", "dino_r18_rem"),
     Row("scalebridge_r18", "ScaleBridge-Det (DGQ, REM)", "scalebridge_r18"),
 )
