@@ -157,7 +157,7 @@ class DensityQueries(nn.Module):
         inside, x = ~padding, finest.masked_fill(padding, 0.0)
         for layer in self.head:
             # what is none of the image must not count, also not in norms over the map
-            x = masked_norm(layer, x, inside) if isinstance(layer, nn.GroupNorm) else layer(x)
+            x = masked_norm(layer, x, inside)
             x = x.masked_fill(padding, 0.0) if x.shape[1] > 1 else x
         with without_autocast(memory.device):
             return F.softplus(x.float()).masked_fill(padding, 0.0)[:, 0]
