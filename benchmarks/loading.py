@@ -38,7 +38,7 @@ _HELD = 16  # outputs that stay alive, as in a loader's queue
 
 def draw(folder: Path, number: int) -> None:
     """Write png.json, jpg.json and their images."""
-    from d2tiny.data.synthetic import render_scene
+    from d2tiny.synthetic import render_scene
 
     rng = np.random.default_rng(0)
     for suffix in ("png", "jpg"):
@@ -66,10 +66,10 @@ def contend(kind: str, json_file: Path, images: Path, cache: Path, repeats: int)
     from detectron2.data import DatasetMapper
     from detectron2.data import transforms as T
 
-    from d2tiny.data import images as reading
+    from d2tiny.data.coco.source import DatasetSource
     from d2tiny.data.datasets import load_coco_like
-    from d2tiny.data.datasets.source import DatasetSource
-    from d2tiny.data.mapper import TinyDatasetMapper
+    from d2tiny.data.loading import images as reading
+    from d2tiny.data.loading.mapper import TinyDatasetMapper
 
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from d2tiny.config import load_config
 from d2tiny.data.datasets import register_coco_like
-from d2tiny.data.synthetic import write_dataset
 from d2tiny.engine.run import run
+from d2tiny.synthetic import write_dataset
 from d2tiny.utils.env import describe_hardware
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "overfit"

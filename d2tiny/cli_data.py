@@ -18,15 +18,15 @@ from detectron2.data import MetadataCatalog
 
 from d2tiny.cli import guarded
 from d2tiny.config import load_config
-from d2tiny.data.anchors import TINY_ANCHORS, anchor_recall, fit_anchors
-from d2tiny.data.check import check_dataset, check_json
-from d2tiny.data.converters import FORMATS, Conversion, convert_dataset, write_coco
+from d2tiny.data.coco.arrays import load_ground_truth
+from d2tiny.data.coco.check import check_dataset, check_json
+from d2tiny.data.coco.findings import Findings
 from d2tiny.data.datasets import DatasetSource, load_coco_like
-from d2tiny.data.findings import Findings
-from d2tiny.data.ground_truth import load_ground_truth
-from d2tiny.data.preview import augmentation_sheet
-from d2tiny.data.statistics import size_table, summary, write_statistics
-from d2tiny.data.tiling import TileSettings, tile_dataset
+from d2tiny.data.tools.anchors import TINY_ANCHORS, anchor_recall, fit_anchors
+from d2tiny.data.tools.converters import FORMATS, Conversion, convert_dataset, write_coco
+from d2tiny.data.tools.preview import augmentation_sheet
+from d2tiny.data.tools.statistics import size_table, summary, write_statistics
+from d2tiny.data.tools.tiling import TileSettings, tile_dataset
 from d2tiny.evaluation import PROTOCOLS, evaluate_arrays, format_table, get_protocol, load_detections, make_protocol
 from d2tiny.evaluation.protocols import INFINITE
 from d2tiny.evaluation.report import write_report
@@ -194,7 +194,9 @@ def _stats(args: argparse.Namespace) -> int:
     )
     coverages, sample = [], truth
     if args.coverage:
-        from d2tiny.coverage import config_coverage  # builds parts of models: slow to import, not always wanted
+        from d2tiny.analysis.coverage import (
+            config_coverage,  # builds parts of models: slow to import, not always wanted
+        )
 
         if not truth.sizes.all():
             raise ConfigError(f"{args.source}: images without a size; `d2tiny check` lists them. Or: --coverage ''")

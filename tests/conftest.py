@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import d2tiny  # noqa: F401  registers everything
-from d2tiny.data.synthetic import write_dataset
+from d2tiny.synthetic import write_dataset
 
 # On a shared machine two threads are slower than one.
 torch.set_num_threads(1)

@@ -24,7 +24,7 @@ _MODELING = _HEADS | {
     "modeling.meta_arch",
     "config",
 }
-_ENGINE = _MODELING | {"data", "evaluation", "inference", "visualization", "compat", "model_zoo"}
+_ENGINE = _MODELING | {"data", "synthetic", "evaluation", "inference", "visualization", "compat", "model_zoo"}
 ALLOWED = {
     "utils": set(),
     "config": {"utils"},
@@ -46,15 +46,15 @@ ALLOWED = {
     "modeling": _MODELING,
     "visualization": {"utils"},
     "data": {"utils", "visualization"},
+    "synthetic": {"utils", "data"},
     "evaluation": {"utils", "data", "visualization"},
     "inference": _MODELING | {"data", "visualization"},
     "model_zoo": _MODELING,
     "engine": _ENGINE,
     "quickstart": _ENGINE | {"engine"},
-    "coverage": _MODELING,
-    "zoo_table": _MODELING | {"model_zoo"},
+    "analysis": _MODELING | {"model_zoo"},
     "cli": _ENGINE | {"engine", "quickstart"},
-    "cli_data": _ENGINE | {"cli", "coverage"},
+    "cli_data": _ENGINE | {"cli", "analysis"},
 }
 
 

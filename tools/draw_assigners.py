@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 
-from d2tiny.data.images import read_image
-from d2tiny.data.synthetic import render_scene
+from d2tiny.data.loading.images import read_image
 from d2tiny.modeling.assigners import Assigner, ATSSAssigner, HLAAssigner, MaxIoUAssigner, RKAAssigner
 from d2tiny.modeling.priors import GridPriors, RFAnchorGenerator, grid_from_generator
+from d2tiny.synthetic import render_scene
 
 STRIDES = [4, 8, 16, 32, 64]
 SIZES = (6.0, 12.0, 40.0)

@@ -21,7 +21,7 @@ from detectron2.engine import DefaultPredictor
 from d2tiny import model_zoo
 from d2tiny.cli import guarded
 from d2tiny.data.datasets import read_coco_json
-from d2tiny.data.images import read_image
+from d2tiny.data.loading.images import read_image
 from d2tiny.modeling.meta_arch import TinyDINO
 from d2tiny.utils.errors import ConfigError, DatasetError
 

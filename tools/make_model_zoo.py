@@ -12,8 +12,8 @@ import json
 from pathlib import Path
 
 from d2tiny import model_zoo
+from d2tiny.analysis.zoo_table import cost, markdown
 from d2tiny.utils.files import write_text
-from d2tiny.zoo_table import cost, markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -3,7 +3,7 @@
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T
 
-from d2tiny.data.mosaic import MosaicMapper
+from d2tiny.data.loading.mosaic import MosaicMapper
 from d2tiny.data.transforms import ObjectCrop, Photometric
 from d2tiny.engine.hooks import SetFrom, Warmup
 from d2tiny.engine.schedule import warmup_cosine, warmup_linear, warmup_multistep

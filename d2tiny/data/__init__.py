@@ -1,8 +1,8 @@
 """Datasets, mappers, loaders, synthetic scenes. Never imports models."""
 
 from d2tiny.data.datasets import register_coco_like
-from d2tiny.data.loader import build_test_loader, build_train_loader, load_datasets
-from d2tiny.data.mapper import TinyDatasetMapper
+from d2tiny.data.loading.loader import build_test_loader, build_train_loader, load_datasets
+from d2tiny.data.loading.mapper import TinyDatasetMapper
 
 __all__ = [
     "TinyDatasetMapper",

@@ -27,7 +27,7 @@ from torch import nn
 
 from d2tiny.compat import wrap_ddp
 from d2tiny.config import save_config, validate_config
-from d2tiny.data.loader import ResumableLoader
+from d2tiny.data.loading.loader import ResumableLoader
 from d2tiny.engine.checkpoint import TinyCheckpointer
 from d2tiny.engine.ema import ModelEMA
 from d2tiny.engine.hooks import EMAHook, EvalAndSave, ProgressBar

@@ -1,6 +1,6 @@
 """Evaluation by protocol."""
 
-from d2tiny.data.ground_truth import GroundTruth, load_ground_truth
+from d2tiny.data.coco.arrays import GroundTruth, load_ground_truth
 from d2tiny.evaluation.coco_tiny import TinyCOCOEvaluator, evaluate_detections, format_table
 from d2tiny.evaluation.detections import Detections, load_detections, write_detections
 from d2tiny.evaluation.engine import EvaluationResult, evaluate_arrays

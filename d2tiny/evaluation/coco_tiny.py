@@ -16,8 +16,8 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
 from tabulate import tabulate
 
+from d2tiny.data.coco.arrays import find_ids, ground_truth_from_dict, load_ground_truth
 from d2tiny.data.datasets import find_source
-from d2tiny.data.ground_truth import find_ids, ground_truth_from_dict, load_ground_truth
 from d2tiny.evaluation.detections import Detections, detections_from_dicts, write_detections
 from d2tiny.evaluation.engine import evaluate_arrays
 from d2tiny.evaluation.protocols import Protocol, get_protocol, make_protocol

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import msgspec
 import numpy as np
 
-from d2tiny.data.ground_truth import GroundTruth, find_ids
+from d2tiny.data.coco.arrays import GroundTruth, find_ids
 from d2tiny.utils.errors import DatasetError
 from d2tiny.utils.files import open_whole, read_json
 

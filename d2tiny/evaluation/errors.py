@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from d2tiny.data.ground_truth import GroundTruth
+from d2tiny.data.coco.arrays import GroundTruth
 from d2tiny.evaluation import kernels
 from d2tiny.evaluation.detections import Detections
 from d2tiny.evaluation.engine import match_classes, prepare, score_order

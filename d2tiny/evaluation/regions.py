@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from d2tiny.data.ground_truth import GroundTruth
+from d2tiny.data.coco.arrays import GroundTruth
 from d2tiny.evaluation import kernels
 
 __all__ = ["outside_regions"]

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
-from d2tiny.data.datasets.coco_like import relative_name
-from d2tiny.data.ground_truth import GroundTruth
-from d2tiny.data.images import read_image
+from d2tiny.data.coco.arrays import GroundTruth
+from d2tiny.data.coco.records import relative_name
+from d2tiny.data.loading.images import read_image
 from d2tiny.evaluation import curves, errors
 from d2tiny.evaluation.detections import Detections
 from d2tiny.evaluation.engine import EvaluationResult, evaluate_arrays

@@ -17,7 +17,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultPredictor
 from tqdm import tqdm
 
-from d2tiny.data.images import read_image
+from d2tiny.data.loading.images import read_image
 from d2tiny.utils.errors import ConfigError, DatasetError
 from d2tiny.utils.files import write_text
 from d2tiny.utils.weights import load_weights

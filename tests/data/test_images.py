@@ -17,8 +17,9 @@ from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data import transforms as T
 from PIL import Image, PngImagePlugin
 
-from d2tiny.data import TinyDatasetMapper, images
-from d2tiny.data.images import DecodedCache, read_image
+from d2tiny.data import TinyDatasetMapper
+from d2tiny.data.loading import images
+from d2tiny.data.loading.images import DecodedCache, read_image
 from d2tiny.data.transforms import ObjectCrop
 from d2tiny.utils.errors import ConfigError, DatasetError
 
@@ -379,7 +380,7 @@ def test_mapper_with_a_cache_equals_that_without(tmp_path, monkeypatch):
             assert found["dropped"] == expected["dropped"]
     assert len(list((tmp_path / "cache").iterdir())) == 3
     forbid_reading(monkeypatch)
-    monkeypatch.setattr("d2tiny.data.mapper.read_image", images.read_image)
+    monkeypatch.setattr("d2tiny.data.loading.mapper.read_image", images.read_image)
     cached(items[0])
 
 

@@ -13,8 +13,8 @@ from detectron2.data import DatasetCatalog
 from detectron2.data import transforms as T
 
 from d2tiny.data import TinyDatasetMapper, build_test_loader, build_train_loader, load_datasets
+from d2tiny.data.loading.headers import check_image, verify_images
 from d2tiny.data.transforms import ObjectCrop
-from d2tiny.data.verify import check_image, verify_images
 from d2tiny.utils.errors import ConfigError, DatasetError
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from detectron2.data import transforms as T
 
-from d2tiny.data.loader import StreamMapper, build_train_loader
-from d2tiny.data.mapper import TinyDatasetMapper
-from d2tiny.data.mosaic import MosaicMapper
+from d2tiny.data.loading.loader import StreamMapper, build_train_loader
+from d2tiny.data.loading.mapper import TinyDatasetMapper
+from d2tiny.data.loading.mosaic import MosaicMapper
 from d2tiny.data.transforms import AffineTransform, RandomAffine
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from d2tiny.cli_data import main
-from d2tiny.data.check import check_dataset, check_json
-from d2tiny.data.converters import convert_dataset
+from d2tiny.data.coco.check import check_dataset, check_json
+from d2tiny.data.tools.converters import convert_dataset
 
 pytestmark = pytest.mark.real_data
 

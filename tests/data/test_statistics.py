@@ -15,11 +15,11 @@ from detectron2.config import instantiate
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from omegaconf import OmegaConf
 
-from d2tiny import coverage as coverage_module
+from d2tiny.analysis import coverage as coverage_module
+from d2tiny.analysis.coverage import Coverage, config_coverage
 from d2tiny.config import load_config
-from d2tiny.coverage import Coverage, config_coverage
-from d2tiny.data.ground_truth import GroundTruth, ground_truth_from_dict
-from d2tiny.data.statistics import crowded_images, size_table, summary, write_statistics
+from d2tiny.data.coco.arrays import GroundTruth, ground_truth_from_dict
+from d2tiny.data.tools.statistics import crowded_images, size_table, summary, write_statistics
 from d2tiny.modeling.assigners import MaxIoUAssigner
 from d2tiny.modeling.priors import grid_from_generator
 from d2tiny.utils.errors import ConfigError, DatasetError

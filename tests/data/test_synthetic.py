@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from d2tiny.data.datasets.categories import AITOD_CLASSES
-from d2tiny.data.synthetic import Scene, objects, render_scene, write_dataset
-from d2tiny.data.synthetic.canvas import SUPERSAMPLE, Canvas
-from d2tiny.data.synthetic.themes import DECK, Theme
+from d2tiny.synthetic import Scene, objects, render_scene, write_dataset
+from d2tiny.synthetic.canvas import SUPERSAMPLE, Canvas
+from d2tiny.synthetic.themes import DECK, Theme
 
 LAP = len(DECK)
 

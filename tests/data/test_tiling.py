@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d2tiny.data.datasets.coco_like import relative_name
-from d2tiny.data.ground_truth import load_ground_truth
-from d2tiny.data.images import read_image
-from d2tiny.data.raster import RasterReader
-from d2tiny.data.tiling import TileSettings, tile_dataset, tile_starts
+from d2tiny.data.coco.arrays import load_ground_truth
+from d2tiny.data.coco.records import relative_name
+from d2tiny.data.loading.images import read_image
+from d2tiny.data.loading.raster import RasterReader
+from d2tiny.data.tools.tiling import TileSettings, tile_dataset, tile_starts
 from d2tiny.utils.errors import ConfigError, DatasetError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,7 +99,7 @@ def test_tiles_cover_every_pixel_with_the_overlap():
 def test_pixels_of_every_tile_equal_the_source(tmp_path, monkeypatch, whole_pixels):
     if not whole_pixels:
         pytest.importorskip("rasterio")
-    monkeypatch.setattr("d2tiny.data.tiling.RasterReader", lambda path: RasterReader(path, whole_pixels))
+    monkeypatch.setattr("d2tiny.data.tools.tiling.RasterReader", lambda path: RasterReader(path, whole_pixels))
     root = write(tmp_path, {"a.png": (70, 90), "b.png": (20, 25), "c.png": (20, 90)})
     data = tile(root, SMALL)
     assert [i["id"] for i in data["images"]] == list(range(1, len(data["images"]) + 1))
@@ -321,7 +321,7 @@ def test_a_stopped_run_goes_on(tmp_path):
 
 
 def test_a_killed_run_leaves_no_half_tile(tmp_path, monkeypatch):
-    from d2tiny.data import tiling
+    from d2tiny.data.tools import tiling
 
     calls = []
 
@@ -532,7 +532,8 @@ MEMORY = """
 import functools, sys
 from pathlib import Path
 import cv2, numpy, rasterio
-from d2tiny.data import raster, tiling
+from d2tiny.data.loading import raster
+from d2tiny.data.tools import tiling
 
 root = Path(sys.argv[1])
 tiling.RasterReader = functools.partial(raster.RasterReader, whole_pixels=0)

@@ -11,7 +11,7 @@ import pytest
 from detectron2.data import transforms as T
 
 from d2tiny.data import TinyDatasetMapper
-from d2tiny.data.loader import ResumableLoader
+from d2tiny.data.loading.loader import ResumableLoader
 from d2tiny.data.transforms import (
     BoxCopyPaste,
     GuardedScale,

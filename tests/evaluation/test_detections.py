@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from d2tiny.data.ground_truth import ground_truth_from_dict, load_ground_truth
+from d2tiny.data.coco.arrays import ground_truth_from_dict, load_ground_truth
 from d2tiny.evaluation import detections as module
 from d2tiny.evaluation.detections import detections_from_dicts, load_detections, write_detections
 from d2tiny.utils.errors import DatasetError

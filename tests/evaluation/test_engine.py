@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from detectron2.evaluation.pascal_voc_evaluation import voc_ap
 
-from d2tiny.data.ground_truth import ground_truth_from_dict
+from d2tiny.data.coco.arrays import ground_truth_from_dict
 from d2tiny.evaluation import Protocol, evaluate_arrays, evaluate_detections, get_protocol, make_protocol
 from d2tiny.evaluation.detections import Detections, detections_from_dicts
 from d2tiny.evaluation.integrators import average_precision

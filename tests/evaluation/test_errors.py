@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from d2tiny.data.ground_truth import ground_truth_from_dict
+from d2tiny.data.coco.arrays import ground_truth_from_dict
 from d2tiny.evaluation import curves, evaluate_arrays, get_protocol
 from d2tiny.evaluation.detections import detections_from_dicts
 from d2tiny.evaluation.errors import ERRORS, TRUE, analyse_errors, lost_precision

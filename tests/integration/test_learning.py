@@ -6,8 +6,8 @@ import pytest
 
 from d2tiny.config import load_config
 from d2tiny.data.datasets import register_coco_like
-from d2tiny.data.synthetic import write_dataset
 from d2tiny.engine.run import run
+from d2tiny.synthetic import write_dataset
 
 
 @pytest.mark.parametrize("config", ["faster_rcnn_r18_fpn_rfla", "faster_rcnn_r18_efpnbs_rfla_dcloss"])

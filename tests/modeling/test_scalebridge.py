@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from d2tiny.data.synthetic import write_dataset
 from d2tiny.modeling.transformer import (
     REM,
     ContextExpert,
@@ -25,6 +24,7 @@ from d2tiny.modeling.transformer import (
     WideExpert,
     density_target,
 )
+from d2tiny.synthetic import write_dataset
 from d2tiny.utils.errors import ConfigError, DatasetError
 from tests.modeling.test_dino import small
 

@@ -3,8 +3,8 @@
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T
 
-from d2tiny.data.loader import build_test_loader, build_train_loader, load_datasets
-from d2tiny.data.mapper import TinyDatasetMapper
+from d2tiny.data.loading.loader import build_test_loader, build_train_loader, load_datasets
+from d2tiny.data.loading.mapper import TinyDatasetMapper
 from d2tiny.evaluation import TinyCOCOEvaluator
 
 dataloader = dict(

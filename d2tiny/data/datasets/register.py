@@ -9,9 +9,9 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from d2tiny.data.coco.records import load_coco_like
+from d2tiny.data.coco.source import DatasetSource
 from d2tiny.data.datasets.categories import AITOD_CLASSES, DIOR_CLASSES, DOTA_V2_CLASSES, VISDRONE_CLASSES
-from d2tiny.data.datasets.coco_like import load_coco_like
-from d2tiny.data.datasets.source import DatasetSource
 from d2tiny.utils.errors import DatasetError
 
 __all__ = ["find_source", "register_builtin", "register_coco_like"]

@@ -1,0 +1,1 @@
+"""What can be said about a detector without training it: coverage of its anchors, cost, the zoo's table."""

@@ -1,0 +1,189 @@
+"""Data loaders whose every batch is a function of (seed, iteration), so that training resumes exactly."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from d2tiny.data.loading.headers import verify_images
+from d2tiny.utils.errors import ConfigError, DatasetError
+
+__all__ = ["ResumableLoader", "StreamMapper", "build_test_loader", "build_train_loader", "load_datasets"]
+
+logger = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+Mapper = Callable[[Record], Record]
+
+
+@runtime_checkable
+class StreamMapper(Protocol):
+    """A mapper that also looks at other images, or at how far training is."""
+
+    def draw(self, records: Sequence[Record], index: int, iteration: int) -> Record:
+        """The input made of ``records[index]`` in an iteration; random numbers are of that place in the stream.
+
+        What the images of a batch must share may depend on ``iteration`` only.
+        """
+
+
+def load_datasets(names: str | Sequence[str], *, verify: bool = True, filter_empty: bool = False) -> list[Record]:
+    """Load one or several registered datasets.
+
+    Args:
+        names: registered names; all must have the same classes.
+        verify: check every image file first.
+        filter_empty: leave images without learnable objects out.
+
+    Raises:
+        DatasetError: an unknown name, different classes, broken images, or nothing left.
+    """
+    names = [names] if isinstance(names, str) else list(names)
+    records: list[Record] = []
+    classes: list[str] | None = None
+    for name in names:
+        part = DatasetCatalog.get(name)
+        here = list(MetadataCatalog.get(name).thing_classes)
+        if classes is not None and here != classes:
+            raise DatasetError(f"'{name}' has the classes {here}, but '{names[0]}' has {classes}.")
+        classes = here
+        if verify and comm.is_main_process():
+            verify_images(part, name)
+        records += part
+    if filter_empty:
+        records = [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])]
+    if not records:
+        raise DatasetError(f"The dataset {names} has no images{' with objects' if filter_empty else ''}.")
+    objects = sum(not a.get("iscrowd", 0) for r in records for a in r.get("annotations", []))
+    logger.info("Loaded %d images with %d objects from %s.", len(records), objects, ", ".join(names))
+    return records
+
+
+class _Positioned(Dataset[Record]):
+    """Maps a record with random generators seeded by its position in the training stream."""
+
+    def __init__(self, records: list[Record], mapper: Mapper, seed: int, batch: int) -> None:
+        self.records, self.mapper, self.seed, self.batch = records, mapper, seed, batch
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: tuple[int, int]) -> Record:
+        position, index = key
+        state = np.random.get_state(), random.getstate(), torch.get_rng_state()
+        seed = int(np.random.SeedSequence((self.seed, position)).generate_state(1)[0])
+        np.random.seed(seed)
+        random.seed(seed)
+        torch.manual_seed(seed)
+        try:
+            if isinstance(self.mapper, StreamMapper):
+                return self.mapper.draw(self.records, index, position // self.batch)
+            return self.mapper(self.records[index])
+        finally:
+            np.random.set_state(state[0])
+            random.setstate(state[1])
+            torch.set_rng_state(state[2])
+
+
+class _StreamSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of (position, index) of an endless stream of permutations, from one iteration on."""
+
+    def __init__(self, size: int, batch: int, seed: int, start: int) -> None:
+        self.size, self.batch, self.seed, self.start = size, batch, seed, start
+        self.rank, self.world = comm.get_rank(), comm.get_world_size()
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = -1
+        order: np.ndarray = np.zeros(0, dtype=np.int64)
+        share = self.batch // self.world
+        iteration = self.start
+        while True:
+            first = iteration * self.batch + self.rank * share
+            keys = []
+            for position in range(first, first + share):
+                if position // self.size != epoch:
+                    epoch = position // self.size
+                    order = np.random.default_rng((self.seed, epoch)).permutation(self.size)
+                keys.append((position, int(order[position % self.size])))
+            yield keys
+            iteration += 1
+
+
+def _as_list(batch: list[Record]) -> list[Record]:
+    return batch
+
+
+class ResumableLoader:
+    """An endless training loader; batch i is the same whenever and wherever it is asked for."""
+
+    def __init__(
+        self, records: list[Record], mapper: Mapper, total_batch_size: int, num_workers: int, seed: int
+    ) -> None:
+        world = comm.get_world_size()
+        if total_batch_size < 1 or total_batch_size % world:
+            raise ConfigError(
+                f"dataloader.train.total_batch_size={total_batch_size} must be a multiple of the {world} processes."
+            )
+        self.dataset = _Positioned(records, mapper, seed, total_batch_size)
+        self.total_batch_size = total_batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+
+    def iter_from(self, iteration: int) -> Iterator[list[Record]]:
+        """Yield the batches of this process from ``iteration`` on."""
+        sampler = _StreamSampler(len(self.dataset), self.total_batch_size, self.seed, iteration)
+        yield from DataLoader(
+            self.dataset,
+            batch_sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=_as_list,
+            generator=torch.Generator(),  # else it draws from the global one
+        )
+
+
+def build_train_loader(
+    *,
+    dataset: list[Record],
+    mapper: Mapper,
+    total_batch_size: int,
+    num_workers: int = 0,
+    seed: int = 0,
+) -> ResumableLoader:
+    """Build the training loader.
+
+    Args:
+        dataset: records, as from :func:`load_datasets`.
+        mapper: for example :class:`TinyDatasetMapper`.
+        total_batch_size: images of all processes together.
+        num_workers: loading processes; 0 loads in the main process.
+        seed: of the order and of all augmentations.
+    """
+    return ResumableLoader(list(dataset), mapper, total_batch_size, num_workers, seed)
+
+
+class _Mapped(Dataset[Record]):
+    def __init__(self, records: list[Record], mapper: Mapper) -> None:
+        self.records, self.mapper = records, mapper
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.mapper(self.records[index])
+
+
+def build_test_loader(
+    *, dataset: list[Record], mapper: Mapper, batch_size: int = 1, num_workers: int = 0
+) -> DataLoader[list[Record]]:
+    """Build a loader that visits each image once, each process its own share."""
+    records = list(dataset)[comm.get_rank() :: comm.get_world_size()]
+    mapped: Dataset[Any] = _Mapped(records, mapper)
+    return DataLoader(mapped, batch_size=batch_size, num_workers=num_workers, collate_fn=_as_list)

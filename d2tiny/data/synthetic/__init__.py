@@ -1,6 +1,0 @@
-"""Believable synthetic aerial scenes with exact boxes, for the demo and the tests."""
-
-from d2tiny.data.synthetic.scene import Scene, render_scene
-from d2tiny.data.synthetic.writer import write_dataset
-
-__all__ = ["Scene", "render_scene", "write_dataset"]

@@ -1,0 +1,1 @@
+"""Tools for datasets: convert, tile, count, preview, fit anchors."""

@@ -1,0 +1,134 @@
+"""One door to all converters."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from d2tiny.data.coco.findings import Findings
+from d2tiny.data.datasets.categories import AITOD_CLASSES, DIOR_CLASSES, DOTA_V2_CLASSES, VISDRONE_CLASSES
+from d2tiny.data.tools.converters.base import Classes, RawImage, to_coco
+from d2tiny.data.tools.converters.coco import coco_class_names, read_coco
+from d2tiny.data.tools.converters.dota import read_dota
+from d2tiny.data.tools.converters.visdrone import read_visdrone
+from d2tiny.data.tools.converters.voc import read_dior, read_voc
+from d2tiny.data.tools.converters.yolo import find_yolo_classes, read_yolo
+from d2tiny.utils.errors import ConfigError, DatasetError, did_you_mean
+
+__all__ = ["FORMATS", "Conversion", "convert_dataset"]
+
+Reader = Callable[..., tuple[Path, Iterator[RawImage]]]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A native format: its reader, its classes (fixed, found by a function, or those that occur), one line of help."""
+
+    read: Reader
+    classes: tuple[str, ...] | Callable[[Path], tuple[str, ...]] | None
+    help: str
+
+
+FORMATS: dict[str, Format] = {
+    "visdrone": Format(read_visdrone, VISDRONE_CLASSES, "VisDrone-DET: images/, annotations/*.txt"),
+    "dota": Format(read_dota, DOTA_V2_CLASSES, "DOTA v1.0-v2.0: images/, labelTxt/*.txt"),
+    "dior": Format(read_dior, DIOR_CLASSES, "DIOR: JPEGImages-trainval/, JPEGImages-test/, Annotations/, ImageSets/"),
+    "voc": Format(read_voc, None, "Pascal VOC: JPEGImages/, Annotations/*.xml, ImageSets/"),
+    "yolo": Format(read_yolo, find_yolo_classes, "YOLO texts, beside the images or in labels/"),
+    "coco": Format(read_coco, coco_class_names, "COCO json with odd keys, wrong areas, missing images; DTOD"),
+    "aitod": Format(read_coco, AITOD_CLASSES, "COCO json with AI-TOD's eight classes"),
+}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A converted dataset: COCO dict, folder that its file names are relative to, and what was found on the way."""
+
+    data: dict[str, Any]
+    root: Path
+    findings: Findings
+
+    def summary(self) -> str:
+        """Return one line of counts."""
+        ignored = sum(a["iscrowd"] for a in self.data["annotations"])
+        regions = sum(len(i.get(k, ())) for i in self.data["images"] for k in ("ignored_regions", "ignored_boxes"))
+        return (
+            f"{len(self.data['images'])} images, {len(self.data['annotations']) - ignored} objects of "
+            f"{len(self.data['categories'])} classes, {ignored + regions} ignored objects and regions"
+        )
+
+
+def _native_classes(chosen: Format, source: Path, given: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The names that the format or its files know; those that were given where no file has them (YOLO)."""
+    if not callable(chosen.classes):
+        return chosen.classes
+    try:
+        return chosen.classes(source)
+    except DatasetError:
+        if given is None or chosen.classes is not find_yolo_classes:
+            raise
+        return tuple(given)
+
+
+def _unused_names(
+    rename: Mapping[str, str], ignored: Sequence[str], native: tuple[str, ...] | None, findings: Findings
+) -> None:
+    """Names that the format does not know are mistakes in typing."""
+    if native is None:
+        return
+    known = set(native)
+    for name in rename.keys() - known:
+        findings.add("renamed classes that do not exist", f"'{name}'. {did_you_mean(name, known)}")
+    for name in set(ignored) - known - set(rename.values()):
+        findings.add("ignored classes that do not exist", f"'{name}'. {did_you_mean(name, known)}")
+
+
+def convert_dataset(
+    name: str,
+    source: Path,
+    *,
+    classes: Sequence[str] | None = None,
+    rename: Mapping[str, str] | None = None,
+    ignore_classes: Sequence[str] = (),
+    progress: bool = True,
+    **options: Any,
+) -> Conversion:
+    """Read a dataset in its own format; nothing is written.
+
+    Args:
+        name: a key of :data:`FORMATS`.
+        source: folder (or json) of the dataset.
+        classes: names in the order of their ids, instead of the format's.
+        rename: native class name → name.
+        ignore_classes: classes that are neither learned nor punished.
+        progress: show a bar.
+        options: of the reader, such as ``images, labels, split, area``.
+
+    Raises:
+        ConfigError: unknown format or option.
+        DatasetError: nothing can be read at all. Single broken files and lines are findings.
+    """
+    if name not in FORMATS:
+        raise ConfigError(f"Unknown format '{name}'. {did_you_mean(name, FORMATS)}")
+    if not source.exists():
+        raise DatasetError(f"{source}: no such file or folder.")
+    chosen = FORMATS[name]
+    allowed = set(inspect.signature(chosen.read).parameters) - {"source", "findings", "names"}
+    for key in options:
+        if key not in allowed:
+            raise ConfigError(f"Format '{name}' has no option '{key}'. {did_you_mean(key, allowed)}")
+    findings = Findings()
+    rename = dict(rename or {})
+    native = _native_classes(chosen, source, classes)
+    if name == "yolo":
+        options["names"] = native
+    names = tuple(classes) if classes is not None else None
+    if names is None and native is not None:  # renaming may join classes
+        names = tuple(dict.fromkeys(rename.get(n, n) for n in native if rename.get(n, n) not in ignore_classes))
+    root, images = chosen.read(source, findings, **options)
+    _unused_names(rename, ignore_classes, native, findings)
+    data = to_coco(images, root, Classes(names, rename, frozenset(ignore_classes)), findings, progress=progress)
+    return Conversion(data, root, findings)

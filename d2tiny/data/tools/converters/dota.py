@@ -1,0 +1,121 @@
+"""DOTA (v1.0, v1.5, v2.0): ``images/*.png`` and ``labelTxt/*.txt`` with quadrilaterals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from d2tiny.data.coco.findings import Findings
+from d2tiny.data.tools.converters.base import RawImage, RawObject, find_folder, image_files, image_size, read_lines
+from d2tiny.utils.errors import ConfigError
+
+__all__ = ["read_dota"]
+
+_CUT = 2  # the devkit's splitter marks objects with at most 0.7 of their area inside the tile
+Policy = Literal["keep", "ignore", "drop"]
+
+
+def read_dota(
+    source: Path,
+    findings: Findings,
+    *,
+    images: Path | None = None,
+    labels: Path | None = None,
+    area: Literal["polygon", "hbb"] = "polygon",
+    difficult: Policy = "keep",
+    cut: Policy = "ignore",
+) -> tuple[Path, Iterator[RawImage]]:
+    """Read ``x1 y1 x2 y2 x3 y3 x4 y4 category [difficult]`` lines; boxes are the axis-aligned hulls.
+
+    Header lines (``imagesource:``, ``gsd:``, acquisition dates) are skipped; the ground sampling distance is kept as
+    the image's ``gsd`` (m/px). The quadrilateral is kept as ``segmentation``.
+
+    Args:
+        source: a folder with ``images`` and ``labelTxt``.
+        findings: gets what is left out.
+        images: folder of the images.
+        labels: folder of the texts.
+        area: of the polygon, as the devkit's COCO export and so the published area bins have it, or of the hull.
+        difficult: what becomes of objects with difficult = 1. The papers' json files keep them, the official
+            evaluation does not count them ("ignore").
+        cut: what becomes of objects that the devkit's splitter cut (difficult = 2).
+
+    Returns:
+        The image folder, and the images one by one.
+
+    Raises:
+        DatasetError: a folder is missing or holds no images.
+        ConfigError: an unknown policy.
+    """
+    for name, value, allowed in (
+        ("area", area, ("polygon", "hbb")),
+        ("difficult", difficult, ("keep", "ignore", "drop")),
+        ("cut", cut, ("keep", "ignore", "drop")),
+    ):
+        if value not in allowed:
+            raise ConfigError(f"{name}={value!r} must be one of {', '.join(allowed)}.")
+    root = find_folder(source, ["images"], images, "images")
+    texts = find_folder(source, ["labelTxt", "labelTxt-v2.0", "labelTxt-v1.5", "labelTxt-v1.0"], labels, "labels")
+    return root, _images(root, texts, findings, area, {1: difficult, _CUT: cut})
+
+
+def _images(root: Path, texts: Path, findings: Findings, area: str, policies: dict[int, Policy]) -> Iterator[RawImage]:
+    files = image_files(root)
+    for text in sorted(texts.glob("*.txt")):
+        if text.stem not in files:
+            findings.add("label files without an image", str(text))
+    for stem, path in files.items():
+        text = texts / f"{stem}.txt"
+        if not text.exists():
+            findings.add("images without a label file, left out", str(path))
+            continue
+        size, lines = image_size(path, findings), read_lines(text, findings)
+        if size is None or lines is None:
+            continue
+        raw = RawImage(path, size)
+        for number, line in lines:
+            _add_line(raw, line, f"{text.name}, line {number}: {line!r}", findings, area, policies)
+        yield raw
+
+
+def _add_line(raw: RawImage, line: str, where: str, findings: Findings, area: str, policies: dict[int, Policy]) -> None:
+    words = line.split()
+    if len(words) < 9:
+        key, colon, value = line.partition(":")
+        if not colon:
+            findings.add("lines with fewer than nine words, left out", where)
+        elif key.strip() == "gsd":
+            try:
+                raw.extra["gsd"] = float(value)
+            except ValueError:  # "gsd:null" occurs
+                findings.add("images without ground sampling distance", where, "note")
+        return
+    try:
+        points = [float(word) for word in words[:8]]
+        level = int(words[9]) if len(words) > 9 else 0
+    except ValueError:
+        findings.add("lines that are not eight numbers and a class, left out", where)
+        return
+    xs, ys = points[::2], points[1::2]
+    if not all(map(math.isfinite, points)):  # min() and max() may pass over a NaN
+        findings.add("boxes with NaN or infinity, left out", where)
+        return
+    box = (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))
+    policy = policies[_CUT if level >= _CUT else 1] if level > 0 else "keep"
+    if policy == "drop":
+        findings.add("difficult objects, dropped as asked", where, "note")
+        return
+    size = _polygon_area(xs, ys) if area == "polygon" else box[2] * box[3]
+    if size <= 0:
+        findings.add("boxes without area, left out", where)
+        return
+    extra = {"segmentation": [points], "difficult": level}
+    raw.objects.append(RawObject(words[8], box, size, policy == "ignore", extra, where))
+
+
+def _polygon_area(xs: list[float], ys: list[float]) -> float:
+    """Shoelace formula, px²."""
+    pairs = zip(xs, ys, [*xs[1:], xs[0]], [*ys[1:], ys[0]], strict=True)
+    return abs(sum(x1 * y2 - x2 * y1 for x1, y1, x2, y2 in pairs)) / 2

@@ -1,0 +1,76 @@
+"""VisDrone-DET: ``images/*.jpg`` and ``annotations/*.txt``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from d2tiny.data.coco.findings import Findings
+from d2tiny.data.datasets.categories import VISDRONE_CLASSES
+from d2tiny.data.tools.converters.base import RawImage, RawObject, find_folder, image_files, image_size, read_lines
+
+__all__ = ["read_visdrone"]
+
+_REGION, _OTHERS = 0, len(VISDRONE_CLASSES) + 1
+
+
+def read_visdrone(
+    source: Path, findings: Findings, *, images: Path | None = None, labels: Path | None = None
+) -> tuple[Path, Iterator[RawImage]]:
+    """Read ``left,top,width,height,score,category,truncation,occlusion`` lines.
+
+    Category 0 becomes an ignored region of the image, 11 ("others") an ignored box, and a score of 0 marks an ignored
+    object. Truncation and occlusion are kept.
+
+    Args:
+        source: a folder like ``VisDrone2019-DET-val``.
+        findings: gets what is left out.
+        images: folder of the images, by default ``source/images``.
+        labels: folder of the texts, by default ``source/annotations``.
+
+    Returns:
+        The image folder, and the images one by one.
+
+    Raises:
+        DatasetError: a folder is missing or holds no images.
+    """
+    root = find_folder(source, ["images"], images, "images")
+    texts = find_folder(source, ["annotations", "labels"], labels, "labels")
+    return root, _images(root, texts, findings)
+
+
+def _images(root: Path, texts: Path, findings: Findings) -> Iterator[RawImage]:
+    files = image_files(root)
+    for text in sorted(texts.glob("*.txt")):
+        if text.stem not in files:
+            findings.add("label files without an image", str(text))
+    for stem, path in files.items():
+        text = texts / f"{stem}.txt"
+        if not text.exists():
+            findings.add("images without a label file, left out", str(path))
+            continue
+        size, lines = image_size(path, findings), read_lines(text, findings)
+        if size is not None and lines is not None:
+            raw = RawImage(path, size)
+            for number, line in lines:
+                _add_line(raw, line, f"{text.name}, line {number}: {line!r}", findings)
+            yield raw
+
+
+def _add_line(raw: RawImage, line: str, where: str, findings: Findings) -> None:
+    try:
+        x, y, w, h, score, category, *rest = (float(value) for value in line.rstrip(",").split(","))
+        kind = int(category)
+        extra = dict(zip(("truncation", "occlusion"), map(int, rest), strict=False))
+    except (ValueError, OverflowError):  # also int() of NaN and infinity
+        findings.add("lines that are not eight numbers, left out", where)
+        return
+    box = (x, y, w, h)
+    if kind == _REGION:
+        raw.ignored_regions.append(box)
+    elif kind == _OTHERS:
+        raw.ignored_boxes.append(box)
+    elif not 0 < kind < _OTHERS:
+        findings.add("objects of unknown classes, left out", where, "error")
+    else:
+        raw.objects.append(RawObject(VISDRONE_CLASSES[kind - 1], box, ignore=score == 0, extra=extra, where=where))

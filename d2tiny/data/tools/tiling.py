@@ -1,0 +1,313 @@
+"""Cut large images and their annotations into tiles."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from d2tiny.data.coco.findings import Findings
+from d2tiny.data.coco.records import (
+    REGION_KEYS,
+    fitting_area,
+    image_numbers,
+    is_ignored,
+    read_box,
+    read_coco_json,
+    relative_name,
+)
+from d2tiny.data.loading.raster import RasterReader
+from d2tiny.data.tools.converters.base import write_coco
+from d2tiny.utils.errors import ConfigError, DatasetError
+from d2tiny.utils.files import open_whole, read_json, write_text
+
+__all__ = ["TileSettings", "tile_dataset", "tile_starts"]
+
+logger = logging.getLogger(__name__)
+
+_PARTS = ".parts"
+
+
+@dataclass(frozen=True)
+class TileSettings:
+    """How images are cut.
+
+    Attributes:
+        size: side of the square tiles in px; an image smaller than that stays whole along that side.
+        overlap: of neighbours in px. The last tile of a row or column moves back so that it ends with the image.
+        keep: share of an object's area, in [0, 1], that must lie in a tile for the object to be learned there; its box
+            is clipped to the tile.
+        cut: what becomes of objects of which less lies inside: ``ignore`` regions, or ``drop``.
+        empty: ``keep`` or ``drop`` tiles without anything.
+        suffix: ``.png`` or ``.jpg`` (quality 95).
+    """
+
+    size: int = 800
+    overlap: int = 200
+    keep: float = 0.5
+    cut: Literal["ignore", "drop"] = "ignore"
+    empty: Literal["keep", "drop"] = "keep"
+    suffix: Literal[".png", ".jpg"] = ".png"
+
+    def __post_init__(self) -> None:
+        if self.size < 16 or not 0 <= self.overlap < self.size or not 0 <= self.keep <= 1:
+            raise ConfigError(
+                f"Tiles need size >= 16, 0 <= overlap < size, 0 <= keep <= 1; got size={self.size}, "
+                f"overlap={self.overlap}, keep={self.keep}."
+            )
+        for name, allowed in (("cut", ("ignore", "drop")), ("empty", ("keep", "drop")), ("suffix", (".png", ".jpg"))):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}.")
+
+
+def tile_starts(length: int, size: int, overlap: int) -> list[int]:
+    """Return where tiles start along a side: steps of ``size - overlap``, the last one ending with the image."""
+    if length <= size:
+        return [0]
+    count = math.ceil((length - overlap) / (size - overlap))
+    return [min(i * (size - overlap), length - size) for i in range(count)]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One large image with its usable annotations; boxes (G, 4) float64 XYXY."""
+
+    image: dict[str, Any]
+    annotations: list[dict[str, Any]]
+    boxes: np.ndarray
+    path: Path
+
+    @property
+    def stem(self) -> str:
+        """Name of its tiles; folders become part of it, so that equal names in two folders stay apart."""
+        name = relative_name(self.image["file_name"])
+        return "_".join(name.with_suffix("").parts) if name is not None else ""
+
+
+def _sources(path: Path, images: Path, findings: Findings) -> tuple[list[_Source], list[dict[str, Any]]]:
+    data = read_coco_json(path)
+    image_numbers(data["images"], path)  # refuses ids that clash
+    known = {image["id"] for image in data["images"]}
+    by_image: dict[Any, list[tuple[dict[str, Any], list[float]]]] = defaultdict(list)
+    for annotation in data["annotations"]:
+        box = read_box(annotation)
+        if isinstance(box, str) or box[2] <= 0 or box[3] <= 0:
+            findings.add("annotations without a usable box, left out", f"annotation {annotation.get('id')}")
+        elif annotation.get("image_id") not in known:
+            findings.add("annotations of an unknown image, left out", f"annotation {annotation.get('id')}")
+        else:
+            by_image[annotation["image_id"]].append((annotation, box))
+    result = []
+    for image in data["images"]:
+        name = relative_name(image.get("file_name"))
+        if name is None:
+            raise DatasetError(f"{path}: file_name '{image.get('file_name')}' leaves the image folder.")
+        pairs = by_image.get(image["id"], [])
+        boxes: np.ndarray = np.array([box for _, box in pairs], dtype=np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        # What sticks out of the image counts no more than in training, which clips it.
+        width, height = (float(image.get(key) or np.inf) for key in ("width", "height"))
+        boxes = boxes.clip(0, (width, height, width, height))
+        result.append(_Source(image, [a for a, _ in pairs], boxes, images / name))
+    stems = [source.stem for source in result]
+    if len(set(stems)) < len(stems):
+        twice = next(s for s in stems if stems.count(s) > 1)
+        raise DatasetError(f"{path}: two images would give tiles of the name '{twice}'.")
+    return result, data["categories"]
+
+
+def _clip(boxes: np.ndarray, x: int, y: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes in the tile's own pixels, clipped, and the share of their area that lies inside."""
+    moved = boxes - (x, y, x, y)
+    clipped = moved.clip(0, (width, height, width, height))
+    full = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    return clipped, (clipped[:, 2:] - clipped[:, :2]).prod(axis=1) / np.maximum(full, 1e-12)
+
+
+def _annotations(
+    source: _Source, x: int, y: int, width: int, height: int, settings: TileSettings
+) -> Iterator[dict[str, Any]]:
+    """Annotations of one tile; ids come later."""
+    clipped, share = _clip(source.boxes, x, y, width, height)
+    for i in np.flatnonzero(share > 0):
+        old = source.annotations[i]
+        ignored = is_ignored(old)
+        if share[i] < settings.keep and not ignored:
+            if settings.cut == "drop":
+                continue
+            ignored = True
+        x1, y1, x2, y2 = clipped[i].tolist()
+        w, h = np.ptp(source.boxes[i].reshape(2, 2), axis=0)
+        area = fitting_area(old, w, h)
+        new = {k: v for k, v in old.items() if k not in ("id", "image_id", "segmentation")}
+        if share[i] > 1 - 1e-9 and isinstance(old.get("segmentation"), list):
+            new["segmentation"] = [
+                [v - (x, y)[j % 2] for j, v in enumerate(polygon)] for polygon in old["segmentation"]
+            ]
+        yield {
+            **new,
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            # clipping takes the same share of the area, whatever its outline
+            "area": (x2 - x1) * (y2 - y1) if area is None else min(area * float(share[i]), (x2 - x1) * (y2 - y1)),
+            "iscrowd": int(ignored),
+            "ignore": int(ignored),
+            "source_id": old.get("id"),
+            "visible": round(float(share[i]), 4),
+        }
+
+
+def _tiles(source: _Source, output: Path, settings: TileSettings) -> list[dict[str, Any]]:
+    """Cut one image; writes its tiles and returns their entries, each with its annotations."""
+    entries = []
+    with RasterReader(source.path) as reader:
+        if (reader.width, reader.height) != (source.image.get("width"), source.image.get("height")):
+            raise DatasetError(
+                f"{source.path}: {reader.width}x{reader.height} px, but the json says "
+                f"{source.image.get('width')}x{source.image.get('height')}."
+            )
+        for y in tile_starts(reader.height, settings.size, settings.overlap):
+            band = reader.rows(y, min(y + settings.size, reader.height))
+            for x in tile_starts(reader.width, settings.size, settings.overlap):
+                pixels = band[:, x : x + settings.size]
+                entry = _entry(source, x, y, pixels.shape[1], pixels.shape[0], settings)
+                if settings.empty == "drop" and not (entry["annotations"] or entry.keys() & set(REGION_KEYS)):
+                    continue
+                entries.append(entry)
+                _write(output / entry["file_name"], pixels)
+    return entries
+
+
+def _entry(source: _Source, x: int, y: int, width: int, height: int, settings: TileSettings) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "file_name": f"{source.stem}__{x}_{y}{settings.suffix}",
+        "width": width,
+        "height": height,
+        "source": {"file_name": source.image["file_name"], "image_id": source.image["id"], "x": x, "y": y},
+        "annotations": list(_annotations(source, x, y, width, height, settings)),
+    }
+    for key in REGION_KEYS:
+        boxes = np.array(source.image.get(key, []), dtype=np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        clipped, share = _clip(boxes, x, y, width, height)
+        clipped[:, 2:] -= clipped[:, :2]
+        if (share > 0).any():
+            entry[key] = clipped[share > 0].tolist()
+    return entry
+
+
+def _write(path: Path, pixels: np.ndarray) -> None:
+    options = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix == ".jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 3]
+    done, data = cv2.imencode(path.suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
+    if not done:
+        raise DatasetError(f"{path}: cannot encode this tile.")
+    with open_whole(path) as file:
+        file.write(data.tobytes())
+
+
+def _cut_or_resume(source: _Source, folder: Path, settings: TileSettings) -> list[dict[str, Any]]:
+    """Tiles of an image, from an earlier run if that finished the image and the file is the same."""
+    part = folder / _PARTS / f"{source.stem}.json"
+    try:
+        state = source.path.stat()
+    except OSError as err:
+        raise DatasetError(f"{source.path}: cannot read this image ({err}).") from err
+    labels = json.dumps([source.image, source.annotations], sort_keys=True)
+    key = [state.st_mtime_ns, state.st_size, hashlib.sha1(labels.encode()).hexdigest()]
+    if part.exists():
+        done = read_json(part)
+        files = [folder / "images" / entry["file_name"] for entry in done["tiles"]]
+        if done["key"] == key and all(file.exists() for file in files):
+            return done["tiles"]
+        for file in files:  # the image may have become smaller
+            file.unlink(missing_ok=True)
+    entries = _tiles(source, folder / "images", settings)
+    write_text(part, json.dumps({"key": key, "tiles": entries}))
+    return entries
+
+
+def tile_dataset(
+    path: Path,
+    images: Path,
+    output: Path,
+    settings: TileSettings | None = None,
+    *,
+    jobs: int = 2,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Cut a dataset into ``output/images/*`` and ``output/instances.json``.
+
+    Each tile's entry says where it comes from (``source``: file, image id, x, y), each annotation which one it was
+    (``source_id``) and how much of it is ``visible``. A run that was stopped goes on where it was; memory is that of
+    one row of tiles for each job.
+
+    Args:
+        path: COCO json.
+        images: folder that ``file_name`` is relative to.
+        output: folder; made if missing.
+        settings: how to cut.
+        jobs: images that are cut at the same time.
+        progress: show a bar.
+
+    Returns:
+        The COCO dict that was written.
+
+    Raises:
+        ConfigError: ``output`` holds tiles of other settings.
+        DatasetError: an image is missing, broken or of another size than stated; mend it and run again, finished
+            images are kept.
+    """
+    settings = settings or TileSettings()
+    findings = Findings()
+    sources, categories = _sources(path, images, findings)
+    (output / _PARTS).mkdir(parents=True, exist_ok=True)
+    (output / "images").mkdir(exist_ok=True)
+    _claim(output, settings)
+    with ThreadPoolExecutor(max(1, jobs)) as pool:
+        futures = [pool.submit(_cut_or_resume, source, output, settings) for source in sources]
+        try:
+            bar = tqdm(futures, desc="tiling", unit="image", disable=not progress, leave=False)
+            tiles = [entry for future in bar for entry in future.result()]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    findings.log(logger, path)
+    data = _collect(tiles, categories, settings)
+    write_coco(data, output / "instances.json")
+    return data
+
+
+def _claim(output: Path, settings: TileSettings) -> None:
+    """Note the settings of a folder, or refuse one that has others."""
+    place, mine = output / ".tiling.json", asdict(settings)
+    if place.exists():
+        theirs = read_json(place)
+        if theirs != mine:
+            raise ConfigError(f"{output} holds tiles of other settings ({theirs}). Choose another folder or empty it.")
+        return
+    write_text(place, json.dumps(mine))
+
+
+def _collect(tiles: list[dict[str, Any]], categories: list[dict[str, Any]], settings: TileSettings) -> dict[str, Any]:
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id, tile in enumerate(tiles, start=1):
+        images.append({"id": image_id, **{k: v for k, v in tile.items() if k != "annotations"}})
+        for annotation in tile["annotations"]:
+            annotations.append({"id": len(annotations) + 1, "image_id": image_id, **annotation})
+    return {
+        "info": {"tiling": asdict(settings)},
+        "images": images,
+        "annotations": annotations,
+        "categories": categories,
+    }
