@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "d2tiny"
 
 # room -> rooms that it may import besides itself; a room that is not listed fails the test.
 _OPS = {"utils", "ops"}
-_PARTS = _OPS | {"layers", "modeling.priors", "modeling.targets"}
+_PARTS = _OPS | {"layers", "modeling.priors", "modeling.targets", "modeling.contracts"}
 _HEADS = _PARTS | {"modeling.assigners", "modeling.losses", "modeling.build"}
 _MODELING = _HEADS | {
     "modeling",
@@ -33,10 +33,11 @@ ALLOWED = {
     "layers": {"utils"},
     "modeling.priors": _OPS,
     "modeling.targets": _OPS,
-    "modeling.assigners": _OPS | {"modeling.priors"},
+    "modeling.contracts": {"modeling.priors"},
+    "modeling.assigners": _OPS | {"modeling.priors", "modeling.contracts"},
     "modeling.losses": _OPS,
-    "modeling.backbone": {"utils", "layers"},
-    "modeling.necks": _OPS | {"layers"},
+    "modeling.backbone": {"utils", "layers", "modeling.contracts"},
+    "modeling.necks": _OPS | {"layers", "modeling.contracts"},
     "modeling.build": _OPS | {"modeling.backbone", "modeling.assigners", "modeling.losses", "modeling.necks"},
     "modeling.proposal_generator": _HEADS,
     "modeling.roi_heads": _HEADS,
