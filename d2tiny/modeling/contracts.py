@@ -1,7 +1,7 @@
 """What the parts of a detector promise one another.
 
-Letters: **B** images of a batch, **C** channels, **K** classes, **L** levels, **N** priors of an image, **G** objects of
-an image, **R** ignore regions of an image, **Q** queries.
+Letters: **B** images of a batch, **C** channels, **K** classes, **L** levels, **N** priors of an image,
+**G** objects of an image, **R** ignore regions of an image, **Q** queries.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class HeadOutputs:
     Attributes:
         pred_logits: (B, N_l, K) class logits.
         pred_deltas: (B, N_l, 4) encoded boxes, or (B, N_l, 4 · bins) logits of distributions over distances.
-        pred_quality: (B, N_l, 1) logits of centerness (FCOS) or objectness (YOLOX, YOLOv5); None where the head has none.
+        pred_quality: (B, N_l, 1) logits of centerness (FCOS) or objectness (YOLOX, YOLOv5); None without one.
     """
 
     pred_logits: list[Tensor]
