@@ -36,7 +36,7 @@ $(STAMP): setup.py constraints.txt tools/install_detectron2.py
 	@touch $(STAMP)
 
 demo: $(STAMP)  ## Train and show a small detector
-	$(BIN)/python tools/quickstart.py $(if $(DATA),--data "$(DATA)") --output output/demo
+	$(BIN)/d2tiny demo $(if $(DATA),--data "$(DATA)") --output output/demo
 
 lint: $(STAMP)  ## Style and types
 	$(BIN)/ruff check .

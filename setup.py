@@ -61,8 +61,11 @@ setup(
         "tabulate>=0.9",
         "termcolor>=1.1",
         "cloudpickle>=2.2",
+        "wrapt>=1.16",  # registers with Detectron2 when that is imported
+        "lazy-loader>=0.4",
+        "shtab>=1.6",  # shell completion
     ],
-    entry_points={"console_scripts": ["d2tiny=d2tiny.cli_data:main"]},
+    entry_points={"console_scripts": ["d2tiny=d2tiny.cli:main"]},
     extras_require={
         "geo": ["rasterio>=1.3"],  # scenes over 40 megapixels in bands
         "speed": ["kornia-rs>=0.2,<0.3"],  # plain PNGs in half the time

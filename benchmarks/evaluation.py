@@ -97,7 +97,8 @@ def megabytes() -> float:
 
 
 def evaluate_ours(folder: Path) -> tuple[dict[str, float], float]:
-    from d2tiny.evaluation import evaluate_arrays, get_protocol, load_detections, load_ground_truth
+    from d2tiny.data.coco.arrays import load_ground_truth
+    from d2tiny.evaluation import evaluate_arrays, get_protocol, load_detections
 
     truth = load_ground_truth(folder / "gt.json")
     found = load_detections(folder / "predictions.json", truth)

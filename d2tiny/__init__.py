@@ -1,20 +1,28 @@
 """d2tiny: detection of tiny objects (2-32 px) in aerial images, as a Detectron2 extension.
 
-Importing it registers all parts with Detectron2's registries and the dataset names; it reads no data and touches
-neither GPU nor network.
+Importing it registers all parts with Detectron2's registries and the dataset names, as soon as Detectron2 itself is
+imported. It reads no data, touches neither GPU nor network, and imports neither torch nor Detectron2.
 """
 
-from d2tiny.utils.env import require_detectron2
+from typing import TYPE_CHECKING
 
-require_detectron2()
+import lazy_loader
 
-# compat comes first: it silences warnings that Detectron2 causes when it is imported.
-from d2tiny import compat, model_zoo, modeling  # noqa: E402
-from d2tiny.config import add_d2tiny_config  # noqa: E402
-from d2tiny.data.datasets import register_builtin, register_coco_like  # noqa: E402
+from d2tiny.registration import register_when_imported, silence_known_warnings
+
+if TYPE_CHECKING:
+    from d2tiny import compat, model_zoo, modeling
+    from d2tiny.config.defaults import add_d2tiny_config
+    from d2tiny.data.datasets import register_coco_like
 
 __version__ = "0.1.0"
 
-register_builtin()
-
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submodules=["compat", "model_zoo", "modeling"],
+    submod_attrs={"config.defaults": ["add_d2tiny_config"], "data.datasets": ["register_coco_like"]},
+)
 __all__ = ["__version__", "add_d2tiny_config", "compat", "model_zoo", "modeling", "register_coco_like"]
+
+silence_known_warnings()  # before Detectron2 is imported
+register_when_imported()

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
-
-# Detectron2 uses torch.jit.script and fvcore asks for the tracing state; current torch warns of both, on every start.
-warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
-logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 import torch
 from detectron2.engine import launch as detectron2_launch

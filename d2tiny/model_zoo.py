@@ -19,7 +19,8 @@ from detectron2.config import get_cfg as _detectron2_cfg
 from omegaconf import DictConfig, OmegaConf
 
 from d2tiny.config.defaults import add_d2tiny_config, read_key
-from d2tiny.config.lazy import config_names, find_config, load_config
+from d2tiny.config.files import config_names, find_config
+from d2tiny.config.lazy import load_config
 from d2tiny.config.native import is_yacs, merge_yacs
 from d2tiny.modeling.meta_arch.lazy import SHARED_KEYS, shared_path
 from d2tiny.utils.env import resolve_device

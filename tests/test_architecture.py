@@ -52,10 +52,10 @@ ALLOWED = {
     "inference": _MODELING | {"data", "visualization"},
     "model_zoo": _MODELING,
     "engine": _ENGINE,
-    "quickstart": _ENGINE | {"engine"},
     "analysis": _MODELING | {"model_zoo"},
-    "cli": _ENGINE | {"engine", "quickstart"},
-    "cli_data": _ENGINE | {"cli", "analysis"},
+    "registration": {"utils", "modeling", "data"},
+    "cli": _ENGINE | {"engine", "analysis"},
+    "__main__": {"cli"},
 }
 
 

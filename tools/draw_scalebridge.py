@@ -19,7 +19,7 @@ import torch
 from detectron2.engine import DefaultPredictor
 
 from d2tiny import model_zoo
-from d2tiny.cli import guarded
+from d2tiny.cli.common import guarded
 from d2tiny.data.datasets import read_coco_json
 from d2tiny.data.loading.images import read_image
 from d2tiny.modeling.meta_arch import TinyDINO

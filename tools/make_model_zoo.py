@@ -12,7 +12,8 @@ import json
 from pathlib import Path
 
 from d2tiny import model_zoo
-from d2tiny.analysis.zoo_table import cost, markdown
+from d2tiny.analysis.cost import cost
+from d2tiny.analysis.zoo_table import markdown
 from d2tiny.utils.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]

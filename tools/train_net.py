@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Train or evaluate a config; see ``--help``."""
 
-from d2tiny.cli import train_main
+from d2tiny.cli.train import train_main
 
 if __name__ == "__main__":
     raise SystemExit(train_main())

@@ -14,7 +14,9 @@ from detectron2.utils.registry import locate
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
+from d2tiny.config.files import find_config
 from d2tiny.config.signature import accepted_parameters, resolve_target
 from d2tiny.utils.errors import ConfigError, did_you_mean
 from d2tiny.utils.files import write_text
@@ -22,49 +24,10 @@ from d2tiny.utils.registry import find_component
 
 __all__ = [
     "apply_overrides",
-    "config_names",
-    "configs_root",
-    "find_config",
+    "config_yaml",
     "load_config",
     "save_config",
 ]
-
-
-def configs_root() -> Path:
-    """Return the folder of the shipped configs: inside the installed package or beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    for root in (package / "configs", package.parent / "configs"):
-        if root.is_dir():
-            return root
-    raise ConfigError(f"No configs folder in or beside {package}. Reinstall d2tiny.")
-
-
-def config_names() -> list[str]:
-    """Return all experiments of the zoo, as ``folder/name`` without the ending."""
-    root = configs_root()
-    files = [f.relative_to(root) for f in root.rglob("*") if f.suffix in (".py", ".yaml") and f.name != "__init__.py"]
-    return sorted(
-        (f.with_suffix("") if f.suffix == ".py" else f).as_posix()
-        for f in files
-        if f.parts[0] != "common" and not f.name.startswith("_")
-    )
-
-
-def find_config(name: str | os.PathLike[str]) -> Path:
-    """Return the file of a config given as a path or as a zoo name.
-
-    Raises:
-        ConfigError: neither exists; says which zoo name is closest.
-    """
-    path = Path(name)
-    if path.is_file():
-        return path
-    for candidate in (configs_root() / path, (configs_root() / path).with_suffix(".py")):
-        if candidate.is_file() and candidate.resolve().is_relative_to(configs_root().resolve()):
-            return candidate
-    text = path.with_suffix("").as_posix() if path.suffix == ".py" else path.as_posix()
-    text = text.removeprefix("configs/")
-    raise ConfigError(f"No config '{name}'. {did_you_mean(text, config_names())}")
 
 
 def load_config(name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> DictConfig:
@@ -88,15 +51,32 @@ def load_config(name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     return apply_overrides(cfg, overrides)
 
 
+def config_yaml(cfg: DictConfig, *, resolve: bool = False) -> str:
+    """Return a config as YAML that :func:`load_config` reads back.
+
+    Args:
+        cfg: a lazy config.
+        resolve: replace interpolations such as ``${train.max_iter}`` by their values.
+
+    Raises:
+        ConfigError: the config holds something that YAML cannot (a lambda, an object), or an interpolation of a key
+            that does not exist.
+    """
+    try:
+        content = OmegaConf.to_container(cfg, resolve=resolve)
+    except OmegaConfBaseException as err:
+        raise ConfigError(str(err)) from err
+    # Keys keep their order: modules are built, and random weights drawn, in the order of the arguments.
+    return yaml.dump(_with_names(content, ""), sort_keys=False, allow_unicode=True, width=1000)
+
+
 def save_config(cfg: DictConfig, path: Path) -> None:
     """Write a config as YAML that :func:`load_config` reads back, whole or not at all.
 
     Raises:
         ConfigError: the config holds something that YAML cannot (a lambda, an object).
     """
-    content = OmegaConf.to_container(cfg, resolve=False)
-    # Keys keep their order: modules are built, and random weights drawn, in the order of the arguments.
-    text = yaml.dump(_with_names(content, ""), sort_keys=False, allow_unicode=True, width=1000)
+    text = config_yaml(cfg)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text)
 

@@ -1,16 +1,35 @@
-"""Evaluation by protocol."""
+"""Evaluation of detections by the protocols of the benchmarks.
 
-from d2tiny.data.coco.arrays import GroundTruth, load_ground_truth
-from d2tiny.evaluation.coco_tiny import TinyCOCOEvaluator, evaluate_detections, format_table
-from d2tiny.evaluation.detections import Detections, load_detections, write_detections
-from d2tiny.evaluation.engine import EvaluationResult, evaluate_arrays
-from d2tiny.evaluation.protocols import PROTOCOLS, Protocol, get_protocol, make_protocol
+Names are imported when they are first used: everything but ``TinyCOCOEvaluator`` needs neither torch nor Detectron2.
+"""
 
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
+if TYPE_CHECKING:
+    from d2tiny.evaluation.coco_dicts import evaluate_detections
+    from d2tiny.evaluation.coco_tiny import TinyCOCOEvaluator
+    from d2tiny.evaluation.detections import Detections, load_detections, write_detections
+    from d2tiny.evaluation.engine import EvaluationResult, evaluate_arrays
+    from d2tiny.evaluation.protocols import PROTOCOLS, Protocol, get_protocol, make_protocol
+    from d2tiny.evaluation.table import format_table
+
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "coco_dicts": ["evaluate_detections"],
+        "coco_tiny": ["TinyCOCOEvaluator"],
+        "detections": ["Detections", "load_detections", "write_detections"],
+        "engine": ["EvaluationResult", "evaluate_arrays"],
+        "protocols": ["PROTOCOLS", "Protocol", "get_protocol", "make_protocol"],
+        "table": ["format_table"],
+    },
+)
 __all__ = [
     "PROTOCOLS",
     "Detections",
     "EvaluationResult",
-    "GroundTruth",
     "Protocol",
     "TinyCOCOEvaluator",
     "evaluate_arrays",
@@ -18,7 +37,6 @@ __all__ = [
     "format_table",
     "get_protocol",
     "load_detections",
-    "load_ground_truth",
     "make_protocol",
     "write_detections",
 ]

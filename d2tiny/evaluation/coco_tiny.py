@@ -14,70 +14,18 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
-from tabulate import tabulate
 
-from d2tiny.data.coco.arrays import find_ids, ground_truth_from_dict, load_ground_truth
+from d2tiny.data.coco.arrays import find_ids, load_ground_truth
 from d2tiny.data.datasets import find_source
-from d2tiny.evaluation.detections import Detections, detections_from_dicts, write_detections
+from d2tiny.evaluation.detections import Detections, write_detections
 from d2tiny.evaluation.engine import evaluate_arrays
-from d2tiny.evaluation.protocols import Protocol, get_protocol, make_protocol
+from d2tiny.evaluation.protocols import Protocol, make_protocol
+from d2tiny.evaluation.table import format_table
 from d2tiny.utils.errors import DatasetError
 
-__all__ = ["TinyCOCOEvaluator", "evaluate_detections", "format_table"]
+__all__ = ["TinyCOCOEvaluator"]
 
 logger = logging.getLogger(__name__)
-
-
-def evaluate_detections(
-    dataset: Mapping[str, Any],
-    detections: Sequence[Mapping[str, Any]],
-    protocol: str | Protocol = "aitod",
-    img_ids: Sequence[int] | None = None,
-) -> dict[str, float]:
-    """Evaluate COCO-style detections against a COCO-style ground truth.
-
-    Args:
-        dataset: with ``images, categories, annotations``; ``iscrowd`` or ``ignore`` marks ignore regions. Not modified.
-        detections: ``image_id, category_id, bbox`` (XYWH), ``score``; not modified.
-        protocol: areas, limits, thresholds.
-        img_ids: evaluate these images only.
-
-    Returns:
-        As :meth:`d2tiny.evaluation.EvaluationResult.metrics`: percent; NaN where there is no ground truth, 0 where
-        there is no detection. Difference from pycocotools with the same parameters: a ground truth with id 0 counts.
-    """
-    truth = ground_truth_from_dict(dataset)
-    if img_ids is not None:
-        truth = truth.with_images(img_ids)
-        wanted = set(truth.image_ids.tolist())
-        detections = [d for d in detections if d["image_id"] in wanted]
-    return evaluate_arrays(truth, detections_from_dicts(truth, detections), get_protocol(protocol)).metrics()
-
-
-# Columns of the class table: heading, prefix of the metric.
-_CLASS_COLUMNS = {"AP": "AP-", "score at lowest LRP": "threshold-"}
-
-
-def format_table(results: Mapping[str, float]) -> str:
-    """Return two text tables: the metrics, and one row for each class."""
-    prefixes = tuple(_CLASS_COLUMNS.values())
-    main = {k: v for k, v in results.items() if not k.startswith(prefixes)}
-
-    def cell(value: float, digits: int = 1) -> str:
-        return "-" if np.isnan(value) else f"{value:.{digits}f}"
-
-    def table(rows: list[list[str]], headers: list[str]) -> str:
-        return tabulate(rows, headers=headers, tablefmt="pipe", stralign="center", disable_numparse=True)
-
-    # Precision, recall and LRP in lines of their own, so that the table fits a terminal.
-    parts = [[k for k in main if k.startswith("AP")], [k for k in main if not k.startswith("AP")]]
-    text = "\n\n".join(table([[cell(main[k]) for k in part]], part) for part in parts if part)
-    classes = [k.removeprefix("AP-") for k in results if k.startswith("AP-")]
-    if len(classes) < 2 and not any(k.startswith("threshold-") for k in results):
-        return text
-    columns = {h: p for h, p in _CLASS_COLUMNS.items() if p + classes[0] in results}
-    rows = [[c, *(cell(results[p + c], 1 if p == "AP-" else 2) for p in columns.values())] for c in classes]
-    return f"{text}\n\n{table(rows, ['class', *columns])}"
 
 
 class TinyCOCOEvaluator(COCOEvaluator):

@@ -57,7 +57,7 @@ def collect_images(inputs: Sequence[str]) -> list[Path]:
                 if Path(f).suffix.lower() in _ENDINGS
             ]
         if not found:
-            raise DatasetError(f"--input {text}: no image here (looked for {', '.join(sorted(_ENDINGS))}).")
+            raise DatasetError(f"{text}: no image here (looked for {', '.join(sorted(_ENDINGS))}).")
         files.update(found)
     return sorted(files)
 

@@ -1,4 +1,7 @@
-"""What machine this is: device choice and a description for result files."""
+"""The environment: what is installed, the choice of a device, and a description of the machine for result files.
+
+torch is imported where it is used, so that commands that do not need it start fast.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,6 @@ import os
 import platform
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from d2tiny.utils.errors import ConfigError
 
@@ -47,6 +48,8 @@ def resolve_device(device: str = "auto") -> str:
     Raises:
         ConfigError: ``device`` names CUDA and no GPU is usable, or is unknown to torch.
     """
+    import torch
+
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -60,6 +63,8 @@ def resolve_device(device: str = "auto") -> str:
 
 def describe_hardware() -> dict[str, str | int]:
     """Return processor, cores, GPU and library versions, as result files record them."""
+    import torch
+
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -79,6 +84,8 @@ def describe_hardware() -> dict[str, str | int]:
 
 def has_fast_bf16() -> bool:
     """Whether this machine multiplies bfloat16 faster than float32 (GPU, or a CPU with the instructions)."""
+    import torch
+
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
     cpuinfo = Path("/proc/cpuinfo")

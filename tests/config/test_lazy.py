@@ -7,7 +7,7 @@ from detectron2.config import instantiate
 from omegaconf import OmegaConf
 
 from d2tiny.config import load_config, save_config, validate_config
-from d2tiny.config.lazy import configs_root
+from d2tiny.config.files import configs_root
 from d2tiny.config.native import lazy_from_yacs
 from d2tiny.config.signature import accepted_parameters
 from d2tiny.data.datasets import register_coco_like

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from d2tiny.cli_data import main
+from d2tiny.cli import main
 from d2tiny.data.coco.check import check_dataset, check_json
 from d2tiny.data.tools.converters import convert_dataset
 

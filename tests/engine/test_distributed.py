@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 
 from d2tiny import model_zoo
-from d2tiny.cli import train_main
+from d2tiny.cli.train import train_main
 from d2tiny.compat import average_tensors, launch, wrap_ddp
 from d2tiny.engine.trainer import Trainer
 from d2tiny.modeling.losses import DCLoss, SALoss

@@ -11,7 +11,7 @@ import torch
 from detectron2.config import instantiate
 from omegaconf import OmegaConf
 
-from d2tiny.cli import train_main
+from d2tiny.cli.train import train_main
 from d2tiny.config import load_config
 from d2tiny.engine.checkpoint import TinyCheckpointer
 from d2tiny.engine.ema import ModelEMA

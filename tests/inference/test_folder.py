@@ -9,7 +9,7 @@ import torch
 from detectron2.config import instantiate
 
 from d2tiny import model_zoo
-from d2tiny.cli import demo_main
+from d2tiny.cli.predict import demo_main
 from d2tiny.inference import collect_images
 from d2tiny.utils.errors import DatasetError
 

@@ -9,7 +9,7 @@ import pytest
 from detectron2.engine import DefaultPredictor
 
 from d2tiny import model_zoo
-from d2tiny.cli import train_main
+from d2tiny.cli.train import train_main
 
 pytestmark = pytest.mark.real_data
 

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from d2tiny import model_zoo
 from d2tiny.config import load_config, save_config, validate_config
-from d2tiny.config.lazy import configs_root
+from d2tiny.config.files import configs_root
 from d2tiny.config.native import lazy_from_yacs
 from tests.modeling.test_detector import item
 

@@ -12,7 +12,7 @@ from detectron2.engine import DefaultPredictor
 
 from d2tiny import model_zoo
 from d2tiny.config import apply_overrides, save_config, validate_config
-from d2tiny.config.lazy import configs_root
+from d2tiny.config.files import configs_root
 from d2tiny.engine.run import run
 from d2tiny.utils.errors import CheckpointError, ConfigError
 from tests.modeling.test_configs import BATCHES, narrow, predict, step

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from d2tiny import model_zoo
-from d2tiny.analysis.zoo_table import cost, markdown
+from d2tiny.analysis.cost import cost
+from d2tiny.analysis.zoo_table import markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,10 +12,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultPredictor
 
 from d2tiny import model_zoo
+from d2tiny.data.coco.arrays import load_ground_truth
 from d2tiny.data.datasets import register_coco_like
 from d2tiny.data.loading.images import read_image
 from d2tiny.engine.run import run
-from d2tiny.evaluation import format_table, get_protocol, load_detections, load_ground_truth
+from d2tiny.evaluation import format_table, get_protocol, load_detections
 from d2tiny.evaluation.report import write_report
 from d2tiny.synthetic import write_dataset
 from d2tiny.utils.env import has_fast_bf16

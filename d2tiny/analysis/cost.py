@@ -1,0 +1,89 @@
+"""Parameters and multiply-adds of a config's model, counted without data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from detectron2.config import instantiate
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from d2tiny import model_zoo
+from d2tiny.analysis.zoo_table import PROPOSALS, SIDE
+from d2tiny.layers import SAConv2d
+from d2tiny.modeling.transformer import flatten_maps
+
+__all__ = ["cost"]
+
+
+@contextmanager
+def _without_offsets() -> Iterator[None]:
+    """Deformable convolutions as plain ones: torchvision cannot run them without data."""
+    original = SAConv2d._deform
+
+    def plain(self: SAConv2d, x: Tensor, offset: Tensor, weight: Tensor, factor: int) -> Tensor:
+        padding = tuple(factor * p for p in self.padding if not isinstance(p, str))
+        return F.conv2d(x, weight, self.bias, self.stride, padding, tuple(factor * d for d in self.dilation))
+
+    SAConv2d._deform = plain  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        SAConv2d._deform = original  # type: ignore[method-assign]
+
+
+def cost(name: str) -> dict[str, float]:
+    """Count the parameters (millions) and multiply-adds (billions) of a lazy config of the zoo; needs no data.
+
+    Args:
+        name: zoo name.
+
+    Returns:
+        ``params_m`` and ``gmac``, as ``results/zoo/cost.json`` holds them.
+    """
+    cfg = model_zoo.get_config(name)
+    model = instantiate(cfg.model).eval()
+    parameters = sum(p.numel() for p in model.parameters())
+    model.to("meta")
+    counter = FlopCounterMode(display=False)
+    with _without_offsets(), torch.no_grad(), counter:
+        features = model.backbone(torch.zeros(1, 3, SIDE, SIDE, device="meta"))
+        if hasattr(model, "roi_heads"):
+            _two_stage(model, features)
+        elif hasattr(model, "decoder"):
+            _transformer(model, features)
+        else:
+            model.head([features[level] for level in cfg.model.in_features])
+    return {"params_m": round(parameters / 1e6, 2), "gmac": round(counter.get_total_flops() / 2e9, 1)}
+
+
+def _two_stage(model: Any, features: dict[str, Tensor]) -> None:
+    rpn, roi = model.proposal_generator, model.roi_heads
+    rpn.rpn_head([features[level] for level in rpn.in_features])
+    pooled = torch.zeros(PROPOSALS, features["p2"].shape[1], 7, 7, device="meta")
+    several = isinstance(roi.box_head, nn.ModuleList)
+    heads = zip(roi.box_head, roi.box_predictor, strict=True) if several else [(roi.box_head, roi.box_predictor)]
+    for head, predictor in heads:
+        predictor(head(pooled))
+
+
+def _transformer(model: Any, features: dict[str, Tensor]) -> None:
+    """Encoder, proposals of all tokens, and the decoder with as many queries as it may have."""
+    maps = [features[level] for level in model.head_in_features]
+    paddings = [torch.zeros(1, *m.shape[-2:], dtype=torch.bool, device="meta") for m in maps]
+    if model.routing is not None:
+        # it looks whether there is padding, which tensors without data cannot say
+        maps, _ = model.routing(maps, [torch.zeros(p.shape, dtype=torch.bool) for p in paddings])
+    tokens = flatten_maps(maps, [model.position(p) for p in paddings], paddings, model.level_embed)
+    memory = model.encoder(tokens)
+    model.selection.propose(memory, tokens)
+    if model.density is not None:
+        model.density.head(maps[0])
+    content = model.selection.content.weight.detach()[None]
+    boxes = torch.zeros(1, content.shape[1], 4, device="meta")
+    model.selection.boxes(content, boxes)
+    model.decoder(content, boxes, memory, tokens, None)

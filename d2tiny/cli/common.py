@@ -1,0 +1,202 @@
+"""What the commands share: options of one name and meaning, types of arguments, exit codes.
+
+Nothing heavy is imported here, so names that options offer as choices are repeated; a test compares them with what the
+library knows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from d2tiny.utils.errors import ConfigError, D2TinyError
+
+__all__ = [
+    "EXIT_CODES",
+    "PROTOCOLS",
+    "add_config_option",
+    "add_device_option",
+    "add_images_option",
+    "add_output_option",
+    "add_overrides",
+    "add_protocol_options",
+    "add_register_option",
+    "add_score_option",
+    "areas",
+    "comma_list",
+    "guarded",
+    "integers",
+    "name_value",
+    "numbers",
+    "refuse_original",
+    "register_given",
+    "require_folder",
+]
+
+EXIT_CODES = """exit codes:
+  0    all went well
+  1    errors in the data that were checked, or images that could not be predicted
+  2    wrong arguments, files or configs; the message says what to do
+  130  interrupted"""
+PROTOCOLS = ("aitod", "coco", "visdrone", "visdrone_unique", "dota_hbb", "dota_task2", "dior", "soda", "scalebridge")
+
+
+def guarded(action: Callable[[], int | None]) -> int:
+    """Run an action and return its exit code; errors that the user can mend are printed without a traceback."""
+    try:
+        code = action()
+        sys.stdout.flush()
+        return code or 0
+    except BrokenPipeError:  # `d2tiny zoo | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (D2TinyError, ImportError, OSError) as err:  # a missing extra, a full disk, a folder without rights
+        print(f"\nerror: {err}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+
+
+# --- options -----------------------------------------------------------------------------------------------------
+
+
+def add_config_option(parser: argparse.ArgumentParser, *names: str, required: bool = True, what: str = "") -> None:
+    """Add ``--config``, or the same option under other names."""
+    help_text = what or "lazy config (.py), native YAML, or zoo name"
+    parser.add_argument(*(names or ("--config",)), dest="config", required=required, metavar="X", help=help_text)
+
+
+def add_output_option(
+    parser: argparse.ArgumentParser, what: str, *, metavar: str = "DIR", default: Path | None = None
+) -> None:
+    """Add ``--output``; it is required where there is no default."""
+    parser.add_argument(
+        "--output", "-o", type=Path, required=default is None, default=default, metavar=metavar, help=what
+    )
+
+
+def add_images_option(parser: argparse.ArgumentParser, what: str, *, required: bool = False) -> None:
+    """Add ``--images``, a folder."""
+    parser.add_argument("--images", type=Path, required=required, metavar="DIR", help=what)
+
+
+def add_score_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--score``."""
+    parser.add_argument(
+        "--score", type=float, default=0.3, metavar="S", help="lowest score shown (default %(default)s)"
+    )
+
+
+def add_device_option(parser: argparse.ArgumentParser, default: str | None = "auto") -> None:
+    """Add ``--device``."""
+    parser.add_argument("--device", default=default, metavar="D", help="auto (default), cpu or cuda")
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Add ``key=value`` overrides of the config, after all other arguments."""
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides")
+
+
+def add_register_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--register NAME JSON IMAGES`` for users' own data."""
+    parser.add_argument(
+        "--register",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("NAME", "JSON", "IMAGES"),
+        help="register your own COCO json under NAME; may be given several times",
+    )
+
+
+def register_given(args: argparse.Namespace) -> None:
+    """Register what ``--register`` names.
+
+    Raises:
+        DatasetError: a name is taken by other files.
+    """
+    from d2tiny.data.datasets import register_coco_like
+
+    for name, json_file, images in args.register:
+        register_coco_like(name, json_file, images)
+
+
+def add_protocol_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--protocol`` and ``--areas``."""
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="aitod", help="default: aitod")
+    parser.add_argument("--areas", type=areas, metavar="N=LOW:HIGH,...", help="own area bins in px²")
+
+
+# --- types and checks of arguments -------------------------------------------------------------------------------
+
+
+def name_value(text: str) -> tuple[str, str]:
+    """Read ``NAME=VALUE``."""
+    name, equal, value = text.partition("=")
+    if not equal or not name or not value:
+        raise argparse.ArgumentTypeError(f"{text!r} must look like NAME=VALUE")
+    return name.strip(), value.strip()
+
+
+def areas(text: str) -> dict[str, tuple[float, float]]:
+    """Read area bins ``vt=0:64,t=64:256`` in px²; an open end is infinite."""
+    from d2tiny.evaluation.protocols import INFINITE
+
+    result: dict[str, tuple[float, float]] = {}
+    for part in text.split(","):
+        label, bounds = name_value(part)
+        low, colon, high = bounds.partition(":")
+        try:
+            if not colon:
+                raise ValueError("no colon")
+            if label in result:
+                raise argparse.ArgumentTypeError(f"area bin {label!r} is given twice")
+            result[label] = (float(low or 0), float(high or INFINITE))
+        except ValueError as err:
+            raise argparse.ArgumentTypeError(f"{part!r} must look like NAME=LOW:HIGH, in px²") from err
+    return result
+
+
+def comma_list(text: str) -> list[str]:
+    """Read words with commas between."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def numbers(text: str) -> list[float]:
+    """Read numbers with commas between."""
+    try:
+        return [float(word) for word in comma_list(text)]
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(f"{text!r} must be numbers with commas between") from err
+
+
+def integers(text: str) -> list[int]:
+    """Read whole numbers with commas between."""
+    values = numbers(text)
+    if not all(v.is_integer() for v in values):
+        raise argparse.ArgumentTypeError(f"{text!r} must be whole numbers")
+    return [int(v) for v in values]
+
+
+def refuse_original(option: str, path: Path | None, source: Path) -> None:
+    """Raise if an output is the file that is read.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if path is not None and path.resolve() == source.resolve():
+        raise ConfigError(f"{option} {path} is the original, which is never touched; name another file.")
+
+
+def require_folder(path: Path | None) -> None:
+    """Raise if ``--images`` was given and is no folder.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    if path is not None and not path.is_dir():
+        raise ConfigError(f"--images {path}: no such folder.")

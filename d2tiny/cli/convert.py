@@ -1,0 +1,98 @@
+"""``d2tiny convert``: turn a benchmark's own files into COCO json."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from d2tiny.cli.common import add_images_option, add_output_option, comma_list, name_value, refuse_original
+
+if TYPE_CHECKING:
+    from d2tiny.data.coco.findings import Findings
+    from d2tiny.data.tools.converters import Conversion
+
+__all__ = ["EXAMPLE", "FORMATS", "add_arguments", "add_source_options", "convert_given", "print_findings", "run"]
+
+EXAMPLE = "d2tiny convert visdrone VisDrone2019-DET-val --output visdrone/annotations/visdrone_val.json"
+# Names of the formats, and what each expects.
+FORMATS = {
+    "visdrone": "VisDrone-DET: images/, annotations/*.txt",
+    "dota": "DOTA v1.0-v2.0: images/, labelTxt/*.txt",
+    "dior": "DIOR: JPEGImages-trainval/, JPEGImages-test/, Annotations/, ImageSets/",
+    "voc": "Pascal VOC: JPEGImages/, Annotations/*.xml, ImageSets/",
+    "yolo": "YOLO texts, beside the images or in labels/",
+    "coco": "COCO json with odd keys, wrong areas, missing images; DTOD",
+    "aitod": "COCO json with AI-TOD's eight classes",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    formats = "; ".join(f"{name}: {line}" for name, line in FORMATS.items())
+    parser.add_argument("format", choices=tuple(FORMATS), help=formats)
+    parser.add_argument("source", type=Path, help="folder of the dataset, or json")
+    add_output_option(parser, "COCO json to write", metavar="JSON")
+    add_source_options(parser)
+
+
+def add_source_options(parser: argparse.ArgumentParser) -> None:
+    """Add what ``convert`` and ``check --format`` share."""
+    add_images_option(parser, "folder of the images")
+    parser.add_argument("--labels", type=Path, metavar="DIR", help="folder of the label files")
+    parser.add_argument("--split", metavar="NAME", help="list in ImageSets/Main (voc, dior)")
+    parser.add_argument("--classes", type=comma_list, metavar="A,B", help="names in the order of their ids")
+    parser.add_argument(
+        "--rename", type=name_value, action="append", default=[], metavar="OLD=NEW", help="call a class otherwise"
+    )
+    parser.add_argument(
+        "--ignore-classes", type=comma_list, default=[], metavar="A,B", help="neither learned nor punished"
+    )
+    parser.add_argument("--area", choices=("polygon", "hbb"), help="dota: area of the polygon (default) or of its box")
+    parser.add_argument("--difficult", choices=("keep", "ignore", "drop"), help="dota: difficult objects (keep)")
+    parser.add_argument("--cut", choices=("keep", "ignore", "drop"), help="dota: objects cut by its splitter (ignore)")
+    parser.add_argument(
+        "--minus-one", action="store_const", const=True, help="voc, dior: pixels count from 1; subtract 1"
+    )
+
+
+def convert_given(args: argparse.Namespace, name: str) -> Conversion:
+    """Convert ``args.source`` from the format ``name``, with the options that were given."""
+    from d2tiny.data.tools.converters import convert_dataset
+
+    options: dict[str, Any] = {}
+    for key in ("images", "labels", "split", "area", "difficult", "cut", "minus_one"):
+        value = getattr(args, key)
+        if value is not None:
+            options[key] = value
+    return convert_dataset(
+        name,
+        args.source,
+        classes=args.classes,
+        rename=dict(args.rename),
+        ignore_classes=args.ignore_classes,
+        **options,
+    )
+
+
+def print_findings(findings: Findings) -> None:
+    """Print the table of what is wrong, and how much there is of each severity."""
+    print(findings.table() if findings else "Nothing is wrong.")
+    if findings:
+        counts = ", ".join(f"{findings.count(s)} {s}s" for s in ("error", "warning", "note"))
+        print(f"\n{counts}")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert and write."""
+    from d2tiny.data.tools.converters import write_coco
+
+    refuse_original("--output", args.output, args.source)
+    result = convert_given(args, args.format)
+    if result.findings:
+        print_findings(result.findings)
+    write_coco(result.data, args.output)
+    print(f"{args.output}: {result.summary()}; file names are relative to {result.root}")
+    print(f"Next: d2tiny check {args.output} --images {shlex.quote(str(result.root))}  (looks at the images, too)")
+    return 0

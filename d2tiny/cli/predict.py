@@ -1,0 +1,97 @@
+"""``d2tiny predict`` and ``tools/demo.py``: detect objects in images."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from d2tiny.cli.common import (
+    add_config_option,
+    add_device_option,
+    add_output_option,
+    add_register_option,
+    add_score_option,
+    guarded,
+    register_given,
+)
+from d2tiny.utils.errors import CheckpointError, ConfigError
+
+__all__ = ["EXAMPLE", "add_arguments", "demo_main", "demo_parser", "run", "split_overrides"]
+
+EXAMPLE = (
+    "d2tiny predict images/ --config quick/faster_rcnn_r18_efpnbs_rfla_dcloss "
+    "--weights output/demo/run/model_final.pth --output found/ --score 0.3"
+)
+_OVERRIDE = re.compile(r"\+*[A-Za-z_][\w.]*=")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="images, folders or globs; then key=value overrides")
+    _add_options(parser)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    add_config_option(parser, what="config file or zoo name")
+    parser.add_argument("--weights", required=True, metavar="W", help="checkpoint")
+    add_output_option(parser, "folder of the results")
+    add_score_option(parser)
+    add_device_option(parser)
+    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16: faster where the processor has it")
+    add_register_option(parser)
+
+
+def demo_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``tools/demo.py``, which has the option names of Detectron2's script."""
+    parser = argparse.ArgumentParser(
+        prog="tools/demo.py",
+        description="Detect objects in images: annotated pictures and a COCO-style json.",
+        epilog="example: tools/demo.py --config quick/faster_rcnn_r18_fpn_rfla "
+        "--weights output/try/model_final.pth --input images/ --output found/",
+    )
+    parser.add_argument("--input", required=True, nargs="+", metavar="I", help="images, folders or globs")
+    _add_options(parser)
+    parser.add_argument("--opts", nargs="+", default=[], metavar="key=value", help="config overrides")
+    return parser
+
+
+def demo_main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``tools/demo.py``; returns the exit code."""
+    args = demo_parser().parse_args(argv)
+    return guarded(lambda: _predict(args, args.input, args.opts))
+
+
+def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Tell images from overrides: what looks like ``key=value`` and is no file is an override.
+
+    Returns:
+        images and overrides, each in the order given.
+    """
+    overrides = [w for w in words if _OVERRIDE.match(w) and not Path(w).exists()]
+    return [w for w in words if w not in overrides], overrides
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict; the exit code is 1 if images could not be read."""
+    images, overrides = split_overrides(args.images)
+    if not images:
+        raise ConfigError("Name images, folders or globs before the key=value overrides.")
+    return _predict(args, images, overrides)
+
+
+def _predict(args: argparse.Namespace, images: Sequence[str], overrides: Sequence[str]) -> int:
+    from d2tiny import model_zoo
+    from d2tiny.inference import predict_folder
+
+    register_given(args)
+    if not Path(args.weights).is_file():
+        raise CheckpointError(f"--weights {args.weights}: no such file.")
+    cfg = model_zoo.get_cfg(args.config, args.weights, overrides, args.device)
+    failed = predict_folder(cfg, images, args.output, score=args.score, bf16=args.bf16)
+    print(f"Pictures and detections.json: {args.output.resolve()}")
+    for message in failed:
+        print(f"error: {message}", file=sys.stderr)
+    return int(bool(failed))

@@ -1,0 +1,49 @@
+"""``d2tiny tile``: cut large images into tiles."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from d2tiny.cli.common import add_images_option, add_output_option, require_folder
+
+__all__ = ["EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = "d2tiny tile instances_val.json --images val --output output/tiles --size 256 --overlap 64"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments; the defaults are those of ``TileSettings``."""
+    parser.add_argument("source", type=Path, help="COCO json")
+    add_images_option(parser, "folder of the images", required=True)
+    add_output_option(parser, "gets images/, instances.json")
+    parser.add_argument("--size", type=int, default=800, metavar="PX", help="side of a tile (default %(default)s)")
+    parser.add_argument("--overlap", type=int, default=200, metavar="PX", help="of neighbours (default %(default)s)")
+    parser.add_argument(
+        "--keep", type=float, default=0.5, metavar="S", help="share inside to be learned (default %(default)s)"
+    )
+    parser.add_argument(
+        "--cut", choices=("ignore", "drop"), default="ignore", help="objects with less inside (default %(default)s)"
+    )
+    parser.add_argument(
+        "--empty", choices=("keep", "drop"), default="keep", help="tiles without anything (default %(default)s)"
+    )
+    parser.add_argument("--suffix", choices=(".png", ".jpg"), default=".png", help="of the tiles (default %(default)s)")
+    parser.add_argument(
+        "--jobs", type=int, default=2, metavar="N", help="images cut at the same time (default %(default)s)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Cut and write."""
+    from d2tiny.data.tools.tiling import TileSettings, tile_dataset
+
+    require_folder(args.images)
+    settings = TileSettings(args.size, args.overlap, args.keep, args.cut, args.empty, args.suffix)
+    data = tile_dataset(args.source, args.images, args.output, settings, jobs=args.jobs)
+    ignored = sum(a["iscrowd"] for a in data["annotations"])
+    print(
+        f"{args.output / 'instances.json'}: {len(data['images'])} tiles, {len(data['annotations']) - ignored} objects, "
+        f"{ignored} ignored; images in {args.output / 'images'}"
+    )
+    return 0

@@ -1,0 +1,110 @@
+"""Help, and the example of each command, which README.md shows too."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+
+import pytest
+import torch
+from detectron2.config import instantiate
+
+from d2tiny import model_zoo
+from d2tiny.cli import COMMANDS, main
+from tests.helpers.cli import EXAMPLES, files, run
+
+OUTPUTS = {
+    "train": ["output/try/model_final.pth", "output/try/result.json"],
+    "evaluate": ["output/report/index.html"],
+    "predict": ["found/detections.json", "found/scene.jpg"],
+    "demo": ["output/demo/pictures", "output/demo/report/index.html"],
+    "convert": ["visdrone/annotations/visdrone_val.json"],
+    "check": ["clean/instances_val.json"],
+    "stats": ["output/stats/index.html"],
+    "tile": ["output/tiles/instances.json", "output/tiles/images"],
+    "augment": ["output/augmentations.jpg"],
+    "anchors": [],
+    "zoo": [],
+    "config": [],
+}
+# What makes the long ones short.
+SHORTER = {
+    "train": ["dataloader.train.mapper.augmentations.0.size=[64,64]", "train.max_iter=1", "train.device=cpu"],
+    "predict": ["--device", "cpu"],
+    "demo": ["--data", ".", "--iterations", "1"],
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_help_shows_an_example_that_can_be_copied(name, capsys, monkeypatch):
+    """On one line, so that it can be pasted into a shell."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(f"{name} --help") == 0
+    text = capsys.readouterr().out
+    assert " ".join(EXAMPLES[name].split()) in " ".join(text.split())
+    assert EXAMPLES[name] in text
+    assert "default: None" not in text
+
+
+def test_help_of_the_command_lists_all(capsys):
+    assert run("--help") == 0
+    text = capsys.readouterr().out
+    assert all(re.search(rf"^    {name} ", text, flags=re.MULTILINE) for name in COMMANDS)
+    assert all(f"\n  {code} " in text for code in (0, 1, 2, 130))
+    assert set(COMMANDS) == set(OUTPUTS)
+
+
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name not in SHORTER])
+def test_examples_run_as_they_are_written(folder, name, capsys):
+    check_example(folder, name, capsys)
+
+
+def check_example(folder, name, capsys):
+    """Run it: its outputs are there and named, and its inputs are what they were."""
+    program, *rest = shlex.split(EXAMPLES[name])
+    assert program == "d2tiny"
+    inputs = {p: (folder / p).read_bytes() for p in files(folder)}
+    assert main([*rest, *SHORTER.get(name, ())]) == 0
+    assert all((folder / place).exists() for place in OUTPUTS[name])
+    assert all((folder / p).read_bytes() == before for p, before in inputs.items())
+    captured = capsys.readouterr()
+    assert not OUTPUTS[name] or any(place.split("/")[-1] in captured.out for place in OUTPUTS[name])
+    assert "Traceback" not in captured.err
+
+
+def test_example_of_training(folder, datasets, capsys):
+    check_example(folder, "train", capsys)
+    result = json.loads((folder / "output/try/result.json").read_text())
+    assert "train.output_dir='output/try'" in result["overrides"]
+
+
+def test_example_of_prediction(folder, capsys):
+    words = shlex.split(EXAMPLES["predict"])
+    name, weights = words[words.index("--config") + 1], folder / words[words.index("--weights") + 1]
+    weights.parent.mkdir(parents=True)
+    torch.save({"model": instantiate(model_zoo.get_config(name).model).state_dict()}, weights)
+    (folder / "images").mkdir()
+    shutil.copyfile(next((folder / "val").iterdir()), folder / "images" / "scene.png")
+    check_example(folder, "predict", capsys)
+
+
+def test_example_of_the_demo(folder, scenes, capsys):
+    shutil.copytree(scenes / "train", folder / "train")
+    check_example(folder, "demo", capsys)
+
+
+def test_what_the_examples_say(folder, capsys):
+    """Two VisDrone images of one car and one region each; perfect detections have an AP of 100."""
+    run("convert visdrone VisDrone2019-DET-val -o v.json")
+    text = capsys.readouterr().out
+    assert "2 images, 2 objects of 10 classes, 2 ignored objects and regions" in text
+    assert "relative to VisDrone2019-DET-val/images" in text
+    assert len(json.loads((folder / "v.json").read_text())["annotations"]) == 2
+    run("evaluate predictions.json instances_val.json")
+    text = capsys.readouterr().out
+    assert "100.0" in text
+    assert "aitod protocol" in text
+    count = len(json.loads((folder / "predictions.json").read_text()))
+    assert f"{count:,} detections" in text

@@ -1,0 +1,47 @@
+"""Command lines in tests."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from importlib import import_module
+
+from PIL import Image
+
+from d2tiny.cli import COMMANDS, main
+
+EXAMPLES = {name: import_module(f"d2tiny.cli.{name}").EXAMPLE for name in COMMANDS}
+
+
+def write_visdrone(root):
+    for stem in ("0000001_00001_d_0000001", "0000002_00002_d_0000002"):
+        for folder in ("images", "annotations"):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 48)).save(root / "images" / f"{stem}.jpg")
+        (root / "annotations" / f"{stem}.txt").write_text("10,20,8,6,1,4,0,0\n0,0,9,9,0,0,0,0\n")
+
+
+def write_predictions(truth, path):
+    """The ground truth itself, with scores."""
+    entries = json.loads(truth.read_text())["annotations"]
+    keys = ("image_id", "category_id", "bbox")
+    path.write_text(json.dumps([{k: a[k] for k in keys} | {"score": 0.9} for a in entries if not a["iscrowd"]]))
+
+
+def run(line):
+    """Exit code of a command line; argparse leaves by SystemExit."""
+    try:
+        return main(shlex.split(line))
+    except SystemExit as leave:
+        return leave.code
+
+
+def files(folder):
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+
+
+def change(path, edit):
+    data = json.loads(path.read_text())
+    edit(data)
+    path.write_text(json.dumps(data))
+    return data
