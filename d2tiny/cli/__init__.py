@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from d2tiny import __version__
+import d2tiny
 from d2tiny.cli.common import EXIT_CODES, guarded
 
 __all__ = ["COMMANDS", "build_parser", "command_parser", "main"]
@@ -60,7 +60,7 @@ def build_parser(*, full: bool = False) -> argparse.ArgumentParser:
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"d2tiny {__version__}")
+    parser.add_argument("--version", action="version", version=f"d2tiny {d2tiny.__version__}")
     parser.add_argument(
         "--print-completion",
         action=_PrintCompletion,
