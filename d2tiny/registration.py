@@ -34,8 +34,7 @@ NEEDS_DETECTRON2 = frozenset(
         "d2tiny.config.signature",
         "d2tiny.config.validate",
         "d2tiny.data.coco.records",
-        "d2tiny.data.datasets",
-        "d2tiny.data.loading.images",
+        "d2tiny.data.datasets.register",
         "d2tiny.data.loading.loader",
         "d2tiny.data.loading.mapper",
         "d2tiny.data.loading.mosaic",
@@ -87,7 +86,7 @@ def _after_import(module: ModuleType) -> None:
         return
     _registered = True
     importlib.import_module("d2tiny.modeling")  # registers models, heads, backbones and necks
-    from d2tiny.data.datasets import register_builtin
+    from d2tiny.data.datasets.register import register_builtin
 
     register_builtin()
 
