@@ -15,7 +15,9 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.utils.events import EventStorage
 
 import d2tiny.modeling
-from d2tiny import add_d2tiny_config, cli
+from d2tiny import add_d2tiny_config
+from d2tiny.cli import COMMANDS, build_parser, command_parser
+from d2tiny.cli.common import EXIT_CODES
 from d2tiny.config import load_config, validate_config
 from d2tiny.modeling import assigners, necks, transformer
 from d2tiny.modeling.backbone import RFP
@@ -23,6 +25,7 @@ from d2tiny.modeling.necks import EFPNBS, SARL
 from d2tiny.modeling.roi_heads import TinyCascadeROIHeads
 from d2tiny.ops.gaussian import SCORES
 from d2tiny.utils.registry import ASSIGNER_REGISTRY, BOX_LOSS_REGISTRY
+from tests.helpers.cli import parsed
 from tests.modeling.test_assigners import boxes, pyramid
 from tests.modeling.test_detector import item
 from tests.modeling.test_mixed import PARTS
@@ -57,9 +60,8 @@ def test_own_assigner_and_loss_work(own_parts):
 
 def test_commands_pictures_and_names_exist():
     for line in commands(PAGE):
-        if "train_net" in line:
-            args = cli._train_parser().parse_intermixed_args(shlex.split(line)[2:])
-            validate_config(load_config(args.config_file, args.overrides), datasets=False)
+        if line.startswith("d2tiny "):
+            parsed(line)
     for link in re.findall(r"\]\(([^)#]+?)\)", PAGE):
         assert (ROOT / "docs" / link).exists(), link
     assert set(re.findall(r"^\| `(\w+)` \|", PAGE.split("## Assigners")[0], flags=re.MULTILINE)) <= set(SCORES)
@@ -99,8 +101,7 @@ def test_code_of_the_page_of_detectors(tmp_path, monkeypatch):
 
 def test_commands_and_settings_of_the_page_of_detectors():
     for line in commands(DETECTORS):
-        args = cli._train_parser().parse_intermixed_args(shlex.split(line)[2:])
-        validate_config(load_config(args.config_file, args.overrides), datasets=False)
+        parsed(line)
     tables = re.findall(
         r"^\| ([^|\n]+) \(`model\.[\w.]+`\) \| \|\n\|---\|---\|\n((?:\|.+\n)+)", DETECTORS, flags=re.MULTILINE
     )
@@ -126,8 +127,7 @@ def test_the_page_of_one_stage_detectors():
     from configs.common import yolo
 
     for line in commands(ONE_STAGE):
-        if "train_net" in line:
-            validate_config(load_config(shlex.split(line)[3]), datasets=False)
+        parsed(line)
     known = {name for name, _ in inspect.getmembers(d2tiny.modeling)} | {"RandomAffine", "MosaicMapper", "ObjectCrop"}
     known |= {"Photometric", "Warmup", "SetFrom", "DefaultPredictor"}
     for name in re.findall(r"`([A-Z][A-Za-z0-9]*[a-z]\w*)`", ONE_STAGE):
@@ -154,11 +154,10 @@ SCALEBRIDGE = (ROOT / "docs" / "scalebridge.md").read_text()
 
 def test_commands_settings_and_pictures_of_the_page_of_transformers():
     for line in commands(SCALEBRIDGE):
-        program, *given = shlex.split(line)[1:]
-        assert (ROOT / program).exists(), program
-        if "train_net" in program:
-            args = cli._train_parser().parse_intermixed_args(given)
-            validate_config(load_config(args.config_file, args.overrides), datasets=False)
+        if line.startswith("d2tiny "):
+            parsed(line)
+        else:
+            assert (ROOT / shlex.split(line)[1]).exists(), line
     for link in re.findall(r"\]\(([^)#]+?)\)", SCALEBRIDGE):
         assert (ROOT / "docs" / link).exists(), link
     table = SCALEBRIDGE.split("| part | class |")[1].split("\n\n")[0]
@@ -195,3 +194,17 @@ def test_config_with_a_frozen_expert(tmp_path):
     assert all(torch.equal(v, given[k]) for k, v in frozen.backbone.state_dict().items())
     assert all(p.grad is None for p in frozen.backbone.parameters())
     assert all(p.grad is not None for p in frozen.adapters.parameters())
+
+
+COMMANDS_PAGE = (ROOT / "docs" / "commands.md").read_text()
+
+
+def test_the_page_of_commands_names_all_and_only_what_exists():
+    assert re.findall(r"^\| `d2tiny (\w+)` \|", COMMANDS_PAGE, flags=re.MULTILINE) == list(COMMANDS)
+    assert re.findall(r"^\| (\d+) \| (.+) \|$", COMMANDS_PAGE, flags=re.MULTILINE) == re.findall(
+        r"^  (\d+) +(.+)$", EXIT_CODES, flags=re.MULTILINE
+    )
+    known = {option for name in COMMANDS for action in command_parser(name)._actions for option in action.option_strings}
+    known |= {option for action in build_parser()._actions for option in action.option_strings}
+    known |= {"--config-file", "--input", "--opts"}  # of the scripts
+    assert set(re.findall(r"--?[a-z][a-z-]*(?![\w/])", "\n".join(re.findall(r"`([^`]+)`", COMMANDS_PAGE)))) <= known

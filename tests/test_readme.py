@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 import cv2
@@ -12,10 +11,11 @@ import pytest
 import torch
 from detectron2.config import instantiate
 
-from d2tiny import cli, cli_data, model_zoo
+from d2tiny import model_zoo
 from d2tiny.config import load_config, validate_config
 from d2tiny.evaluation import PROTOCOLS
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
+from tests.helpers.cli import EXAMPLES, parsed
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -59,19 +59,9 @@ def test_extend_block():
 
 
 def test_commands_name_what_exists():
-    seen = 0
     for command in commands():
         for path in re.findall(r"(?:tools|configs)/[\w./-]+", command):
             assert (ROOT / path).exists(), command
-        if "tools/train_net.py" in command or "tools/demo.py" in command:
-            words = shlex.split(command)[2:]
-            train = "train_net" in command
-            parser = cli._train_parser() if train else cli._demo_parser()
-            args = parser.parse_intermixed_args(words) if train else parser.parse_args(words)
-            overrides = args.overrides if train else args.opts
-            validate_config(load_config(args.config_file if train else args.config, overrides), datasets=False)
-            seen += 1
-    assert seen == 3
 
 
 @pytest.mark.parametrize("line", [c for c in commands() if c.startswith("make ")])
@@ -99,16 +89,16 @@ def test_links_and_configs_exist():
 
 @pytest.mark.parametrize("page", ["README.md", "datasets/README.md"])
 def test_commands_of_d2tiny_parse(page):
-    """Those of README.md are the examples of `--help`, which test_cli_data.py runs."""
+    """And their configs load. Among those of README.md are the examples of `--help`, which tests/cli runs."""
     text = (ROOT / page).read_text()
     lines = [c for c in commands(text) if c.startswith("d2tiny ")]
     lines += [c for c in re.findall(r"`(d2tiny [^`]+)`", text) if len(c.split()) > 3 and "/" not in c.split()[1]]
     lines = [c for c in lines if "FILE" not in c and " / " not in c]
     assert len(lines) >= 5
     for line in lines:
-        cli_data.build_parser().parse_args(shlex.split(line)[1:])
+        parsed(line)
     if page == "README.md":
-        assert set(lines) == set(cli_data.EXAMPLES.values())
+        assert {" ".join(line.split()) for line in lines} >= set(EXAMPLES.values())
 
 
 def test_protocols_are_all_described():

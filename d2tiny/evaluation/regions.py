@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
 from d2tiny.data.coco.arrays import GroundTruth
@@ -53,6 +52,8 @@ def _covered(regions: np.ndarray, size: np.ndarray) -> np.ndarray:
     canvas = np.zeros((height, width), dtype=np.uint8)
     for (x1, y1), (x2, y2) in zip(first.astype(int), last.astype(int), strict=True):
         canvas[y1 - 1 : y2, x1 - 1 : x2] = 1
+    import cv2  # only protocols with ignored regions need it
+
     return cv2.integral(canvas)
 
 

@@ -77,5 +77,5 @@ def test_commands_on_files_import_neither_torch_nor_detectron2(folder, name):
 
 
 def test_evaluation_without_a_report_draws_nothing(folder):
-    found = imported(("cv2", "matplotlib", "scipy", "PIL"), LIGHT["evaluate without a report"], cwd=folder)[2]
+    found = imported(("cv2", "matplotlib", "PIL"), LIGHT["evaluate without a report"], cwd=folder)[2]
     assert found == "[]"

@@ -8,9 +8,22 @@ from importlib import import_module
 
 from PIL import Image
 
-from d2tiny.cli import COMMANDS, main
+from d2tiny.cli import COMMANDS, command_parser, main
+from d2tiny.cli.predict import split_overrides
+from d2tiny.config import load_config, validate_config
 
 EXAMPLES = {name: import_module(f"d2tiny.cli.{name}").EXAMPLE for name in COMMANDS}
+
+
+def parsed(line):
+    """Return the arguments of a documented command line of `d2tiny`; its config, if any, must load and be valid."""
+    program, name, *words = shlex.split(line)
+    assert program == "d2tiny", line
+    args = command_parser(name).parse_intermixed_args(words)
+    if getattr(args, "config", None):
+        overrides = split_overrides(args.images)[1] if name == "predict" else args.overrides
+        validate_config(load_config(args.config, overrides), datasets=False)
+    return args
 
 
 def write_visdrone(root):
