@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import shutil
 
 import pytest
@@ -17,3 +18,13 @@ def folder(scenes, tmp_path, monkeypatch):
     write_predictions(tmp_path / "instances_val.json", tmp_path / "predictions.json")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _logs_of_one_test():
+    """Take the handlers of a training away again: the output that they write to is closed after the test."""
+    yield
+    for logger in map(logging.getLogger, ("d2tiny", "detectron2", "fvcore")):
+        for handler in [h for h in logger.handlers if hasattr(h, "_d2tiny_handler")]:
+            logger.removeHandler(handler)
+            handler.close()

@@ -16,7 +16,7 @@ from d2tiny.cli import COMMANDS, main
 from tests.helpers.cli import EXAMPLES, files, run
 
 OUTPUTS = {
-    "train": ["output/try/model_final.pth", "output/try/result.json"],
+    "train": ["output/try", "output/try/model_final.pth", "output/try/result.json"],
     "evaluate": ["output/report/index.html"],
     "predict": ["found/detections.json", "found/scene.jpg"],
     "demo": ["output/demo/pictures", "output/demo/report/index.html"],
