@@ -36,7 +36,7 @@ def validate_config(cfg: DictConfig, *, datasets: bool = True, splits: Sequence[
     for path, node in _calls(cfg, ""):
         problems += _check_call(path, node)
     if not problems:
-        problems += _check_levels(cfg) + _check_channels(cfg) + _check_train(cfg)
+        problems += _check_levels(cfg) + _check_train(cfg)
     if not problems and datasets:
         problems += _check_datasets(cfg, splits)
     if problems:
@@ -145,31 +145,6 @@ def _check_anchor_count(key: str, node: DictConfig) -> list[str]:
     if count == head.num_anchors:
         return []
     return [f"{key}.{part}.num_anchors={head.num_anchors} but the anchor generator makes {count} a cell."]
-
-
-def _check_channels(cfg: DictConfig) -> list[str]:
-    """Every part that reads the pyramid against the width of its FPN."""
-    node, around = _select(cfg, "model.backbone"), []
-    key = "model.backbone"
-    while node is not None and "out_channels" not in node:
-        around += [f"{key}.{name}" for name in ("neck.channels", "second.feedback_channels")]
-        inner = next((name for name in ("backbone", "fpn") if name in node), None)
-        node, key = (node[inner], f"{key}.{inner}") if inner else (None, key)
-    if node is None:
-        return []
-    heads, inputs = _select(cfg, "model.roi_heads.box_heads") or [], _select(cfg, "model.head.net.input_shape") or []
-    users = (
-        *around,
-        "model.proposal_generator.head.in_channels",
-        "model.roi_heads.box_head.input_shape.channels",
-        *(f"model.roi_heads.box_heads.{i}.input_shape.channels" for i in range(len(heads))),
-        *(f"model.head.net.input_shape.{i}.channels" for i in range(len(inputs))),
-    )
-    return [
-        f"{user}={value} but the pyramid has {node.out_channels} channels."
-        for user in users
-        if (value := _select(cfg, user)) is not None and value != node.out_channels
-    ]
 
 
 def _num_classes(cfg: DictConfig) -> int | None:
