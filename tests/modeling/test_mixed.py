@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import runpy
 
 import pytest
 import torch
@@ -12,13 +11,10 @@ from detectron2.engine import DefaultPredictor
 
 from d2tiny import model_zoo
 from d2tiny.config import apply_overrides, save_config, validate_config
-from d2tiny.config.lazy import configs_root
 from d2tiny.engine.run import run
 from d2tiny.utils.errors import CheckpointError, ConfigError
-from tests.modeling.test_configs import BATCHES, narrow, predict, step
-from tests.modeling.test_pairs import ASSIGNERS, LOSSES, overrides
+from tests.helpers.models import ASSIGNERS, BATCHES, LOSSES, PARTS, narrow, overrides, predict, step
 
-PARTS = runpy.run_path(str(configs_root() / "common" / "parts.py"))
 NECKS = {
     "fpn": (),
     "efpnbs": ("efpnbs",),

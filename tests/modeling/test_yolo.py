@@ -19,8 +19,8 @@ from d2tiny.modeling.dense_heads.yolov5 import SigmoidCoder
 from d2tiny.modeling.dense_heads.yolox import CornerCoder
 from d2tiny.modeling.losses import DCLoss, IoULoss, SALoss, SmoothL1Loss, dfl_loss
 from d2tiny.utils.errors import ConfigError
-from tests.modeling.test_configs import yolo
-from tests.modeling.test_detector import item, targets
+from tests.helpers.images import item, targets
+from tests.helpers.models import yolo
 
 HOSTS = ("yolox_s", "yolov5_s", "yolo11_n", "rs_tinynet_n")
 

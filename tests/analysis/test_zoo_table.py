@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
 from d2tiny import model_zoo
 from d2tiny.analysis.zoo_table import cost, markdown
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.helpers import ROOT
 
 
 def test_the_file_is_up_to_date():

@@ -25,8 +25,8 @@ from d2tiny.data.loading.images import read_image
 from d2tiny.data.loading.raster import RasterReader
 from d2tiny.data.tools.tiling import TileSettings, tile_dataset, tile_starts
 from d2tiny.utils.errors import ConfigError, DatasetError
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 HALVES = TileSettings(size=32, overlap=0)
 SMALL = TileSettings(size=32, overlap=8)
 

@@ -1,0 +1,151 @@
+"""Narrow models of any config, and one step of training or inference with them."""
+
+from __future__ import annotations
+
+import ast
+from types import SimpleNamespace
+
+import torch
+from detectron2.config import LazyConfig, instantiate
+from detectron2.utils.events import EventStorage
+from omegaconf import OmegaConf
+
+from d2tiny import model_zoo
+from d2tiny.config.lazy import configs_root
+from tests.helpers.images import item
+
+NARROW_YAML = [
+    "MODEL.RESNETS.DEPTH=18",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS=64",
+    "MODEL.RESNETS.NORM=BN",
+    "MODEL.BACKBONE.FREEZE_AT=0",
+    "MODEL.FPN.OUT_CHANNELS=32",
+    "MODEL.ROI_BOX_HEAD.FC_DIM=64",
+]
+BATCHES = {
+    "normal": [item([[10, 10, 18, 17], [30, 40, 36, 47]]), item([[50, 20, 61, 33]])],
+    "half-empty": [item([[10, 10, 18, 17]]), item([])],
+    "empty": [item([]), item([])],
+}
+ASSIGNERS = {
+    "hla": ("HLAAssigner",),
+    "hla_wd": ("HLAAssigner", "metric=wd"),
+    "maxiou": ("MaxIoUAssigner",),
+    "maxiou_nwd": ("MaxIoUAssigner", "metric=nwd", "min_quality=0.3"),
+    "rka": ("RKAAssigner",),
+    "atss": ("ATSSAssigner",),
+}
+LOSSES = {
+    "l1": ("SmoothL1Loss",),
+    "dc": ("DCLoss", "learnable=ema"),
+    "dc_formula": ("DCLoss", "mode=formula"),
+    "giou": ("IoULoss", "kind=giou"),
+    "iou2": ("IoULoss", "kind=iou2"),
+    "sal": ("SALoss", "l1_weight=1.0"),
+    "sal_image": ("SALoss", "base=giou", "stat_mode=image"),
+    "sal_ema": ("SALoss", "stat_mode=ema"),
+    "nwd": ("NWDLoss",),
+}
+
+
+def overrides(key, choice):
+    """Return the config overrides that put an entry of ``ASSIGNERS`` or ``LOSSES`` at ``key``."""
+    return [f"{key}={choice[0]}", *(f"{key}.{setting}" for setting in choice[1:])]
+
+
+def shared(module):
+    """Return the functions of ``configs/common/<module>.py``, loaded in the way that configs import them."""
+    path = configs_root() / "common" / f"{module}.py"
+    names = tuple(node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef))
+    return SimpleNamespace(**dict(zip(names, LazyConfig.load(str(path), names), strict=True)))
+
+
+dino, yolo = shared("dino"), shared("yolo")
+PARTS = vars(shared("parts"))
+
+
+def narrow(cfg):
+    """Make a config cheap in place, with the same graph: a random ResNet-18 instead of ResNet-50, and 32 channels."""
+    if "encoder" in cfg.model:
+        OmegaConf.set_struct(cfg, False)
+        if cfg.model.backbone.backbone.stages.depth != 18:
+            dino.quick(cfg.model)
+        cfg.model.channels = 32
+        cfg.model.encoder.update(layers=1, heads=2, hidden=32)
+        cfg.model.decoder.layers = 2
+        OmegaConf.set_struct(cfg, True)
+        return cfg
+    if "in_channels" in cfg.model.get("head", {}):
+        stages, _ = yolo.chain(cfg.model)
+        stages.update(depth=0.33, width=0.125)
+        yolo.fit(cfg.model)
+        return cfg
+    model, node, width = cfg.model, cfg.model.backbone, 32
+    while "out_channels" not in node:
+        if "neck" in node:
+            node.neck.channels = width
+        if "second" in node:
+            node.second.update(depth=18, norm="BN", freeze_at=0, feedback_channels=width)
+        node = node.get("backbone", node.get("fpn"))
+    node.out_channels = width
+    if "in_channels" in node.top_block:
+        node.top_block.in_channels = node.top_block.out_channels = width
+    bottom_up = node.bottom_up
+    if "neck" in bottom_up:
+        bottom_up.neck.channels = [64, 128, 256, 512][-len(bottom_up.neck.levels) :]
+        bottom_up = bottom_up.backbone
+    bottom_up.freeze_at = 0
+    if "stages" in bottom_up:
+        bottom_up.stem.norm = bottom_up.stages.norm = "BN"
+        OmegaConf.set_struct(bottom_up, False)
+        bottom_up.stages.pop("stride_in_1x1", None)
+        bottom_up.stages.depth = 18
+    else:
+        bottom_up.update(depth=18, norm="BN")
+    if "roi_heads" not in model:
+        model.head.net.conv_dims = [2 * width]  # GN has 32 groups, and P7 of a small image has one place
+        for shape in model.head.net.input_shape:
+            shape.channels = width
+        return cfg
+    model.proposal_generator.head.in_channels = width
+    heads = model.roi_heads
+    for head in heads.get("box_heads", [heads.get("box_head")]):
+        head.input_shape.channels, head.fc_dims = width, [64, 64]
+    for predictor in heads.get("box_predictors", [heads.get("box_predictor")]):
+        predictor.input_shape.channels = 64
+    return cfg
+
+
+def small(name="dino_r18", **changes):
+    """Build the narrow model of a quick config from a fixed seed.
+
+    Args:
+        name: config in ``configs/quick``.
+        changes: keys of the model's config, with ``__`` for the dot.
+    """
+    cfg = narrow(model_zoo.get_config(f"quick/{name}")).model
+    OmegaConf.set_struct(cfg, False)
+    for key, value in changes.items():
+        OmegaConf.update(cfg, key.replace("__", "."), value)
+    torch.manual_seed(0)
+    return instantiate(cfg)
+
+
+def step(model, batch):
+    """Run a training step's forward and backward pass; every parameter must get a gradient."""
+    model.train()
+    with EventStorage(0):
+        losses = model(batch)
+    total = sum(losses.values())
+    model.zero_grad()
+    total.backward()
+    assert torch.isfinite(total)
+    assert not [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+
+
+def predict(model):
+    """Return the detections on a fixed random image."""
+    model.eval()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        return model([{"image": torch.randint(0, 255, (3, 70, 90), dtype=torch.uint8)}])[0]["instances"]
