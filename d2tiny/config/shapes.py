@@ -15,7 +15,8 @@ Example:
         neck = L(PAFPN)(in_features=["c3", "c4", "c5"], in_channels="${channels:${..backbone},${.in_features}}", ...)
 
 The numbers come from ``output_shape()`` of the backbone itself, as Detectron2's FPN reads them, so that no config and
-no other code has to know them. The backbone is built for that on PyTorch's meta device, without memory or random numbers.
+no other code has to know them. The backbone is built for that on PyTorch's meta device, which takes no memory and draws
+no random numbers.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def backbone_shape(node: DictConfig) -> dict[str, ShapeSpec]:
         except ConfigError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError, AssertionError, IndexError) as err:
-            raise ConfigError(f"cannot build the backbone whose channels are asked for: {err}") from err
+            raise ConfigError(f"its backbone cannot be built: {type(err).__name__}: {err}") from err
         if len(_CACHE) >= _CACHE_SIZE:
             _CACHE.clear()
         _CACHE[key] = shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -118,11 +119,21 @@ def test_papers_settings():
     assert rpn.box_loss.mode == roi.box_predictor.box_loss.mode == "prose"
 
 
-def test_configs_are_short_diffs():
-    """An experiment file is a short diff against a named parent."""
-    for path in Path(configs_root()).rglob("*.py"):
+def test_experiments_read_like_a_sentence():
+    """At most a dozen lines of code, no repeated consequences, nothing from another experiment."""
+    for path in Path(configs_root()).glob("*/*.py"):
         if "common" not in path.parts:
-            assert len(path.read_text().splitlines()) <= 45, path
+            text = path.read_text()
+            assert len([line for line in text.splitlines() if line and line[0] not in ("#", '"')]) <= 12, path
+            assert not re.search(r"output_dir|images=|^from \.\w", text, flags=re.MULTILINE), path
+
+
+def test_names_decide_where_the_output_goes(tmp_path):
+    assert load_config("aitod/yolox_m_300e").train.output_dir == "output/aitod/yolox_m_300e"
+    mine = tmp_path / "mine.py"
+    mine.write_text("train = dict(output_dir='???', max_iter=3)")
+    assert load_config(mine).train.output_dir == "output/mine"
+    assert load_config(mine, ["train.output_dir=else"]).train.output_dir == "else"
 
 
 def test_cfg_node_edits_are_obeyed():

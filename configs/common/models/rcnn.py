@@ -13,10 +13,11 @@ from detectron2.modeling.proposal_generator import StandardRPNHead
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead
 
 from d2tiny.modeling.assigners import MaxIoUAssigner
-from d2tiny.modeling.backbone import RFP, DetectoRSResNet
 from d2tiny.modeling.losses import SmoothL1Loss
 from d2tiny.modeling.proposal_generator import TinyRPN
 from d2tiny.modeling.roi_heads import TinyCascadeROIHeads, TinyFastRCNNOutputLayers, TinyStandardROIHeads
+
+from ..parts.rcnn import detectors
 
 PIXEL_MEAN, PIXEL_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # ImageNet's, RGB
 
@@ -170,27 +171,11 @@ def cascade_rcnn_r18(num_classes):
     return _cascade(faster_rcnn_r18(num_classes))
 
 
-def _detectors(model):
-    """Switchable atrous convolutions in the ResNet, which a recursive pyramid uses twice (DetectoRS)."""
-    fpn, resnet = model.backbone, model.backbone.bottom_up
-    settings = dict(
-        depth=resnet.stages.depth,
-        norm=resnet.stages.norm,
-        freeze_at=resnet.freeze_at,
-        out_features=resnet.out_features,
-        stride_in_1x1=False,  # True for the MSRA weights
-    )
-    fpn.bottom_up = L(DetectoRSResNet)(**settings)
-    second = L(DetectoRSResNet)(**settings, prefix="rfp_", feedback_channels="${..fpn.out_channels}")
-    model.backbone = L(RFP)(fpn=fpn, second=second)
-    return model
-
-
 def detectors_r50(num_classes):
     """DetectoRS: Cascade R-CNN on a recursive pyramid of ResNet-50 with switchable atrous convolutions."""
-    return _detectors(cascade_rcnn_r50(num_classes))
+    return detectors(cascade_rcnn_r50(num_classes))
 
 
 def detectors_r18(num_classes):
     """A small DetectoRS for quick trainings from random weights."""
-    return _detectors(cascade_rcnn_r18(num_classes))
+    return detectors(cascade_rcnn_r18(num_classes))

@@ -3,6 +3,7 @@
 from detectron2.config import LazyCall as L
 
 from d2tiny.modeling.assigners import HLAAssigner, MaxIoUAssigner, RKAAssigner
+from d2tiny.modeling.backbone import RFP, DetectoRSResNet
 from d2tiny.modeling.losses import DCLoss, IoULoss, NWDLoss
 from d2tiny.modeling.necks import EFPNBS, SARL, NeckedBackbone
 from d2tiny.modeling.priors import RFAnchorGenerator
@@ -68,13 +69,32 @@ def sarl(model, **settings):
     fpn = model.backbone
     if "bottom_up" not in fpn:
         raise ConfigError(
-            "sarl: stands between a backbone and an ordinary FPN; call it before efpnbs. The recursive pyramid of "
-            "DetectoRS reads its backbones itself."
+            "sarl: stands between a backbone and an ordinary FPN; call it before efpnbs, and not with detectors: the "
+            "recursive pyramid reads its backbones itself."
         )
     levels = list(fpn.in_features)
     neck = L(SARL)(channels="${channels:${..backbone},${.levels}}", levels=levels, **settings)
     fpn.bottom_up = L(NeckedBackbone)(backbone=fpn.bottom_up, neck=neck)
     fpn.in_features = levels
+    return model
+
+
+def detectors(model):
+    """Switchable atrous convolutions in the ResNet and a recursive pyramid (DetectoRS); docs/papers/detectors.md."""
+    fpn = model.backbone
+    if "bottom_up" not in fpn or "stages" not in fpn.bottom_up:
+        raise ConfigError("detectors: needs a ResNet and an FPN; call it before efpnbs, and not with sarl.")
+    resnet = fpn.bottom_up
+    settings = dict(
+        depth=resnet.stages.depth,
+        norm=resnet.stages.norm,
+        freeze_at=resnet.freeze_at,
+        out_features=resnet.out_features,
+        stride_in_1x1=resnet.stages.get("stride_in_1x1", False),  # True for the MSRA weights
+    )
+    fpn.bottom_up = L(DetectoRSResNet)(**settings)
+    second = L(DetectoRSResNet)(**settings, prefix="rfp_", feedback_channels="${..fpn.out_channels}")
+    model.backbone = L(RFP)(fpn=fpn, second=second)
     return model
 
 

@@ -96,7 +96,7 @@ def tiny_candidates(model, size=8.0):
 
 
 def p2(model):
-    """One more level, of stride 4; call it before other parts."""
+    """One more level, of stride 4."""
     stages, joints = _nested(model)
     stages.out_features = ["c2", "c3", "c4", "c5"]
     for joint in joints:
