@@ -1,4 +1,4 @@
-"""The layers of DESIGN.md §3, read from the imports."""
+"""The layers of docs/architecture.md, read from the imports; ``ALLOWED`` is the law."""
 
 from __future__ import annotations
 
