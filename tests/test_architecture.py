@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import ast
+import runpy
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parents[1] / "d2tiny"
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "d2tiny"
+TOOL = runpy.run_path(str(ROOT / "tools" / "draw_architecture.py"))
+imports, module_name, room = TOOL["imports"], TOOL["module_name"], TOOL["room"]
 
 # room -> rooms that it may import besides itself; a room that is not listed fails the test.
 _OPS = {"utils", "ops"}
@@ -59,35 +62,14 @@ ALLOWED = {
 }
 
 
-def room(module: str) -> str:
-    """``d2tiny.modeling.losses.iou`` -> ``modeling.losses``."""
-    parts = module.split(".")[1:]
-    if not parts:
-        return ""
-    if parts[0] == "modeling" and len(parts) > 1:
-        return ".".join(parts[:2])
-    return parts[0]
-
-
-def imports(path: Path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            yield node.module
-            # `from d2tiny import model_zoo` names a module, not a thing inside one
-            yield from (f"{node.module}.{a.name}" for a in node.names if node.module == "d2tiny")
-
-
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_layers(path):
-    module = "d2tiny." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-    here = room(module.removesuffix(".__init__"))
-    if here in ("", "__init__"):
+    module = module_name(path, PACKAGE)
+    here = room(module)
+    if not here:
         return  # the package itself registers everything
     assert here in ALLOWED, f"{module}: add its room to ALLOWED"
     for name in imports(path):
