@@ -10,9 +10,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "d2tiny"
 TOOL = runpy.run_path(str(ROOT / "tools" / "draw_architecture.py"))
-imports, module_name, room = TOOL["imports"], TOOL["module_name"], TOOL["room"]
+imports, module_name, subpackage = TOOL["imports"], TOOL["module_name"], TOOL["subpackage"]
 
-# room -> rooms that it may import besides itself; a room that is not listed fails the test.
+# subpackage -> what it may import besides itself; one that is not listed fails the test.
 _OPS = {"utils", "ops"}
 _PARTS = _OPS | {"layers", "modeling.priors", "modeling.targets", "modeling.contracts"}
 _HEADS = _PARTS | {"modeling.assigners", "modeling.losses", "modeling.build"}
@@ -68,13 +68,13 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_layers(path):
     module = module_name(path, PACKAGE)
-    here = room(module)
+    here = subpackage(module)
     if not here:
         return  # the package itself registers everything
-    assert here in ALLOWED, f"{module}: add its room to ALLOWED"
+    assert here in ALLOWED, f"{module}: add its subpackage to ALLOWED"
     for name in imports(path):
-        if name.split(".")[0] == "d2tiny" and room(name):
-            other = room(name)
+        if name.split(".")[0] == "d2tiny" and subpackage(name):
+            other = subpackage(name)
             assert other == here or other in ALLOWED[here], f"{module} must not import {name}"
 
 

@@ -3,7 +3,7 @@
     python tools/draw_architecture.py            # writes docs/images/architecture.png
     python tools/draw_architecture.py --check    # exit status 1 if the picture is not that of the imports
 
-Boxes are rooms (the folders and files of d2tiny, and of d2tiny/modeling), each above everything that it imports.
+Boxes are subpackages (folders and files of d2tiny, and of d2tiny/modeling), each above everything that it imports.
 Arrows that follow from others are left out. The imports are stored in the picture's description, so that a test can
 tell whether it is current.
 """
@@ -27,8 +27,8 @@ _UNDER_MODELING = ("ops", "layers")  # drawn on the same side
 Edges = dict[str, set[str]]
 
 
-def room(module: str) -> str:
-    """Return the room of a module: ``d2tiny.modeling.losses.iou`` is in ``modeling.losses``, d2tiny itself in ""."""
+def subpackage(module: str) -> str:
+    """Return where a module is: ``modeling.losses`` for ``d2tiny.modeling.losses.iou``, "" for d2tiny itself."""
     parts = module.split(".")[1:]
     return ".".join(parts[:2]) if parts[:1] == ["modeling"] else ".".join(parts[:1])
 
@@ -57,34 +57,34 @@ def module_name(path: Path, package: Path) -> str:
 
 
 def read_edges(package: Path) -> Edges:
-    """Return for each room the other rooms that it imports."""
+    """Return for each subpackage the others that it imports."""
     edges: Edges = {}
     for path in sorted(package.rglob("*.py")):
-        here = room(module_name(path, package))
-        others = {room(name) for name in imports(path) if name.split(".")[0] == package.name}
+        here = subpackage(module_name(path, package))
+        others = {subpackage(name) for name in imports(path) if name.split(".")[0] == package.name}
         if here:
             edges.setdefault(here, set()).update(others - {here, ""})
     return edges
 
 
 def describe(edges: Edges) -> str:
-    """Return the edges as text, one line a room."""
+    """Return the edges as text, one line for each subpackage."""
     return "\n".join(f"{name}: {', '.join(sorted(edges[name]))}".rstrip() for name in sorted(edges))
 
 
 def floors(edges: Edges) -> dict[str, int]:
-    """Return the floor of each room, 0 for the lowest.
+    """Return the floor of each subpackage, 0 for the lowest.
 
-    A room is one floor above the highest that it imports; one that imports none is right under those that import it.
+    A subpackage is one floor above the highest that it imports; one that imports none is right under its users.
 
     Raises:
-        ValueError: rooms that import one another in a circle.
+        ValueError: subpackages that import one another in a circle.
     """
     found: dict[str, int] = {}
 
     def floor(name: str, path: tuple[str, ...]) -> int:
         if name in path:
-            raise ValueError(f"Rooms import one another: {' -> '.join((*path[path.index(name) :], name))}.")
+            raise ValueError(f"Subpackages import one another: {' -> '.join((*path[path.index(name) :], name))}.")
         if name not in found:
             found[name] = max((floor(other, (*path, name)) + 1 for other in edges.get(name, ())), default=0)
         return found[name]
@@ -96,7 +96,7 @@ def floors(edges: Edges) -> dict[str, int]:
 
 
 def reduced(edges: Edges) -> Edges:
-    """Leave out imports of rooms that are also reached through another imported room."""
+    """Leave out imports that are also reached through another import."""
 
     def reached(name: str) -> set[str]:
         return set().union(*({other} | reached(other) for other in edges.get(name, ()))) if edges.get(name) else set()
@@ -108,13 +108,13 @@ def reduced(edges: Edges) -> Edges:
 
 
 def place(edges: Edges) -> dict[str, tuple[float, float]]:
-    """Return the middle of each room's box: modeling on the left, the rest on the right, a row for each floor."""
+    """Return the middle of each box: modeling on the left, the rest on the right, a row for each floor."""
     level, arrows = floors(edges), reduced(edges)
     at: dict[str, tuple[float, float]] = {}
     for row in range(max(level.values()) + 1):
         for left in (True, False):
             names = sorted(n for n in level if level[n] == row and _on_the_left(n) == left)
-            # over the rooms that they import, as far as there is room
+            # in the order of what they import
             wanted = {n: _mean([at[o][0] for o in arrows[n] if o in at]) for n in names}
             names.sort(key=lambda n: (wanted[n], n))
             start, width = (0.0, 4.4) if left else (4.9, 4.0)
@@ -132,7 +132,7 @@ def _mean(values: list[float]) -> float:
 
 
 def draw(edges: Edges, output: Path) -> None:
-    """Draw the rooms and the reduced edges to a PNG whose description holds all edges."""
+    """Draw the boxes and the reduced edges to a PNG whose description holds all edges."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -185,7 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
     edges = read_edges(ROOT / "d2tiny")
     if not args.check:
         draw(edges, args.output)
-        print(f"{args.output}: {len(edges)} rooms")
+        print(f"{args.output}: {len(edges)} subpackages")
     elif not is_current(args.output, edges):
         print(f"{args.output} is not that of the imports; run python tools/draw_architecture.py", file=sys.stderr)
         return 1

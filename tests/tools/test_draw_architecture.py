@@ -23,7 +23,7 @@ def test_arrows_that_follow_from_others_are_left_out():
     assert TOOL["reduced"](EDGES) == {"a": set(), "b": {"a"}, "c": {"b"}, "d": {"c"}, "e": set(), "f": {"e", "c"}}
 
 
-def test_a_room_is_above_what_it_imports_and_unused_depth_is_taken_back():
+def test_everything_is_above_its_imports_and_leaves_are_under_their_users():
     assert TOOL["floors"](EDGES) == {"a": 0, "b": 1, "c": 2, "d": 3, "e": 2, "f": 3}
 
 
