@@ -31,6 +31,7 @@ NEEDS_DETECTRON2 = frozenset(
         "d2tiny.config.defaults",
         "d2tiny.config.lazy",
         "d2tiny.config.native",
+        "d2tiny.config.shapes",
         "d2tiny.config.signature",
         "d2tiny.config.validate",
         "d2tiny.data.coco.records",

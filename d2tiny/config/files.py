@@ -8,7 +8,7 @@ from pathlib import Path
 
 from d2tiny.utils.errors import ConfigError, did_you_mean
 
-__all__ = ["config_names", "config_title", "configs_root", "find_config"]
+__all__ = ["config_name", "config_names", "config_title", "configs_root", "find_config"]
 
 
 def configs_root() -> Path:
@@ -46,6 +46,12 @@ def find_config(name: str | os.PathLike[str]) -> Path:
     text = path.with_suffix("").as_posix() if path.suffix == ".py" else path.as_posix()
     text = text.removeprefix("configs/")
     raise ConfigError(f"No config '{name}'. {did_you_mean(text, config_names())}")
+
+
+def config_name(path: Path) -> str:
+    """Return the zoo name of a config file, ``folder/name``; for a file outside the zoo its name without ending."""
+    path, root = path.resolve(), configs_root().resolve()
+    return path.relative_to(root).with_suffix("").as_posix() if path.is_relative_to(root) else path.stem
 
 
 def config_title(name: str | os.PathLike[str]) -> str:

@@ -16,7 +16,8 @@ from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from d2tiny.config.files import find_config
+from d2tiny.config.files import config_name, find_config
+from d2tiny.config.shapes import follows, register_resolvers
 from d2tiny.config.signature import accepted_parameters, resolve_target
 from d2tiny.utils.errors import ConfigError, did_you_mean
 from d2tiny.utils.files import write_text
@@ -29,9 +30,13 @@ __all__ = [
     "save_config",
 ]
 
+register_resolvers()
+
 
 def load_config(name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> DictConfig:
     """Load a lazy config, apply overrides and close it against unknown keys.
+
+    Where the config leaves ``train.output_dir`` open, it follows from the config's name: ``output/aitod/…``.
 
     Args:
         name: path of a ``.py`` config, of a ``.yaml`` written by :func:`save_config`, or a zoo name.
@@ -47,6 +52,8 @@ def load_config(name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         raise
     except (SyntaxError, ImportError, AttributeError, KeyError, NameError, yaml.YAMLError) as err:
         raise ConfigError(f"{path}: cannot load this config: {type(err).__name__}: {err}") from err
+    if "train" in cfg and OmegaConf.is_missing(cfg.train, "output_dir"):
+        cfg.train.output_dir = f"output/{config_name(path)}"
     OmegaConf.set_struct(cfg, True)
     return apply_overrides(cfg, overrides)
 
@@ -153,6 +160,7 @@ def _override(cfg: DictConfig, key: str, value: Any, *, add: bool) -> None:
             node = node[entry]
             continue
         if isinstance(node, DictConfig) and entry in list(node):
+            _check_decision(key, node, entry)
             old = OmegaConf.select(cfg, key, throw_on_missing=False)
             value = _convert(key, old, value)
             merges = isinstance(value, dict) and "_target_" not in value
@@ -165,6 +173,14 @@ def _override(cfg: DictConfig, key: str, value: Any, *, add: bool) -> None:
         with open_dict(node) if isinstance(node, DictConfig) else nullcontext():
             node[entry] = value
     OmegaConf.set_struct(cfg, True)
+
+
+def _check_decision(key: str, node: DictConfig, name: str) -> None:
+    """Refuse to set what follows from other keys."""
+    raw = OmegaConf.to_container(node, resolve=False)
+    assert isinstance(raw, dict)
+    if follows(raw[name]):
+        raise ConfigError(f"{key}: this follows from {raw[name]} and cannot be set; change what it follows from.")
 
 
 def _accepts(node: DictConfig, prefix: str, name: str) -> bool:
