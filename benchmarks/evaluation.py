@@ -32,7 +32,7 @@ AREAS = [[0, 1e10], [0, 64], [64, 256], [256, 1024], [1024, 1e10]]
 LABELS = ["all", "verytiny", "tiny", "small", "medium"]
 METRICS = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
 CONTENDERS = {
-    "d2tiny": "d2tiny.evaluation",
+    "d2tiny": "d2tiny.evaluation.engine",
     "ultrafast-pycocotools": "ultrafast_pycocotools",
     "hotcoco": "hotcoco",
     "faster-coco-eval": "faster_coco_eval",

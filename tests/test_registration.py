@@ -51,6 +51,7 @@ assert "quick/yolox_s" in model_zoo.list_configs()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["import d2tiny", "import detectron2\nimport d2tiny", "from d2tiny import model_zoo"])
 def test_everything_is_registered(first, tmp_path):
     """And the warnings that Detectron2 would cause on every start are silent, unless it was imported first."""
@@ -58,6 +59,7 @@ def test_everything_is_registered(first, tmp_path):
     assert "torch.jit.script" not in result.stderr
 
 
+@pytest.mark.slow
 def test_any_module_may_be_imported_first(tmp_path):
     """Modules that import Detectron2 while their own names do not exist yet. One process, forked for each."""
     code = f"""
@@ -122,6 +124,7 @@ raise SystemExit(main(["config", "quick/yolox_s"]) != 2)
     assert "tools/install_detectron2.py" in python(code, cwd=tmp_path).stderr
 
 
+@pytest.mark.slow
 def test_objects_and_functions_can_be_pickled_across_processes(tmp_path):
     """A spawned process imports the module of the function only; everything is registered there all the same."""
     (tmp_path / "spawned.py").write_text("""

@@ -90,6 +90,7 @@ def test_example_of_prediction(folder, capsys):
     check_example(folder, "predict", capsys)
 
 
+@pytest.mark.slow
 def test_example_of_the_demo(folder, scenes, capsys):
     shutil.copytree(scenes / "train", folder / "train")
     check_example(folder, "demo", capsys)
