@@ -18,22 +18,22 @@ def five_scales(model):
     stages.out_features = neck.in_features = ["res2", "res3", "res4", "res5"]
     neck.in_channels = [neck.in_channels[0] // 2, *neck.in_channels]
     model.in_features = ["m0", "m1", "m2", "m3", "m4"]
-    model.encoder.levels = 5
+    model.encoder.num_levels = 5
 
 
 def dgq(model, **settings):
-    """Density-guided queries (SPEC §11.3)."""
-    model.density = L(DensityQueries)(channels="${..channels}", **settings)
-    model.selection.queries = max(model.density.get("buckets", [1500]))
+    """Density-guided queries (DGQ) of ScaleBridge-Det; see docs/papers/scalebridge.md."""
+    model.density = L(DensityQueries)(embed_dim="${..embed_dim}", **settings)
+    model.selection.num_queries = max(model.density.get("buckets", [1500]))
 
 
 def rem(model, **settings):
-    """Routed mixture attention with light experts (SPEC §11.2)."""
-    width = "${....channels}"
+    """Routed mixture attention (REM) of ScaleBridge-Det with light experts; see docs/papers/scalebridge.md."""
+    width = "${....embed_dim}"
     model.routing = L(REM)(
-        experts=[L(expert)(channels=width) for expert in (LocalExpert, DetailExpert, WideExpert, ContextExpert)],
-        channels="${..channels}",
-        heads="${..encoder.heads}",
+        experts=[L(expert)(embed_dim=width) for expert in (LocalExpert, DetailExpert, WideExpert, ContextExpert)],
+        embed_dim="${..embed_dim}",
+        num_heads="${..encoder.num_heads}",
         **settings,
     )
 
@@ -46,8 +46,8 @@ def quick(model):
     stages.freeze_at = 0
     stages.out_features = neck.in_features = ["res2", "res3", "res4", "res5"]
     neck.in_channels, neck.extra = [64, 128, 256, 512], len(model.in_features) - 4
-    model.channels = 128
-    model.encoder.update(layers=2, heads=4, hidden=256)
-    model.decoder.layers = 3
+    model.embed_dim = 128
+    model.encoder.update(num_layers=2, num_heads=4, feedforward_dim=256)
+    model.decoder.num_layers = 3
     if model.density is None:
-        model.selection.queries = 300
+        model.selection.num_queries = 300

@@ -46,9 +46,9 @@ def narrow(cfg):
         OmegaConf.set_struct(cfg, False)
         if cfg.model.backbone.backbone.stages.depth != 18:
             dino.quick(cfg.model)
-        cfg.model.channels = 32
-        cfg.model.encoder.update(layers=1, heads=2, hidden=32)
-        cfg.model.decoder.layers = 2
+        cfg.model.embed_dim = 32
+        cfg.model.encoder.update(num_layers=1, num_heads=2, feedforward_dim=32)
+        cfg.model.decoder.num_layers = 2
         OmegaConf.set_struct(cfg, True)
         return cfg
     if "in_channels" in cfg.model.get("head", {}):

@@ -1,4 +1,4 @@
-"""DINO with a ResNet-50 on four scales (SPEC §10), as tiny objects want it: finer logits, 1,500 detections."""
+"""DINO (Zhang et al., ICLR 2023) with a ResNet-50 on four scales and 1,500 detections, for tiny objects."""
 
 from detectron2.config import LazyCall as L
 from detectron2.modeling.backbone import BasicStem, ResNet
@@ -19,32 +19,44 @@ model = L(TinyDINO)(
         neck=L(ChannelMapper)(
             in_features=["res3", "res4", "res5"],
             in_channels=[512, 1024, 2048],
-            channels="${...channels}",
+            channels="${...embed_dim}",
             extra=1,
             norm="GN",
         ),
     ),
     in_features=["m0", "m1", "m2", "m3"],
     num_classes=8,
-    channels=256,
+    embed_dim=256,
     encoder=L(DeformableEncoder)(
-        channels="${..channels}", layers=6, heads=8, levels=4, points=4, hidden=2048, checkpointing=False
+        embed_dim="${..embed_dim}",
+        num_layers=6,
+        num_heads=8,
+        num_levels=4,
+        num_points=4,
+        feedforward_dim=2048,
+        checkpointing=False,
     ),
-    selection=L(QuerySelection)(num_classes="${..num_classes}", channels="${..channels}", queries=900, base_cells=2.0),
+    selection=L(QuerySelection)(
+        num_classes="${..num_classes}", embed_dim="${..embed_dim}", num_queries=900, base_cells=2.0
+    ),
     decoder=L(DINODecoder)(
         num_classes="${..num_classes}",
-        channels="${..channels}",
-        layers=6,
-        heads="${..encoder.heads}",
-        levels="${..encoder.levels}",
-        points=4,
-        hidden="${..encoder.hidden}",
+        embed_dim="${..embed_dim}",
+        num_layers=6,
+        num_heads="${..encoder.num_heads}",
+        num_levels="${..encoder.num_levels}",
+        num_points=4,
+        feedforward_dim="${..encoder.feedforward_dim}",
         shared_heads=True,
         look_forward_twice=True,
         checkpointing=False,
     ),
     denoising=L(Denoising)(
-        num_classes="${..num_classes}", channels="${..channels}", number=100, label_noise=0.5, box_noise=1.0
+        num_classes="${..num_classes}",
+        embed_dim="${..embed_dim}",
+        num_denoising=100,
+        label_noise_ratio=0.5,
+        box_noise_scale=1.0,
     ),
     criterion=L(DINOCriterion)(
         matcher=L(HungarianMatcher)(class_weight=2.0, l1_weight=5.0, giou_weight=2.0),

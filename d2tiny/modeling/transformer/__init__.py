@@ -1,9 +1,9 @@
-"""Parts of detection transformers."""
+"""Components of detection transformers: DINO and ScaleBridge-Det."""
 
 from d2tiny.modeling.transformer.criterion import DINOCriterion
-from d2tiny.modeling.transformer.decoder import Decoded, DINODecoder
+from d2tiny.modeling.transformer.decoder import DecoderOutput, DINODecoder
 from d2tiny.modeling.transformer.denoising import Denoising, DenoisingQueries
-from d2tiny.modeling.transformer.density_queries import DensityQueries, density_target
+from d2tiny.modeling.transformer.density_queries import DensityQueries, SelectedTokens, density_target
 from d2tiny.modeling.transformer.encoder import DeformableEncoder
 from d2tiny.modeling.transformer.experts import (
     ContextExpert,
@@ -12,7 +12,8 @@ from d2tiny.modeling.transformer.experts import (
     LocalExpert,
     WideExpert,
 )
-from d2tiny.modeling.transformer.routing import REM, Routed
+from d2tiny.modeling.transformer.queries import InitialQueries, initial_queries
+from d2tiny.modeling.transformer.routing import REM, RoutingOutput
 from d2tiny.modeling.transformer.selection import Proposals, QuerySelection
 from d2tiny.modeling.transformer.tokens import Tokens, flatten_maps, padding_masks
 
@@ -21,20 +22,23 @@ __all__ = [
     "ContextExpert",
     "DINOCriterion",
     "DINODecoder",
-    "Decoded",
+    "DecoderOutput",
     "DeformableEncoder",
     "Denoising",
     "DenoisingQueries",
     "DensityQueries",
     "DetailExpert",
     "FrozenExpert",
+    "InitialQueries",
     "LocalExpert",
     "Proposals",
     "QuerySelection",
-    "Routed",
+    "RoutingOutput",
+    "SelectedTokens",
     "Tokens",
     "WideExpert",
     "density_target",
     "flatten_maps",
+    "initial_queries",
     "padding_masks",
 ]
