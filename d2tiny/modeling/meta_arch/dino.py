@@ -30,7 +30,6 @@ from d2tiny.modeling.transformer import (
     RoutingOutput,
     Tokens,
     flatten_maps,
-    initial_queries,
     padding_masks,
 )
 from d2tiny.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
@@ -219,9 +218,14 @@ class TinyDINO(nn.Module):
         """Compute all inputs of the decoder; in training with the numbers of objects of the images."""
         tokens, routing = self._tokens(images)
         memory = self.encoder(tokens)
-        density = None if self.density is None else self.density.predict_density(memory, tokens)
+        if self.density is None:
+            proposals = self.selection.propose(memory, tokens)
+            queries = self.selection.initial_queries(proposals, self.selection.select(proposals))
+            return _EncoderOutput(tokens, memory, queries, None, routing)
+        density = self.density.predict_density(memory, tokens)
         proposals = self.selection.propose(memory, tokens)
-        queries = initial_queries(self.selection, proposals, self.density, density, tokens, gt_counts)
+        selected = self.density.select(proposals, density.detach(), tokens, gt_counts)
+        queries = self.selection.initial_queries(proposals, selected, plain_peaks=self.density.plain_peaks)
         return _EncoderOutput(tokens, memory, queries, density, routing)
 
     def _tokens(self, images: ImageList) -> tuple[Tokens, RoutingOutput | None]:

@@ -3,7 +3,8 @@
 from d2tiny.modeling.transformer.criterion import DINOCriterion
 from d2tiny.modeling.transformer.decoder import DecoderOutput, DINODecoder
 from d2tiny.modeling.transformer.denoising import Denoising, DenoisingQueries
-from d2tiny.modeling.transformer.density_queries import DensityQueries, SelectedTokens, density_target
+from d2tiny.modeling.transformer.density_map import density_target
+from d2tiny.modeling.transformer.density_queries import DensityQueries
 from d2tiny.modeling.transformer.encoder import DeformableEncoder
 from d2tiny.modeling.transformer.experts import (
     ContextExpert,
@@ -12,9 +13,8 @@ from d2tiny.modeling.transformer.experts import (
     LocalExpert,
     WideExpert,
 )
-from d2tiny.modeling.transformer.queries import InitialQueries, initial_queries
 from d2tiny.modeling.transformer.routing import REM, RoutingOutput
-from d2tiny.modeling.transformer.selection import Proposals, QuerySelection
+from d2tiny.modeling.transformer.selection import InitialQueries, Proposals, QuerySelection, SelectedTokens
 from d2tiny.modeling.transformer.tokens import Tokens, flatten_maps, padding_masks
 
 __all__ = [
@@ -39,6 +39,5 @@ __all__ = [
     "WideExpert",
     "density_target",
     "flatten_maps",
-    "initial_queries",
     "padding_masks",
 ]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from detectron2.layers import get_norm
@@ -17,61 +16,17 @@ from torch.nn import functional as F
 from d2tiny.layers import DilatedDepthwise
 from d2tiny.layers.masked_norm import masked_norm
 from d2tiny.modeling.contracts import Targets
-from d2tiny.modeling.transformer.selection import Proposals
+from d2tiny.modeling.transformer.density_map import covered_cells, density_target, local_maxima
+from d2tiny.modeling.transformer.selection import Proposals, SelectedTokens
 from d2tiny.modeling.transformer.tokens import Tokens
 from d2tiny.utils.errors import did_you_mean
 from d2tiny.utils.precision import without_autocast
 
-__all__ = ["DensityQueries", "SelectedTokens", "density_target"]
+__all__ = ["DensityQueries"]
 
-_SIGMA = 0.25  # standard deviation of an object's Gaussian, in units of √(w·h)
-_MIN_SIGMA, _MAX_SIGMA = 0.75, 8.0  # its limits in cells
 # Factor of densities in their squared error. With 100 the loss would be a thousand times the others where tiny objects
 # are dense, and would determine the direction of a clipped gradient alone.
 _LOSS_SCALE = 10.0
-
-
-def density_target(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Draw a density map that sums to the number of objects.
-
-    Each object is a Gaussian with σ = √(w·h) / 4, limited to [0.75, 8] cells, in a window of ± 3σ; it is normalised
-    after the border of the map has cut it.
-
-    Args:
-        boxes: (G, 4) cx, cy, w, h in cells.
-        size: (H, W) of the map.
-
-    Returns:
-        (H, W) float32, objects per cell.
-    """
-    height, width = size
-    boxes = boxes.float()
-    sigma = (_SIGMA * boxes[:, 2:].clamp(min=0).prod(dim=1).sqrt()).clamp(_MIN_SIGMA, _MAX_SIGMA)[:, None]
-
-    def profile(centre: Tensor, cells: int) -> Tensor:
-        centre = centre.clamp(0, cells)[:, None]
-        distance = torch.arange(cells, device=boxes.device) + 0.5 - centre
-        weight = torch.exp(-0.5 * (distance / sigma) ** 2) * (distance.abs() <= 3 * sigma)
-        return weight / weight.sum(dim=1, keepdim=True)
-
-    # A Gaussian is the product of its profiles along both axes: one matrix product adds up all objects.
-    with without_autocast(boxes.device):
-        return profile(boxes[:, 1], height).T @ profile(boxes[:, 0], width)
-
-
-@dataclass(frozen=True)
-class SelectedTokens:
-    """Tokens from which the queries of a batch start; Q is the largest number of queries of an image.
-
-    Attributes:
-        token_idx: (B, Q) int64, arbitrary for padding queries.
-        padding_mask: (B, Q) boolean, True for padding queries.
-        is_peak: (B, Q) boolean, True for queries at a peak of the density.
-    """
-
-    token_idx: Tensor
-    padding_mask: Tensor
-    is_peak: Tensor
 
 
 class DensityQueries(nn.Module):
@@ -206,7 +161,7 @@ class DensityQueries(nn.Module):
         """
         token_density = torch.log(self._token_density(density, tokens) + 1e-3)
         score = proposals.pred_logits.amax(dim=-1) + self.density_weight * token_density
-        peaks = _local_maxima(density)
+        peaks = local_maxima(density)
         selected, num_peaks = [], []
         for i, number in enumerate(self.num_queries_of_images(density, gt_counts)):
             image_peaks, image_others = self._select_in_image(score[i], peaks[i], proposals.valid_mask[i], number)
@@ -228,7 +183,7 @@ class DensityQueries(nn.Module):
 
         Args:
             score: (S,) of the tokens.
-            peaks: (H·W,) of :func:`_local_maxima`.
+            peaks: (H·W,) of :func:`~d2tiny.modeling.transformer.density_map.local_maxima`.
             valid_mask: (S,) boolean, tokens that may be selected.
             num_queries: number of both together; fewer if there are not so many valid tokens.
         """
@@ -274,7 +229,7 @@ class DensityQueries(nn.Module):
             target = density_target(boxes.float() * scale, size)
             predicted = density[i, : size[0], : size[1]]
             if len(regions):
-                learned = ~_covered_cells(regions.float() * scale, size)
+                learned = ~covered_cells(regions.float() * scale, size)
                 target, predicted = target * learned, predicted * learned
             map_losses.append(((_LOSS_SCALE * (predicted - target)) ** 2).mean())
             count_losses.append((torch.log1p(predicted.sum()) - torch.log1p(target.sum())).abs())
@@ -307,20 +262,3 @@ def _check_settings(
             "DensityQueries: peak_share in [0, 1], density_weight >= 0 and warmup >= 0, got "
             f"{peak_share}, {density_weight}, {warmup}."
         )
-
-
-def _local_maxima(density: Tensor) -> Tensor:
-    """Return (B, H·W), the density (B, H, W) in cells that are the highest of their 3×3 neighbours, elsewhere 0."""
-    highest = F.max_pool2d(density[:, None], 3, stride=1, padding=1)[:, 0]
-    return torch.where((density == highest) & (density > 0), density, 0.0).flatten(1)
-
-
-def _covered_cells(regions: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return (H, W) boolean, True for cells whose centre is in one of the regions (R, 4) cx, cy, w, h in cells."""
-
-    def covered(centre: Tensor, side: Tensor, cells: int) -> Tensor:
-        cell = torch.arange(cells, device=regions.device) + 0.5
-        return (cell - centre[:, None]).abs() <= side[:, None] / 2
-
-    rows, columns = covered(regions[:, 1], regions[:, 3], size[0]), covered(regions[:, 0], regions[:, 2], size[1])
-    return (rows[:, :, None] & columns[:, None]).any(dim=0)

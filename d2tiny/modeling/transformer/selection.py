@@ -8,13 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from d2tiny.layers.position import inverse_sigmoid
+from d2tiny.modeling.contracts import QueryPredictions
 from d2tiny.modeling.transformer.decoder import box_head, class_head
 from d2tiny.modeling.transformer.tokens import Tokens
 from d2tiny.utils.precision import without_autocast
 
-__all__ = ["Proposals", "QuerySelection"]
+__all__ = ["InitialQueries", "Proposals", "QuerySelection", "SelectedTokens"]
 
 _MARGIN = 0.01  # DINO excludes proposals with a coordinate below this share of the image, or above 1 − this
+_PADDING_BOX = (0.5, 0.5, 0.01, 0.01)  # reference box of padding queries
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,43 @@ class Proposals:
     pred_logits: Tensor
     boxes: Tensor
     valid_mask: Tensor
+
+
+@dataclass(frozen=True)
+class SelectedTokens:
+    """Tokens from which the queries of a batch start; Q is the largest number of queries of an image.
+
+    Attributes:
+        token_idx: (B, Q) int64, arbitrary for padding queries.
+        padding_mask: (B, Q) boolean, True for padding queries.
+        is_peak: (B, Q) boolean, True for queries at a peak of a predicted density; None without a density.
+    """
+
+    token_idx: Tensor
+    padding_mask: Tensor
+    is_peak: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class InitialQueries:
+    """Matching queries of a batch, as they enter the decoder.
+
+    Attributes:
+        content: (B, Q, C) content queries.
+        reference_logits: (B, Q, 4) inverse sigmoid of the reference boxes, without gradient.
+        padding_mask: (B, Q) boolean, True for padding queries; None if all images have Q queries.
+        predictions: the encoder's predictions for the tokens from which the queries start.
+    """
+
+    content: Tensor
+    reference_logits: Tensor
+    padding_mask: Tensor | None
+    predictions: QueryPredictions
+
+    @property
+    def valid_mask(self) -> Tensor | None:
+        """(B, Q) boolean, False for padding queries; None without padding."""
+        return None if self.padding_mask is None else ~self.padding_mask
 
 
 class QuerySelection(nn.Module):
@@ -142,3 +181,40 @@ class QuerySelection(nn.Module):
         """
         score = proposals.pred_logits.detach().amax(dim=-1)
         return score.argsort(dim=1, descending=True, stable=True)[:, : min(topk, score.shape[1])]
+
+    def select(self, proposals: Proposals) -> SelectedTokens:
+        """Select the ``num_queries`` tokens of each image with the best class scores."""
+        token_idx = self.topk_proposals(proposals, self.num_queries)
+        # an image that is smaller than others of its batch may have fewer valid tokens than there are queries
+        return SelectedTokens(token_idx, ~proposals.valid_mask.gather(1, token_idx))
+
+    def initial_queries(
+        self, proposals: Proposals, selected: SelectedTokens, *, plain_peaks: bool = False
+    ) -> InitialQueries:
+        """Initialise a query from each selected token.
+
+        Args:
+            proposals: of all tokens.
+            selected: the tokens.
+            plain_peaks: queries at density peaks start from the initial box of their token, with its features as
+                content query, instead of the predicted box and a learned content query.
+        """
+        token_idx, padding_mask = selected.token_idx, selected.padding_mask
+        features, initial_boxes, logits = (
+            x.gather(1, token_idx[..., None].expand(-1, -1, x.shape[2]))
+            for x in (proposals.features, proposals.boxes, proposals.pred_logits)
+        )
+        box_logits = self.predict_boxes(features, initial_boxes)
+        content = self.content.weight[: token_idx.shape[1]].expand(len(token_idx), -1, -1)
+        reference_logits = box_logits.detach()
+        if plain_peaks and selected.is_peak is not None:
+            is_peak = selected.is_peak[..., None]
+            content = torch.where(is_peak, features.detach().to(content.dtype), content)
+            reference_logits = torch.where(is_peak, inverse_sigmoid(initial_boxes.float()), reference_logits)
+        predictions = QueryPredictions(logits, box_logits.sigmoid())
+        if not bool(padding_mask.any()):
+            return InitialQueries(content, reference_logits, None, predictions)
+        content = content.masked_fill(padding_mask[..., None], 0.0)
+        padding_logits = inverse_sigmoid(reference_logits.new_tensor(_PADDING_BOX))
+        reference_logits = torch.where(padding_mask[..., None], padding_logits, reference_logits)
+        return InitialQueries(content, reference_logits, padding_mask, predictions)
