@@ -16,7 +16,7 @@ from d2tiny.engine.checkpoint import TinyCheckpointer
 from d2tiny.layers.position import PositionEmbeddingSine, box_sine_embedding, inverse_sigmoid
 from d2tiny.modeling.assigners import HungarianMatcher
 from d2tiny.modeling.contracts import QueryPredictions, Targets
-from d2tiny.modeling.transformer import Denoising, DINOCriterion, DINODecoder, QuerySelection, Tokens
+from d2tiny.modeling.transformer import DecoderOutput, Denoising, DINOCriterion, DINODecoder, QuerySelection, Tokens
 from d2tiny.ops.boxes import cxcywh_to_xyxy, pairwise_giou
 from tests.modeling.test_configs import narrow
 from tests.modeling.test_detector import item
@@ -103,6 +103,35 @@ def test_matching_edges(caplog):
         match(matcher, torch.full((2, 2), math.nan), torch.rand(2, 4), torch.tensor([0]), torch.rand(1, 4))
     with pytest.raises(ValueError, match="weights"):
         HungarianMatcher(class_weight=-1.0)
+
+
+def test_matching_of_a_batch_excludes_padding_queries():
+    torch.manual_seed(0)
+    matcher, gt = HungarianMatcher(), torch.rand(3, 4) * 0.5 + 0.1
+    labels = torch.zeros(3, dtype=torch.int64)
+    boxes = torch.cat((gt, torch.rand(2, 4) * 0.5 + 0.1))[None].repeat(2, 1, 1)  # the first three queries are exact
+    objects = targets([labels, labels[:1]], [gt, gt[:1]])
+    indices = matcher(QueryPredictions(torch.zeros(2, 5, 1), boxes), objects)
+    assert [x.tolist() for x in indices] == [[0, 0, 0, 1], [0, 1, 2, 0], [0, 1, 2, 0]]
+    valid = torch.tensor([[False, True, True, True, True], [False, False, False, True, False]])
+    indices = matcher(QueryPredictions(torch.zeros(2, 5, 1), boxes), objects, valid)
+    assert indices.batch_idx.tolist() == [0, 0, 0, 1]
+    assert valid[indices.batch_idx, indices.query_idx].all()
+    assert (indices.query_idx[3], indices.target_idx[3]) == (3, 0)
+    assert sorted(indices.target_idx[:3].tolist()) == [0, 1, 2]
+
+
+def test_decoder_output_by_layer_and_by_kind_of_query():
+    logits, boxes = torch.rand(2, 1, 5, 3), torch.rand(2, 1, 5, 4)
+    output = DecoderOutput(logits, boxes)
+    assert len(output.layers) == 2
+    assert torch.equal(output.layers[1].pred_logits, logits[1])
+    assert torch.equal(output.layers[1].pred_boxes, boxes[1])
+    for count in (0, 2):
+        denoising, matching = output.split(count)
+        assert denoising.pred_boxes.shape[2] == count
+        assert torch.equal(matching.pred_logits, logits[:, :, count:])
+        assert torch.equal(matching.pred_boxes, boxes[:, :, count:])
 
 
 def test_losses_by_hand():

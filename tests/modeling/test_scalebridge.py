@@ -1,4 +1,4 @@
-"""Density-guided queries (DGQ) and routing mixture attention (REM)."""
+"""Density-guided dynamic queries (DGQ) and routing-enhanced mixture attention (REM) of ScaleBridge-Det."""
 
 from __future__ import annotations
 

@@ -57,6 +57,9 @@ class DeformableEncoder(nn.Module):
             feedforward_dim: hidden width of the feed-forward networks.
             dropout: probability.
             checkpointing: recompute each layer in the backward pass instead of keeping its activations.
+
+        Raises:
+            ValueError: ``num_heads`` does not divide ``embed_dim``, or there are no levels or points.
         """
         super().__init__()
         self.num_levels = num_levels
