@@ -137,7 +137,11 @@ def test_losses_by_hand():
 @pytest.mark.parametrize("side", [2 / 800, 2 / 4000, 1 / 6000])
 def test_an_exact_tiny_box_has_no_loss(side):
     gt = torch.tensor([[0.5, 0.5, side, side]])
-    given = (QueryPredictions(torch.zeros(1, 1, 1), gt[None]), query_targets([torch.tensor([0])], [gt]), torch.tensor(1.0))
+    given = (
+        QueryPredictions(torch.zeros(1, 1, 1), gt[None]),
+        query_targets([torch.tensor([0])], [gt]),
+        torch.tensor(1.0),
+    )
     losses = DINOCriterion(matcher=HungarianMatcher()).matched_losses(*given)
     assert float(losses["loss_giou"]) == pytest.approx(0, abs=1e-3)
 

@@ -180,7 +180,9 @@ def test_density_head_learns_and_knows_no_padding():
     tokens, _ = toy(batch=1, seed=1)
     torch.manual_seed(0)
     dgq = DensityQueries(embed_dim=32, hidden_dim=32).train()
-    objects = query_targets([torch.zeros(2, dtype=torch.int64)], [torch.tensor([[0.3, 0.3, 0.1, 0.1], [0.8, 0.6, 0.1, 0.1]])])
+    objects = query_targets(
+        [torch.zeros(2, dtype=torch.int64)], [torch.tensor([[0.3, 0.3, 0.1, 0.1], [0.8, 0.6, 0.1, 0.1]])]
+    )
     optimizer = torch.optim.Adam(dgq.parameters(), lr=5e-3)
     first = None
     for _ in range(150):
