@@ -31,6 +31,18 @@ def _corner(base, x, y, width, height, start, live, stride, d, depth):
 
 
 @triton.jit
+def _sample(locations, weights, i, live, width, height):
+    """Load sample ``i`` of each query: weight, whether it touches the map, its upper left cell and the rest in cells."""
+    x = tl.load(locations + 2 * i, mask=live, other=-9.0) * width - 0.5
+    y = tl.load(locations + 2 * i + 1, mask=live, other=-9.0) * height - 0.5
+    weight = tl.load(weights + i, mask=live, other=0.0)
+    near = live & (x > -1) & (y > -1) & (x < width) & (y < height)
+    x, y = tl.where(near, x, 0.0), tl.where(near, y, 0.0)
+    xf, yf = tl.floor(x), tl.floor(y)
+    return weight, near, xf.to(tl.int32), yf.to(tl.int32), x - xf, y - yf
+
+
+@triton.jit
 def _forward(
     value,
     spatial_shapes,
@@ -59,13 +71,7 @@ def _forward(
         height, width = tl.load(spatial_shapes + 2 * level), tl.load(spatial_shapes + 2 * level + 1)
         for p in range(P):
             i = entry + level * P + p
-            x = tl.load(locations + 2 * i, mask=live, other=-9.0) * width - 0.5
-            y = tl.load(locations + 2 * i + 1, mask=live, other=-9.0) * height - 0.5
-            weight = tl.load(weights + i, mask=live, other=0.0)
-            near = live & (x > -1) & (y > -1) & (x < width) & (y < height)
-            x, y = tl.where(near, x, 0.0), tl.where(near, y, 0.0)
-            xf, yf = tl.floor(x), tl.floor(y)
-            x0, y0, fx, fy = xf.to(tl.int32), yf.to(tl.int32), x - xf, y - yf
+            weight, near, x0, y0, fx, fy = _sample(locations, weights, i, live, width, height)
             for corner in tl.static_range(4):
                 right: tl.constexpr = corner % 2
                 lower: tl.constexpr = corner // 2
@@ -110,13 +116,7 @@ def _backward(
         height, width = tl.load(spatial_shapes + 2 * level), tl.load(spatial_shapes + 2 * level + 1)
         for p in range(P):
             i = entry + level * P + p
-            x = tl.load(locations + 2 * i, mask=live, other=-9.0) * width - 0.5
-            y = tl.load(locations + 2 * i + 1, mask=live, other=-9.0) * height - 0.5
-            weight = tl.load(weights + i, mask=live, other=0.0)
-            near = live & (x > -1) & (y > -1) & (x < width) & (y < height)
-            x, y = tl.where(near, x, 0.0), tl.where(near, y, 0.0)
-            xf, yf = tl.floor(x), tl.floor(y)
-            x0, y0, fx, fy = xf.to(tl.int32), yf.to(tl.int32), x - xf, y - yf
+            weight, near, x0, y0, fx, fy = _sample(locations, weights, i, live, width, height)
             by_weight = tl.zeros((BLOCK,), tl.float32)
             by_x = tl.zeros((BLOCK,), tl.float32)
             by_y = tl.zeros((BLOCK,), tl.float32)
