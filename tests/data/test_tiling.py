@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from d2tiny.data.coco.arrays import load_ground_truth
-from d2tiny.data.coco.records import relative_name
+from d2tiny.data.coco.source import relative_name
 from d2tiny.data.loading.images import read_image
 from d2tiny.data.loading.raster import RasterReader
 from d2tiny.data.tools.tiling import TileSettings, tile_dataset, tile_starts

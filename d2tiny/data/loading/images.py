@@ -12,10 +12,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from detectron2.data import detection_utils
 
 from d2tiny.utils.errors import ConfigError, DatasetError
-from d2tiny.utils.files import open_whole
+from d2tiny.utils.files import open_atomic
 
 __all__ = ["DecodedCache", "read_image"]
 
@@ -122,6 +121,8 @@ def read_image(path: str | os.PathLike[str], image_format: str = "RGB") -> np.nd
         with Path(path).open("rb", buffering=0) as file:
             image = _decode(file.read())
         if image is None:
+            from detectron2.data import detection_utils  # slow to import, and rarely needed
+
             return np.array(detection_utils.read_image(os.fspath(path), format=image_format))
     except Exception as err:
         raise DatasetError(f"{os.fspath(path)}: cannot read this image ({err}).") from err
@@ -179,7 +180,7 @@ class DecodedCache:
 
     def _store(self, place: Path, image: np.ndarray) -> None:
         try:
-            with open_whole(place) as file:
+            with open_atomic(place) as file:
                 np.save(file, image)
         except OSError as err:
             logger.warning("%s: no longer filled (%s).", self.folder, err)

@@ -13,7 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from d2tiny.data.loading.headers import verify_images
+from d2tiny.data.loading.headers import check_images
 from d2tiny.utils.errors import ConfigError, DatasetError
 
 __all__ = ["ResumableLoader", "StreamMapper", "build_test_loader", "build_train_loader", "load_datasets"]
@@ -35,13 +35,16 @@ class StreamMapper(Protocol):
         """
 
 
-def load_datasets(names: str | Sequence[str], *, verify: bool = True, filter_empty: bool = False) -> list[Record]:
+def load_datasets(names: str | Sequence[str], *, check: bool = True, filter_empty: bool = False) -> list[Record]:
     """Load one or several registered datasets.
 
     Args:
         names: registered names; all must have the same classes.
-        verify: check every image file first.
-        filter_empty: leave images without learnable objects out.
+        check: check every image file first, see :func:`~d2tiny.data.loading.headers.check_images`.
+        filter_empty: leave out images that have no objects, or ignored ones only.
+
+    Returns:
+        Detectron2 dataset dicts of all datasets, in the order of ``names``.
 
     Raises:
         DatasetError: an unknown name, different classes, broken images, or nothing left.
@@ -55,8 +58,8 @@ def load_datasets(names: str | Sequence[str], *, verify: bool = True, filter_emp
         if classes is not None and here != classes:
             raise DatasetError(f"'{name}' has the classes {here}, but '{names[0]}' has {classes}.")
         classes = here
-        if verify and comm.is_main_process():
-            verify_images(part, name)
+        if check and comm.is_main_process():
+            check_images(part, name)
         records += part
     if filter_empty:
         records = [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])]

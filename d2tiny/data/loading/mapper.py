@@ -13,6 +13,7 @@ import torch
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, BoxMode, Instances
 
+from d2tiny.data.coco.boxes import xywh_to_xyxy
 from d2tiny.data.loading.images import DecodedCache, read_image
 from d2tiny.utils.errors import DatasetError
 
@@ -152,8 +153,7 @@ def _boxes(annotations: Sequence[dict[str, Any]]) -> np.ndarray:
         converted = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
         return np.array(converted, dtype=np.float64).reshape(-1, 4)
     boxes = np.array([a["bbox"] for a in annotations], dtype=np.float32).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    return boxes.astype(np.float64)
+    return xywh_to_xyxy(boxes).astype(np.float64)
 
 
 def _planes(image: np.ndarray) -> np.ndarray:

@@ -11,7 +11,6 @@ import numpy as np
 
 from d2tiny.data.loading.headers import read_header
 from d2tiny.data.loading.images import read_image
-from d2tiny.utils.env import require_extra
 from d2tiny.utils.errors import DatasetError
 
 __all__ = ["RasterReader"]
@@ -63,6 +62,8 @@ class RasterReader:
             self._open_large()
 
     def _open_large(self) -> None:
+        from d2tiny.utils.env import require_extra  # imports torch
+
         rasterio = require_extra("rasterio", "geo")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # images without coordinates are normal here

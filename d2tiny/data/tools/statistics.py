@@ -12,7 +12,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from d2tiny.data.coco.arrays import GroundTruth
-from d2tiny.data.coco.records import relative_name
+from d2tiny.data.coco.boxes import xywh_to_xyxy
+from d2tiny.data.coco.source import relative_name
 from d2tiny.data.loading.images import read_image
 from d2tiny.utils.errors import DatasetError
 from d2tiny.visualization import Boxes2D, draw_boxes
@@ -157,8 +158,7 @@ def _pictures(truth: GroundTruth, images: Path) -> list[tuple[np.ndarray, str]]:
         if pixels is None:
             continue
         here = (truth.image == index) & ~truth.ignore
-        boxes = truth.boxes[here].copy()
-        boxes[:, 2:] += boxes[:, :2]
+        boxes = xywh_to_xyxy(truth.boxes[here])
         scale = max(1, round(_SIDE / max(pixels.shape[:2])))
         drawn = draw_boxes(pixels, Boxes2D(boxes, truth.category[here]), truth.classes, scale=scale)
         smaller = _SIDE / max(drawn.shape[:2])

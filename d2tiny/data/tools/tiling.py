@@ -17,20 +17,14 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from d2tiny.data.coco.boxes import box_xyxy_to_xywh, fitting_area, is_ignored, read_box, xywh_to_xyxy, xyxy_to_xywh
+from d2tiny.data.coco.document import REGION_KEYS, image_numbers, read_coco_json
 from d2tiny.data.coco.findings import Findings
-from d2tiny.data.coco.records import (
-    REGION_KEYS,
-    fitting_area,
-    image_numbers,
-    is_ignored,
-    read_box,
-    read_coco_json,
-    relative_name,
-)
+from d2tiny.data.coco.source import relative_name
+from d2tiny.data.coco.writer import write_coco
 from d2tiny.data.loading.raster import RasterReader
-from d2tiny.data.tools.converters.base import write_coco
 from d2tiny.utils.errors import ConfigError, DatasetError
-from d2tiny.utils.files import open_whole, read_json, write_text
+from d2tiny.utils.files import open_atomic, read_json, write_text
 
 __all__ = ["TileSettings", "tile_dataset", "tile_starts"]
 
@@ -101,7 +95,7 @@ def _sources(path: Path, images: Path, findings: Findings) -> tuple[list[_Source
     known = {image["id"] for image in data["images"]}
     by_image: dict[Any, list[tuple[dict[str, Any], list[float]]]] = defaultdict(list)
     for annotation in data["annotations"]:
-        box = read_box(annotation)
+        box = read_box(annotation.get("bbox"))
         if isinstance(box, str) or box[2] <= 0 or box[3] <= 0:
             findings.add("annotations without a usable box, left out", f"annotation {annotation.get('id')}")
         elif annotation.get("image_id") not in known:
@@ -114,8 +108,7 @@ def _sources(path: Path, images: Path, findings: Findings) -> tuple[list[_Source
         if name is None:
             raise DatasetError(f"{path}: file_name '{image.get('file_name')}' leaves the image folder.")
         pairs = by_image.get(image["id"], [])
-        boxes: np.ndarray = np.array([box for _, box in pairs], dtype=np.float64).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
+        boxes = xywh_to_xyxy(np.array([box for _, box in pairs], dtype=np.float64).reshape(-1, 4))
         # What sticks out of the image counts no more than in training, which clips it.
         width, height = (float(image.get(key) or np.inf) for key in ("width", "height"))
         boxes = boxes.clip(0, (width, height, width, height))
@@ -147,9 +140,9 @@ def _annotations(
             if settings.cut == "drop":
                 continue
             ignored = True
-        x1, y1, x2, y2 = clipped[i].tolist()
-        w, h = np.ptp(source.boxes[i].reshape(2, 2), axis=0)
-        area = fitting_area(old, w, h)
+        box = box_xyxy_to_xywh(clipped[i].tolist())
+        area, whole_box = box[2] * box[3], xyxy_to_xywh(source.boxes[i])
+        old_area = fitting_area(old, whole_box[2], whole_box[3])
         new = {k: v for k, v in old.items() if k not in ("id", "image_id", "segmentation")}
         if share[i] > 1 - 1e-9 and isinstance(old.get("segmentation"), list):
             new["segmentation"] = [
@@ -157,9 +150,9 @@ def _annotations(
             ]
         yield {
             **new,
-            "bbox": [x1, y1, x2 - x1, y2 - y1],
-            # clipping takes the same share of the area, whatever its outline
-            "area": (x2 - x1) * (y2 - y1) if area is None else min(area * float(share[i]), (x2 - x1) * (y2 - y1)),
+            "bbox": box,
+            # The outline is unknown: clipping takes the same share of it as of the box.
+            "area": area if old_area is None else min(old_area * float(share[i]), area),
             "iscrowd": int(ignored),
             "ignore": int(ignored),
             "source_id": old.get("id"),
@@ -197,12 +190,10 @@ def _entry(source: _Source, x: int, y: int, width: int, height: int, settings: T
         "annotations": list(_annotations(source, x, y, width, height, settings)),
     }
     for key in REGION_KEYS:
-        boxes = np.array(source.image.get(key, []), dtype=np.float64).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
+        boxes = xywh_to_xyxy(np.array(source.image.get(key, []), dtype=np.float64).reshape(-1, 4))
         clipped, share = _clip(boxes, x, y, width, height)
-        clipped[:, 2:] -= clipped[:, :2]
         if (share > 0).any():
-            entry[key] = clipped[share > 0].tolist()
+            entry[key] = xyxy_to_xywh(clipped[share > 0]).tolist()
     return entry
 
 
@@ -211,7 +202,7 @@ def _write(path: Path, pixels: np.ndarray) -> None:
     done, data = cv2.imencode(path.suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
     if not done:
         raise DatasetError(f"{path}: cannot encode this tile.")
-    with open_whole(path) as file:
+    with open_atomic(path) as file:
         file.write(data.tobytes())
 
 

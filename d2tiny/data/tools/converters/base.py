@@ -1,8 +1,7 @@
-"""What all converters share: the form between a native file and COCO json, and the writing."""
+"""What all converters share: the types between a native file and COCO json, and the conversion to COCO."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,26 +9,24 @@ from typing import Any
 
 from tqdm import tqdm
 
+from d2tiny.data.coco.boxes import box_problem, clip_box, overhang
+from d2tiny.data.coco.document import REGION_KEYS
 from d2tiny.data.coco.findings import Findings
-from d2tiny.data.loading.headers import read_header
+from d2tiny.data.loading.headers import IMAGE_SUFFIXES, read_header
 from d2tiny.utils.errors import DatasetError
-from d2tiny.utils.files import write_text
 
 __all__ = [
-    "IMAGE_SUFFIXES",
     "Classes",
     "RawImage",
     "RawObject",
-    "box_problem",
     "find_folder",
     "image_files",
     "image_size",
     "read_lines",
     "to_coco",
-    "write_coco",
 ]
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+_TOLERANCE = 0.5  # px over the image border that are not worth a note
 
 
 @dataclass
@@ -134,18 +131,6 @@ def read_lines(path: Path, findings: Findings) -> list[tuple[int, str]] | None:
     return [(i, line.strip()) for i, line in enumerate(text.splitlines(), start=1) if line.strip()]
 
 
-def box_problem(box: Sequence[float], size: tuple[int, int]) -> str | None:
-    """Return why an XYWH box cannot be used in an image of this size, or None."""
-    x, y, w, h = box
-    if not all(abs(v) < float("inf") for v in box):  # also False for NaN
-        return "boxes with NaN or infinity, left out"
-    if w <= 0 or h <= 0:
-        return "boxes without area, left out"
-    if x >= size[0] or y >= size[1] or x + w <= 0 or y + h <= 0:
-        return "boxes outside their image, left out"
-    return None
-
-
 def _add_objects(raw: RawImage, classes: Classes, ids: Mapping[str, int], findings: Findings) -> Iterator[RawObject]:
     """Usable objects of an image; those of ignored classes go to its ``ignored_boxes``."""
     for item in raw.objects:
@@ -153,15 +138,14 @@ def _add_objects(raw: RawImage, classes: Classes, ids: Mapping[str, int], findin
         where = f"{item.where or raw.path.name}: {label} {tuple(round(v, 2) for v in item.box)}"
         problem = box_problem(item.box, raw.size)
         if problem:
-            findings.add(problem, where)
+            findings.add(f"{problem}, left out", where)
         elif label in classes.ignored:
             findings.add("objects of ignored classes", where, "note")
             raw.ignored_boxes.append(item.box)
         elif label not in ids:
             findings.add("objects of unknown classes, left out", where, "error")
         else:
-            x, y, w, h = item.box
-            if x < -0.5 or y < -0.5 or x + w > raw.size[0] + 0.5 or y + h > raw.size[1] + 0.5:
+            if overhang(item.box, raw.size) > _TOLERANCE:
                 findings.add("boxes over the image border, kept as they are", where, "note")
             yield item
 
@@ -220,7 +204,7 @@ def to_coco(
             "height": raw.size[1],
             **raw.extra,
         }
-        for key in ("ignored_regions", "ignored_boxes"):
+        for key in REGION_KEYS:
             boxes = list(_usable_regions(getattr(raw, key), raw, findings))
             if boxes:
                 entry[key] = boxes
@@ -231,18 +215,8 @@ def to_coco(
 
 def _usable_regions(boxes: Iterable[Sequence[float]], raw: RawImage, findings: Findings) -> Iterator[list[float]]:
     for box in boxes:
-        problem = box_problem(box, raw.size)
-        if problem:
-            findings.add(problem, f"{raw.path.name}: ignored {tuple(round(v, 2) for v in box)}")
+        clipped = clip_box(box, raw.size)
+        if isinstance(clipped, str):
+            findings.add(f"{clipped}, left out", f"{raw.path.name}: ignored {tuple(round(v, 2) for v in box)}")
         else:
-            yield _clip(box, raw.size)
-
-
-def _clip(box: Sequence[float], size: tuple[int, int]) -> list[float]:
-    x1, y1 = max(0.0, box[0]), max(0.0, box[1])
-    return [x1, y1, min(size[0], box[0] + box[2]) - x1, min(size[1], box[1] + box[3]) - y1]
-
-
-def write_coco(data: Mapping[str, Any], output: Path) -> None:
-    """Write a COCO json, whole or not at all."""
-    write_text(output, json.dumps(data, allow_nan=False) + "\n")
+            yield clipped

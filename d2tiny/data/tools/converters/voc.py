@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from d2tiny.data.coco.findings import Findings
-from d2tiny.data.coco.records import relative_name
+from d2tiny.data.coco.source import relative_name
+from d2tiny.data.loading.headers import IMAGE_SUFFIXES
 from d2tiny.data.tools.converters.base import (
-    IMAGE_SUFFIXES,
     RawImage,
     RawObject,
     find_folder,
