@@ -33,6 +33,7 @@ from d2tiny.data.coco.document import (
 from d2tiny.data.coco.findings import Findings
 from d2tiny.utils.errors import DatasetError
 from d2tiny.utils.files import read_json
+from d2tiny.utils.memory import paused_gc
 
 __all__ = ["CocoCategory", "CocoData", "CocoImage", "coco_from_dict", "find_ids", "load_coco"]
 
@@ -166,6 +167,7 @@ def load_coco(path: Path) -> CocoData:
 
 
 @lru_cache(maxsize=_CACHED_FILES)
+@paused_gc()
 def _load(path: Path, inode: int, modified: int, size: int) -> CocoData:
     """Read a file; all but ``path`` only tell its versions apart."""
     try:

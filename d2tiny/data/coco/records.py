@@ -18,6 +18,7 @@ from d2tiny.data.coco.findings import Findings
 from d2tiny.data.coco.reader import CocoData, load_coco
 from d2tiny.data.coco.source import DatasetSource, relative_name
 from d2tiny.utils.errors import DatasetError
+from d2tiny.utils.memory import paused_gc
 
 __all__ = ["load_classes", "load_coco_like"]
 
@@ -28,6 +29,7 @@ _CLIPPED = 0.01  # px by which a box must change to count as clipped: files roun
 Record = dict[str, Any]
 
 
+@paused_gc()
 def load_coco_like(source: DatasetSource) -> list[Record]:
     """Load a dataset in Detectron2's format.
 
