@@ -6,7 +6,6 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.cluster.vq import kmeans2
 
 from d2tiny.utils.errors import DatasetError
 
@@ -72,6 +71,8 @@ def fit_anchors(
     Raises:
         DatasetError: fewer different sizes than anchors, or sizes that are not positive.
     """
+    from scipy.cluster.vq import kmeans2  # slow to import
+
     count = levels * per_level
     if levels < 1 or per_level < 1:
         raise DatasetError(f"There must be a level and an anchor at least, got {levels} and {per_level}.")

@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import yaml
-
 from d2tiny.data.coco.findings import Findings
 from d2tiny.data.tools.converters.base import RawImage, RawObject, image_files, image_size, read_lines
 from d2tiny.utils.errors import DatasetError
@@ -21,6 +19,8 @@ def find_yolo_classes(source: Path) -> tuple[str, ...]:
     Raises:
         DatasetError: there is no such file, or it cannot be read.
     """
+    import yaml  # not needed by other formats
+
     for folder in (source, source.parent):
         for name in ("classes.txt", "obj.names"):
             if (folder / name).is_file():
