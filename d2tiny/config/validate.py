@@ -8,12 +8,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from d2tiny.config.signature import accepted_parameters, resolve_target, target_name
-from d2tiny.data.datasets.register import class_names
 from d2tiny.utils.errors import ConfigError, did_you_mean
 
 __all__ = ["validate_config"]
@@ -197,7 +196,9 @@ def _check_datasets(cfg: DictConfig, splits: Sequence[str]) -> list[str]:
                 hint = did_you_mean(name, DatasetCatalog.list())
                 problems.append(f"{key}: dataset '{name}' is not registered. {hint}")
                 continue
-            classes = class_names(name)
+            if "thing_classes" not in MetadataCatalog.get(name).as_dict():
+                DatasetCatalog.get(name)  # reads the classes out of the json
+            classes = list(MetadataCatalog.get(name).thing_classes)
             first = first or (name, classes)
             if sorted(classes) == sorted(first[1]) and classes != first[1]:
                 problems.append(
