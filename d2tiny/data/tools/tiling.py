@@ -35,15 +35,16 @@ _PARTS = ".parts"
 
 @dataclass(frozen=True)
 class TileSettings:
-    """How images are cut.
+    """Settings of tiling.
 
     Attributes:
-        size: side of the square tiles in px; an image smaller than that stays whole along that side.
-        overlap: of neighbours in px. The last tile of a row or column moves back so that it ends with the image.
+        size: side of the square tiles in px; a side of the image that is shorter is not cut.
+        overlap: overlap of neighbouring tiles in px. The last tile of a row or column is shifted so that it ends at the
+            image border.
         keep: share of an object's area, in [0, 1], that must lie in a tile for the object to be learned there; its box
             is clipped to the tile.
-        cut: what becomes of objects of which less lies inside: ``ignore`` regions, or ``drop``.
-        empty: ``keep`` or ``drop`` tiles without anything.
+        cut: treatment of objects of which a smaller share lies in the tile: ``ignore`` regions, or ``drop``.
+        empty: ``keep`` or ``drop`` tiles without objects and regions.
         suffix: ``.png`` or ``.jpg`` (quality 95).
     """
 
@@ -66,7 +67,7 @@ class TileSettings:
 
 
 def tile_starts(length: int, size: int, overlap: int) -> list[int]:
-    """Return where tiles start along a side: steps of ``size - overlap``, the last one ending with the image."""
+    """Return the positions of the tiles along a side in px: steps of ``size - overlap``, the last one at the border."""
     if length <= size:
         return [0]
     count = math.ceil((length - overlap) / (size - overlap))
@@ -75,7 +76,7 @@ def tile_starts(length: int, size: int, overlap: int) -> list[int]:
 
 @dataclass(frozen=True)
 class _Source:
-    """One large image with its usable annotations; boxes (G, 4) float64 XYXY."""
+    """One large image with its usable annotations and their boxes (G, 4) float64 XYXY, clipped to the image."""
 
     image: dict[str, Any]
     annotations: list[dict[str, Any]]
@@ -84,7 +85,7 @@ class _Source:
 
     @property
     def stem(self) -> str:
-        """Name of its tiles; folders become part of it, so that equal names in two folders stay apart."""
+        """Prefix of the tiles' names; it has the folder, so that equal names in two folders stay apart."""
         name = relative_name(self.image["file_name"])
         return "_".join(name.with_suffix("").parts) if name is not None else ""
 
@@ -109,7 +110,7 @@ def _sources(path: Path, images: Path, findings: Findings) -> tuple[list[_Source
             raise DatasetError(f"{path}: file_name '{image.get('file_name')}' leaves the image folder.")
         pairs = by_image.get(image["id"], [])
         boxes = xywh_to_xyxy(np.array([box for _, box in pairs], dtype=np.float64).reshape(-1, 4))
-        # What sticks out of the image counts no more than in training, which clips it.
+        # Training clips boxes to the image, so the part outside must not count for the visible share either.
         width, height = (float(image.get(key) or np.inf) for key in ("width", "height"))
         boxes = boxes.clip(0, (width, height, width, height))
         result.append(_Source(image, [a for a, _ in pairs], boxes, images / name))
@@ -121,7 +122,7 @@ def _sources(path: Path, images: Path, findings: Findings) -> tuple[list[_Source
 
 
 def _clip(boxes: np.ndarray, x: int, y: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes in the tile's own pixels, clipped, and the share of their area that lies inside."""
+    """Return XYXY boxes relative to the tile and clipped to it, and the share of their area that lies inside."""
     moved = boxes - (x, y, x, y)
     clipped = moved.clip(0, (width, height, width, height))
     full = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
@@ -131,7 +132,7 @@ def _clip(boxes: np.ndarray, x: int, y: int, width: int, height: int) -> tuple[n
 def _annotations(
     source: _Source, x: int, y: int, width: int, height: int, settings: TileSettings
 ) -> Iterator[dict[str, Any]]:
-    """Annotations of one tile; ids come later."""
+    """Yield the annotations of one tile, without ids."""
     clipped, share = _clip(source.boxes, x, y, width, height)
     for i in np.flatnonzero(share > 0):
         old = source.annotations[i]
@@ -141,8 +142,8 @@ def _annotations(
                 continue
             ignored = True
         box = box_xyxy_to_xywh(clipped[i].tolist())
-        area, whole_box = box[2] * box[3], xyxy_to_xywh(source.boxes[i])
-        old_area = fitting_area(old, whole_box[2], whole_box[3])
+        area, (w, h) = box[2] * box[3], xyxy_to_xywh(source.boxes[i])[2:]
+        old_area = fitting_area(old, w, h)
         new = {k: v for k, v in old.items() if k not in ("id", "image_id", "segmentation")}
         if share[i] > 1 - 1e-9 and isinstance(old.get("segmentation"), list):
             new["segmentation"] = [
@@ -161,7 +162,7 @@ def _annotations(
 
 
 def _tiles(source: _Source, output: Path, settings: TileSettings) -> list[dict[str, Any]]:
-    """Cut one image; writes its tiles and returns their entries, each with its annotations."""
+    """Cut one image: write its tiles, and return their entries, each with its annotations."""
     entries = []
     with RasterReader(source.path) as reader:
         if (reader.width, reader.height) != (source.image.get("width"), source.image.get("height")):
@@ -207,7 +208,7 @@ def _write(path: Path, pixels: np.ndarray) -> None:
 
 
 def _cut_or_resume(source: _Source, folder: Path, settings: TileSettings) -> list[dict[str, Any]]:
-    """Tiles of an image, from an earlier run if that finished the image and the file is the same."""
+    """Return the tiles of an image, from an earlier run if it finished this image and nothing changed since."""
     part = folder / _PARTS / f"{source.stem}.json"
     try:
         state = source.path.stat()
@@ -238,24 +239,23 @@ def tile_dataset(
 ) -> dict[str, Any]:
     """Cut a dataset into ``output/images/*`` and ``output/instances.json``.
 
-    Each tile's entry says where it comes from (``source``: file, image id, x, y), each annotation which one it was
-    (``source_id``) and how much of it is ``visible``. A run that was stopped goes on where it was; memory is that of
-    one row of tiles for each job.
+    Each tile's entry has its ``source`` (file, image id, x, y), each annotation its ``source_id`` and its ``visible``
+    share, in [0, 1]. An interrupted run is resumed by the next one. Each job holds one row of tiles in memory.
 
     Args:
         path: COCO json.
         images: folder that ``file_name`` is relative to.
-        output: folder; made if missing.
-        settings: how to cut.
-        jobs: images that are cut at the same time.
-        progress: show a bar.
+        output: folder; created if missing.
+        settings: sizes, and treatment of cut objects; by default those of :class:`TileSettings`.
+        jobs: number of images that are cut at the same time.
+        progress: show a progress bar.
 
     Returns:
         The COCO dict that was written.
 
     Raises:
         ConfigError: ``output`` holds tiles of other settings.
-        DatasetError: an image is missing, broken or of another size than stated; mend it and run again, finished
+        DatasetError: an image is missing, broken or of another size than stated; repair it and run again, finished
             images are kept.
     """
     settings = settings or TileSettings()
@@ -263,7 +263,7 @@ def tile_dataset(
     sources, categories = _sources(path, images, findings)
     (output / _PARTS).mkdir(parents=True, exist_ok=True)
     (output / "images").mkdir(exist_ok=True)
-    _claim(output, settings)
+    _store_settings(output, settings)
     with ThreadPoolExecutor(max(1, jobs)) as pool:
         futures = [pool.submit(_cut_or_resume, source, output, settings) for source in sources]
         try:
@@ -278,15 +278,15 @@ def tile_dataset(
     return data
 
 
-def _claim(output: Path, settings: TileSettings) -> None:
-    """Note the settings of a folder, or refuse one that has others."""
-    place, mine = output / ".tiling.json", asdict(settings)
-    if place.exists():
-        theirs = read_json(place)
-        if theirs != mine:
-            raise ConfigError(f"{output} holds tiles of other settings ({theirs}). Choose another folder or empty it.")
+def _store_settings(output: Path, settings: TileSettings) -> None:
+    """Store the settings in the folder; refuse a folder that has other settings."""
+    file, new = output / ".tiling.json", asdict(settings)
+    if file.exists():
+        old = read_json(file)
+        if old != new:
+            raise ConfigError(f"{output} holds tiles of other settings ({old}). Choose another folder or empty it.")
         return
-    write_text(place, json.dumps(mine))
+    write_text(file, json.dumps(new))
 
 
 def _collect(tiles: list[dict[str, Any]], categories: list[dict[str, Any]], settings: TileSettings) -> dict[str, Any]:
