@@ -15,6 +15,7 @@ __all__ = [
     "clip_box",
     "clip_boxes",
     "fitting_area",
+    "has_area",
     "is_ignored",
     "overhang",
     "read_box",
@@ -76,7 +77,7 @@ def clip_box(box: Sequence[float], size: Sequence[float]) -> list[float] | str:
     x, y, w, h = box
     if not all(map(math.isfinite, box)):
         return _NOT_FINITE
-    if w <= 0 or h <= 0:
+    if not has_area(box):
         return _NO_AREA
     x1, y1, x2, y2 = max(x, 0.0), max(y, 0.0), min(x + w, size[0]), min(y + h, size[1])
     return box_xyxy_to_xywh((x1, y1, x2, y2)) if x1 < x2 and y1 < y2 else _OUTSIDE
@@ -110,6 +111,11 @@ def box_problem(box: Sequence[float], size: Sequence[float]) -> str | None:
     """Return why an XYWH box cannot be used in an image of this (width, height), or None."""
     clipped = clip_box(box, size)
     return clipped if isinstance(clipped, str) else None
+
+
+def has_area(box: Sequence[float]) -> bool:
+    """Return whether the width and the height of an XYWH box are positive."""
+    return box[2] > 0 and box[3] > 0
 
 
 def overhang(box: Sequence[float], size: Sequence[float]) -> float:

@@ -17,7 +17,15 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from d2tiny.data.coco.boxes import box_xyxy_to_xywh, fitting_area, is_ignored, read_box, xywh_to_xyxy, xyxy_to_xywh
+from d2tiny.data.coco.boxes import (
+    box_xyxy_to_xywh,
+    fitting_area,
+    has_area,
+    is_ignored,
+    read_box,
+    xywh_to_xyxy,
+    xyxy_to_xywh,
+)
 from d2tiny.data.coco.document import REGION_KEYS, image_numbers, read_coco_json
 from d2tiny.data.coco.findings import Findings
 from d2tiny.data.coco.source import relative_name
@@ -97,7 +105,7 @@ def _sources(path: Path, images: Path, findings: Findings) -> tuple[list[_Source
     by_image: dict[Any, list[tuple[dict[str, Any], list[float]]]] = defaultdict(list)
     for annotation in data["annotations"]:
         box = read_box(annotation.get("bbox"))
-        if isinstance(box, str) or box[2] <= 0 or box[3] <= 0:
+        if isinstance(box, str) or not has_area(box):
             findings.add("annotations without a usable box, left out", f"annotation {annotation.get('id')}")
         elif annotation.get("image_id") not in known:
             findings.add("annotations of an unknown image, left out", f"annotation {annotation.get('id')}")

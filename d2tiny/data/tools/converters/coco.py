@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from d2tiny.data.coco.boxes import fitting_area, is_ignored, read_box
+from d2tiny.data.coco.boxes import fitting_area, has_area, is_ignored, read_box
 from d2tiny.data.coco.document import REGION_KEYS, hashable, normalise_keys, read_regions, without_nan
 from d2tiny.data.coco.findings import Findings
 from d2tiny.data.coco.source import relative_name
@@ -41,8 +41,8 @@ def read_coco(source: Path, findings: Findings, *, images: Path | None = None) -
 
     Args:
         source: the json.
-        findings: gets what is left out.
-        images: folder of the images, by default that of the json. Entries whose file is missing are left out.
+        findings: gets what is left out, such as entries whose image is missing.
+        images: folder of the images; by default that of the json.
 
     Returns:
         The image folder, and the images one by one.
@@ -97,7 +97,7 @@ def _images(data: dict[str, Any], source: Path, root: Path, findings: Findings) 
 
 
 def _other_keys(entry: dict[str, Any], standard: set[str], findings: Findings) -> dict[str, Any]:
-    """What COCO does not name, in the order of the file."""
+    """Return the keys that are not COCO's own, in the order of the file."""
     return without_nan({k: v for k, v in entry.items() if k not in standard}, f"id {entry.get('id')}", findings)
 
 
@@ -111,7 +111,7 @@ def _add(raw: RawImage, annotation: dict[str, Any], names: dict[Any, str], findi
         findings.add("objects of unknown classes, left out", f"{where}: {annotation.get('category_id')}", "error")
         return
     area = fitting_area(annotation, box[2], box[3])
-    if area is None and annotation.get("area") is not None and min(box[2:]) > 0:
+    if area is None and annotation.get("area") is not None and has_area(box):
         findings.add("areas that do not fit their box, replaced by width x height", f"{where}: {annotation['area']}")
     standard = {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "ignore"}
     extra = _other_keys(annotation, standard, findings)
