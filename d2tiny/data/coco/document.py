@@ -119,7 +119,7 @@ def _finite(value: Any) -> bool:
 
 def hashable(value: Any) -> Any:
     """Return an id as a key of a dict, whatever the file holds: lists and objects become text."""
-    return value if isinstance(value, int | str | float) else repr(value)
+    return value if value is None or isinstance(value, int | str | float) else repr(value)
 
 
 def _number(value: Any) -> int:

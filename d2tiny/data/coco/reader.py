@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
@@ -93,7 +93,7 @@ class CocoData:
         ignore: (G,) bool, from ``iscrowd`` or ``ignore``.
         annotation_ids: G ids as the file writes them (None where missing), for messages.
         listed: number of the file's annotations, usable or not.
-        text_ids: number of each image id that the file writes as text.
+        file_ids: id in the file of each image whose number is another.
         findings: what was left out.
     """
 
@@ -106,17 +106,18 @@ class CocoData:
     ignore: np.ndarray
     annotation_ids: Sequence[Any]
     listed: int
-    text_ids: Mapping[str, int] = field(default_factory=dict)
+    file_ids: Mapping[int, Any] = field(default_factory=dict)
     findings: Findings = field(default_factory=Findings)
 
-    @cached_property
-    def _texts(self) -> dict[int, str]:
-        return {number: text for text, number in self.text_ids.items()}
+    @property
+    def text_ids(self) -> dict[str, int]:
+        """Number of each image id that the file writes as text."""
+        return {raw: number for number, raw in self.file_ids.items() if isinstance(raw, str)}
 
-    def file_image_id(self, index: int) -> int | str:
-        """Return the id of ``images[index]`` as the file writes it."""
+    def file_image_id(self, index: int) -> Any:
+        """Return the id of ``images[index]`` as the file writes it, for messages."""
         number = self.images[index].id
-        return self._texts.get(number, number)
+        return self.file_ids.get(number, number)
 
     def where(self, index: int) -> str:
         """Return which annotation ``index`` is, for messages."""
@@ -203,7 +204,7 @@ def _load_leniently(path: Path) -> CocoData:
         [CocoCategory(categories[c["id"]], str(c["name"])) for c in entries["categories"]],
         annotations,
         listed=listed,
-        text_ids={raw: number for raw, number in numbers.items() if isinstance(raw, str)},
+        file_ids={number: raw for raw, number in numbers.items() if raw is not number},
         findings=findings,
     )
 
@@ -258,7 +259,7 @@ def _to_arrays(
     annotations: Sequence[_Annotation],
     *,
     listed: int | None = None,
-    text_ids: Mapping[str, int] | None = None,
+    file_ids: Mapping[int, Any] | None = None,
     findings: Findings | None = None,
 ) -> CocoData:
     count = len(annotations)
@@ -275,7 +276,7 @@ def _to_arrays(
         ignore=np.fromiter((bool(a.iscrowd or a.ignore) for a in annotations), bool, count),
         annotation_ids=[a.id for a in annotations],
         listed=count if listed is None else listed,
-        text_ids=text_ids or {},
+        file_ids=file_ids or {},
         findings=findings or Findings(),
     )
 

@@ -144,7 +144,8 @@ def _add_annotations(records: list[Record], data: CocoData, id_map: Mapping[int,
     boxes, problems = clip_boxes(data.boxes, sizes)
     usable = problems < 0
     for i in np.flatnonzero(~usable).tolist():
-        findings.add(BOX_PROBLEMS[problems[i]], f"{data.where(i)}, bbox {data.boxes[i].tolist()}")
+        box = [int(v) if v.is_integer() else v for v in data.boxes[i].tolist()]
+        findings.add(BOX_PROBLEMS[problems[i]], f"{data.where(i)}, bbox {box}")
     for i in np.flatnonzero(usable & (np.abs(boxes - data.boxes) > _CLIPPED).any(axis=1)).tolist():
         findings.add("boxes clipped to their image", data.where(i))
     classes = np.array([id_map[category.id] for category in data.categories], dtype=np.int64)[data.category[usable]]
