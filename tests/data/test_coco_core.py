@@ -55,7 +55,7 @@ def test_conversions_are_inverse_and_keep_the_dtype():
         assert corners.dtype == dtype
         assert (corners[..., 2:] == boxes[..., :2] + boxes[..., 2:]).all()
         assert (xyxy_to_xywh(corners) == boxes).all()
-    assert box_xyxy_to_xywh((1, 2.5, 4, 8)) == [1, 2.5, 3, 5.5]
+    assert box_xyxy_to_xywh((1, 2.5, 4, 8)) == (1, 2.5, 3, 5.5)
     assert xywh_to_xyxy(np.zeros((0, 4))).shape == (0, 4)
 
 
@@ -313,7 +313,7 @@ def test_paused_gc_is_restored():
             gc.enable()
 
 
-CORE = ("arrays", "boxes", "check", "document", "findings", "reader", "source", "writer")
+CORE = ("arrays", "boxes", "check", "check_entries", "document", "findings", "reader", "source", "writer")
 LIGHT = [
     *(f"data.coco.{name}" for name in CORE),
     *(f"data.tools.{name}" for name in ("anchors", "converters", "statistics", "tiling")),

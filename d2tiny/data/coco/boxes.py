@@ -43,10 +43,10 @@ def xyxy_to_xywh(boxes: np.ndarray) -> np.ndarray:
     return np.concatenate((boxes[..., :2], boxes[..., 2:] - boxes[..., :2]), axis=-1)
 
 
-def box_xyxy_to_xywh(box: Sequence[float]) -> list[float]:
+def box_xyxy_to_xywh(box: Sequence[float]) -> tuple[float, float, float, float]:
     """Return one box as XYWH from its corners XYXY, as Python numbers."""
     x1, y1, x2, y2 = box
-    return [x1, y1, x2 - x1, y2 - y1]
+    return x1, y1, x2 - x1, y2 - y1
 
 
 def read_box(value: Any) -> list[float] | str:
@@ -80,7 +80,7 @@ def clip_box(box: Sequence[float], size: Sequence[float]) -> list[float] | str:
     if not has_area(box):
         return _NO_AREA
     x1, y1, x2, y2 = max(x, 0.0), max(y, 0.0), min(x + w, size[0]), min(y + h, size[1])
-    return box_xyxy_to_xywh((x1, y1, x2, y2)) if x1 < x2 and y1 < y2 else _OUTSIDE
+    return list(box_xyxy_to_xywh((x1, y1, x2, y2))) if x1 < x2 and y1 < y2 else _OUTSIDE
 
 
 def clip_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

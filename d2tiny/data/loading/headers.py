@@ -12,7 +12,7 @@ from PIL import Image
 
 from d2tiny.utils.errors import DatasetError
 
-__all__ = ["IMAGE_SUFFIXES", "ImageHeader", "check_images", "image_problem", "read_header"]
+__all__ = ["IMAGE_SUFFIXES", "ImageHeader", "check_images", "decoding_problem", "image_problem", "read_header"]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
@@ -71,7 +71,8 @@ def image_problem(path: str, width: int, height: int) -> str | None:
                 file.seek(0, 2)
                 file.seek(max(0, file.tell() - 4096))
                 complete = trailer in file.read()
-            if not complete and not (kind == "JPEG" and _decodes(path)):
+            # The end of a JPEG may be far from that of the file, behind which cameras store other data.
+            if not complete and not (kind == "JPEG" and decoding_problem(path) is None):
                 return "cut short (the end of the image is missing)"
     except FileNotFoundError:
         return "missing"
@@ -82,14 +83,14 @@ def image_problem(path: str, width: int, height: int) -> str | None:
     return None
 
 
-def _decodes(path: str) -> bool:
-    """Return whether the image can be decoded; for the rare file that has other data after its end."""
+def decoding_problem(path: str | Path) -> str | None:
+    """Decode all pixels of an image; return why that fails, or None."""
     try:
         with Image.open(path) as image:
             image.load()
-    except (OSError, ValueError, SyntaxError):
-        return False
-    return True
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as err:
+        return f"damaged ({err})"
+    return None
 
 
 def check_images(records: Sequence[dict[str, Any]], name: str) -> None:

@@ -159,7 +159,7 @@ def _annotations(
             ]
         yield {
             **new,
-            "bbox": box,
+            "bbox": list(box),
             # The outline is unknown: clipping takes the same share of it as of the box.
             "area": area if old_area is None else min(old_area * float(share[i]), area),
             "iscrowd": int(ignored),

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from d2tiny.data.coco.boxes import box_xyxy_to_xywh
 from d2tiny.data.coco.findings import Findings
 from d2tiny.data.tools.converters.base import RawImage, RawObject, find_folder, read_label_texts
 from d2tiny.utils.errors import ConfigError
@@ -85,7 +86,7 @@ def _add_line(findings: Findings, area: str, policies: dict[int, Policy], raw: R
     if not all(map(math.isfinite, points)):  # min() and max() may pass over a NaN
         findings.add("boxes with NaN or infinity, left out", where)
         return
-    box = (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))
+    box = box_xyxy_to_xywh((min(xs), min(ys), max(xs), max(ys)))
     policy = policies[_CUT if level >= _CUT else 1] if level > 0 else "keep"
     if policy == "drop":
         findings.add("difficult objects, dropped as asked", where, "note")

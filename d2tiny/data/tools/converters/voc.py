@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+from d2tiny.data.coco.boxes import box_xyxy_to_xywh
 from d2tiny.data.coco.findings import Findings
 from d2tiny.data.coco.source import relative_name
 from d2tiny.data.loading.headers import IMAGE_SUFFIXES
@@ -157,6 +158,6 @@ def _image(
             findings.add("objects without a name, left out", where)
             continue
         difficult = (item.findtext("difficult") or "0").strip() not in ("0", "")
-        box = (x1, y1, x2 - x1, y2 - y1)
+        box = box_xyxy_to_xywh((x1, y1, x2, y2))
         raw.objects.append(RawObject(name, box, ignore=difficult, extra={"difficult": int(difficult)}, where=where))
     return raw
