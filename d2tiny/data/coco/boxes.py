@@ -10,6 +10,7 @@ import numpy as np
 
 __all__ = [
     "BOX_PROBLEMS",
+    "CLIP_TOLERANCE",
     "box_problem",
     "box_xyxy_to_xywh",
     "clip_box",
@@ -30,6 +31,7 @@ BOX_PROBLEMS = (
     "boxes without area",
     "boxes outside their image",
 )
+CLIP_TOLERANCE = 0.01  # px by which a box must change to count as clipped: files round their numbers
 _NOT_FOUR_NUMBERS, _NOT_FINITE, _NO_AREA, _OUTSIDE = BOX_PROBLEMS
 
 

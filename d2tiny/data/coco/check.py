@@ -9,7 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from d2tiny.data.coco.boxes import clip_box, fitting_area, is_ignored, overhang, read_box, xywh_to_xyxy
+from d2tiny.data.coco.boxes import (
+    CLIP_TOLERANCE,
+    clip_box,
+    fitting_area,
+    is_ignored,
+    overhang,
+    read_box,
+    xywh_to_xyxy,
+)
 from d2tiny.data.coco.check_entries import checked_categories, checked_images, images_with_usable_files
 from d2tiny.data.coco.document import COCO_LISTS, hashable, normalise_keys, without_nan
 from d2tiny.data.coco.findings import Findings
@@ -19,7 +27,6 @@ from d2tiny.utils.files import read_json
 __all__ = ["CheckResult", "check_dataset", "check_json"]
 
 _NEAR = 0.9  # IoU from which two boxes of a class are probably one object
-_CLIPPED = 0.01  # px over the image border from which a box is clipped: files round their numbers
 
 
 @dataclass(frozen=True)
@@ -128,7 +135,7 @@ def _repaired(
     """Return one annotation with its box inside the image and an area that fits."""
     w, h = box[2:]
     area = fitting_area(entry, w, h)
-    if overhang(box, (image["width"], image["height"])) > _CLIPPED:
+    if overhang(box, (image["width"], image["height"])) > CLIP_TOLERANCE:
         found.add("boxes over the image border, clipped", f"{where}: {entry['bbox']}")
         box = clipped
     if min(w, h) < 1:

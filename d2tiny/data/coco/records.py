@@ -12,7 +12,7 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
-from d2tiny.data.coco.boxes import BOX_PROBLEMS, clip_boxes
+from d2tiny.data.coco.boxes import BOX_PROBLEMS, CLIP_TOLERANCE, clip_boxes
 from d2tiny.data.coco.document import REGION_KEYS
 from d2tiny.data.coco.findings import Findings
 from d2tiny.data.coco.reader import CocoData, load_coco
@@ -23,8 +23,6 @@ from d2tiny.utils.memory import paused_gc
 __all__ = ["load_classes", "load_coco_like"]
 
 logger = logging.getLogger(__name__)
-
-_CLIPPED = 0.01  # px by which a box must change to count as clipped: files round their numbers
 
 Record = dict[str, Any]
 
@@ -146,7 +144,7 @@ def _add_annotations(records: list[Record], data: CocoData, id_map: Mapping[int,
     for i in np.flatnonzero(~usable).tolist():
         box = [int(v) if v.is_integer() else v for v in data.boxes[i].tolist()]
         findings.add(BOX_PROBLEMS[problems[i]], f"{data.where(i)}, bbox {box}")
-    for i in np.flatnonzero(usable & (np.abs(boxes - data.boxes) > _CLIPPED).any(axis=1)).tolist():
+    for i in np.flatnonzero(usable & (np.abs(boxes - data.boxes) > CLIP_TOLERANCE).any(axis=1)).tolist():
         findings.add("boxes clipped to their image", data.where(i))
     classes = np.array([id_map[category.id] for category in data.categories], dtype=np.int64)[data.category[usable]]
     columns = (data.image[usable], boxes[usable], classes, data.ignore[usable])
