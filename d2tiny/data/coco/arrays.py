@@ -147,7 +147,7 @@ def ground_truth_from_dict(dataset: Mapping[str, Any]) -> GroundTruth:
 
 
 def _ground_truth(data: CocoData) -> GroundTruth:
-    """Copy everything: the data that were read are shared with others."""
+    """Return the view for evaluation; its arrays are copies, because the data that were read are shared."""
     images, image_rank = _by_id([image.id for image in data.images])
     categories, category_rank = _by_id([category.id for category in data.categories])
     sorted_images = [data.images[i] for i in images]

@@ -162,7 +162,7 @@ def load_coco(path: Path) -> CocoData:
     try:
         state = path.stat()
     except OSError:
-        read_json(path)  # says what is wrong
+        read_json(path)  # raises an error that says what is wrong
         raise
     return _load(path, state.st_ino, state.st_mtime_ns, state.st_size)
 
@@ -174,7 +174,7 @@ def _load(path: Path, inode: int, modified: int, size: int) -> CocoData:
     try:
         document = msgspec.json.decode(path.read_bytes(), type=_Document)
         data = _to_arrays(document.images, document.categories, document.annotations)
-        if np.isfinite(data.boxes).all():  # json has no NaN, but 1e999
+        if np.isfinite(data.boxes).all():  # json has no NaN, but 1e999 is infinity
             return data
     except (OSError, msgspec.DecodeError, OverflowError, DatasetError):
         pass

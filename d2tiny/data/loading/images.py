@@ -55,13 +55,13 @@ def _decode_png(data: bytes) -> np.ndarray | None:
     plain = data[24:29] == b"\x08\x02\0\0\0" and _plausible_size(data)  # 8-bit RGB, not interlaced
     for kind, offset in _png_chunks(data):
         if kind in _PNG_TEXTS and data[offset : offset + 40].startswith(_ORIENTED):
-            return None  # an orientation that only PIL finds
+            return None  # only PIL applies an orientation of these texts
         plain &= kind not in _PNG_UNSUPPORTED
     decoder = _png_decoder()
     if plain and decoder is not None:
         try:
             return decoder(data)
-        except Exception:  # damaged: the slow way says what is wrong
+        except Exception:  # damaged: the decoder of Detectron2 says what is wrong
             return None
     if data[24:25] == b"\x10" and data[25] in _GRAY:
         return None  # PIL converts 16-bit grey in another way than OpenCV
