@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from d2tiny.config import load_config
     from d2tiny.data.datasets import DatasetSource, load_coco_like
     from d2tiny.data.tools.preview import augmentation_sheet
-    from d2tiny.utils.files import open_whole
+    from d2tiny.utils.files import open_atomic
 
     records = load_coco_like(DatasetSource("preview", (str(args.source.resolve()),), (str(args.images.resolve()),)))
     steps = None
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     sheet = augmentation_sheet(records, classes, steps, samples=args.samples, seed=args.seed)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     _, data = cv2.imencode(args.output.suffix, cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
-    with open_whole(args.output) as file:
+    with open_atomic(args.output) as file:
         file.write(data.tobytes())
     print(f"Picture: {args.output}")
     return 0

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check, and write what was asked for; the exit code is 1 if there are errors."""
     from d2tiny.data.coco.check import check_dataset, check_json
-    from d2tiny.data.tools.converters import write_coco
+    from d2tiny.data.coco.writer import write_coco
     from d2tiny.utils.files import write_text
 
     refuse_original("--fix", args.fix, args.source)

@@ -86,7 +86,7 @@ def print_findings(findings: Findings) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert and write."""
-    from d2tiny.data.tools.converters import write_coco
+    from d2tiny.data.coco.writer import write_coco
 
     refuse_original("--output", args.output, args.source)
     result = convert_given(args, args.format)
