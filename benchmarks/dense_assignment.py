@@ -91,7 +91,7 @@ def measure(kind: str, name: str, objects: int) -> dict[str, float]:
     """Seconds and megabytes of one contender in this process."""
     torch.set_num_threads(1)
     assigner, priors, gts, said = case(kind, objects)
-    _ = priors.boxes(), priors.lattices
+    _ = priors.boxes(), priors.prior_grids
     if kind == "ratio":
 
         def call() -> Tensor:

@@ -129,7 +129,7 @@ def test_the_page_of_one_stage_detectors():
         if "train_net" in line:
             validate_config(load_config(shlex.split(line)[3]), datasets=False)
     known = {name for name, _ in inspect.getmembers(d2tiny.modeling)} | {"RandomAffine", "MosaicMapper", "ObjectCrop"}
-    known |= {"Photometric", "Warmup", "SetFrom", "DefaultPredictor"}
+    known |= {"Photometric", "MomentumWarmup", "SetAttribute", "DefaultPredictor"}
     for name in re.findall(r"`([A-Z][A-Za-z0-9]*[a-z]\w*)`", ONE_STAGE):
         assert name in known, name
     for name in re.findall(r"`(\w+)\(model\)`", ONE_STAGE):

@@ -5,7 +5,7 @@ from detectron2.data import transforms as T
 
 from d2tiny.data.loading.mosaic import MosaicMapper
 from d2tiny.data.transforms import ObjectCrop, Photometric
-from d2tiny.engine.hooks import SetFrom, Warmup
+from d2tiny.engine.hooks import MomentumWarmup, SetAttribute
 from d2tiny.engine.schedule import warmup_cosine, warmup_linear, warmup_multistep
 
 
@@ -61,15 +61,15 @@ def yolox(dataloader, train, optimizer, *, images, epochs=300, batch=8, size=800
         image_format="BGR",
     )
     train.ema = dict(enabled=True, decay=0.9998)
-    train.hooks = [L(SetFrom)(name="head.l1_weight", value=1.0, share=1 - last)]
+    train.hooks = [L(SetAttribute)(attribute="head.l1_weight", value=1.0, start_fraction=1 - last)]
     optimizer.lr, optimizer.momentum = 0.01 * batch / 64, 0.9
     return L(warmup_cosine)(
         max_iter="${train.max_iter}",
-        final=0.05,
+        end_factor=0.05,
         warmup_iters=5 * epoch,
         warmup_factor=0.0,
         warmup_power=2.0,
-        flat_share=last,
+        flat_fraction=last,
     )
 
 
@@ -87,10 +87,10 @@ def ultralytics(dataloader, train, optimizer, *, images, epochs=600, batch=16, s
         hue=5.4,
     )
     train.ema = dict(enabled=True, decay=0.9999)
-    train.hooks = [L(Warmup)(iters=3 * epoch, momentum=0.8, bias_lr=0.1)]
+    train.hooks = [L(MomentumWarmup)(warmup_iters=3 * epoch, warmup_momentum=0.8, warmup_bias_lr=0.1)]
     # Released code gathers gradients of 64 images; a smaller batch takes a smaller step instead.
     optimizer.lr = 0.01 * batch / 64
-    return L(warmup_linear)(max_iter="${train.max_iter}", final=0.01, warmup_iters=3 * epoch, warmup_factor=0.0)
+    return L(warmup_linear)(max_iter="${train.max_iter}", end_factor=0.01, warmup_iters=3 * epoch, warmup_factor=0.0)
 
 
 def dino(dataloader, train, *, images, epochs, batch=16):

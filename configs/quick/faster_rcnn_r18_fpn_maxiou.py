@@ -15,4 +15,4 @@ train.checkpoint_period = 250
 train.ema = dict(enabled=True, decay=0.995)
 train.clip_norm = 10.0
 optimizer.lr = 1e-3
-lr_multiplier = L(warmup_cosine)(max_iter="${train.max_iter}", final=0.01, warmup_iters=100)
+lr_multiplier = L(warmup_cosine)(max_iter="${train.max_iter}", end_factor=0.01, warmup_iters=100)

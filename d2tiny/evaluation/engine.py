@@ -167,7 +167,7 @@ def match_classes(
             truth.shared[objects],
             areas,
             limits,
-            _UNLIMITED if protocol.limit_per_image else protocol.max_dets[-1],
+            _UNLIMITED if protocol.max_dets_per_image else protocol.max_dets[-1],
             protocol.matching == "voc",
             1.0 if protocol.overlap_plus_one else 0.0,
             protocol.strict_overlap,
@@ -179,7 +179,7 @@ def match_classes(
 
 def apply_regions(truth: GroundTruth, found: Detections, protocol: Protocol) -> tuple[GroundTruth, Detections]:
     """Deal with ignored regions as the protocol says; afterwards there are none."""
-    if not protocol.drop_in_regions:
+    if not protocol.drop_in_ignored_regions:
         return truth.with_regions_as_crowds(), found
     stay, stay_found = outside_regions(truth, [(truth.image, truth.boxes), (found.image, found.boxes)])
     return truth.select(stay), found.select(stay_found)
@@ -188,7 +188,7 @@ def apply_regions(truth: GroundTruth, found: Detections, protocol: Protocol) -> 
 def prepare(truth: GroundTruth, found: Detections, protocol: Protocol) -> tuple[GroundTruth, Detections]:
     """Return what takes part under a protocol: regions are dealt with, and limits over all classes applied."""
     truth, found = apply_regions(truth, found, protocol)
-    if protocol.limit_per_image:
+    if protocol.max_dets_per_image:
         found = found.select(_limit_of_image(found, protocol.ap_limit, len(truth.image_ids)))
     return truth, found
 
@@ -206,7 +206,7 @@ def evaluate_arrays(truth: GroundTruth, found: Detections, protocol: Protocol) -
     """
     truth, found = apply_regions(truth, found, protocol)
     thresholds = np.array([*protocol.iou_thresholds, *protocol.extra_ious])
-    if protocol.limit_per_image:
+    if protocol.max_dets_per_image:
         parts = [found.select(_limit_of_image(found, m, len(truth.image_ids))) for m in protocol.max_dets]
         result = [_evaluate(truth, part, protocol, thresholds) for part in parts]
         last = result[-1]
@@ -226,7 +226,7 @@ def _evaluate(truth: GroundTruth, found: Detections, protocol: Protocol, thresho
     weights = np.zeros(shape[1])
     lrp: list[OptimalLRP] = []
     ap_limit, recall_limits = protocol.ap_limit, np.array(protocol.max_dets)
-    if protocol.limit_per_image:  # has been done
+    if protocol.max_dets_per_image:  # has been done
         ap_limit, recall_limits = _UNLIMITED, np.full(len(recall_limits), _UNLIMITED)
     for matches in match_classes(truth, found, protocol, thresholds):
         k = matches.index

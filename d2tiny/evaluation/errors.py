@@ -72,7 +72,7 @@ def analyse_errors(truth: GroundTruth, found: Detections, protocol: Protocol) ->
     target = np.full(len(found), -1, dtype=np.int64)
     hit = np.zeros(len(truth), dtype=bool)
     for matches in match_classes(truth, found, replace(protocol, areas={}), np.array([_MATCH])):
-        counts = (matches.rank < protocol.ap_limit) | protocol.limit_per_image
+        counts = (matches.rank < protocol.ap_limit) | protocol.max_dets_per_image
         true, false = (counts & (matches.status[:, 0, 0] == value) for value in (kernels.TRUE, kernels.FALSE))
         kind[matches.detections[true]] = TRUE
         kind[matches.detections[false]] = BACKGROUND

@@ -46,13 +46,13 @@ class Protocol:
         overlap_plus_one: sides are counted as ``x2 - x1 + 1`` (VOC's integer pixels).
         strict_overlap: a match needs IoU > threshold instead of ≥.
         base_area: what "all" means for AP and AR, px², closed at both ends; larger objects are ignored.
-        ap_at: whether AP counts the ``first`` or the ``last`` of ``max_dets``.
+        ap_max_dets: whether AP counts the ``first`` or the ``last`` of ``max_dets``.
         olrp: report optimal LRP (at the first threshold) and the score thresholds where it is reached.
         class_mean: ``classes`` – each class with objects counts once; ``images`` – as often as images hold it.
         count_ignored: ignored objects are part of the recall's denominator (VisDrone's toolkit).
-        drop_in_regions: objects and detections half inside an image's ignored regions are removed beforehand
+        drop_in_ignored_regions: objects and detections half inside an image's ignored regions are removed beforehand
             (VisDrone), and ignored boxes do not count at all, instead of both being crowds of every class.
-        limit_per_image: ``max_dets`` counts the detections of an image over all classes.
+        max_dets_per_image: ``max_dets`` counts the detections of an image over all classes.
     """
 
     name: str
@@ -65,12 +65,12 @@ class Protocol:
     overlap_plus_one: bool = False
     strict_overlap: bool = False
     base_area: tuple[float, float] = (0.0, INFINITE)
-    ap_at: Literal["first", "last"] = "last"
+    ap_max_dets: Literal["first", "last"] = "last"
     olrp: bool = False
     class_mean: Literal["classes", "images"] = "classes"
     count_ignored: bool = False
-    drop_in_regions: bool = False
-    limit_per_image: bool = False
+    drop_in_ignored_regions: bool = False
+    max_dets_per_image: bool = False
 
     def __post_init__(self) -> None:
         limits = self.max_dets
@@ -114,7 +114,7 @@ class Protocol:
     @property
     def ap_limit(self) -> int:
         """Detections of an image and class that count for AP."""
-        return self.max_dets[0 if self.ap_at == "first" else -1]
+        return self.max_dets[0 if self.ap_max_dets == "first" else -1]
 
     def all_areas(self) -> np.ndarray:
         """Return (A, 2) bounds in px²: the base area, then the bins."""
@@ -136,14 +136,14 @@ _ALL = (
     # No official script exists and papers differ, so that all integrators are reported.
     Protocol("dior", max_dets=(1_000_000,), integrators=("voc_area", "voc07", "coco101", "lerp101"), **_VOC),
     Protocol("visdrone", _frozen({}), (1, 10, 100, 500), integrators=("voc_area",), class_mean="images",
-             count_ignored=True, drop_in_regions=True, limit_per_image=True),
+             count_ignored=True, drop_in_ignored_regions=True, max_dets_per_image=True),
     # The same matching and limits, but every class once and recall over the objects that must be found.
-    Protocol("visdrone_unique", _frozen({}), (1, 10, 100, 500), integrators=("voc_area",), drop_in_regions=True,
-             limit_per_image=True),
+    Protocol("visdrone_unique", _frozen({}), (1, 10, 100, 500), integrators=("voc_area",), drop_in_ignored_regions=True,
+             max_dets_per_image=True),
     # SODA / CFINet (sodadeval.py): AP is that of "Small", every AP counts 100 detections, objects over 2,000 px²
     # are ignored.
     Protocol("soda", _frozen({"eS": (0, 12**2), "rS": (12**2, 20**2), "gS": (20**2, 32**2), "Normal": (32**2, 2000)}),
-             (100, 300, 1000), base_area=(0.0, 32.0**2), ap_at="first"),
+             (100, 300, 1000), base_area=(0.0, 32.0**2), ap_max_dets="first"),
     Protocol("scalebridge", _frozen({"vt": (0, 8**2), "t": (8**2, 16**2), "s": (16**2, 32**2), "m": (32**2, 96**2),
                                      "l": (96**2, INFINITE)}), (1, 100, 1500), olrp=True),
 )  # fmt: skip

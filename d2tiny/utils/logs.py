@@ -6,12 +6,12 @@ import logging
 import sys
 from pathlib import Path
 
-__all__ = ["setup_logs"]
+__all__ = ["setup_loggers"]
 
 _OURS = "_d2tiny_handler"
 
 
-def setup_logs(output: Path, *, rank: int = 0) -> None:
+def setup_loggers(output: Path, *, rank: int = 0) -> None:
     """Send the logs of d2tiny, detectron2 and fvcore to the terminal and to ``log.txt``.
 
     Calling it again moves the output; lines never come twice. Other processes than the first write to

@@ -42,7 +42,7 @@ def step_on_own_data(folder):
     model = Squares()
     ddp = wrap_ddp(model)
     trainer = Trainer(ddp, torch.optim.SGD(model.parameters(), lr=0.1), seed=0, device="cpu")
-    trainer.feed(iter([[{"x": 1.0 + 2 * comm.get_rank()}]]))
+    trainer.set_data_iterator(iter([[{"x": 1.0 + 2 * comm.get_rank()}]]))
     with EventStorage(0) as trainer.storage:
         trainer.run_step()
     average_tensors(model.buffers())
@@ -180,7 +180,7 @@ def steps_with_an_empty_rank(folder):
     for name in ("dino_r18", "scalebridge_r18"):
         model = small(name).train()
         trainer = Trainer(wrap_ddp(model), torch.optim.SGD(model.parameters(), lr=1e-3), seed=0, device="cpu")
-        trainer.feed(iter([[item(boxes)]] * 2))
+        trainer.set_data_iterator(iter([[item(boxes)]] * 2))
         with EventStorage(0) as trainer.storage:
             trainer.run_step()
             trainer.run_step()

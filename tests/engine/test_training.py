@@ -291,7 +291,7 @@ def test_ema_by_hand():
 def test_schedules():
     steps = warmup_multistep(max_iter=100, milestones=(0.5, 0.8), warmup_iters=10)
     assert [steps(x / 100) for x in (0, 5, 10, 49, 51, 81)] == pytest.approx([0.001, 0.5005, 1, 1, 0.1, 0.01])
-    cosine = warmup_cosine(max_iter=100, final=0.0, warmup_iters=0)
+    cosine = warmup_cosine(max_iter=100, end_factor=0.0, warmup_iters=0)
     assert cosine(0.5) == pytest.approx(0.5)
     assert warmup_multistep(max_iter=3, warmup_iters=5000)(0.5) < 1  # longer than the training
     assert warmup_multistep(max_iter=1)(0.0) == pytest.approx(0.001)

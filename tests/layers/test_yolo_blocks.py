@@ -29,7 +29,7 @@ def trained(conv):
 
 @pytest.mark.parametrize("active", [True, False])
 def test_folded_normalisation_gives_the_same(active):
-    conv, x = trained(ConvBN(6, 8, 3, 2, active=active)), torch.randn(2, 6, 9, 7)
+    conv, x = trained(ConvBN(6, 8, 3, 2, with_activation=active)), torch.randn(2, 6, 9, 7)
     plain = conv(x)
     with torch.no_grad():
         folded = conv(x)

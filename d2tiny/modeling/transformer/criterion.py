@@ -14,7 +14,7 @@ from d2tiny.modeling.assigners import HungarianMatcher
 from d2tiny.modeling.transformer.decoder import Decoded
 from d2tiny.modeling.transformer.denoising import DenoisingQueries
 from d2tiny.ops.boxes import cxcywh_to_xyxy, max_iof
-from d2tiny.utils.distributed import mean_over_ranks
+from d2tiny.utils.distributed import reduce_mean
 
 __all__ = ["DINOCriterion"]
 
@@ -56,7 +56,7 @@ class DINOCriterion:
     def counts(self, classes: Sequence[Tensor], positives: int = 0) -> tuple[Tensor, Tensor]:
         """Objects and denoised positives of an average process, each at least 1; every process must call it."""
         objects = float(sum(len(c) for c in classes))
-        count, noisy = mean_over_ranks(classes[0].new_tensor([objects, positives], dtype=torch.float32)).clamp(min=1)
+        count, noisy = reduce_mean(classes[0].new_tensor([objects, positives], dtype=torch.float32)).clamp(min=1)
         return count, noisy
 
     def matched(
