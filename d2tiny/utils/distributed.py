@@ -1,4 +1,4 @@
-"""Numbers that all processes of a training must agree on."""
+"""Values that all processes of a distributed training share."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ __all__ = ["get_world_size", "is_distributed", "reduce_mean"]
 
 
 def is_distributed() -> bool:
-    """Whether this is one of several processes that train together."""
+    """Return whether a process group is initialised."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def get_world_size() -> int:
-    """Number of processes that train together, 1 alone."""
+    """Return the number of processes; 1 without a process group."""
     return torch.distributed.get_world_size() if is_distributed() else 1
 
 
 @torch.no_grad()
 def reduce_mean(value: Tensor) -> Tensor:
-    """Return the mean of a tensor over all processes, without a gradient; every process must call it."""
+    """Return the mean of a tensor over all processes, without gradient; every process must call it."""
     if not is_distributed():
         return value.detach()
     total = value.detach().clone()
