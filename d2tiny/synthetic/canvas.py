@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from d2tiny.data.datasets.categories import AITOD_CLASSES
-from d2tiny.synthetic.texture import Colour, fractal, smoothstep
+from d2tiny.synthetic.texture import Colour, fractal_noise, smoothstep
 
 SUPERSAMPLE = 4
 """Side of the sub-pixel grid on which objects are drawn."""
@@ -60,13 +60,13 @@ class Canvas:
         """True with the given probability."""
         return bool(self.rng.random() < probability)
 
-    def pick(self, options: Sequence[Colour], jitter: float = 0.04) -> Colour:
+    def pick_colour(self, options: Sequence[Colour], jitter: float = 0.04) -> Colour:
         """One of the colours, slightly changed."""
         base = np.array(options[int(self.rng.integers(len(options)))])
         r, g, b = np.clip(base + self.rng.normal(0, jitter) + self.rng.normal(0, 0.006, 3), 0, 1)
         return float(r), float(g), float(b)
 
-    def count(self, low: float, high: float, *, scenery: bool = False) -> int:
+    def random_count(self, low: float, high: float, *, scenery: bool = False) -> int:
         """How many things to draw, for an area of 256x256 px at density 1.
 
         Args:
@@ -78,7 +78,7 @@ class Canvas:
         mean = self.uniform(low, high) * area * (1.0 if scenery else self.density)
         return int(np.floor(mean + self.rng.random()))
 
-    def anywhere(self, margin: float = 0.0) -> np.ndarray:
+    def random_point(self, margin: float = 0.0) -> np.ndarray:
         """(2,) a random point of the image, at least `margin` px from its border if that fits."""
         size = np.array([self.width, self.height], float)
         inset = np.minimum(margin, size / 2)
@@ -86,7 +86,7 @@ class Canvas:
 
     # ---- drawing ---------------------------------------------------------------------------------
 
-    def fill(self, points: np.ndarray, colour: Colour, *, alpha: float = 1.0, flat: bool = False) -> None:
+    def fill_polygon(self, points: np.ndarray, colour: Colour, *, alpha: float = 1.0, flat: bool = False) -> None:
         """Fills a polygon on the raised (or flat) layer, replacing what was there.
 
         Args:
@@ -96,14 +96,14 @@ class Canvas:
             flat: draw on the layer under the shadows.
         """
         target = self.flat if flat else self.raised
-        cv2.fillPoly(target, [_fixed(points)], _rgba(colour, alpha), shift=_SHIFT)
+        cv2.fillPoly(target, [_fixed_point(points)], _premultiplied(colour, alpha), shift=_SHIFT)
 
-    def fill_many(self, polygons: Sequence[np.ndarray], colour: Colour) -> None:
+    def fill_polygons(self, polygons: Sequence[np.ndarray], colour: Colour) -> None:
         """Fills several polygons of one colour on the raised layer."""
         for points in polygons:
-            self.fill(points, colour)
+            self.fill_polygon(points, colour)
 
-    def stroke(
+    def draw_line(
         self,
         start: np.ndarray,
         end: np.ndarray,
@@ -114,9 +114,9 @@ class Canvas:
         flat: bool = False,
     ) -> None:
         """Draws a straight line of `width` px as a rectangle."""
-        self.fill(ribbon(np.stack([start, end]), width), colour, alpha=alpha, flat=flat)
+        self.fill_polygon(polyline_band(np.stack([start, end]), width), colour, alpha=alpha, flat=flat)
 
-    def cast(self, outline: np.ndarray, height: float, *, convex: bool = True) -> None:
+    def cast_shadow(self, outline: np.ndarray, height: float, *, convex: bool = True) -> None:
         """Adds the shadow of an object `height` px tall.
 
         Args:
@@ -129,14 +129,14 @@ class Canvas:
         if convex:
             both = np.concatenate([outline, moved]).astype(np.float32)
             moved = cv2.convexHull(both)[:, 0]
-        cv2.fillPoly(self.shadow, [_fixed(moved)], 255, shift=_SHIFT)
+        cv2.fillPoly(self.shadow, [_fixed_point(moved)], 255, shift=_SHIFT)
 
     def add_foam(self, points: np.ndarray, strength: float) -> None:
         """Whitens the water inside a polygon; strength 0..1."""
         fixed = np.round((points - 0.5) * 2**_SHIFT).astype(np.int32)
         cv2.fillPoly(self.foam, [fixed], 255 * strength, lineType=cv2.LINE_AA, shift=_SHIFT)
 
-    def mask(self, points: np.ndarray, soften: float = 0.0) -> np.ndarray:
+    def polygon_mask(self, points: np.ndarray, soften: float = 0.0) -> np.ndarray:
         """(H, W) float32 coverage of a polygon, optionally with blurred borders."""
         canvas = np.zeros((self.height, self.width), np.uint8)
         fixed = np.round((points - 0.5) * 2**_SHIFT).astype(np.int32)
@@ -146,19 +146,19 @@ class Canvas:
 
     # ---- places and annotations ------------------------------------------------------------------
 
-    def reserve(self, points: np.ndarray) -> None:
+    def reserve_surface(self, points: np.ndarray) -> None:
         """Marks a surface (road, water, apron) on which scenery and loose objects do not stand."""
         self._mark(points, _SURFACE)
 
-    def free(self, points: np.ndarray, *, surfaces: bool = True) -> bool:
+    def is_free(self, points: np.ndarray, *, surfaces: bool = True) -> bool:
         """True if no object (and, with `surfaces`, no reserved surface) touches the polygon."""
-        return not self._touched(points, _OBJECT | (_SURFACE if surfaces else 0))
+        return not self._overlaps(points, _OBJECT | (_SURFACE if surfaces else 0))
 
-    def block(self, points: np.ndarray) -> None:
+    def mark_occupied(self, points: np.ndarray) -> None:
         """Marks a place as taken by something solid that is not annotated."""
         self._mark(points, _OBJECT)
 
-    def admit(self, name: str, *parts: np.ndarray, solid: bool = True) -> bool:
+    def add_object(self, name: str, *parts: np.ndarray, solid: bool = True) -> bool:
         """Asks for a place for an annotated object and, if granted, records its box.
 
         Args:
@@ -180,7 +180,7 @@ class Canvas:
             return False
         if min(right - left, bottom - top) < _MIN_SIDE:
             return False
-        if any(self._touched(part, _OBJECT) for part in parts):
+        if any(self._overlaps(part, _OBJECT) for part in parts):
             return False
         if solid:
             for part in parts:
@@ -189,13 +189,13 @@ class Canvas:
         self.classes.append(AITOD_CLASSES.index(name))
         return True
 
-    def inside(self, point: np.ndarray, margin: float) -> bool:
+    def is_inside(self, point: np.ndarray, margin: float) -> bool:
         """True if the point is in the image or at most `margin` px outside."""
         x, y = float(point[0]), float(point[1])
         across = -margin < x < self.width + margin
         return across and -margin < y < self.height + margin
 
-    def under(self, point: np.ndarray) -> np.ndarray:
+    def ground_colour(self, point: np.ndarray) -> np.ndarray:
         """(3,) colour of the ground or painted surface at a point, without shadow."""
         x = int(np.clip(point[0], 0, self.width - 1))
         y = int(np.clip(point[1], 0, self.height - 1))
@@ -205,9 +205,9 @@ class Canvas:
         paint = self.flat[rows, columns].mean((0, 1)) / 255
         return below * (1 - paint[3]) + paint[:3]
 
-    def visible(self, colour: Colour, point: np.ndarray, gap: float = 0.15) -> Colour:
+    def contrasting_colour(self, colour: Colour, point: np.ndarray, gap: float = 0.15) -> Colour:
         """The colour, made lighter or darker where the ground at `point` is too similar to it."""
-        wanted, ground = np.array(colour), self.under(point)
+        wanted, ground = np.array(colour), self.ground_colour(point)
         if np.abs(wanted - ground).max() >= gap:
             return colour
         lighter = wanted.mean() >= ground.mean() or ground.mean() < 0.35
@@ -233,20 +233,20 @@ class Canvas:
             view, mask = window
             view |= mask & np.uint8(bit)
 
-    def _touched(self, points: np.ndarray, bits: int) -> bool:
+    def _overlaps(self, points: np.ndarray, bits: int) -> bool:
         window = self._window(points)
         return window is not None and bool((window[0] & window[1] & np.uint8(bits)).any())
 
     # ---- camera ----------------------------------------------------------------------------------
 
-    def develop(self) -> np.ndarray:
+    def render(self) -> np.ndarray:
         """Composes the layers and takes the picture.
 
         Returns:
             (H, W, 3) uint8 RGB.
         """
         rng, size = self.rng, (self.width, self.height)
-        mottle = fractal(rng, self.height, self.width, 40.0, fine=1.0, gain=0.8)
+        mottle = fractal_noise(rng, self.height, self.width, 40.0, fine=1.0, gain=0.8)
         flat = cv2.resize(self.flat, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
         raised = cv2.resize(self.raised, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
         shadow = cv2.resize(self.shadow, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
@@ -255,19 +255,19 @@ class Canvas:
         image += flat[..., :3] * (1 + 0.035 * mottle)[..., None]
         if self.foam.any():
             foam = cv2.GaussianBlur(self.foam.astype(np.float32) / 255, (0, 0), 1.0)
-            foam *= smoothstep(fractal(rng, self.height, self.width, 3.0), -1.8, 0.8)
+            foam *= smoothstep(fractal_noise(rng, self.height, self.width, 3.0), -1.8, 0.8)
             image += (np.float32(0.86) - image) * foam[..., None]
         # Shadows are lit by the blue sky.
         depth = self.uniform(0.45, 0.66) * cv2.GaussianBlur(shadow, (0, 0), 0.5)
         image *= 1 - depth[..., None] * np.array([1.0, 0.97, 0.88], np.float32)
         image = image * (1 - raised[..., 3:]) + raised[..., :3] * (1 + 0.02 * mottle)[..., None]
-        return self._expose(image)
+        return self._apply_camera(image)
 
-    def _expose(self, image: np.ndarray) -> np.ndarray:
+    def _apply_camera(self, image: np.ndarray) -> np.ndarray:
         """Optics, illumination, sensor and file format."""
         rng = self.rng
         image = cv2.GaussianBlur(image, (0, 0), self.uniform(0.35, 0.62))
-        light = fractal(rng, self.height, self.width, 200.0, fine=100.0)
+        light = fractal_noise(rng, self.height, self.width, 200.0, fine=100.0)
         gain = self.uniform(0.86, 1.14) * (1 + self.uniform(0.0, 0.04) * light)
         warmth = float(rng.normal(0.0, 0.025))
         cast = np.array([1 + warmth, 1.0, 1 - warmth], np.float32)
@@ -288,12 +288,12 @@ class Canvas:
         return np.ascontiguousarray(decoded[..., ::-1])
 
 
-def _fixed(points: np.ndarray) -> np.ndarray:
+def _fixed_point(points: np.ndarray) -> np.ndarray:
     """Fixed-point coordinates on the fine grid, whose sample i lies at (i + 0.5) / SUPERSAMPLE."""
     return np.round((points * SUPERSAMPLE - 0.5) * 2**_SHIFT).astype(np.int32)
 
 
-def _rgba(colour: Colour, alpha: float) -> tuple[float, float, float, float]:
+def _premultiplied(colour: Colour, alpha: float) -> tuple[float, float, float, float]:
     """Premultiplied 8-bit colour."""
     r, g, b = (min(max(c, 0.0), 1.0) * 255 * alpha for c in colour)
     return r, g, b, 255 * alpha
@@ -302,13 +302,13 @@ def _rgba(colour: Colour, alpha: float) -> tuple[float, float, float, float]:
 # ---- geometry ------------------------------------------------------------------------------------
 
 
-def place(local: np.ndarray, centre: np.ndarray, angle: float) -> np.ndarray:
+def transform(local: np.ndarray, centre: np.ndarray, angle: float) -> np.ndarray:
     """Rotates (K, 2) local points by `angle` (x towards y) and moves them to `centre`."""
     c, s = np.cos(angle), np.sin(angle)
     return local @ np.array([[c, s], [-s, c]]) + centre
 
 
-def unit(angle: float) -> np.ndarray:
+def direction(angle: float) -> np.ndarray:
     """(2,) direction of an angle."""
     return np.array([np.cos(angle), np.sin(angle)])
 
@@ -331,27 +331,27 @@ def ellipse(length: float, width: float, power: float = 2.0) -> np.ndarray:
     return _superellipse(power) * (length, width)
 
 
-def mirrored(half: Sequence[tuple[float, float]]) -> np.ndarray:
+def mirror_outline(half: Sequence[tuple[float, float]]) -> np.ndarray:
     """Closes an outline that is symmetric about the x axis, given its half with y >= 0."""
     upper = np.array(half, float)
     return np.concatenate([upper, upper[::-1] * (1, -1)])
 
 
-def normals(path: np.ndarray) -> np.ndarray:
+def polyline_normals(path: np.ndarray) -> np.ndarray:
     """(K, 2) unit normals (left-handed in image coordinates) of a polyline."""
     tangent = np.gradient(path, axis=0)
     tangent /= np.linalg.norm(tangent, axis=1, keepdims=True) + 1e-9
     return np.stack([-tangent[:, 1], tangent[:, 0]], 1)
 
 
-def ribbon(path: np.ndarray, width: float | np.ndarray, offset: float = 0.0) -> np.ndarray:
+def polyline_band(path: np.ndarray, width: float | np.ndarray, offset: float = 0.0) -> np.ndarray:
     """(2K, 2) polygon of a band along a polyline, optionally shifted sideways."""
-    normal = normals(path)
+    normal = polyline_normals(path)
     half = np.broadcast_to(np.asarray(width, float) / 2, (len(path),))[:, None]
     return np.concatenate([path + normal * (offset + half), (path + normal * (offset - half))[::-1]])
 
 
-def curve(start: np.ndarray, middle: np.ndarray, end: np.ndarray, points: int = 32) -> np.ndarray:
+def bezier_curve(start: np.ndarray, middle: np.ndarray, end: np.ndarray, points: int = 32) -> np.ndarray:
     """(points, 2) quadratic Bézier curve."""
     t = np.linspace(0, 1, points)[:, None]
     return (1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2tiny.synthetic.canvas import Canvas
-from d2tiny.synthetic.themes import DECK
+from d2tiny.synthetic.themes import THEMES
 
 _MIN_IMAGE = 32  # px; below this the themes have no room
 
@@ -51,12 +51,12 @@ def render_scene(seed: int, *, height: int = 256, width: int = 256, density: flo
     if not 0 <= density <= 10:
         raise ValueError(f"render_scene: density={density}, allowed is 0 to 10.")
     rng = np.random.default_rng(seed)
-    lap, position = divmod(seed, len(DECK))
-    order = np.random.default_rng((lap, 17)).permutation(len(DECK))
+    lap, position = divmod(seed, len(THEMES))
+    order = np.random.default_rng((lap, 17)).permutation(len(THEMES))
     canvas = Canvas(rng, height, width, density)
-    DECK[order[position]](canvas)
+    THEMES[order[position]](canvas)
     return Scene(
-        image=canvas.develop(),
+        image=canvas.render(),
         boxes=np.array(canvas.boxes, np.float32).reshape(-1, 4),
         classes=np.array(canvas.classes, np.int64),
     )

@@ -13,7 +13,7 @@ import numpy as np
 Colour = tuple[float, float, float]
 
 
-class Ground(NamedTuple):
+class GroundStyle(NamedTuple):
     """How one natural surface looks.
 
     Attributes:
@@ -29,44 +29,44 @@ class Ground(NamedTuple):
     grain: float
 
 
-GROUNDS: dict[str, Ground] = {
-    "grass": Ground(
+GROUNDS: dict[str, GroundStyle] = {
+    "grass": GroundStyle(
         ((0.48, 0.53, 0.33), (0.42, 0.49, 0.27), (0.55, 0.54, 0.36)),
         ((0.29, 0.37, 0.20), (0.33, 0.38, 0.22), (0.37, 0.40, 0.25)),
         70.0,
         0.035,
     ),
-    "soil": Ground(
+    "soil": GroundStyle(
         ((0.64, 0.52, 0.40), (0.60, 0.53, 0.44), (0.69, 0.57, 0.43)),
         ((0.48, 0.38, 0.29), (0.46, 0.40, 0.33)),
         60.0,
         0.035,
     ),
-    "sand": Ground(
+    "sand": GroundStyle(
         ((0.85, 0.78, 0.64), (0.81, 0.74, 0.61)),
         ((0.73, 0.65, 0.51), (0.70, 0.62, 0.49)),
         50.0,
         0.022,
     ),
-    "concrete": Ground(
+    "concrete": GroundStyle(
         ((0.68, 0.67, 0.64), (0.62, 0.62, 0.61)),
         ((0.56, 0.55, 0.53), (0.52, 0.52, 0.51)),
         90.0,
         0.018,
     ),
-    "asphalt": Ground(
+    "asphalt": GroundStyle(
         ((0.42, 0.42, 0.43), (0.47, 0.46, 0.46)),
         ((0.34, 0.34, 0.36), (0.38, 0.38, 0.38)),
         80.0,
         0.018,
     ),
-    "sea": Ground(
+    "sea": GroundStyle(
         ((0.16, 0.33, 0.42), (0.20, 0.36, 0.40), (0.13, 0.27, 0.38)),
         ((0.09, 0.22, 0.31), (0.11, 0.25, 0.29)),
         130.0,
         0.008,
     ),
-    "river": Ground(
+    "river": GroundStyle(
         ((0.33, 0.37, 0.30), (0.24, 0.34, 0.34), (0.40, 0.38, 0.29)),
         ((0.24, 0.30, 0.25), (0.17, 0.26, 0.27), (0.31, 0.31, 0.24)),
         110.0,
@@ -75,7 +75,7 @@ GROUNDS: dict[str, Ground] = {
 }
 
 
-def fractal(
+def fractal_noise(
     rng: np.random.Generator,
     height: int,
     width: int,
@@ -145,7 +145,7 @@ def blend(under: np.ndarray, over: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return under + (over - under) * mask[..., None]
 
 
-def relief(field: np.ndarray, direction: np.ndarray) -> np.ndarray:
+def slope_shading(field: np.ndarray, direction: np.ndarray) -> np.ndarray:
     """Slope of `field` against the light: bright faces towards it, dark faces away from it.
 
     Args:
@@ -159,7 +159,7 @@ def relief(field: np.ndarray, direction: np.ndarray) -> np.ndarray:
     return gx * np.float32(direction[0]) + gy * np.float32(direction[1])
 
 
-def surface(rng: np.random.Generator, kind: str, height: int, width: int, sun: np.ndarray) -> np.ndarray:
+def ground_texture(rng: np.random.Generator, kind: str, height: int, width: int, sun: np.ndarray) -> np.ndarray:
     """A natural surface.
 
     Args:
@@ -179,20 +179,20 @@ def surface(rng: np.random.Generator, kind: str, height: int, width: int, sun: n
     light = np.array(look.light[rng.integers(len(look.light))], np.float32)
     dark = np.array(look.dark[rng.integers(len(look.dark))], np.float32)
     water = kind in ("sea", "river")
-    blotches = fractal(rng, height, width, look.coarse, fine=16.0 if water else 4.0)
+    blotches = fractal_noise(rng, height, width, look.coarse, fine=16.0 if water else 4.0)
     colour = dark + (light - dark) * smoothstep(blotches, -1.6, 1.6)[..., None]
     if water:
-        return colour + waves(rng, height, width, sun)[..., None]
-    fine = fractal(rng, height, width, 4.0, fine=1.0, gain=0.9)
+        return colour + wave_texture(rng, height, width, sun)[..., None]
+    fine = fractal_noise(rng, height, width, 4.0, fine=1.0, gain=0.9)
     return colour * (1 + look.grain * 2 * fine)[..., None]
 
 
-def waves(rng: np.random.Generator, height: int, width: int, sun: np.ndarray) -> np.ndarray:
+def wave_texture(rng: np.random.Generator, height: int, width: int, sun: np.ndarray) -> np.ndarray:
     """Brightness of ripples that run across one wind direction."""
     stretch, period = rng.uniform(2.0, 4.0), rng.uniform(2.5, 5.0)
     angle = rng.uniform(0, np.pi)
     side = int(np.hypot(height, width) / stretch) + 4
-    field = fractal(rng, side, int(side * stretch), period * 2, fine=2.0, gain=0.7)
+    field = fractal_noise(rng, side, int(side * stretch), period * 2, fine=2.0, gain=0.7)
     c, s = np.cos(angle), np.sin(angle)
     cx, cy = field.shape[1] / 2, field.shape[0] / 2
     matrix = np.array(
@@ -204,10 +204,10 @@ def waves(rng: np.random.Generator, height: int, width: int, sun: np.ndarray) ->
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     ripples = cv2.warpAffine(field, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT)
     strength = np.float32(rng.uniform(0.008, 0.022))
-    return strength * ripples + strength * relief(ripples, sun)
+    return strength * ripples + strength * slope_shading(ripples, sun)
 
 
-def fields(rng: np.random.Generator, height: int, width: int, sun: np.ndarray) -> np.ndarray:
+def field_texture(rng: np.random.Generator, height: int, width: int, sun: np.ndarray) -> np.ndarray:
     """A patchwork of crops, meadows and bare soil with plough rows and soft borders.
 
     Returns:
@@ -215,7 +215,7 @@ def fields(rng: np.random.Generator, height: int, width: int, sun: np.ndarray) -
     """
     angle, skew = rng.uniform(0, np.pi), rng.uniform(-0.25, 0.25)
     ys, xs = np.mgrid[0:height, 0:width].astype(np.float32)
-    wobble = 1.5 * fractal(rng, height, width, 40.0, fine=6.0)
+    wobble = 1.5 * fractal_noise(rng, height, width, 40.0, fine=6.0)
     u = xs * np.float32(np.cos(angle)) + ys * np.float32(np.sin(angle)) + 0.25 * wobble
     v = ys * np.float32(np.cos(angle + skew)) - xs * np.float32(np.sin(angle + skew))
     v += 0.25 * wobble
@@ -237,19 +237,19 @@ def fields(rng: np.random.Generator, height: int, width: int, sun: np.ndarray) -
 
     phase = np.where(along[label], u, v) * (2 * np.pi / period[label])
     rows = depth[label] * np.sin(phase)
-    tone = 0.035 * fractal(rng, height, width, 48.0, fine=1.0, gain=0.75)
+    tone = 0.035 * fractal_noise(rng, height, width, 48.0, fine=1.0, gain=0.75)
     colour = cv2.GaussianBlur(base[label], (0, 0), 0.8)
     return colour * (1 + rows + tone)[..., None]
 
 
-def woodland(rng: np.random.Generator, height: int, width: int, sun: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def forest_texture(rng: np.random.Generator, height: int, width: int, sun: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Canopy texture and the relief of its crowns.
 
     Returns:
         (height, width, 3) colour and (height, width) crown heights, about standard normal.
     """
-    crowns = fractal(rng, height, width, 9.0, fine=2.0, gain=0.75)
-    tone = fractal(rng, height, width, 60.0, fine=15.0)
+    crowns = fractal_noise(rng, height, width, 9.0, fine=2.0, gain=0.75)
+    tone = fractal_noise(rng, height, width, 60.0, fine=15.0)
     green = np.array([0.20, 0.27, 0.15], np.float32) * np.float32(rng.uniform(0.85, 1.25))
-    light = 1 + 0.32 * relief(crowns, sun) + 0.12 * crowns + 0.08 * tone
+    light = 1 + 0.32 * slope_shading(crowns, sun) + 0.12 * crowns + 0.08 * tone
     return green * np.clip(light, 0.35, 1.9)[..., None], crowns

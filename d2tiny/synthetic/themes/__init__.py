@@ -12,7 +12,7 @@ from d2tiny.synthetic.themes.water import harbour, open_sea, river
 
 Theme = Callable[[Canvas], None]
 
-DECK: tuple[Theme, ...] = (
+THEMES: tuple[Theme, ...] = (
     suburb, suburb, suburb, resort, parking, parking, highway, highway, downtown,
     harbour, harbour, open_sea, open_sea, river, river, river,
     airport, airport, airfield, tank_farm, tank_farm, wind_farm, wind_farm,
