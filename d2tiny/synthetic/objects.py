@@ -1,7 +1,7 @@
-"""The eight annotated kinds of object.
+"""The eight annotated classes of objects.
 
-Each function asks the canvas for a place first and returns whether the object was drawn. Angles are
-in radians, an object's front points along +x before rotation, sizes are in px.
+Each function first asks the canvas whether the object can be placed, and returns whether it was drawn. Angles are in
+radians, the front of an object points along +x before rotation, and sizes are in px.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _GLASS: Colour = (0.12, 0.15, 0.18)
 
 
 def shade(colour: Colour, factor: float) -> Colour:
-    """The colour made darker (factor < 1) or lighter."""
+    """Return the colour multiplied by a factor: below 1 darker, above 1 lighter."""
     r, g, b = (min(c * factor, 1.0) for c in colour)
     return r, g, b
 
@@ -38,7 +38,7 @@ def shade(colour: Colour, factor: float) -> Colour:
 
 
 def draw_vehicle(canvas: Canvas, centre: np.ndarray, angle: float, length: float) -> bool:
-    """A car of the given length, or now and then a van or a longer truck."""
+    """Draw a car of the given length, or sometimes a van or a longer truck."""
     kind = canvas.rng.choice(3, p=[0.82, 0.1, 0.08])
     if kind == 2:
         return draw_truck(canvas, centre, angle, length * canvas.uniform(1.35, 1.8), length * 0.5)
@@ -46,7 +46,7 @@ def draw_vehicle(canvas: Canvas, centre: np.ndarray, angle: float, length: float
 
 
 def draw_car(canvas: Canvas, centre: np.ndarray, angle: float, length: float, *, van: bool = False) -> bool:
-    """A passenger car or van: rounded body, windows, roof."""
+    """Draw a passenger car or van with rounded body, windows and roof."""
     length *= canvas.uniform(0.93, 1.07)
     width = length * (0.46 if van else canvas.uniform(0.41, 0.46))
     body = transform(ellipse(length, width, power=5.0), centre, angle)
@@ -55,7 +55,7 @@ def draw_car(canvas: Canvas, centre: np.ndarray, angle: float, length: float, *,
     paint = canvas.contrasting_colour(canvas.pick_colour(_CARGO_PAINT if van else _CAR_PAINT), centre)
     canvas.cast_shadow(body, length * (0.5 if van else 0.33))
     canvas.fill_polygon(body, shade(paint, 0.78))
-    # The upper surface, nudged towards the sun so that the far flank stays darker.
+    # The upper surface, shifted towards the sun so that the far side stays darker.
     canvas.fill_polygon(transform(ellipse(length * 0.95, width * 0.86, 5.0), centre - canvas.sun * 0.3, angle), paint)
     wind, rear = (0.36, -0.46) if van else (0.17, -0.33)
     glass = np.array([[wind, -0.36], [wind - 0.12, -0.30], [wind - 0.12, 0.30], [wind, 0.36]])
@@ -65,14 +65,14 @@ def draw_car(canvas: Canvas, centre: np.ndarray, angle: float, length: float, *,
         canvas.fill_polygon(transform(back, centre, angle), _GLASS)
     roof = rectangle((wind - 0.12 - rear - 0.06) * length, 0.62 * width, 0)
     roof[:, 0] += (wind - 0.12 + rear + 0.06) / 2 * length
-    # Even a black roof mirrors some sky, which tells it from its shadow.
+    # Even a black roof reflects some sky, which distinguishes it from its shadow.
     r, g, b = shade(paint, 1.1)
     canvas.fill_polygon(transform(roof, centre, angle), (r + 0.05, g + 0.05, b + 0.06))
     return True
 
 
 def draw_truck(canvas: Canvas, centre: np.ndarray, angle: float, length: float, width: float) -> bool:
-    """A cab and a box."""
+    """Draw a truck: a cab and a cargo box."""
     cab = transform(rectangle(length * 0.2, width * 0.9, length * 0.4), centre, angle)
     box = transform(rectangle(length * 0.78, width, -length * 0.11), centre, angle)
     if not canvas.add_object("vehicle", cab, box):
@@ -108,7 +108,7 @@ _TRIM: tuple[Colour, ...] = (
 
 
 def draw_airplane(canvas: Canvas, centre: np.ndarray, angle: float, length: float, *, light: bool = False) -> bool:
-    """An airliner, or with `light` a small propeller aircraft, seen from above."""
+    """Draw an airliner, or with `light` a small propeller aircraft."""
     shape = _PROP if light else _JET
     body, wings, tail = (transform(part * length, centre, angle) for part in shape)
     if not canvas.add_object("airplane", body, wings, tail):
@@ -157,11 +157,11 @@ _YACHT_DECK: tuple[Colour, ...] = (
 
 
 def draw_wake(canvas: Canvas, centre: np.ndarray, angle: float, length: float, width: float) -> None:
-    """White water behind and beside a moving ship; draw it before the ship."""
+    """Draw white water behind and beside a moving ship; call this before drawing the ship."""
     far, strength = length * canvas.uniform(1.0, 3.0), canvas.uniform(0.25, 0.6)
     steps = 5
     for k in range(steps):
-        # Later, shorter and brighter bands overwrite the faint ones that reach further.
+        # Later bands are shorter and brighter, and overwrite the faint ones that reach further.
         reach = -length * 0.4 - far * (1 - k / steps)
         spread = width * (0.35 + 0.5 * (1 - k / steps))
         band = [[-length * 0.4, -width * 0.3], [reach, -spread], [reach, spread]]
@@ -174,7 +174,7 @@ def draw_wake(canvas: Canvas, centre: np.ndarray, angle: float, length: float, w
 
 
 def draw_ship(canvas: Canvas, centre: np.ndarray, angle: float, length: float, *, moving: bool = False) -> bool:
-    """A yacht, or for greater lengths also a freighter."""
+    """Draw a yacht, or if it is long enough possibly a freighter; a moving ship has a wake."""
     freighter = length > 22 or (length > 17 and canvas.chance(0.6))
     width = length * (canvas.uniform(0.17, 0.23) if freighter else canvas.uniform(0.28, 0.38))
     width = max(width, 3.2)
@@ -232,7 +232,7 @@ TANK_PAINT: tuple[Colour, ...] = (
 
 
 def draw_storage_tank(canvas: Canvas, centre: np.ndarray, diameter: float, paint: Colour, *, floating: bool) -> bool:
-    """A cylindrical tank with a cone roof, or a floating roof lying lower than the rim."""
+    """Draw a cylindrical tank with a cone roof, or with a floating roof below the rim."""
     outline = ellipse(diameter, diameter) + centre
     if not canvas.add_object("storage-tank", outline):
         return False
@@ -243,7 +243,7 @@ def draw_storage_tank(canvas: Canvas, centre: np.ndarray, diameter: float, paint
     canvas.fill_polygon(ellipse(diameter - rim, diameter - rim) + centre - canvas.sun * rim / 2, shade(paint, 1.12))
     inner = ellipse(diameter - 2.6 * rim, diameter - 2.6 * rim) + centre
     if floating:
-        # The wall on the sun's side throws a crescent of shadow onto the sunken roof.
+        # The wall on the side of the sun casts a crescent-shaped shadow on the lower roof.
         canvas.fill_polygon(inner, shade(paint, 0.42))
         small = diameter * 0.74
         canvas.fill_polygon(ellipse(small, small) + centre + canvas.sun * 0.09 * diameter, shade(paint, 0.84))
@@ -263,7 +263,7 @@ _POOL_WATER: tuple[Colour, ...] = (
 
 
 def draw_swimming_pool(canvas: Canvas, centre: np.ndarray, angle: float, length: float) -> bool:
-    """Turquoise water in a light coping, which is not part of the box."""
+    """Draw a pool of turquoise water with a light edge, which is not part of the box."""
     form = canvas.rng.choice(4, p=[0.45, 0.25, 0.15, 0.15])
     if form == 0:
         local = ellipse(length, length * canvas.uniform(0.45, 0.6), power=8.0)
@@ -282,7 +282,7 @@ def draw_swimming_pool(canvas: Canvas, centre: np.ndarray, angle: float, length:
     canvas.fill_polygon(transform(local * grow, centre, angle), (0.80, 0.78, 0.73), flat=True)
     tint = canvas.contrasting_colour(canvas.pick_colour(_POOL_WATER, 0.03), centre, 0.2)
     canvas.fill_polygon(water, tint)
-    # The wall on the sun's side shades a strip of water; the far shallow end is lighter.
+    # The wall on the side of the sun shades a strip of water; the far end is lighter.
     canvas.fill_polygon(transform(local * 0.8, centre + canvas.sun * 0.05 * length, angle), shade(tint, 1.09))
     return True
 
@@ -297,7 +297,7 @@ _HAIR: tuple[Colour, ...] = ((0.10, 0.08, 0.07), (0.25, 0.17, 0.12), (0.55, 0.44
 
 
 def draw_person(canvas: Canvas, centre: np.ndarray, angle: float, size: float) -> bool:
-    """Shoulders across the walking direction, a head, and a long shadow; `size` is the width."""
+    """Draw a person: shoulders across the walking direction, a head, and a long shadow; `size` is the width."""
     shoulders = transform(ellipse(size * 0.62, size), centre, angle)
     step = transform(ellipse(size * 0.5, size * 0.4), centre + direction(angle) * size * 0.3, angle)
     if not canvas.add_object("person", shoulders, step):
@@ -315,13 +315,16 @@ def draw_person(canvas: Canvas, centre: np.ndarray, angle: float, size: float) -
 
 
 def draw_wind_mill(canvas: Canvas, base: np.ndarray, lean: float, size: float) -> bool:
-    """A turbine seen slightly from the side.
+    """Draw a wind turbine seen slightly from the side.
 
     Args:
-        canvas: where to draw.
-        base: foot of the tower.
+        canvas: the canvas.
+        base: (2,) foot of the tower.
         lean: direction in which the tower appears to lean; all turbines of a scene share it.
-        size: from the foot of the tower to the hub, in px.
+        size: distance from the foot of the tower to the hub in px.
+
+    Returns:
+        Whether it was drawn.
     """
     tower = np.array([[0, -0.045], [1, -0.022], [1, 0.022], [0, 0.045]]) * size
     tower[:, 1] = np.sign(tower[:, 1]) * np.maximum(np.abs(tower[:, 1]), 0.6)
@@ -338,7 +341,7 @@ def draw_wind_mill(canvas: Canvas, base: np.ndarray, lean: float, size: float) -
     mast = transform(tower, base, lean)
     if not canvas.add_object("wind-mill", mast, *blades):
         return False
-    # The shadow of the mast starts at its foot and carries a rotor of its own.
+    # The shadow of the mast starts at its foot and has a rotor too.
     slope = 1.3 * canvas.shadow_slope
     head = canvas.sun * size * slope
     along = float(np.arctan2(canvas.sun[1], canvas.sun[0]))
@@ -361,9 +364,9 @@ _DECK: tuple[Colour, ...] = ((0.62, 0.61, 0.59), (0.54, 0.54, 0.54), (0.70, 0.67
 
 
 def draw_bridge(canvas: Canvas, centre: np.ndarray, angle: float, length: float, width: float, road: Colour) -> bool:
-    """A deck of `length` along the road, with railings and the shadow it throws on the water.
+    """Draw a bridge: a deck of `length` along the road, with railings and its shadow on the water.
 
-    Vehicles may be drawn on it afterwards, so the deck does not block its place.
+    Vehicles may be drawn on it afterwards, so the deck does not occupy its area.
     """
     deck = transform(rectangle(length, width), centre, angle)
     if not canvas.add_object("bridge", deck, solid=False):

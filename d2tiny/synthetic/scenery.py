@@ -1,4 +1,4 @@
-"""Roads, water, buildings and plants: what surrounds the objects and is never annotated."""
+"""Roads, water, buildings and plants, which surround the objects and are not annotated."""
 
 from __future__ import annotations
 
@@ -36,7 +36,13 @@ YELLOW: Colour = (0.83, 0.68, 0.24)
 
 @dataclass(frozen=True, eq=False)
 class Road:
-    """A band along `path` (K, 2), `width` px wide, with `lanes` lanes in total."""
+    """A road, or another band along a path.
+
+    Attributes:
+        path: (K, 2) centre line in px.
+        width: width in px.
+        lanes: number of lanes in both directions together.
+    """
 
     path: np.ndarray
     width: float
@@ -44,12 +50,12 @@ class Road:
 
     @cached_property
     def distance(self) -> np.ndarray:
-        """(K,) px travelled along the path up to each of its points."""
+        """Return the distance (K,) in px along the path to each of its points."""
         steps = np.linalg.norm(np.diff(self.path, axis=0), axis=1)
         return np.concatenate([[0.0], np.cumsum(steps)])
 
     def at(self, travelled: float) -> tuple[np.ndarray, float]:
-        """Point (2,) and heading after `travelled` px."""
+        """Return the point (2,) and the heading in radians after `travelled` px along the path."""
         distance = self.distance
         k = int(np.clip(np.searchsorted(distance, travelled) - 1, 0, len(distance) - 2))
         step = self.path[k + 1] - self.path[k]
@@ -58,7 +64,7 @@ class Road:
 
 
 def crossing_path(canvas: Canvas, angle: float, through: np.ndarray, bend: float = 0.0) -> np.ndarray:
-    """(K, 2) curve from beyond one border to beyond the other, passing near `through`."""
+    """Return a curve (K, 2) that crosses the image at `angle`, near the point `through`, with a relative `bend`."""
     reach = float(np.hypot(canvas.height, canvas.width)) + 20
     along, across = direction(angle), direction(angle + np.pi / 2)
     start, end = through - along * reach, through + along * reach
@@ -75,7 +81,20 @@ def draw_road(
     markings: bool = True,
     verge: bool = True,
 ) -> Road:
-    """Paints a road of `lanes` lanes of `lane` px each, with dusty verges and markings."""
+    """Draw a road and reserve its surface.
+
+    Args:
+        canvas: the canvas.
+        path: (K, 2) centre line in px.
+        lane: width of a lane in px.
+        lanes: number of lanes in both directions together.
+        colour: colour of the surface; None picks asphalt.
+        markings: draw lane markings.
+        verge: draw dusty verges.
+
+    Returns:
+        The road.
+    """
     width = lane * lanes + 0.8
     colour = colour or canvas.pick_colour(ASPHALT)
     if verge:
@@ -110,14 +129,14 @@ def _markings(canvas: Canvas, band: Road, lane: float, colour: Colour) -> None:
 
 
 def add_traffic(canvas: Canvas, band: Road, length: float, gap: float) -> None:
-    """Vehicles in every lane, right-hand traffic, on average `gap` car lengths apart."""
+    """Draw vehicles of about `length` px in all lanes, driving on the right, on average `gap` car lengths apart."""
     if canvas.density <= 0:
         return
     lane, total = band.width / band.lanes, float(band.distance[-1])
     mean = gap * length / canvas.density
     for k in range(band.lanes):
         offset = (k + 0.5 - band.lanes / 2) * lane
-        # y points down, so a positive offset is the right-hand side of the path's direction.
+        # y points down, so a positive offset is to the right of the path's direction.
         turn = 0.0 if offset > 0 else np.pi
         travelled = canvas.uniform(0, mean)
         while travelled < total:
@@ -129,7 +148,7 @@ def add_traffic(canvas: Canvas, band: Road, length: float, gap: float) -> None:
 
 
 def draw_tree(canvas: Canvas, centre: np.ndarray, diameter: float, green: Colour) -> None:
-    """A crown of overlapping leaves, brighter towards the sun, with its shadow."""
+    """Draw a tree: a crown of overlapping leaves, brighter towards the sun, and its shadow."""
     rng = canvas.rng
     turn = np.linspace(0, 2 * np.pi, 14, endpoint=False)
     lobes = 0.5 * diameter * rng.uniform(0.78, 1.05, 14)[:, None]
@@ -142,7 +161,7 @@ def draw_tree(canvas: Canvas, centre: np.ndarray, diameter: float, green: Colour
     angles = rng.uniform(0, 2 * np.pi, count)
     radii = diameter * 0.40 * np.sqrt(rng.uniform(0, 1, count))
     leaves = np.stack([np.cos(angles) * radii, np.sin(angles) * radii], 1)
-    # From the shaded to the sunny side, so that lit leaves end up on top.
+    # From the shaded to the sunny side, so that lit leaves are on top.
     sizes, tones = diameter * rng.uniform(0.22, 0.36, count), rng.uniform(-0.13, 0.13, count)
     for k in np.argsort(-(leaves @ canvas.sun)):
         lit = 1.08 - 0.75 * float(leaves[k] @ canvas.sun) / diameter + float(tones[k])
@@ -151,7 +170,7 @@ def draw_tree(canvas: Canvas, centre: np.ndarray, diameter: float, green: Colour
 
 
 def scatter_trees(canvas: Canvas, low: float, high: float, size: tuple[float, float]) -> None:
-    """Single trees wherever nothing else stands."""
+    """Draw single trees of a diameter in the range `size` px where nothing else stands."""
     green = canvas.pick_colour(((0.28, 0.37, 0.19), (0.24, 0.33, 0.18), (0.34, 0.39, 0.21)))
     for _ in range(canvas.random_count(low, high, scenery=True)):
         centre, diameter = canvas.random_point(), canvas.uniform(*size)
@@ -160,7 +179,7 @@ def scatter_trees(canvas: Canvas, low: float, high: float, size: tuple[float, fl
 
 
 def draw_forest(canvas: Canvas, share: float) -> None:
-    """Covers about `share` of the unreserved ground with forest; nothing stands in it."""
+    """Cover about `share` (in [0, 1]) of the ground with forest where it is free; later objects avoid it."""
     where = fractal_noise(canvas.rng, canvas.height, canvas.width, 110.0, fine=6.0, gain=0.5)
     level = float(np.quantile(where, 1 - share))
     open_ground = cv2.GaussianBlur((canvas.occupied == 0).astype(np.float32), (0, 0), 2.0)
@@ -175,7 +194,7 @@ def draw_forest(canvas: Canvas, share: float) -> None:
 
 
 def draw_house(canvas: Canvas, centre: np.ndarray, angle: float, length: float, width: float) -> None:
-    """A gable roof, its sunny side brighter, with eaves and a chimney."""
+    """Draw a house with a gable roof, brighter on the sunny side, and perhaps a chimney."""
     outline = transform(rectangle(length, width), centre, angle)
     canvas.mark_occupied(transform(rectangle(length + 2, width + 2), centre, angle))
     canvas.cast_shadow(outline, width * 0.42)
@@ -201,7 +220,7 @@ def draw_streets(
     *,
     markings: bool = False,
 ) -> list[Road]:
-    """Parallel straight roads at sideways `offsets` from `middle`; only those in view."""
+    """Draw parallel straight roads at sideways `offsets` px from `middle`; return those that cross the image."""
     reach = float(np.hypot(canvas.height, canvas.width)) / 2 + 20
     view = np.array([canvas.width / 2, canvas.height / 2]) - middle
     along, across = float(view @ direction(angle)), float(view @ direction(angle + np.pi / 2))
@@ -214,7 +233,7 @@ def draw_streets(
 
 
 def draw_hall(canvas: Canvas, centre: np.ndarray, angle: float, length: float, width: float) -> None:
-    """A large flat roof with a parapet, seams and ventilation boxes."""
+    """Draw a hall: a large flat roof with parapet, seams and ventilation boxes."""
     outline = transform(rectangle(length, width), centre, angle)
     canvas.mark_occupied(transform(rectangle(length + 3, width + 3), centre, angle))
     canvas.cast_shadow(outline, canvas.uniform(6, 11))
@@ -233,17 +252,17 @@ def draw_hall(canvas: Canvas, centre: np.ndarray, angle: float, length: float, w
 
 
 def draw_containers(canvas: Canvas, centre: np.ndarray, angle: float, rows: int, columns: int) -> None:
-    """A stack of freight containers."""
+    """Draw a block of freight containers where no object stands."""
     palette: tuple[Colour, ...] = (
         (0.55, 0.22, 0.17), (0.20, 0.33, 0.48), (0.30, 0.44, 0.38), (0.72, 0.48, 0.22),
         (0.60, 0.60, 0.58),
     )  # fmt: skip
     length, width = 9.0, 2.6
-    whole = transform(rectangle(columns * length, rows * width), centre, angle)
-    if not canvas.is_free(whole, surfaces=False):
+    outline = transform(rectangle(columns * length, rows * width), centre, angle)
+    if not canvas.is_free(outline, surfaces=False):
         return
-    canvas.mark_occupied(whole)
-    canvas.cast_shadow(whole, 3.5)
+    canvas.mark_occupied(outline)
+    canvas.cast_shadow(outline, 3.5)
     for i in range(rows):
         colour = canvas.pick_colour(palette)
         for j in range(columns):
@@ -255,7 +274,13 @@ def draw_containers(canvas: Canvas, centre: np.ndarray, angle: float, rows: int,
 
 
 def draw_water(canvas: Canvas, polygon: np.ndarray, kind: str, shore: float = 1.5) -> np.ndarray:
-    """Floods a polygon with water behind a soft, slightly ragged sandy shore.
+    """Fill a polygon with water, with a soft, irregular shore of sand, and reserve its surface.
+
+    Args:
+        canvas: the canvas.
+        polygon: (K, 2) corners in px.
+        kind: ``sea`` or ``river``.
+        shore: softness of the shore in px.
 
     Returns:
         (H, W) float32 mask of the water.
@@ -273,7 +298,7 @@ def draw_water(canvas: Canvas, polygon: np.ndarray, kind: str, shore: float = 1.
 
 
 def draw_paving(canvas: Canvas, polygon: np.ndarray, colour: Colour, angle: float, pitch: float) -> None:
-    """A paved area with joints every `pitch` px."""
+    """Draw a paved area with joints every `pitch` px at `angle` and across, and reserve its surface."""
     canvas.fill_polygon(polygon, colour, flat=True)
     if pitch > 0:
         tile = canvas.polygon_mask(polygon) > 0.99
@@ -294,7 +319,7 @@ def _joint(
     tile: np.ndarray,
     colour: Colour,
 ) -> None:
-    """The part of one straight joint that lies on the paved area."""
+    """Draw the part of a straight joint that lies on the paved area, given by the mask `tile`."""
     steps = np.arange(-reach, reach, 1.0)
     points = middle + steps[:, None] * along
     x, y = np.floor(points).astype(int).T

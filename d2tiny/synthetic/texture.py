@@ -1,6 +1,6 @@
-"""Ground textures: multi-octave noise and the surfaces made from it.
+"""Ground textures made of multi-octave noise.
 
-Everything here returns float32 arrays in pixel resolution; colours are RGB in 0..1.
+All functions return float32 arrays at the resolution of the image; colours are RGB in [0, 1].
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ Colour = tuple[float, float, float]
 
 
 class GroundStyle(NamedTuple):
-    """How one natural surface looks.
+    """Appearance of a natural surface.
 
     Attributes:
-        light: colours of its brighter parts, one of which is drawn per use.
-        dark: colours of its darker parts.
-        coarse: size in px of the largest blotches.
-        grain: amplitude of the fine, nearly pixel-sized brightness noise.
+        light: possible colours of the brighter parts.
+        dark: possible colours of the darker parts.
+        coarse: size of the largest patches in px.
+        grain: amplitude of the brightness noise at the scale of pixels.
     """
 
     light: tuple[Colour, ...]
@@ -83,7 +83,7 @@ def fractal_noise(
     fine: float = 1.0,
     gain: float = 0.6,
 ) -> np.ndarray:
-    """Smooth noise summed over octaves from `coarse` down to `fine` px.
+    """Return fractal noise: smooth noise summed over octaves from `coarse` down to `fine` px.
 
     Args:
         rng: source of randomness.
@@ -100,10 +100,10 @@ def fractal_noise(
     cell, amplitude, power = float(coarse), 1.0, 0.0
     while cell >= fine:
         octaves.append((cell, amplitude))
-        # Interpolation between cells takes away roughly half of the variance.
+        # Interpolation between cells removes about half of the variance.
         power += 0.55 * amplitude**2
         cell, amplitude = cell / 2, amplitude * gain
-    # Coarse octaves are smooth enough to be drawn on a grid four times smaller.
+    # Coarse octaves are smooth enough to be computed at a quarter of the resolution.
     low = [(cell / 4, amplitude) for cell, amplitude in octaves if cell >= 12]
     total = _octaves(rng, -(-height // 4), -(-width // 4), low)
     total = cv2.resize(total, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -112,7 +112,7 @@ def fractal_noise(
 
 
 def _octaves(rng: np.random.Generator, height: int, width: int, octaves: list[tuple[float, float]]) -> np.ndarray:
-    """(height, width) sum of noise layers, each given by cell size and amplitude."""
+    """Return the (height, width) sum of noise layers, each given by cell size in px and amplitude."""
     total = np.zeros((height, width), np.float32)
     for cell, amplitude in octaves:
         if cell < 1.25:
@@ -120,7 +120,7 @@ def _octaves(rng: np.random.Generator, height: int, width: int, octaves: list[tu
             continue
         rows, cols = int(height / cell) + 4, int(width / cell) + 4
         grid = np.float32(amplitude) * rng.standard_normal((rows, cols), np.float32)
-        # A random sub-cell offset keeps the octaves' grid lines from coinciding.
+        # A random offset prevents the grid lines of the octaves from coinciding.
         dx, dy = rng.uniform(0.5, 1.5, 2)
         matrix = np.array([[1 / cell, 0, dx], [0, 1 / cell, dy]], np.float32)
         smooth = cv2.INTER_CUBIC if cell > 2.5 else cv2.INTER_LINEAR
@@ -135,18 +135,18 @@ def _octaves(rng: np.random.Generator, height: int, width: int, octaves: list[tu
 
 
 def smoothstep(value: np.ndarray, low: float, high: float) -> np.ndarray:
-    """0 below `low`, 1 above `high`, a smooth S between."""
+    """Return the smoothstep function: 0 below `low`, 1 above `high`, a cubic S-curve between."""
     t = np.clip((value - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
 
 def blend(under: np.ndarray, over: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """`over` where the (H, W) mask is 1, `under` where it is 0."""
+    """Blend two (H, W, 3) images: `over` where the (H, W) mask is 1, `under` where it is 0."""
     return under + (over - under) * mask[..., None]
 
 
 def slope_shading(field: np.ndarray, direction: np.ndarray) -> np.ndarray:
-    """Slope of `field` against the light: bright faces towards it, dark faces away from it.
+    """Return the slope of a height field along the light, for shading.
 
     Args:
         field: (H, W) heights.
@@ -160,7 +160,7 @@ def slope_shading(field: np.ndarray, direction: np.ndarray) -> np.ndarray:
 
 
 def ground_texture(rng: np.random.Generator, kind: str, height: int, width: int, sun: np.ndarray) -> np.ndarray:
-    """A natural surface.
+    """Return the texture of a natural surface.
 
     Args:
         rng: source of randomness.
@@ -170,7 +170,7 @@ def ground_texture(rng: np.random.Generator, kind: str, height: int, width: int,
         sun: (2,) direction in which shadows fall.
 
     Returns:
-        (height, width, 3) float32.
+        (height, width, 3) float32 colours.
 
     Raises:
         KeyError: `kind` is not in `GROUNDS`.
@@ -179,8 +179,8 @@ def ground_texture(rng: np.random.Generator, kind: str, height: int, width: int,
     light = np.array(look.light[rng.integers(len(look.light))], np.float32)
     dark = np.array(look.dark[rng.integers(len(look.dark))], np.float32)
     water = kind in ("sea", "river")
-    blotches = fractal_noise(rng, height, width, look.coarse, fine=16.0 if water else 4.0)
-    colour = dark + (light - dark) * smoothstep(blotches, -1.6, 1.6)[..., None]
+    patches = fractal_noise(rng, height, width, look.coarse, fine=16.0 if water else 4.0)
+    colour = dark + (light - dark) * smoothstep(patches, -1.6, 1.6)[..., None]
     if water:
         return colour + wave_texture(rng, height, width, sun)[..., None]
     fine = fractal_noise(rng, height, width, 4.0, fine=1.0, gain=0.9)
@@ -188,7 +188,7 @@ def ground_texture(rng: np.random.Generator, kind: str, height: int, width: int,
 
 
 def wave_texture(rng: np.random.Generator, height: int, width: int, sun: np.ndarray) -> np.ndarray:
-    """Brightness of ripples that run across one wind direction."""
+    """Return the (height, width) brightness of ripples across a random wind direction."""
     stretch, period = rng.uniform(2.0, 4.0), rng.uniform(2.5, 5.0)
     angle = rng.uniform(0, np.pi)
     side = int(np.hypot(height, width) / stretch) + 4
@@ -208,10 +208,10 @@ def wave_texture(rng: np.random.Generator, height: int, width: int, sun: np.ndar
 
 
 def field_texture(rng: np.random.Generator, height: int, width: int, sun: np.ndarray) -> np.ndarray:
-    """A patchwork of crops, meadows and bare soil with plough rows and soft borders.
+    """Return the texture of fields: crops, meadows and bare soil with plough rows and soft borders.
 
     Returns:
-        (height, width, 3) float32.
+        (height, width, 3) float32 colours.
     """
     angle, skew = rng.uniform(0, np.pi), rng.uniform(-0.25, 0.25)
     ys, xs = np.mgrid[0:height, 0:width].astype(np.float32)
@@ -243,10 +243,10 @@ def field_texture(rng: np.random.Generator, height: int, width: int, sun: np.nda
 
 
 def forest_texture(rng: np.random.Generator, height: int, width: int, sun: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Canopy texture and the relief of its crowns.
+    """Return the texture of a forest and the heights of its crowns.
 
     Returns:
-        (height, width, 3) colour and (height, width) crown heights, about standard normal.
+        (height, width, 3) float32 colours and (height, width) heights, about standard normal.
     """
     crowns = fractal_noise(rng, height, width, 9.0, fine=2.0, gain=0.75)
     tone = fractal_noise(rng, height, width, 60.0, fine=15.0)

@@ -13,12 +13,12 @@ from d2tiny.synthetic import Scene, objects, render_scene, write_dataset
 from d2tiny.synthetic.canvas import SUPERSAMPLE, Canvas
 from d2tiny.synthetic.themes import THEMES, Theme
 
-LAP = len(THEMES)
+CYCLE = len(THEMES)
 
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
-    return [render_scene(seed) for seed in range(2 * LAP)]
+    return [render_scene(seed) for seed in range(2 * CYCLE)]
 
 
 def assert_valid(scene: Scene, height: int, width: int) -> None:
@@ -34,7 +34,7 @@ def assert_valid(scene: Scene, height: int, width: int) -> None:
 # ---- scenes --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(0, LAP, 5))
+@pytest.mark.parametrize("seed", range(0, CYCLE, 5))
 def test_same_arguments_same_bytes(seed: int) -> None:
     np.random.seed(seed + 1)  # the global generator must not matter
     first, second = render_scene(seed), render_scene(seed)
@@ -52,9 +52,9 @@ def test_boxes_are_valid_in_every_theme(scenes: list[Scene]) -> None:
         assert_valid(scene, 256, 256)
 
 
-def test_every_class_appears_within_one_lap_of_the_deck(scenes: list[Scene]) -> None:
-    for lap in (scenes[:LAP], scenes[LAP:]):
-        seen = set(np.concatenate([scene.classes for scene in lap]).tolist())
+def test_every_class_appears_within_one_cycle_of_themes(scenes: list[Scene]) -> None:
+    for cycle in (scenes[:CYCLE], scenes[CYCLE:]):
+        seen = set(np.concatenate([scene.classes for scene in cycle]).tolist())
         assert seen == set(range(len(AITOD_CLASSES)))
 
 
@@ -102,7 +102,7 @@ def test_density_adds_objects() -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(97, 203), (203, 97), (32, 32), (33, 400)])
 def test_odd_sizes(height: int, width: int) -> None:
-    for seed in range(LAP):
+    for seed in range(CYCLE):
         assert_valid(render_scene(seed, height=height, width=width), height, width)
 
 

@@ -1,4 +1,4 @@
-"""What a scene shows: one function per theme, each filling a canvas."""
+"""Themes of scenes: one function per theme, which draws a scene on an empty canvas."""
 
 from __future__ import annotations
 
@@ -18,4 +18,4 @@ THEMES: tuple[Theme, ...] = (
     airport, airport, airfield, tank_farm, tank_farm, wind_farm, wind_farm,
     beach, plaza, wilderness,
 )  # fmt: skip
-"""Themes in proportion to how often they appear."""
+"""All themes, repeated in proportion to their frequency."""

@@ -1,4 +1,4 @@
-"""Scenes with people, or with nobody at all."""
+"""Themes with people, and one without objects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from d2tiny.synthetic.themes.terrain import fill_fields, fill_ground, image_cent
 
 
 def beach(canvas: Canvas) -> None:
-    """Bathers and parasols on the sand between surf and promenade."""
+    """Draw a beach with bathers and parasols."""
     fill_ground(canvas, "sand")
     turn, reach = canvas.uniform(0, 2 * np.pi), image_radius(canvas) * 1.5
     edge = image_centre(canvas) + direction(turn + np.pi / 2) * canvas.uniform(0.1, 0.35) * canvas.height
@@ -32,7 +32,7 @@ def beach(canvas: Canvas) -> None:
 
 
 def _parasol(canvas: Canvas, spot: np.ndarray, size: float) -> None:
-    """An octagon in two colours, over its shadow."""
+    """Draw a parasol in two colours with its shadow."""
     colour = canvas.pick_colour(((0.85, 0.25, 0.2), (0.2, 0.4, 0.7), (0.93, 0.8, 0.3), (0.3, 0.6, 0.5)))
     outline = ellipse(size, size)
     canvas.cast_shadow(outline + spot, size * 0.6, convex=False)
@@ -44,7 +44,7 @@ def _parasol(canvas: Canvas, spot: np.ndarray, size: float) -> None:
 
 
 def plaza(canvas: Canvas) -> None:
-    """People crossing a paved square with trees and kiosks."""
+    """Draw people on a paved square with trees and kiosks."""
     fill_ground(canvas, "grass")
     turn = canvas.uniform(0, np.pi)
     size = image_radius(canvas) * canvas.uniform(1.1, 1.8)
@@ -60,7 +60,7 @@ def plaza(canvas: Canvas) -> None:
 
 
 def _crowd(canvas: Canvas, people: int, size: float) -> None:
-    """People in groups and alone."""
+    """Draw a number of people, in groups and alone."""
     while people > 0:
         middle = canvas.random_point()
         group = int(min(people, canvas.rng.geometric(0.12)))
@@ -76,7 +76,7 @@ def _crowd(canvas: Canvas, people: int, size: float) -> None:
 
 
 def wilderness(canvas: Canvas) -> None:
-    """Land without anything to find, apart from a rare car on a track."""
+    """Draw countryside without objects, apart from an occasional car on a track."""
     if canvas.chance(0.5):
         fill_fields(canvas)
     else:

@@ -1,4 +1,4 @@
-"""Scenes of airports, industry and energy."""
+"""Themes of airports, industry and energy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from d2tiny.synthetic.themes.terrain import fill_fields, fill_ground, image_cent
 
 
 def airport(canvas: Canvas) -> None:
-    """An apron with a row of parked airliners, taxiways, service vehicles."""
+    """Draw an apron with parked airliners, taxiways and service vehicles."""
     fill_ground(canvas, "grass")
     turn, reach = canvas.uniform(0, 2 * np.pi), image_radius(canvas) * 1.5
     plane = canvas.uniform(15, 28)
@@ -37,7 +37,7 @@ def airport(canvas: Canvas) -> None:
 
 
 def _stands(canvas: Canvas, origin: np.ndarray, turn: float, plane: float, reach: float) -> None:
-    """Airliners nose-in to the terminal, with vehicles around them."""
+    """Draw airliners parked nose-in at the terminal, with vehicles around them."""
     full = canvas.uniform(0.55, 0.95) * min(canvas.density, 1.0)
     for u in np.arange(-reach, reach, plane * 1.2):
         centre = transform(np.array([[u, plane * 0.55]]), origin, turn)[0]
@@ -54,7 +54,7 @@ def _stands(canvas: Canvas, origin: np.ndarray, turn: float, plane: float, reach
 
 
 def airfield(canvas: Canvas) -> None:
-    """Light aircraft tied down beside a grass or asphalt strip."""
+    """Draw light aircraft parked beside an airstrip."""
     fill_ground(canvas, canvas.rng.choice(["grass", "soil"]))
     mix_ground(canvas, "grass", 0.4)
     turn, reach = canvas.uniform(0, 2 * np.pi), image_radius(canvas) * 1.5
@@ -84,7 +84,7 @@ def airfield(canvas: Canvas) -> None:
 
 
 def tank_farm(canvas: Canvas) -> None:
-    """Bunded groups of storage tanks, pipes, service roads."""
+    """Draw groups of storage tanks with pipes and service roads."""
     fill_ground(canvas, canvas.rng.choice(["soil", "concrete", "grass", "sand"]))
     turn, middle = canvas.uniform(0, np.pi), canvas.random_point()
     cell, reach = canvas.uniform(70, 95), image_radius(canvas) * 1.6
@@ -126,7 +126,7 @@ def _tank_group(canvas: Canvas, centre: np.ndarray, turn: float, cell: float) ->
 
 
 def wind_farm(canvas: Canvas) -> None:
-    """Turbines on fields or dry hills with tracks leading to them."""
+    """Draw wind turbines on fields or dry land, with tracks leading to them."""
     if canvas.chance(0.6):
         fill_fields(canvas)
     else:

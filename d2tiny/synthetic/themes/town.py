@@ -1,4 +1,4 @@
-"""Scenes of towns and roads."""
+"""Themes of towns and roads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from d2tiny.synthetic.themes.terrain import fill_fields, fill_ground, image_radi
 
 
 def suburb(canvas: Canvas) -> None:
-    """Streets with houses, gardens, pools and parked cars."""
+    """Draw streets with houses, gardens, pools and parked cars."""
     fill_ground(canvas, "grass")
     mix_ground(canvas, "soil", 0.15)
     angle, middle, reach = canvas.uniform(0, np.pi), canvas.random_point(), image_radius(canvas) * 1.6
@@ -33,7 +33,7 @@ def suburb(canvas: Canvas) -> None:
 
 
 def _plot(canvas: Canvas, middle: np.ndarray, angle: float, spot: np.ndarray, side: int, car: float) -> None:
-    """One house with driveway, and perhaps a pool in the garden behind it."""
+    """Draw a house with a driveway, and perhaps a car and a pool."""
     centre = transform(spot[None], middle, angle)[0]
     length, width = car * canvas.uniform(1.8, 2.4), car * canvas.uniform(1.2, 1.6)
     yard = transform(rectangle(car * 2.6, car * 2.0), centre, angle)
@@ -57,7 +57,7 @@ def _plot(canvas: Canvas, middle: np.ndarray, angle: float, spot: np.ndarray, si
 
 
 def resort(canvas: Canvas) -> None:
-    """Hotels with pools among lawns and palms."""
+    """Draw hotels with pools among lawns and trees."""
     fill_ground(canvas, canvas.rng.choice(["grass", "sand", "soil"]))
     mix_ground(canvas, "grass", 0.35)
     angle = canvas.uniform(0, np.pi)
@@ -78,7 +78,7 @@ def resort(canvas: Canvas) -> None:
 
 
 def parking(canvas: Canvas) -> None:
-    """Car parks with dense rows around a large roof."""
+    """Draw car parks with dense rows of cars around large roofs."""
     fill_ground(canvas, canvas.rng.choice(["soil", "concrete", "grass", "grass"]))
     angle, car = canvas.uniform(0, np.pi), canvas.uniform(10.5, 18.0)
     path = scenery.crossing_path(canvas, angle, canvas.random_point())
@@ -96,7 +96,7 @@ def parking(canvas: Canvas) -> None:
 
 
 def _car_park(canvas: Canvas, centre: np.ndarray, angle: float, car: float) -> None:
-    """Double rows of marked bays; about three bays in four are taken."""
+    """Draw a car park: double rows of marked bays, most of them occupied."""
     bay, deep = car * 0.62, car * 1.2
     columns, blocks = int(canvas.rng.integers(7, 17)), int(canvas.rng.integers(1, 4))
     module = 2 * deep + car * 1.5
@@ -122,7 +122,7 @@ def _car_park(canvas: Canvas, centre: np.ndarray, angle: float, car: float) -> N
 
 
 def highway(canvas: Canvas) -> None:
-    """A motorway, with luck a second one across, through fields and woods."""
+    """Draw a motorway, perhaps with roads across it, through fields and forest."""
     fill_fields(canvas)
     angle, car = canvas.uniform(0, np.pi), canvas.uniform(11.0, 18.0)
     lanes = int(canvas.rng.choice([4, 4, 6]))
@@ -140,7 +140,7 @@ def highway(canvas: Canvas) -> None:
 
 
 def downtown(canvas: Canvas) -> None:
-    """City blocks: flat roofs, a grid of streets, parked cars along the kerb."""
+    """Draw city blocks with flat roofs in a grid of streets with traffic."""
     fill_ground(canvas, "concrete")
     angle, middle, reach = canvas.uniform(0, np.pi), canvas.random_point(), image_radius(canvas) * 1.6
     car = canvas.uniform(10.0, 14.5)

@@ -1,4 +1,4 @@
-"""Scenes at sea, in harbours and along rivers."""
+"""Themes at sea, in harbours and along rivers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from d2tiny.synthetic.themes.terrain import fill_fields, fill_ground, image_cent
 
 
 def harbour(canvas: Canvas) -> None:
-    """Quays with freighters or a marina with boats side by side."""
+    """Draw a harbour: quays with freighters, or a marina with yachts side by side."""
     fill_ground(canvas, "concrete")
     turn, reach = canvas.uniform(0, 2 * np.pi), image_radius(canvas) * 1.5
     shore = image_centre(canvas) - direction(turn + np.pi / 2) * canvas.uniform(0.05, 0.3) * canvas.height
@@ -42,7 +42,7 @@ def harbour(canvas: Canvas) -> None:
 
 
 def _marina(canvas: Canvas, shore: np.ndarray, turn: float) -> None:
-    """Piers at right angles to the shore, boats on both sides of each."""
+    """Draw piers at right angles to the shore with yachts on both sides."""
     boat, reach = canvas.uniform(10, 17), image_radius(canvas)
     pitch, far = boat * 3.1, canvas.uniform(60, 130)
     wood, full = canvas.pick_colour(((0.62, 0.56, 0.47), (0.70, 0.68, 0.64))), canvas.uniform(0.6, 0.95)
@@ -65,7 +65,7 @@ def _marina(canvas: Canvas, shore: np.ndarray, turn: float) -> None:
 
 
 def _docks(canvas: Canvas, shore: np.ndarray, turn: float) -> None:
-    """Freighters along the quay and along one or two broad jetties."""
+    """Draw freighters along the quay and along broad jetties."""
     reach = image_radius(canvas)
     berths = [(u, 0.0) for u in np.arange(-reach, reach, 40.0).tolist()]
     spots = [(u, 6.0, 0.0) for u, _ in berths]
@@ -85,7 +85,7 @@ def _docks(canvas: Canvas, shore: np.ndarray, turn: float) -> None:
 
 
 def open_sea(canvas: Canvas) -> None:
-    """Ships under way, some at anchor, and perhaps a coast."""
+    """Draw ships on open water, some of them moving, and perhaps a coast."""
     fill_ground(canvas, "sea")
     if canvas.chance(0.5):
         turn = canvas.uniform(0, 2 * np.pi)
@@ -110,7 +110,7 @@ def open_sea(canvas: Canvas) -> None:
 
 
 def river(canvas: Canvas) -> None:
-    """A river or canal, the bridges over it, and boats."""
+    """Draw a river with bridges and ships."""
     if canvas.chance(0.5):
         fill_fields(canvas)
     else:
@@ -118,7 +118,7 @@ def river(canvas: Canvas) -> None:
         mix_ground(canvas, "soil", 0.3)
     turn, wide = canvas.uniform(0, np.pi), canvas.uniform(9, 30)
     bend = canvas.uniform(-0.35, 0.35)
-    # Started in the middle half so that the bridges are in the picture.
+    # In the middle half of the image, so that the bridges are visible.
     through = image_centre(canvas) * 0.5 + canvas.random_point() * 0.5
     path = scenery.crossing_path(canvas, turn, through, bend)
     scenery.draw_water(canvas, polyline_band(path, wide), "river")
