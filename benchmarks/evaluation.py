@@ -91,9 +91,9 @@ def evaluate_ours(folder: Path) -> tuple[dict[str, float], float]:
     from d2tiny.evaluation import evaluate_arrays, get_protocol, load_detections, load_ground_truth
 
     truth = load_ground_truth(folder / "gt.json")
-    found = load_detections(folder / "predictions.json", truth)
+    detections = load_detections(folder / "predictions.json", truth)
     loaded = time.perf_counter()
-    metrics = evaluate_arrays(truth, found, get_protocol("aitod")).metrics()
+    metrics = evaluate_arrays(truth, detections, get_protocol("aitod")).metrics()
     return {name: metrics[name] / 100 for name in METRICS}, loaded
 
 
@@ -109,9 +109,9 @@ def evaluate_peer(name: str, folder: Path) -> tuple[dict[str, float], float]:
         engine = package.COCOeval_faster if name == "faster-coco-eval" else package.COCOeval
     with contextlib.redirect_stdout(io.StringIO()):
         truth = coco(str(folder / "gt.json"))
-        found = truth.loadRes(str(folder / "predictions.json"))
+        detections = truth.loadRes(str(folder / "predictions.json"))
         loaded = time.perf_counter()
-        run = engine(truth, found, "bbox")
+        run = engine(truth, detections, "bbox")
         run.params.areaRng, run.params.areaRngLbl, run.params.maxDets = AREAS, LABELS, [1, 100, 1500]
         run.evaluate()
         run.accumulate()

@@ -45,6 +45,6 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
 if __name__ == "__main__":
     parser = model_parser(__doc__)
     parser.add_argument("--amp", action="store_true", help="autocast")
-    given = parser.parse_args()
+    args = parser.parse_args()
     titles = {"step s": "step_s", "×": "step_s", "MB": "mb"}
-    compare(given, measure, titles)
+    compare(args, measure, titles)

@@ -105,8 +105,8 @@ def _search_blocks(blocks: Blocks, gts: Tensor, score: Score, g: Tensor, b: Tens
         value = _score_blocks(blocks, gts, score, gt, block)
         pair, slot = (value >= limit[gt, None]).nonzero(as_tuple=True)
         prior = blocks.index[block[pair], slot]
-        found = Matches(gt[pair], prior, value[pair, slot])
-        yield found.keep(prior >= 0)
+        matches = Matches(gt[pair], prior, value[pair, slot])
+        yield matches.keep(prior >= 0)
 
 
 def _score_blocks(blocks: Blocks, gts: Tensor, score: Score, g: Tensor, b: Tensor) -> Tensor:
@@ -122,8 +122,8 @@ def _search(blocks: Blocks, gts: Tensor, score: Score, limits: Callable[[Tensor,
         upper = _block_bounds(blocks, gts[part], score)
         limit = limits(upper, part)
         g, b = (upper >= (limit - _SLACK * limit.abs())[:, None]).nonzero(as_tuple=True)
-        for found in _search_blocks(blocks, gts[part], score, g, b, limit):
-            yield Matches(found.gt + part.start, found.prior, found.score)
+        for matches in _search_blocks(blocks, gts[part], score, g, b, limit):
+            yield Matches(matches.gt + part.start, matches.prior, matches.score)
 
 
 def topk_blocks(blocks: Blocks, gts: Tensor, score: Score, k: int, floor: float = -math.inf) -> Matches:
@@ -143,13 +143,13 @@ def topk_blocks(blocks: Blocks, gts: Tensor, score: Score, k: int, floor: float 
     parts: list[Matches] = []
     for part in chunks(len(gts), 1, _GT_CHUNK) if k > 0 else ():
         subset = gts[part]
-        found = Matches.cat(
+        matches = Matches.cat(
             list(_search(blocks, subset, score, _KthScoreLimit(blocks, subset, score, k, floor))), gts.device
         )
-        best = keep_topk(found, k)
+        best = keep_topk(matches, k)
         kth = -max_score_per_gt(Matches(best.gt, best.prior, -best.score), len(subset))
-        found = found.keep(found.score >= kth[found.gt])
-        parts.append(Matches(found.gt + part.start, found.prior, found.score))
+        matches = matches.keep(matches.score >= kth[matches.gt])
+        parts.append(Matches(matches.gt + part.start, matches.prior, matches.score))
     return Matches.cat(parts, gts.device)
 
 

@@ -57,9 +57,9 @@ def roi_align(
 
 def _check_arguments(maps: Sequence[Tensor], rois: Tensor, levels: Tensor, scales: Sequence[float]) -> None:
     if any(x.dim() != 4 or x.dtype != torch.float32 or x.device.type != "cpu" for x in maps) or rois.shape[1:] != (5,):
-        given = ", ".join(f"{tuple(x.shape)} {x.dtype} {x.device}" for x in maps)
+        shapes = ", ".join(f"{tuple(x.shape)} {x.dtype} {x.device}" for x in maps)
         raise ValueError(
-            f"roi_align: needs float32 maps (B, C, H, W) and boxes (R, 5) of a processor, got {given} and boxes "
+            f"roi_align: needs float32 maps (B, C, H, W) and boxes (R, 5) of a processor, got {shapes} and boxes "
             f"{tuple(rois.shape)}."
         )
     if any(0 in x.shape[2:] for x in maps):

@@ -54,8 +54,8 @@ def test_boxes_are_valid_in_every_theme(scenes: list[Scene]) -> None:
 
 def test_every_class_appears_within_one_cycle_of_themes(scenes: list[Scene]) -> None:
     for cycle in (scenes[:CYCLE], scenes[CYCLE:]):
-        seen = set(np.concatenate([scene.classes for scene in cycle]).tolist())
-        assert seen == set(range(len(AITOD_CLASSES)))
+        classes = set(np.concatenate([scene.classes for scene in cycle]).tolist())
+        assert classes == set(range(len(AITOD_CLASSES)))
 
 
 def test_objects_are_tiny(scenes: list[Scene]) -> None:

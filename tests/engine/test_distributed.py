@@ -29,11 +29,11 @@ class Squares(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.ones(1))
-        self.register_buffer("seen", torch.zeros(1))
+        self.register_buffer("batch_mean", torch.zeros(1))
 
     def forward(self, batch):
         x = torch.tensor([item["x"] for item in batch])
-        self.seen.copy_(x.mean())
+        self.batch_mean.copy_(x.mean())
         return {"loss": (self.weight * x).square().mean()}
 
 
@@ -46,7 +46,7 @@ def step_on_own_data(folder):
     with EventStorage(0) as trainer.storage:
         trainer.run_step()
     average_tensors(model.buffers())
-    (folder / f"{comm.get_rank()}.json").write_text(json.dumps([float(model.weight.detach()), float(model.seen)]))
+    (folder / f"{comm.get_rank()}.json").write_text(json.dumps([float(model.weight.detach()), float(model.batch_mean)]))
 
 
 def test_gradients_and_statistics_are_shared(tmp_path):
@@ -184,9 +184,9 @@ def steps_with_an_empty_rank(folder):
         with EventStorage(0) as trainer.storage:
             trainer.run_step()
             trainer.run_step()
-            seen = trainer.storage.latest()
+            latest = trainer.storage.latest()
         weights = float(sum(p.detach().double().abs().sum() for p in model.parameters()))
-        noisy = seen["loss_bbox_dn"][0] if comm.is_main_process() else None
+        noisy = latest["loss_bbox_dn"][0] if comm.is_main_process() else None
         (folder / f"{name}_{comm.get_rank()}.json").write_text(json.dumps([weights, noisy]))
 
 

@@ -157,7 +157,7 @@ def test_a_whole_recipe_trains_and_resumes_exactly(name, datasets, tmp_path, mon
         return {r["iteration"]: r["total_loss"] for r in rows if "total_loss" in r}
 
     hooks = ["train.hooks.0.warmup_iters=3"] if "yolo11" in name else ["train.hooks.0.start_fraction=0.5"]
-    whole = train(tmp_path / "whole", *hooks)
+    full = train(tmp_path / "full", *hooks)
     step = Trainer.run_step
 
     def dies(self):
@@ -170,4 +170,4 @@ def test_a_whole_recipe_trains_and_resumes_exactly(name, datasets, tmp_path, mon
         patch.setattr(Trainer, "run_step", dies)
         train(tmp_path / "cut", *cut)
     resumed = train(tmp_path / "cut", *cut, resume=True)
-    assert [whole[i] for i in (3, 4, 5)] == [resumed[i] for i in (3, 4, 5)]
+    assert [full[i] for i in (3, 4, 5)] == [resumed[i] for i in (3, 4, 5)]

@@ -64,9 +64,9 @@ def test_trains_writes_and_evaluates(datasets, tmp_path):
 
 def test_resume_is_bit_equal(datasets, tmp_path):
     """Six iterations at once, and two + four after an interruption: same losses, same final weights."""
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    full, interrupted = tmp_path / "full", tmp_path / "interrupted"
     common = ["train.max_iter=6", "train.checkpoint_period=2"]
-    run(load_config(CONFIG, settings(whole, *common)))
+    run(load_config(CONFIG, settings(full, *common)))
 
     class Interrupted(Exception):
         pass
@@ -83,14 +83,14 @@ def test_resume_is_bit_equal(datasets, tmp_path):
     module.Trainer.run_step = stops_at_three
     try:
         with pytest.raises(Interrupted):
-            run(load_config(CONFIG, settings(parts, *common)))
+            run(load_config(CONFIG, settings(interrupted, *common)))
     finally:
         module.Trainer.run_step = original
-    assert (parts / "last_checkpoint").read_text() == "model_last.pth"
-    run(load_config(CONFIG, settings(parts, *common)), resume=True)
-    assert losses(parts) == losses(whole)
+    assert (interrupted / "last_checkpoint").read_text() == "model_last.pth"
+    run(load_config(CONFIG, settings(interrupted, *common)), resume=True)
+    assert losses(interrupted) == losses(full)
     for name in ("model_last.pth", "model_final.pth"):
-        a, b = (torch.load(folder / name) for folder in (whole, parts))
+        a, b = (torch.load(folder / name) for folder in (full, interrupted))
         assert all(torch.equal(a["model"][k], b["model"][k]) for k in a["model"])
 
 

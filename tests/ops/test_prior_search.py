@@ -1,4 +1,4 @@
-"""The searches that leave priors out find what trying every prior finds."""
+"""The searches that skip priors find the same pairs as computing every score."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def draw(generator, count, kind):
 
 
 def pairs(matches):
-    """Pairs with their scores, in an order of their own."""
+    """Pairs with their scores, sorted."""
     return sorted(zip(matches.gt.tolist(), matches.prior.tolist(), matches.score.tolist(), strict=True))
 
 
@@ -53,8 +53,8 @@ def test_blocks_equal_all_pairs(metric, kind):
         k = (1, 3, 9, 70, 2, 4)[seed]
         for threshold in (0.3, torch.linspace(0.01, 0.9, 12, dtype=torch.float64)):
             found = priors_above(Blocks.from_boxes(priors), gts, score, threshold)
-            wanted = above_dense(priors, gts, score, threshold)
-            assert pairs(Matches.cat(list(found), gts.device)) == pairs(Matches.cat(list(wanted), gts.device))
+            expected = above_dense(priors, gts, score, threshold)
+            assert pairs(Matches.cat(list(found), gts.device)) == pairs(Matches.cat(list(expected), gts.device))
         for over in (-math.inf, score.floor):
             assert pairs(topk_priors(Blocks.from_boxes(priors), gts, score, k, over)) == pairs(
                 topk_dense(priors, gts, score, k, over)
@@ -67,8 +67,8 @@ def test_scores_at_or_under_over_are_left_out():
     gts = torch.cat((draw(generator, 20, "scattered"), draw(generator, 20, "extreme")))
     iou = get_score("iou")
     found = topk_priors(Blocks.from_boxes(priors), gts, iou, 2)
-    wanted = topk_dense(priors, gts, iou, 2, floor=0.0)
-    assert pairs(found) == pairs(wanted)
+    expected = topk_dense(priors, gts, iou, 2, floor=0.0)
+    assert pairs(found) == pairs(expected)
     assert float(found.score.min()) > 0
     assert bool(torch.isinf(max_score_per_gt(found, len(gts))).any()), "some object must overlap nothing"
 
@@ -91,8 +91,8 @@ def test_no_prior_surpasses_the_bound(metric):
             torch.testing.assert_close(upper, values[0], rtol=1e-6, atol=1e-8)
 
 
-def test_few_blocks_are_looked_into(monkeypatch):
-    """The point of it: of 20,000 boxes around the cells of a grid, as a detector refines them, few are scored."""
+def test_few_blocks_are_searched(monkeypatch):
+    """Of 20,000 boxes around the cells of a grid, as a detector refines them, few are scored."""
     generator = torch.Generator().manual_seed(2)
     cell = torch.cartesian_prod(torch.arange(100), torch.arange(200)).double() * 4
     noise = torch.randn(20000, 4, generator=generator, dtype=torch.float64)
@@ -119,7 +119,7 @@ def test_nothing_to_find():
         assert not sum(len(m.gt) for m in priors_above(Blocks.from_boxes(priors), gts, get_score("kld"), 0.5))
 
 
-def test_a_plain_function_is_tried_on_every_prior():
+def test_a_plain_function_is_computed_for_every_prior():
     generator = torch.Generator().manual_seed(3)
     priors, gts = draw(generator, 300, "grid"), draw(generator, 9, "grid")
 

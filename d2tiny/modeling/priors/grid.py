@@ -13,7 +13,7 @@ from d2tiny.ops.grid_topk import PriorGrids
 
 __all__ = ["SNAP", "GridLevel", "GridPriors", "snap_cells"]
 
-# The whole lattice is exact in float32 up to 8192 px when cell anchors are multiples of this, so that the windowed
+# All centres of a grid are exact in float32 up to 8192 px when cell anchors are multiples of this, so that the windowed
 # and the dense label assignment see the very same numbers. It moves no side by more than 0.001 px.
 SNAP = 2.0**-10
 
