@@ -13,6 +13,7 @@ from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from tqdm import tqdm
 
 from d2tiny.config import load_config
+from d2tiny.modeling.assigners import Assigner
 from d2tiny.modeling.priors import GridPriors, grid_from_generator
 from d2tiny.utils.errors import ConfigError
 
@@ -44,6 +45,19 @@ def _anchor_grid(generator: DefaultAnchorGenerator, width: int, height: int) -> 
     padded = [math.ceil(side / _SIZE_DIVISIBILITY) * _SIZE_DIVISIBILITY for side in (height, width)]
     maps = [torch.zeros(1, 1, 1, 1).expand(1, 1, *(math.ceil(s / t) for s in padded)) for t in generator.strides]
     return grid_from_generator(generator, maps)
+
+
+def _has_positive(assigner: Assigner, grid: GridPriors, boxes: np.ndarray) -> np.ndarray:
+    """Return (L, G) whether each of (G, 4) XYXY boxes has a positive prior on each of L levels."""
+    with torch.no_grad():
+        result = assigner(grid, torch.from_numpy(boxes).float())
+    matched = result.matched_idxs.where(result.labels == 1, torch.tensor(-1)).numpy()
+    level_starts = np.cumsum([0, *(lv.height * lv.width * len(lv.cells) for lv in grid.levels)])
+    has_positive = np.zeros((len(grid.levels), len(boxes)), dtype=bool)
+    for level in range(len(grid.levels)):
+        level_matches = matched[level_starts[level] : level_starts[level + 1]]
+        has_positive[level, level_matches[level_matches >= 0]] = True
+    return has_positive
 
 
 def config_coverage(
@@ -81,15 +95,7 @@ def config_coverage(
     for objects, size in pairs:
         if size not in grids:
             grids[size] = _anchor_grid(generator, *size)
-        grid = grids[size]
-        with torch.no_grad():
-            result = assigner(grid, torch.from_numpy(objects).float())
-        matched = result.matched_idxs.where(result.labels == 1, torch.tensor(-1)).numpy()
-        level_starts = np.cumsum([0, *(lv.height * lv.width * len(lv.cells) for lv in grid.levels)])
-        has_positive = np.zeros((len(strides), len(objects)), dtype=bool)
-        for level in range(len(strides)):
-            level_matches = matched[level_starts[level] : level_starts[level + 1]]
-            has_positive[level, level_matches[level_matches >= 0]] = True
+        has_positive = _has_positive(assigner, grids[size], objects)
         by_level += has_positive.sum(axis=1)
         covered.append(np.asarray(has_positive.any(axis=0)))
     unserved = ~np.concatenate([np.zeros(0, dtype=bool), *covered])

@@ -190,7 +190,7 @@ def _build_model(cfg: DictConfig, device: str) -> nn.Module:
     layout = torch.channels_last if cfg.train.channels_last else torch.preserve_format
     model: nn.Module = _build(cfg, "model")
     _check_features(model)
-    return model.to(device, memory_format=layout)  # type: ignore[call-overload, no-any-return]
+    return model.to(device, memory_format=layout)  # type: ignore[call-overload]
 
 
 def _evaluate_checkpoint(cfg: DictConfig, model: nn.Module, evaluation: Evaluation) -> dict[str, float]:

@@ -253,23 +253,15 @@ def _evaluate(
         counts = kernels.count_tp(matches.status, matches.rank, recall_limits)
         with np.errstate(invalid="ignore"):
             recall[:, k] = (counts / matches.positives[:, None]).transpose(2, 1, 0)
-        for a in range(shape[2]):
-            num_gt = int(matches.positives[a])
-            for t in range(shape[0]):
-                curve = fp_before[a, t, : num_tp[a, t]]
-                for name in protocol.integrators:
-                    ap[name][t, k, a] = average_precision(curve, int(num_fp[a, t]), num_gt, name)
+        for t, a in np.ndindex(shape[0], shape[2]):
+            curve, num_gt = fp_before[a, t, : num_tp[a, t]], int(matches.positives[a])
+            for name in protocol.integrators:
+                ap[name][t, k, a] = average_precision(curve, int(num_fp[a, t]), num_gt, name)
         if protocol.olrp:
             true_positives = position[0, 0, : num_tp[0, 0]]
-            lrp.append(
-                optimal_lrp(
-                    fp_before[0, 0, : num_tp[0, 0]],
-                    matches.overlap[true_positives, 0],
-                    detections.scores[matches.det_idxs[true_positives]],
-                    int(matches.positives[0]),
-                    float(thresholds[0]),
-                )
-            )
+            scores, ious = detections.scores[matches.det_idxs[true_positives]], matches.overlap[true_positives, 0]
+            num_gt, tau = int(matches.positives[0]), float(thresholds[0])
+            lrp.append(optimal_lrp(fp_before[0, 0, : num_tp[0, 0]], ious, scores, num_gt, tau))
     return EvaluationResult(
         protocol, truth.classes, thresholds, ap, recall, positives, weights, lrp if protocol.olrp else None
     )

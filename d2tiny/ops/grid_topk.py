@@ -116,6 +116,55 @@ def _cells_above(
         start = stop
 
 
+@dataclass(frozen=True)
+class _Window:
+    """Scores of the cells around g ground truths in each grid.
+
+    Attributes:
+        x0: (g, M) first column of the window.
+        y0: (g, M) first row of the window.
+        score: (g, M, side, side) scores by row and column, -inf outside the grid.
+    """
+
+    x0: Tensor
+    y0: Tensor
+    score: Tensor
+
+    @property
+    def side(self) -> int:
+        return self.score.shape[-1]
+
+
+def _score_window(grids: PriorGrids, gts: Tensor, score: ScoreFn, g: Tensor, side: int) -> _Window:
+    """Score the ``side`` nearest columns and rows of each grid, or all of them if there are fewer; g is (g, 1)."""
+    m, offset = torch.arange(len(grids.stride), device=gts.device), torch.arange(side, device=gts.device)
+    column = (gts[g, 0] - grids.cx) / grids.stride
+    row = (gts[g, 1] - grids.cy) / grids.stride
+    x0 = torch.ceil(column - side / 2).long().clamp(min=0).minimum((grids.columns - side).clamp(min=0))
+    y0 = torch.ceil(row - side / 2).long().clamp(min=0).minimum((grids.rows - side).clamp(min=0))
+    ix = (x0[..., None] + offset)[:, :, None, :]
+    iy = (y0[..., None] + offset)[:, :, :, None]
+    m4 = m[None, :, None, None]
+    value = _score_cells(grids, gts, score, m4, g[:, :, None, None], ix, iy)
+    inside = (ix < grids.columns[m4]) & (iy < grids.rows[m4])
+    return _Window(x0, y0, torch.where(inside, value, -torch.inf))
+
+
+def _ties_outside(grids: PriorGrids, gts: Tensor, score: ScoreFn, g: Tensor, window: _Window, kth: Tensor) -> Tensor:
+    """Return (g, M) whether a cell outside the window scores at least ``kth`` (g,).
+
+    The best cells outside are next to the window, in the row or column nearest to the ground truth.
+    """
+    m = torch.arange(len(grids.stride), device=gts.device)[None]
+    x0, y0, side = window.x0, window.y0, window.side
+    nx, ny = _nearest(grids, gts, g, m)
+    overflow = torch.zeros_like(nx, dtype=torch.bool)
+    for jx, jy in ((x0 - 1, ny), (x0 + side, ny), (nx, y0 - 1), (nx, y0 + side)):
+        exists = (jx >= 0) & (jx < grids.columns) & (jy >= 0) & (jy < grids.rows)
+        overflow |= exists & (_score_cells(grids, gts, score, m, g, jx, jy) >= kth[:, None])
+    return overflow
+
+
 def topk_grid(grids: PriorGrids, gts: Tensor, score: ScoreFn, k: int, floor: float = -math.inf) -> Matches:
     """Return for each ground truth all priors that score at least its k-th largest score, including all ties.
 
@@ -134,40 +183,19 @@ def topk_grid(grids: PriorGrids, gts: Tensor, score: ScoreFn, k: int, floor: flo
     if not num_grids or k < 1:
         return Matches.cat(parts, gts.device)
     side = min(k + 1, int(torch.maximum(grids.columns, grids.rows).max()))
-    all_m = torch.arange(num_grids, device=gts.device)
-    offset = torch.arange(side, device=gts.device)
     for part in chunks(len(gts), num_grids * side * side, DENSE_ELEMENTS):
         g = torch.arange(part.start, part.stop, device=gts.device)[:, None]
-        column = (gts[g, 0] - grids.cx) / grids.stride
-        row = (gts[g, 1] - grids.cy) / grids.stride
-        # The window holds the k+1 nearest columns and rows, or all of them if there are fewer.
-        x0 = torch.ceil(column - side / 2).long().clamp(min=0).minimum((grids.columns - side).clamp(min=0))
-        y0 = torch.ceil(row - side / 2).long().clamp(min=0).minimum((grids.rows - side).clamp(min=0))
-        ix = (x0[..., None] + offset)[:, :, None, :]
-        iy = (y0[..., None] + offset)[:, :, :, None]
-        m4, g4 = all_m[None, :, None, None], g[:, :, None, None]
-        value = _score_cells(grids, gts, score, m4, g4, ix, iy)  # (g, M, side, side)
-        inside = (ix < grids.columns[m4]) & (iy < grids.rows[m4])
-        value = torch.where(inside, value, -torch.inf)
-        flat = value.flatten(1)
+        window = _score_window(grids, gts, score, g, side)
+        flat = window.score.flatten(1)
         kth = flat.topk(min(k, grids.num_priors, flat.shape[1]), dim=1).values[:, -1]
         kth = kth.clamp(min=math.nextafter(floor, math.inf))
+        overflow = _ties_outside(grids, gts, score, g, window, kth)
 
-        hit = value >= kth[:, None, None, None]
-        hit &= inside
-        # Check for equal scores outside the window: the best cells there are next to it, in the nearest row or column.
-        nx, ny = _nearest(grids, gts, g, all_m[None])
-        overflow = torch.zeros_like(nx, dtype=torch.bool)
-        for jx, jy in ((x0 - 1, ny), (x0 + side, ny), (nx, y0 - 1), (nx, y0 + side)):
-            exists = (jx >= 0) & (jx < grids.columns) & (jy >= 0) & (jy < grids.rows)
-            outside = _score_cells(grids, gts, score, all_m[None], g, jx, jy)
-            overflow |= exists & (outside >= kth[:, None])
-        hit &= ~overflow[..., None, None]
-
+        hit = (window.score >= kth[:, None, None, None]) & ~overflow[..., None, None]
         gi, mi, yi, xi = hit.nonzero(as_tuple=True)
-        px, py = x0[gi, mi] + xi, y0[gi, mi] + yi
+        px, py = window.x0[gi, mi] + xi, window.y0[gi, mi] + yi
         prior = grids.base[mi] + (py * grids.columns[mi] + px) * grids.step[mi]
-        parts.append(Matches(gi + part.start, prior, value[gi, mi, yi, xi]))
+        parts.append(Matches(gi + part.start, prior, window.score[gi, mi, yi, xi]))
         if bool(overflow.any()):
             go, mo = overflow.nonzero(as_tuple=True)
             parts += _cells_above(grids, gts, score, go + part.start, mo, kth[go])
