@@ -97,8 +97,8 @@ TABLES["rcnn"] = tuple(
         ("cascade_rcnn_r18_efpnbs_rfla_dcloss", "Cascade R-CNN, RFLA + E-FPN-BS + DCLoss"),
     )
 )
-# From random weights DetectoRS learns next to nothing in minutes: it goes on from the Cascade R-CNN with the same
-# parts, of which it is the same function at first.
+# From random weights DetectoRS learns little in minutes. It therefore starts from the trained Cascade R-CNN with the
+# same parts, whose function it has initially.
 TABLES["rcnn"] += tuple(
     Row(config, f"DetectoRS, {parts}, after the Cascade R-CNN", config, DETECTORS_RUN, start)
     for config, parts, start in (

@@ -216,6 +216,18 @@ def _build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer
         cfg.optimizer.params.model = None
 
 
+def _build_trainer(cfg: DictConfig, model: nn.Module, device: str) -> Trainer:
+    train = cfg.train
+    return Trainer(
+        wrap_ddp(model),
+        _build_optimizer(cfg, model),
+        seed=train.seed,
+        device=device.split(":")[0],
+        amp_dtype=train.amp.dtype if train.amp.enabled else None,
+        clip_norm=train.clip_norm,
+    )
+
+
 def _build_hooks(
     cfg: DictConfig, trainer: Trainer, evaluator: EvalAndSave, ema: ModelEMA | None, output: Path
 ) -> list[HookBase]:
@@ -249,14 +261,7 @@ def _train(
     checkpointer = TinyCheckpointer(model, str(output))
     if not resume and comm.is_main_process():
         _archive_previous_run(output)
-    trainer = Trainer(
-        wrap_ddp(model),
-        _build_optimizer(cfg, model),
-        seed=train.seed,
-        device=device.split(":")[0],
-        amp_dtype=train.amp.dtype if train.amp.enabled else None,
-        clip_norm=train.clip_norm,
-    )
+    trainer = _build_trainer(cfg, model, device)
     checkpointer.add_checkpointable("trainer", trainer)
     if ema is not None:
         checkpointer.add_checkpointable("ema", ema)

@@ -70,7 +70,7 @@ class Trainer(TrainerBase):
 
     @property
     def seconds(self) -> float:
-        """Seconds of training including earlier runs that were resumed, up to the checkpoint each was resumed from."""
+        """Return the seconds of training, including the runs before a resume up to their last checkpoint."""
         return self._seconds_before + time.perf_counter() - self._start
 
     def run_step(self) -> None:

@@ -116,7 +116,7 @@ class Protocol:
 
     @property
     def ap_limit(self) -> int:
-        """Limit of ``max_dets`` that AP uses."""
+        """Return the limit of ``max_dets`` that AP uses."""
         return self.max_dets[0 if self.ap_max_dets == "first" else -1]
 
     def all_areas(self) -> np.ndarray:

@@ -111,7 +111,7 @@ def _pr_plot(analysis: ErrorAnalysis) -> Figure:
         axes.plot(curves.RECALLS * 100, precision[k] * 100, color=COLORS[k % len(COLORS)], linewidth=1.4)[0]
         for k in known
     ]
-    names = [analysis.truth.classes[k].replace("$", r"\$") for k in known]  # no mathematics in names
+    names = [analysis.truth.classes[k].replace("$", r"\$") for k in known]  # names are not TeX
     if len(known):
         mean = precision[known].mean(axis=0) * 100
         lines.append(axes.plot(curves.RECALLS * 100, mean, color="#17222e", linewidth=2.4)[0])

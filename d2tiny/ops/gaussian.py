@@ -181,22 +181,25 @@ def _largest_overlap(
     return inter, torch.maximum(w_low * h_low, inter) + gw * gh - inter, w_high * h_high + gw * gh - inter
 
 
-def _iou_upper(*args: Tensor) -> Tensor:
+def _iou_bound(*args: Tensor) -> Tensor:
     inter, union, _ = _largest_overlap(*args)
     return inter / union + _ROUNDING
 
 
-def _giou_upper(
+def _giou_bound(
     dx: Tensor, dy: Tensor, w_low: Tensor, w_high: Tensor, h_low: Tensor, h_high: Tensor, gw: Tensor, gh: Tensor
 ) -> Tensor:
-    """GIoU = I/U + U/H - 1 rises with I, falls with H, and is convex in U <= H: one of two unions is the worst."""
+    """Return an upper bound of GIoU = I/U + U/H - 1 for intersection I, union U and hull H ≥ U.
+
+    GIoU increases with I, decreases with H, and is convex in U, so that its maximum is at one end of the range of U.
+    """
     inter, union, union_high = _largest_overlap(dx, dy, w_low, w_high, h_low, h_high, gw, gh)
     hull_w = torch.maximum(torch.maximum(w_low, gw), (w_low + gw) / 2 + dx)
     hull_h = torch.maximum(torch.maximum(h_low, gh), (h_low + gh) / 2 + dy)
     hull, union = hull_w * hull_h + EPS, union + EPS
     union_high = torch.maximum(torch.minimum(union_high + EPS, hull), union)
-    worst = torch.maximum(inter / union + union / hull, inter / union_high + union_high / hull)
-    return worst - 1 + _ROUNDING
+    bound = torch.maximum(inter / union + union / hull, inter / union_high + union_high / hull)
+    return bound - 1 + _ROUNDING
 
 
 SCORES: dict[str, Score] = {
@@ -204,8 +207,8 @@ SCORES: dict[str, Score] = {
     "kld_10": Score(_kld10_score, clamped_size_bound(_kld10_score), floor=0.0),
     "kld_exp": Score(_kld_exp_score, clamped_size_bound(_kld_exp_score), floor=0.0),
     "wd": Score(_wd_score, clamped_size_bound(_wd_score), symmetric=True, floor=0.0),
-    "giou": Score(giou_score, _giou_upper, symmetric=True),
-    "iou": Score(iou_score, _iou_upper, symmetric=True, floor=0.0),
+    "giou": Score(giou_score, _giou_bound, symmetric=True),
+    "iou": Score(iou_score, _iou_bound, symmetric=True, floor=0.0),
     "nwd": Score(nwd_score, clamped_size_bound(nwd_score), symmetric=True, floor=0.0),
     "dotd": Score(dotd_score, clamped_size_bound(dotd_score), symmetric=True, floor=0.0),
 }

@@ -31,18 +31,31 @@ class PriorGrids:
 
     The prior at column ``ix`` and row ``iy`` of grid m has the centre ``(ix·stride + cx, iy·stride + cy)``, the
     size ``(w, h)`` and the flat index ``base + (iy·columns + ix)·step``.
+
+    Attributes:
+        stride: float64 stride in px.
+        columns: int64 number of columns.
+        rows: int64 number of rows.
+        cx: float64 x of the centre of the prior in cell (0, 0), in px.
+        cy: float64 y of the centre of the prior in cell (0, 0), in px.
+        w: float64 width of the priors in px.
+        h: float64 height of the priors in px.
+        base: int64 flat index of the prior in cell (0, 0).
+        step: int64 distance of the flat indices of neighbouring cells, the number of cell anchors of the level.
+        level: int64 index of the feature level.
+        num_priors: number of priors of all grids.
     """
 
-    stride: Tensor  # float64, px
-    columns: Tensor  # int64
-    rows: Tensor  # int64
-    cx: Tensor  # float64, centre of the prior of cell (0, 0), px
+    stride: Tensor
+    columns: Tensor
+    rows: Tensor
+    cx: Tensor
     cy: Tensor
-    w: Tensor  # float64, px
+    w: Tensor
     h: Tensor
-    base: Tensor  # int64
-    step: Tensor  # int64
-    level: Tensor  # int64, index of the feature map
+    base: Tensor
+    step: Tensor
+    level: Tensor
     num_priors: int
 
     def select_level(self, level: int) -> PriorGrids:

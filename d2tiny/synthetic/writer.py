@@ -61,19 +61,10 @@ def write_dataset(
         ValueError: unknown layout, or a count or the seed is outside its range.
         FileExistsError: annotation files exist that were not written by this function.
     """
-    if layout not in _PATHS:
-        raise ValueError(f"write_dataset: layout={layout!r}, allowed are {sorted(_PATHS)}.")
     counts = {"train": train, "val": val}
-    for split, count in counts.items():
-        if not 0 <= count <= _SEEDS_PER_SPLIT:
-            raise ValueError(f"write_dataset: {split}={count}, allowed is 0 to {_SEEDS_PER_SPLIT}.")
-    if seed < 0:
-        raise ValueError(f"write_dataset: seed={seed}, allowed are integers >= 0.")
+    _check_arguments(counts, seed, layout)
     root = Path(root)
-    paths: dict[str, Path] = {}
-    for split in counts:
-        annotations, images = (root / part.format(split=split) for part in _PATHS[layout])
-        paths |= {f"{split}_json": annotations, f"{split}_images": images}
+    paths = _dataset_paths(root, layout)
     arguments = {
         "renderer": _RENDERER_VERSION, "train": train, "val": val, "height": height, "width": width,
         "density": density, "seed": seed, "layout": layout,
@@ -91,6 +82,24 @@ def write_dataset(
                 print(f"{split}: {k + 1}/{count} synthetic scenes in {root}", file=sys.stderr)
         _write_json(paths[f"{split}_json"], scenes.as_coco())
     _write_json(stamp, arguments)
+    return paths
+
+
+def _check_arguments(counts: dict[str, int], seed: int, layout: str) -> None:
+    if layout not in _PATHS:
+        raise ValueError(f"write_dataset: layout={layout!r}, allowed are {sorted(_PATHS)}.")
+    for split, count in counts.items():
+        if not 0 <= count <= _SEEDS_PER_SPLIT:
+            raise ValueError(f"write_dataset: {split}={count}, allowed is 0 to {_SEEDS_PER_SPLIT}.")
+    if seed < 0:
+        raise ValueError(f"write_dataset: seed={seed}, allowed are integers >= 0.")
+
+
+def _dataset_paths(root: Path, layout: Layout) -> dict[str, Path]:
+    paths: dict[str, Path] = {}
+    for split in ("train", "val"):
+        annotations, images = (root / part.format(split=split) for part in _PATHS[layout])
+        paths |= {f"{split}_json": annotations, f"{split}_images": images}
     return paths
 
 
