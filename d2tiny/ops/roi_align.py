@@ -159,6 +159,16 @@ def _bin_weights(low, high, length, sampling, weights, spans):  # type: ignore[n
 
 
 @njit(cache=True, nogil=True)
+def _box_weights(box, scale, sampling, row_weights, row_spans, column_weights, column_spans):  # type: ignore[no-untyped-def]
+    """Compute the weights of rows and columns for one box (5,). Returns the range of rows."""
+    half = np.float32(0.5)
+    height, width = row_weights.shape[1], column_weights.shape[1]
+    low, high = _bin_weights(box[2] * scale - half, box[4] * scale - half, height, sampling, row_weights, row_spans)
+    _bin_weights(box[1] * scale - half, box[3] * scale - half, width, sampling, column_weights, column_spans)
+    return low, high
+
+
+@njit(cache=True, nogil=True)
 def _buffers(height, width, rows, columns, channels):  # type: ignore[no-untyped-def]
     """Allocate the buffers of one call: row and column weights, their spans, all bins, and one row of bins."""
     row_weights, column_weights = np.empty((rows, height), np.float32), np.empty((columns, width), np.float32)
@@ -176,17 +186,11 @@ def _pool(maps, boxes, indices, out, scale, sampling, start, stop):  # type: ign
     row_weights, column_weights, row_spans, column_spans, bins, reduced = _buffers(
         height, width, rows, columns, channels
     )
-    half = np.float32(0.5)
     for r in indices:
         if not (np.abs(boxes[r]) <= _MAX_COORDINATE).all():
             out[r, start:stop] = np.nan
             continue
-        low, high = _bin_weights(
-            boxes[r, 2] * scale - half, boxes[r, 4] * scale - half, height, sampling, row_weights, row_spans
-        )
-        _bin_weights(
-            boxes[r, 1] * scale - half, boxes[r, 3] * scale - half, width, sampling, column_weights, column_spans
-        )
+        low, high = _box_weights(boxes[r], scale, sampling, row_weights, row_spans, column_weights, column_spans)
         image = maps[int(boxes[r, 0])]
         bins[:] = 0
         for y in range(low, high):
@@ -226,16 +230,10 @@ def _pool_backward(maps, boxes, indices, grad, scale, sampling, start, stop):  #
     row_weights, column_weights, row_spans, column_spans, bins, spread = _buffers(
         height, width, rows, columns, channels
     )
-    half = np.float32(0.5)
     for r in indices:
         if not (np.abs(boxes[r]) <= _MAX_COORDINATE).all():
             continue
-        low, high = _bin_weights(
-            boxes[r, 2] * scale - half, boxes[r, 4] * scale - half, height, sampling, row_weights, row_spans
-        )
-        _bin_weights(
-            boxes[r, 1] * scale - half, boxes[r, 3] * scale - half, width, sampling, column_weights, column_spans
-        )
+        low, high = _box_weights(boxes[r], scale, sampling, row_weights, row_spans, column_weights, column_spans)
         image = maps[int(boxes[r, 0])]
         source = grad[r, start:stop]
         for c in range(channels):
