@@ -16,6 +16,7 @@ import contextlib
 import importlib
 import io
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -125,10 +126,17 @@ def evaluate_peer(name: str, folder: Path) -> tuple[dict[str, float], float]:
     return dict(zip(METRICS, map(mean, values), strict=True)), loaded
 
 
-def measure(name: str, folder: Path, reference: str) -> dict[str, Any]:
+def environment(name: str, reference: str) -> dict[str, str]:
+    """Return the environment variables of a contender: one thread, and the folder of the reference implementation."""
+    variables = dict(_SINGLE_THREAD)
+    if name == "aitodpycocotools":
+        variables["PYTHONPATH"] = os.pathsep.join(filter(None, (reference, os.environ.get("PYTHONPATH"))))
+    return variables
+
+
+def measure(name: str, folder: Path) -> dict[str, Any]:
     """Measure one contender in this process: wall and CPU seconds, and memory of the imports and at the peak."""
     if name == "aitodpycocotools":
-        sys.path.insert(0, reference)
         shim_numpy()
     started = time.perf_counter()
     importlib.import_module(CONTENDERS[name])
@@ -171,8 +179,9 @@ def load_compiled_code() -> None:
 def is_available(name: str, reference: str) -> bool:
     """Return whether a contender can be imported."""
     shims = "import numpy; numpy.float = float; numpy.NPY_OWNDATA = 4"
-    code = f"import sys; sys.path.insert(0, {reference!r}); {shims}; import {CONTENDERS[name]}"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+    command = [sys.executable, "-c", f"{shims}; import {CONTENDERS[name]}"]
+    variables = {**os.environ, **environment(name, reference)}
+    return subprocess.run(command, capture_output=True, env=variables).returncode == 0
 
 
 def compare(images: int, names: list[str], reference: str) -> list[dict[str, Any]]:
@@ -183,9 +192,10 @@ def compare(images: int, names: list[str], reference: str) -> list[dict[str, Any
         write_random_dataset(Path(folder), images)
         for name in names:
             print(f"{name} ...", flush=True)
-            options = ["--one", name, "--data", folder, "--aitod-reference", reference]
+            options = ["--one", name, "--data", folder]
             try:
-                rows.append({"contender": name, **in_own_process(*options, environment=_SINGLE_THREAD)})
+                row = in_own_process(*options, environment=environment(name, reference))
+                rows.append({"contender": name, **row})
             except ContenderError as err:
                 print(f"  failed: {str(err).strip().splitlines()[-1:]}")
     ours = rows[0]["metrics"]
@@ -226,7 +236,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(measure(args.one, args.data, args.aitod_reference)))
+        print(json.dumps(measure(args.one, args.data)))
         return
     names = []
     for name in dict.fromkeys(["d2tiny", *args.contenders]):

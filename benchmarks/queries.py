@@ -39,8 +39,8 @@ class MeasuredModel:
         self.queries, self.count = 0, float("nan")
         self.model.decoder.register_forward_pre_hook(self._record_queries)
         if self.model.density is not None:
-            density = self.model.density.density
-            self.model.density.density = lambda *args: self._record_count(density(*args))
+            density = self.model.density.predict_density
+            self.model.density.predict_density = lambda *args: self._record_count(density(*args))
 
     def _record_queries(self, _: Any, args: tuple[Any, ...]) -> None:
         self.queries = args[0].shape[1]

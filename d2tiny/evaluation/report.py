@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from d2tiny.data.coco.arrays import GroundTruth
-from d2tiny.data.coco.records import relative_name
+from d2tiny.data.coco.boxes import xywh_to_xyxy
+from d2tiny.data.coco.source import relative_name
 from d2tiny.data.loading.images import read_image
 from d2tiny.evaluation import curves, errors
 from d2tiny.evaluation.detections import Detections
@@ -176,7 +177,7 @@ def _draw(analysis: ErrorAnalysis, thresholds: np.ndarray, index: int, pixels: n
     }
     limit = np.array([canvas.shape[1], canvas.shape[0]] * 2) + 2.0
     for name, boxes in boxes_by_kind.items():
-        corners = np.concatenate((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), axis=1) * scale
+        corners = xywh_to_xyxy(boxes) * scale
         for x1, y1, x2, y2 in np.round(corners.clip(-2, limit)).astype(int).tolist():
             cv2.rectangle(canvas, (x1 - 1, y1 - 1), (x2, y2), _BOX_COLORS[name], 1)
     shrink = 1600 / max(canvas.shape[:2])

@@ -108,7 +108,7 @@ def test_bad_settings_are_refused(make, words):
 
 @pytest.mark.parametrize("name", ["aitod/yolox_m_300e", "aitod/yolo11_m_600e"])
 def test_the_papers_recipes(name):
-    """Schedules as in docs/papers/yolo.md."""
+    """docs/papers/yolo.md#training-recipes."""
     cfg = load_config(name)
     mapper, x = cfg.dataloader.train.mapper, "yolox" in name
     batch = cfg.dataloader.train.total_batch_size

@@ -14,7 +14,7 @@ from d2tiny.evaluation.integrators import average_precision
 from d2tiny.evaluation.lrp import optimal_lrp
 from d2tiny.evaluation.regions import outside_regions
 from d2tiny.utils.errors import ConfigError, DatasetError
-from tests.evaluation.test_coco_tiny import hit, one_object, pycoco, random_dataset
+from tests.helpers.coco import hit, one_object, pycoco, random_dataset
 from tests.reference import evaluation as slow
 
 REFERENCE = json.loads((Path(__file__).parent / "aitod_reference.json").read_text())
@@ -39,7 +39,7 @@ def test_all_19_numbers_equal_the_aitod_reference(seed):
 
 
 def toy():
-    """Four detections, the second false, IoU .9, .6, .55, and four objects of 10×10 (docs/papers/evaluation.md)."""
+    """docs/papers/evaluation.md#olrp: four detections, the second false, IoU .9, .6, .55, four objects of 10×10."""
     truth = one_object()
     truth["annotations"] = [
         {"id": i, "image_id": 0, "category_id": 1, "bbox": [30.0 * i, 0, 10, 10], "area": 100.0, "iscrowd": 0}
@@ -50,7 +50,7 @@ def toy():
     return truth, [hit(box, 0.9 - 0.1 * i) for i, box in enumerate(boxes)]
 
 
-def test_worked_example():
+def test_four_detections_by_hand():
     """LRP after each detection .8, .84, .8, .78; oLRP .78, Loc .95/3 = .316667, FP 1/4, FN 1/4; AP50 .6287128713."""
     result = evaluate(*toy(), "aitod")
     metrics = result.metrics()
