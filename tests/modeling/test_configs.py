@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -19,26 +20,43 @@ from d2tiny.config.native import lazy_from_yacs
 from tests.helpers.models import BATCHES, NARROW_YAML, narrow, predict, step
 
 LAZY = [name for name in model_zoo.list_configs() if not name.endswith(".yaml")]
+EXPERIMENTS = {}  # the name without the dataset -> all configs of that name
+for _name in LAZY:
+    EXPERIMENTS.setdefault(_name.split("/")[-1], []).append(_name)
 YAML = [name for name in model_zoo.list_configs() if name.endswith(".yaml")]
 
 
 @pytest.mark.parametrize("name", LAZY)
-def test_lazy_config(name, tmp_path):
+def test_lazy_config_is_valid_and_saved(name, tmp_path):
     cfg = load_config(name)
     validate_config(cfg, datasets=False)
     save_config(cfg, tmp_path / "config.yaml")
     assert OmegaConf.to_container(load_config(tmp_path / "config.yaml")).keys() == cfg.keys()
-    narrow(cfg)
-    validate_config(cfg, datasets=False)
+
+
+@pytest.mark.parametrize("names", EXPERIMENTS.values(), ids=EXPERIMENTS)
+def test_lazy_config_trains_and_predicts(names, tmp_path):
+    """An experiment on all its datasets; models that differ in the number of classes only are trained once."""
+    trained = []
+    for name in names:
+        cfg = narrow(load_config(name))
+        validate_config(cfg, datasets=False)
+        network = re.sub(r"'num_classes': \d+", "", str(OmegaConf.to_container(cfg.model, resolve=True)))
+        if network not in trained:
+            trained.append(network)
+            trains_and_predicts(cfg, tmp_path / str(len(trained)))
+
+
+def trains_and_predicts(cfg, folder):
     model = instantiate(cfg.model)
     for batch in BATCHES.values():
         step(model, batch)
     before = predict(model)
-    torch.save(model.state_dict(), tmp_path / "model.pth")
+    save_config(cfg, folder / "narrow.yaml")
+    torch.save(model.state_dict(), folder / "model.pth")
 
     # the saved and reloaded config with the saved weights gives the same detections, also through get_cfg
-    save_config(cfg, tmp_path / "narrow.yaml")
-    cfg_node = model_zoo.get_cfg(str(tmp_path / "narrow.yaml"), str(tmp_path / "model.pth"), device="cpu")
+    cfg_node = model_zoo.get_cfg(str(folder / "narrow.yaml"), str(folder / "model.pth"), device="cpu")
     predictor = DefaultPredictor(cfg_node)
     after = predict(predictor.model)
     assert torch.equal(before.pred_boxes.tensor, after.pred_boxes.tensor)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import itertools
 
 import pytest
@@ -26,10 +28,16 @@ NECKS = {
 DETECTORS = {"faster": "quick/faster_rcnn_r18_fpn_rfla", "cascade": "quick/cascade_rcnn_r18_fpn_rfla"}
 
 
-def config(detector, neck, assigner, loss):
+@functools.cache
+def template(detector, neck):
     cfg = model_zoo.get_config(DETECTORS[detector])
     for part in NECKS[neck]:
         PARTS[part](cfg.model)
+    return cfg
+
+
+def config(detector, neck, assigner, loss):
+    cfg = copy.deepcopy(template(detector, neck))  # loading takes longer than all checks
     changes = overrides("model.proposal_generator.assigner", ASSIGNERS[assigner])
     changes += overrides("model.proposal_generator.box_loss", LOSSES[loss])
     if detector == "faster":
