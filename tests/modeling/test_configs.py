@@ -34,7 +34,16 @@ def test_lazy_config_is_valid_and_saved(name, tmp_path):
     assert OmegaConf.to_container(load_config(tmp_path / "config.yaml")).keys() == cfg.keys()
 
 
-@pytest.mark.parametrize("names", EXPERIMENTS.values(), ids=EXPERIMENTS)
+FAST = {  # one of each family for `make test-fast`
+    *("faster_rcnn_r18_fpn_rfla", "cascade_rcnn_r18_fpn_rfla", "fcos_r18_p2_rfla", "retinanet_r18_fpn_rfla"),
+    *("yolox_s", "yolov5_s", "yolo11_n", "dino_r18", "scalebridge_r18"),
+}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [pytest.param(v, id=k, marks=() if k in FAST else pytest.mark.slow) for k, v in EXPERIMENTS.items()],
+)
 def test_lazy_config_trains_and_predicts(names, tmp_path):
     """An experiment on all its datasets; models that differ in the number of classes only are trained once."""
     trained = []
