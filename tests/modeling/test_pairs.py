@@ -57,7 +57,7 @@ def test_five_steps(assigner, loss):
         optimizer.zero_grad()
         total.backward()
         assert not [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-        assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+        assert all(torch.isfinite(p.grad.sum()) for p in model.parameters() if p.grad is not None)  # NaN and ∞ stay
         optimizer.step()
 
 
