@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from detectron2.layers import ShapeSpec
 from detectron2.structures import Instances
@@ -16,7 +16,17 @@ from torch import Tensor
 
 from d2tiny.modeling.priors import GridPriors
 
-__all__ = ["AssignResult", "Backbone", "DenseHead", "DenseTargets", "HeadOutputs", "Neck", "Targets"]
+__all__ = [
+    "AssignResult",
+    "Backbone",
+    "DenseHead",
+    "DenseTargets",
+    "HeadOutputs",
+    "MatchIndices",
+    "Neck",
+    "QueryPredictions",
+    "Targets",
+]
 
 
 class Backbone(Protocol):
@@ -90,6 +100,33 @@ class Targets:
     labels: list[Tensor]
     boxes: list[Tensor]
     ignore_boxes: list[Tensor]
+
+
+@dataclass(frozen=True)
+class QueryPredictions:
+    """Predictions of queries: of one decoder layer, or of the encoder for the tokens that became queries.
+
+    Attributes:
+        pred_logits: (B, Q, K) class logits.
+        pred_boxes: (B, Q, 4) cx, cy, w, h in shares of the image.
+    """
+
+    pred_logits: Tensor
+    pred_boxes: Tensor
+
+
+class MatchIndices(NamedTuple):
+    """Pairs of a query and the object that it is trained on; P pairs over all images of a batch.
+
+    Attributes:
+        batch_idx: (P,) int64, the image.
+        query_idx: (P,) int64, the query in that image.
+        target_idx: (P,) int64, the object in that image.
+    """
+
+    batch_idx: Tensor
+    query_idx: Tensor
+    target_idx: Tensor
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from d2tiny import model_zoo
 from d2tiny.config import apply_overrides
 from d2tiny.config.lazy import configs_root
+from d2tiny.config.validate import components
 from tests.helpers.images import item
 
 NARROW_YAML = [
@@ -71,59 +72,41 @@ def shared(module):
     return SimpleNamespace(**dict(zip(names, LazyConfig.load(str(path), names), strict=True)))
 
 
-dino, yolo = shared("dino"), shared("yolo")
-PARTS = vars(shared("parts"))
+PARTS = vars(shared("parts/rcnn"))
+YOLO_PARTS, YOLO_MODELS = vars(shared("parts/yolo")), vars(shared("models/yolo"))
+
+# What makes a component cheap and keeps the graph; channels follow by themselves.
+_NARROW = {
+    "BasicStem": {"norm": "BN"},
+    "ResNet": {"freeze_at": 0},
+    "ResNet.make_default_stages": {"depth": 18, "norm": "BN"},
+    "DetectoRSResNet": {"depth": 18, "norm": "BN", "freeze_at": 0},
+    "FPN": {"out_channels": 32},
+    "FCOSHead": {"conv_dims": [64]},  # GN has 32 groups, and P7 of a small image has one cell
+    "RetinaNetHead": {"conv_dims": [64]},
+    "FastRCNNConvFCHead": {"fc_dims": [64, 64]},
+    "CSPDarknet": {"depth": 0.33, "width": 0.125},
+    "YOLO11Backbone": {"depth": 0.33, "width": 0.125},
+    "PAFPN": {"repeats": 1},
+    "YOLOXHead": {"width": 32},
+    "ARB": {"stem": [8, 16, 32], "repeats": 1},
+    "TinyDINO": {"embed_dim": 32},
+    "DeformableEncoder": {"num_layers": 1, "num_heads": 2, "feedforward_dim": 32},
+    "DINODecoder": {"num_layers": 2},
+}
 
 
 def narrow(cfg):
-    """Make a config cheap in place, with the same graph: a random ResNet-18 instead of ResNet-50, and 32 channels."""
-    if "encoder" in cfg.model:
-        OmegaConf.set_struct(cfg, False)
-        if cfg.model.backbone.backbone.stages.depth != 18:
-            dino.quick(cfg.model)
-        cfg.model.channels = 32
-        cfg.model.encoder.update(layers=1, heads=2, hidden=32)
-        cfg.model.decoder.layers = 2
-        OmegaConf.set_struct(cfg, True)
-        return cfg
-    if "in_channels" in cfg.model.get("head", {}):
-        stages, _ = yolo.chain(cfg.model)
-        stages.update(depth=0.33, width=0.125)
-        yolo.fit(cfg.model)
-        return cfg
-    model, node, width = cfg.model, cfg.model.backbone, 32
-    while "out_channels" not in node:
-        if "neck" in node:
-            node.neck.channels = width
-        if "second" in node:
-            node.second.update(depth=18, norm="BN", freeze_at=0, feedback_channels=width)
-        node = node.get("backbone", node.get("fpn"))
-    node.out_channels = width
-    if "in_channels" in node.top_block:
-        node.top_block.in_channels = node.top_block.out_channels = width
-    bottom_up = node.bottom_up
-    if "neck" in bottom_up:
-        bottom_up.neck.channels = [64, 128, 256, 512][-len(bottom_up.neck.levels) :]
-        bottom_up = bottom_up.backbone
-    bottom_up.freeze_at = 0
-    if "stages" in bottom_up:
-        bottom_up.stem.norm = bottom_up.stages.norm = "BN"
-        OmegaConf.set_struct(bottom_up, False)
-        bottom_up.stages.pop("stride_in_1x1", None)
-        bottom_up.stages.depth = 18
-    else:
-        bottom_up.update(depth=18, norm="BN")
-    if "roi_heads" not in model:
-        model.head.net.conv_dims = [2 * width]  # GN has 32 groups, and P7 of a small image has one place
-        for shape in model.head.net.input_shape:
-            shape.channels = width
-        return cfg
-    model.proposal_generator.head.in_channels = width
-    heads = model.roi_heads
-    for head in heads.get("box_heads", [heads.get("box_head")]):
-        head.input_shape.channels, head.fc_dims = width, [64, 64]
-    for predictor in heads.get("box_predictors", [heads.get("box_predictor")]):
-        predictor.input_shape.channels = 64
+    """Make a config cheap in place, with the same graph: a random ResNet-18 instead of ResNet-50, and few channels."""
+    OmegaConf.set_struct(cfg, False)
+    for _, node in components(cfg.model):
+        name = getattr(node._target_, "__qualname__", str(node._target_).rsplit("d2tiny.", 1)[-1])
+        node.update(_NARROW.get(name, {}))
+        if name == "ResNet.make_default_stages":
+            node.pop("stride_in_1x1", None)
+        if name == "PAFPN" and isinstance(OmegaConf.to_container(node)["out_channels"], list):
+            node.out_channels = [16, 32, 64, 64][-len(node.in_features) :]
+    OmegaConf.set_struct(cfg, True)
     return cfg
 
 

@@ -1,4 +1,4 @@
-"""DetectoRS: ResNet with switchable convolutions, and the recursive pyramid (SPEC §9)."""
+"""DetectoRS: ResNet with switchable convolutions, and the recursive pyramid (docs/papers/detectors.md)."""
 
 from __future__ import annotations
 
