@@ -32,7 +32,7 @@ def _corner(base, x, y, width, height, start, live, stride, d, depth):
 
 @triton.jit
 def _sample(locations, weights, i, live, width, height):
-    """Load sample ``i`` of each query: weight, whether it touches the map, its upper left cell and the rest in cells."""
+    """Load sample ``i`` of each query: weight, whether it touches the map, its upper left cell and the offset in it."""
     x = tl.load(locations + 2 * i, mask=live, other=-9.0) * width - 0.5
     y = tl.load(locations + 2 * i + 1, mask=live, other=-9.0) * height - 0.5
     weight = tl.load(weights + i, mask=live, other=0.0)
