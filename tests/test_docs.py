@@ -169,6 +169,7 @@ def test_commands_settings_and_pictures_of_the_page_of_transformers():
         assert {s.split(".")[-1] for s in settings} - {"null"} <= known, row
 
 
+@pytest.mark.slow
 def test_config_with_a_frozen_expert(tmp_path):
     """The page's config with weights from a file: they are read, and stay as they are."""
     (config,) = blocks("python", SCALEBRIDGE)
