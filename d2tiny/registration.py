@@ -55,9 +55,9 @@ _registered = False
 
 
 def silence_known_warnings() -> None:
-    """Silence warnings that Detectron2 and fvcore cause under current torch on every start.
+    """Silence warnings that Detectron2 and fvcore cause under recent torch at every start.
 
-    Detectron2 uses ``torch.jit.script``, and fvcore asks for the tracing state. It must run before they are imported.
+    Detectron2 uses ``torch.jit.script``, and fvcore queries the tracing state. It must run before they are imported.
     """
     warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)

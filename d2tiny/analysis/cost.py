@@ -22,7 +22,7 @@ __all__ = ["cost"]
 
 @contextmanager
 def _without_offsets() -> Iterator[None]:
-    """Deformable convolutions as plain ones: torchvision cannot run them without data."""
+    """Replace deformable convolutions by ordinary ones, because torchvision cannot run them on the meta device."""
     original = SAConv2d._deform
 
     def plain(self: SAConv2d, x: Tensor, offset: Tensor, weight: Tensor, factor: int) -> Tensor:
@@ -37,13 +37,13 @@ def _without_offsets() -> Iterator[None]:
 
 
 def cost(name: str) -> dict[str, float]:
-    """Count the parameters (millions) and multiply-adds (billions) of a lazy config of the zoo; needs no data.
+    """Compute the cost of a lazy config of the zoo on the meta device.
 
     Args:
         name: zoo name.
 
     Returns:
-        ``params_m`` and ``gmac``, as ``results/zoo/cost.json`` holds them.
+        ``params_m``: parameters in millions; ``gmac``: multiply-adds in billions for one 800 × 800 px image.
     """
     cfg = model_zoo.get_config(name)
     model = instantiate(cfg.model).eval()
@@ -72,11 +72,11 @@ def _two_stage(model: Any, features: dict[str, Tensor]) -> None:
 
 
 def _transformer(model: Any, features: dict[str, Tensor]) -> None:
-    """Encoder, proposals of all tokens, and the decoder with as many queries as it may have."""
+    """Run encoder, proposals of all tokens, and decoder with the largest number of queries."""
     maps = [features[level] for level in model.head_in_features]
     masks = [torch.zeros(1, *m.shape[-2:], dtype=torch.bool, device="meta") for m in maps]
     if model.routing is not None:
-        # REM checks whether there is padding, which needs a mask with data
+        # REM checks whether there is padding, which is impossible on the meta device.
         maps, _ = model.routing(maps, [torch.zeros(m.shape, dtype=torch.bool) for m in masks])
     tokens = flatten_maps(maps, [model.position(m) for m in masks], masks, model.level_embed)
     memory = model.encoder(tokens)

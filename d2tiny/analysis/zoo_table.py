@@ -1,7 +1,7 @@
-"""MODEL_ZOO.md: every config with its cost, what was published for it, and what we measured.
+"""Table of the model zoo (MODEL_ZOO.md): cost, published metrics and measured metrics of every config.
 
-Costs are kept in ``results/zoo/cost.json`` (they take minutes), published numbers in ``results/zoo/published.json``,
-measured ones are all other records in ``results``.
+Costs are cached in ``results/zoo/cost.json`` because computing them takes minutes. Published metrics are in
+``results/zoo/published.json``, measured metrics in the other records of ``results``.
 """
 
 from __future__ import annotations
@@ -47,22 +47,22 @@ def _numbers(metrics: Mapping[str, float | None]) -> str:
 
 
 def _measured(results: Path) -> dict[str, list[dict[str, float]]]:
-    """Metrics of all records of an unchanged config, and schedule, by zoo name."""
-    found: dict[str, list[dict[str, float]]] = defaultdict(list)
+    """Return the metrics of all records of unmodified configs and schedules, by zoo name."""
+    metrics: dict[str, list[dict[str, float]]] = defaultdict(list)
     for path in sorted(results.rglob("*_seed*.json")):
         record = json.loads(path.read_text())
         changed = [o for o in record.get("overrides", []) if o.startswith(("model.", "train.max_iter"))]
         name = str(record.get("config", "")).removeprefix("configs/").removesuffix(".py")
         if not changed and name:
-            found[name].append(record["metrics"])
-    return found
+            metrics[name].append(record["metrics"])
+    return metrics
 
 
 def markdown(results: Path) -> str:
-    """Return the text of MODEL_ZOO.md.
+    """Return the content of MODEL_ZOO.md.
 
     Args:
-        results: the folder ``results`` of the project.
+        results: the folder ``results`` of the repository.
     """
     costs = known_costs(results)
     published = json.loads((results / "zoo" / "published.json").read_text())

@@ -1,4 +1,4 @@
-"""The environment: what is installed, the choice of a device, and a description of the machine for result files.
+"""The machine: choice of the device, optional packages, and a description of the hardware for result files.
 
 torch is imported where it is used, so that commands that do not need it start fast.
 """
@@ -18,10 +18,10 @@ __all__ = ["describe_hardware", "has_fast_bf16", "require_detectron2", "require_
 
 
 def require_detectron2() -> None:
-    """Say what to do when Detectron2 is absent.
+    """Check that Detectron2 is installed.
 
     Raises:
-        ImportError: it is not installed.
+        ImportError: Detectron2 is not installed; the message says how to install it.
     """
     if importlib.util.find_spec("detectron2") is None:
         raise ImportError(
@@ -31,10 +31,14 @@ def require_detectron2() -> None:
 
 
 def require_extra(module: str, extra: str) -> Any:
-    """Import an optional package.
+    """Import and return an optional package.
+
+    Args:
+        module: name of the module.
+        extra: extra of d2tiny that installs it.
 
     Raises:
-        ImportError: it is not installed; says which extra of d2tiny brings it.
+        ImportError: the package is not installed; the message names the extra.
     """
     try:
         return importlib.import_module(module)
@@ -43,10 +47,10 @@ def require_extra(module: str, extra: str) -> Any:
 
 
 def resolve_device(device: str = "auto") -> str:
-    """Turn ``"auto"`` into ``"cuda"`` where a GPU is usable, else ``"cpu"``.
+    """Return the device, with ``"auto"`` resolved to ``"cuda"`` if a GPU is usable and to ``"cpu"`` otherwise.
 
     Raises:
-        ConfigError: ``device`` names CUDA and no GPU is usable, or is unknown to torch.
+        ConfigError: ``device`` names CUDA without a usable GPU, or torch does not know it.
     """
     import torch
 
@@ -62,7 +66,7 @@ def resolve_device(device: str = "auto") -> str:
 
 
 def describe_hardware() -> dict[str, str | int]:
-    """Return processor, cores, GPU and library versions, as result files record them."""
+    """Return processor, cores, threads, GPU and versions of Python and torch, as result files record them."""
     import torch
 
     processor = platform.processor() or platform.machine()
@@ -83,7 +87,7 @@ def describe_hardware() -> dict[str, str | int]:
 
 
 def has_fast_bf16() -> bool:
-    """Whether this machine multiplies bfloat16 faster than float32 (GPU, or a CPU with the instructions)."""
+    """Return whether bfloat16 is faster than float32 here: on a GPU, or a CPU with bfloat16 instructions."""
     import torch
 
     if torch.cuda.is_available():

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from d2tiny.modeling.assigners.base import Assigner, AssignResult, Predictions, Priors, best_winner, searchable
 from d2tiny.ops.boxes import xyxy_to_cxcywh
-from d2tiny.ops.gaussian import Score, best_size, get_score
-from d2tiny.ops.grid_topk import Lattices
-from d2tiny.ops.matches import Matches, first_k
-from d2tiny.ops.prior_search import find_best, score_aligned
+from d2tiny.ops.gaussian import Score, clamped_size_bound, get_score
+from d2tiny.ops.grid_topk import PriorGrids
+from d2tiny.ops.matches import Matches, keep_topk
+from d2tiny.ops.prior_search import score_aligned, topk_priors
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
 
 __all__ = ["ATSSAssigner"]
@@ -26,7 +26,7 @@ def _nearness(dx: Tensor, dy: Tensor, pw: Tensor, ph: Tensor, gw: Tensor, gh: Te
     return -(dx**2 + dy**2) + 0 * (pw + ph + gw + gh)
 
 
-_NEAREST = Score(_nearness, best_size(_nearness))
+_NEAREST = Score(_nearness, clamped_size_bound(_nearness))
 
 
 @ASSIGNER_REGISTRY.register()
@@ -60,7 +60,7 @@ class ATSSAssigner(Assigner):
         super().__init__(ignore_iof_thresh=ignore_iof_thresh)
         if topk < 1:
             raise ValueError(f"ATSSAssigner: topk must be at least 1, got {topk}.")
-        get_score(metric, constant, who="ATSSAssigner: ")
+        get_score(metric, constant, error_prefix="ATSSAssigner: ")
         self.topk = int(topk)
         self.metric = metric
         self.constant = constant
@@ -70,8 +70,10 @@ class ATSSAssigner(Assigner):
         gts = xyxy_to_cxcywh(gt_boxes)
         where = searchable(priors)
         boxes = xyxy_to_cxcywh((priors if isinstance(priors, Tensor) else priors.boxes()).double())
-        levels = [where.of_level(int(i)) for i in where.level.unique()] if isinstance(where, Lattices) else [where]
-        near = [first_k(find_best(level, gts, _NEAREST, self.topk), self.topk) for level in levels]
+        levels = (
+            [where.select_level(int(i)) for i in where.level.unique()] if isinstance(where, PriorGrids) else [where]
+        )
+        near = [keep_topk(topk_priors(level, gts, _NEAREST, self.topk), self.topk) for level in levels]
         pairs = Matches.cat(near, device)
         value = score_aligned(boxes, gts, get_score(self.metric, self.constant), pairs)
         threshold = _mean_plus_deviation(value, pairs.gt, len(gts))

@@ -12,9 +12,9 @@ from d2tiny.modeling.priors.grid import GridPriors
 from d2tiny.ops.block_topk import Blocks
 from d2tiny.ops.boxes import max_iof, xyxy_to_cxcywh
 from d2tiny.ops.gaussian import ScoreFn
-from d2tiny.ops.grid_topk import Lattices
+from d2tiny.ops.grid_topk import PriorGrids
 from d2tiny.ops.matches import Matches
-from d2tiny.ops.prior_search import find_fitting
+from d2tiny.ops.prior_search import priors_above
 from d2tiny.utils.checks import check_boxes
 
 __all__ = ["AssignResult", "Assigner", "Predictions"]
@@ -116,9 +116,9 @@ class Assigner(abc.ABC):
         return f"{type(self).__name__}({settings})"
 
 
-def searchable(priors: Priors) -> Lattices | Blocks:
-    """What :mod:`d2tiny.ops.prior_search` takes: lattices, or blocks of boxes."""
-    return Blocks.of(xyxy_to_cxcywh(priors.double())) if isinstance(priors, Tensor) else priors.lattices
+def searchable(priors: Priors) -> PriorGrids | Blocks:
+    """Return priors as :mod:`d2tiny.ops.prior_search` takes them: regular grids, or blocks of boxes."""
+    return Blocks.from_boxes(xyxy_to_cxcywh(priors.double())) if isinstance(priors, Tensor) else priors.prior_grids
 
 
 def last_winner(matches: Matches, num_priors: int) -> tuple[Tensor, Tensor]:
@@ -166,10 +166,10 @@ def best_winner(matches: Matches, num_priors: int) -> tuple[Tensor, Tensor]:
     return winners.matched(), winners.score
 
 
-def fits_any(priors: Lattices | Blocks, gts: Tensor, score: ScoreFn, threshold: float, num_priors: int) -> Tensor:
+def fits_any(priors: PriorGrids | Blocks, gts: Tensor, score: ScoreFn, threshold: float, num_priors: int) -> Tensor:
     """(N,) whether a prior scores at least ``threshold`` with some ground truth."""
     mask = torch.zeros(num_priors, dtype=torch.bool, device=gts.device)
-    for pairs in find_fitting(priors, gts, score, threshold):
+    for pairs in priors_above(priors, gts, score, threshold):
         mask[pairs.prior] = True
     return mask
 

@@ -9,7 +9,7 @@ from d2tiny.modeling.assigners.base import Assigner, AssignResult, Predictions, 
 from d2tiny.ops.boxes import xyxy_to_cxcywh
 from d2tiny.ops.gaussian import Score
 from d2tiny.ops.matches import Matches
-from d2tiny.ops.prior_search import find_fitting
+from d2tiny.ops.prior_search import priors_above
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
 
 __all__ = ["FCOSAssigner"]
@@ -56,7 +56,7 @@ class FCOSAssigner(Assigner):
         def largest(dx: Tensor, dy: Tensor, w_low: Tensor, w: Tensor, h_low: Tensor, h: Tensor, *gt: Tensor) -> Tensor:
             return inside(dx, dy, w, h, *gt)
 
-        parts = list(find_fitting(searchable(priors), gts, Score(inside, largest), 1e-6))
+        parts = list(priors_above(searchable(priors), gts, Score(inside, largest), 1e-6))
         pairs = Matches.cat(parts, device)
         boxes = xyxy_to_cxcywh((priors if isinstance(priors, Tensor) else priors.boxes()).double())
         low, high = self._ranges(boxes[:, 2])

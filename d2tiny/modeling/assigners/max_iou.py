@@ -9,9 +9,9 @@ from d2tiny.modeling.assigners.base import Assigner, AssignResult, Predictions, 
 from d2tiny.ops.block_topk import Blocks
 from d2tiny.ops.boxes import aligned_iou, xyxy_to_cxcywh
 from d2tiny.ops.gaussian import Score, get_score
-from d2tiny.ops.grid_topk import Lattices
-from d2tiny.ops.matches import Matches, best_scores
-from d2tiny.ops.prior_search import find_best, find_fitting
+from d2tiny.ops.grid_topk import PriorGrids
+from d2tiny.ops.matches import Matches, max_score_per_gt
+from d2tiny.ops.prior_search import priors_above, topk_priors
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
 
 __all__ = ["MaxIoUAssigner"]
@@ -76,7 +76,7 @@ class MaxIoUAssigner(Assigner):
         super().__init__(ignore_iof_thresh=ignore_iof_thresh)
         if not 0 <= neg_iou <= pos_iou <= 1:
             raise ValueError(f"MaxIoUAssigner: need 0 <= neg_iou <= pos_iou <= 1, got {neg_iou}, {pos_iou}.")
-        get_score(metric, constant, who="MaxIoUAssigner: ")
+        get_score(metric, constant, error_prefix="MaxIoUAssigner: ")
         self.pos_iou = pos_iou
         self.neg_iou = neg_iou
         self.low_quality = low_quality
@@ -93,7 +93,7 @@ class MaxIoUAssigner(Assigner):
         # Where nothing is negative the ignored ones need no search.
         lowest = self.neg_iou if self.neg_iou > 0 else self.pos_iou
         winners = Winners(num_priors, device)
-        for pairs in find_fitting(where, gts, score, lowest if exact is None else lowest * (1 - _SLACK)):
+        for pairs in priors_above(where, gts, score, lowest if exact is None else lowest * (1 - _SLACK)):
             pairs = pairs if exact is None else exact.rescored(pairs)
             winners.add(pairs.keep(pairs.score >= lowest))
         labels = torch.full((num_priors,), 0 if self.neg_iou > 0 else -1, dtype=torch.int8, device=device)
@@ -106,26 +106,26 @@ class MaxIoUAssigner(Assigner):
         quality = torch.where(positive, winners.score, 0.0).float()
         return AssignResult(torch.where(positive, winners.matched(), -1), labels, quality)
 
-    def _best(self, exact: _Float32 | None, where: Lattices | Blocks, gts: Tensor, score: Score) -> Matches:
+    def _best(self, exact: _Float32 | None, where: PriorGrids | Blocks, gts: Tensor, score: Score) -> Matches:
         """The best priors of each ground truth; by float32 IoU, candidates come from a search with some slack."""
         if not self.low_quality:
             return Matches.cat([], gts.device)
         if exact is None:
-            return find_best(where, gts, score, 1, over=self.min_quality)
-        top = best_scores(find_best(where, gts, score, 1), len(gts))
+            return topk_priors(where, gts, score, 1, floor=self.min_quality)
+        top = max_score_per_gt(topk_priors(where, gts, score, 1), len(gts))
         some = torch.isfinite(top).nonzero().flatten()  # an object beside all priors has no best one
-        near = Matches.cat(list(find_fitting(where, gts[some], score, top[some] * (1 - _SLACK))), gts.device)
+        near = Matches.cat(list(priors_above(where, gts[some], score, top[some] * (1 - _SLACK))), gts.device)
         near = exact.rescored(Matches(some[near.gt], near.prior, near.score))
-        best = near.score == best_scores(near, len(gts))[near.gt]
+        best = near.score == max_score_per_gt(near, len(gts))[near.gt]
         return near.keep(best & (near.score > self.min_quality))
 
     @staticmethod
     def _suitors(exact: _Float32 | None, boxes: Tensor, gts: Tensor, score: Score, best: Matches) -> Matches:
         """All pairs of the low-quality priors that are as good as those that chose them: priors look for objects."""
         low, which = best.prior.unique(return_inverse=True)
-        own = best_scores(Matches(which, best.prior, best.score), len(low))
+        own = max_score_per_gt(Matches(which, best.prior, best.score), len(low))
         wanted = xyxy_to_cxcywh(boxes[low].double())
-        parts = find_fitting(Blocks.of(gts), wanted, score.exchanged(), own - _SLACK * own.abs())
+        parts = priors_above(Blocks.from_boxes(gts), wanted, score.swapped(), own - _SLACK * own.abs())
         found = Matches.cat(list(parts), gts.device)
         pairs = Matches(found.prior, low[found.gt], found.score)
         return pairs if exact is None else exact.rescored(pairs)

@@ -17,8 +17,8 @@ from d2tiny.modeling.assigners.base import (
 )
 from d2tiny.ops.boxes import xyxy_to_cxcywh
 from d2tiny.ops.gaussian import get_score
-from d2tiny.ops.matches import first_k
-from d2tiny.ops.prior_search import find_best
+from d2tiny.ops.matches import keep_topk
+from d2tiny.ops.prior_search import topk_priors
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
 
 __all__ = ["RKAAssigner"]
@@ -58,7 +58,7 @@ class RKAAssigner(Assigner):
             ValueError: a setting outside its range.
         """
         super().__init__(ignore_iof_thresh=ignore_iof_thresh)
-        get_score(metric, constant, who="RKAAssigner: ")
+        get_score(metric, constant, error_prefix="RKAAssigner: ")
         check_tie("RKAAssigner", tie)
         if topk < 1 or not 0 < neg_thresh <= 1:
             raise ValueError(f"RKAAssigner: need topk >= 1 and 0 < neg_thresh <= 1, got {topk}, {neg_thresh}.")
@@ -72,8 +72,8 @@ class RKAAssigner(Assigner):
         num_priors = len(priors)
         score = get_score(self.metric, self.constant)
         where, gts = searchable(priors), xyxy_to_cxcywh(gt_boxes)
-        best = find_best(where, gts, score, self.topk)
+        best = topk_priors(where, gts, score, self.topk)
         if self.tie == "index":
-            best = first_k(best, self.topk)
+            best = keep_topk(best, self.topk)
         matched, quality = last_winner(best, num_priors)
         return labelled(matched, quality, fits_any(where, gts, score, self.neg_thresh, num_priors))

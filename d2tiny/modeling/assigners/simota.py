@@ -17,8 +17,8 @@ from d2tiny.modeling.assigners.base import (
 )
 from d2tiny.ops.boxes import aligned_iou, xyxy_to_cxcywh
 from d2tiny.ops.gaussian import Score
-from d2tiny.ops.matches import Matches, first_k, ranked
-from d2tiny.ops.prior_search import find_fitting
+from d2tiny.ops.matches import Matches, keep_topk, rank_by_score
+from d2tiny.ops.prior_search import priors_above
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
 
 __all__ = ["SimOTAAssigner"]
@@ -67,13 +67,13 @@ class SimOTAAssigner(Assigner):
     def _assign(self, priors: Priors, gt_boxes: Tensor, predictions: Predictions | None) -> AssignResult:
         said, num_priors = need_predictions("SimOTAAssigner", predictions), len(priors)
         pairs = Matches.cat(
-            list(find_fitting(searchable(priors), xyxy_to_cxcywh(gt_boxes), self._zone(), 1e-6)), gt_boxes.device
+            list(priors_above(searchable(priors), xyxy_to_cxcywh(gt_boxes), self._zone(), 1e-6)), gt_boxes.device
         )
         iou = aligned_iou(said.boxes[pairs.prior], gt_boxes[pairs.gt].float()).double()
         cost = self._class_cost(said, pairs) - self.iou_weight * torch.log(iou + 1e-8)
         contest = Winners(num_priors, gt_boxes.device)
         contest.add(Matches(pairs.gt, pairs.prior, -cost))
-        chosen = first_k(Matches(pairs.gt, pairs.prior, -cost), self._how_many(pairs, iou, len(gt_boxes)))
+        chosen = keep_topk(Matches(pairs.gt, pairs.prior, -cost), self._how_many(pairs, iou, len(gt_boxes)))
         matched = one_each(chosen, contest, num_priors)
         positive = matched >= 0
         quality = torch.zeros(num_priors, device=gt_boxes.device)
@@ -101,7 +101,7 @@ class SimOTAAssigner(Assigner):
 
     def _how_many(self, pairs: Matches, iou: Tensor, count: int) -> Tensor:
         """(G,) k of each object."""
-        best, place = ranked(Matches(pairs.gt, pairs.prior, iou))
+        best, place = rank_by_score(Matches(pairs.gt, pairs.prior, iou))
         best = best.keep(place < self.topk)
         total = torch.zeros(count, dtype=iou.dtype, device=iou.device).scatter_add_(0, best.gt, best.score)
         return total.long().clamp(min=1)

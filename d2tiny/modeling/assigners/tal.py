@@ -17,8 +17,8 @@ from d2tiny.modeling.assigners.base import (
 )
 from d2tiny.ops.boxes import aligned_ciou, xyxy_to_cxcywh
 from d2tiny.ops.gaussian import Score
-from d2tiny.ops.matches import Matches, best_scores, first_k
-from d2tiny.ops.prior_search import find_fitting
+from d2tiny.ops.matches import Matches, keep_topk, max_score_per_gt
+from d2tiny.ops.prior_search import priors_above
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
 
 __all__ = ["TALAssigner"]
@@ -78,17 +78,17 @@ class TALAssigner(Assigner):
         # A hair wider, so that an object in the middle between places reaches both.
         widened = torch.where(gts[:, 2:] < self.min_candidate_size, self.min_candidate_size * (1 + 1e-6), gts[:, 2:])
         contest, parts = Winners(num_priors, gt_boxes.device), []
-        for pairs in find_fitting(searchable(priors), torch.cat((gts[:, :2], widened), dim=1), _inside(), _INSIDE):
+        for pairs in priors_above(searchable(priors), torch.cat((gts[:, :2], widened), dim=1), _inside(), _INSIDE):
             overlap, align = self._alignment(said, gt_boxes, pairs)
             contest.add(Matches(pairs.gt, pairs.prior, overlap))
-            parts.append(first_k(Matches(pairs.gt, pairs.prior, align).keep(align > 0), self.topk))
-        chosen = first_k(Matches.cat(parts, gt_boxes.device), self.topk)
+            parts.append(keep_topk(Matches(pairs.gt, pairs.prior, align).keep(align > 0), self.topk))
+        chosen = keep_topk(Matches.cat(parts, gt_boxes.device), self.topk)
         matched = one_each(chosen, contest, num_priors)
         prior = (matched >= 0).nonzero().flatten()
         won = Matches(matched[prior], prior, torch.zeros_like(prior, dtype=torch.float64))
         overlap, align = self._alignment(said, gt_boxes, won)
-        top_align = best_scores(Matches(won.gt, prior, align), len(gts))
-        top_overlap = best_scores(Matches(won.gt, prior, overlap), len(gts))
+        top_align = max_score_per_gt(Matches(won.gt, prior, align), len(gts))
+        top_overlap = max_score_per_gt(Matches(won.gt, prior, overlap), len(gts))
         quality = torch.zeros(num_priors, device=gt_boxes.device)
         quality[prior] = (align / top_align[won.gt].clamp(min=1e-300) * top_overlap[won.gt]).float()
         return AssignResult(matched, (matched >= 0).to(torch.int8), quality)

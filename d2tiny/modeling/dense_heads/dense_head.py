@@ -27,7 +27,7 @@ from d2tiny.modeling.dense_heads.common import (
 )
 from d2tiny.modeling.losses import BoxLoss, regression_loss
 from d2tiny.modeling.priors import GridPriors, grid_from_generator
-from d2tiny.utils.distributed import mean_over_ranks
+from d2tiny.utils.distributed import reduce_mean
 
 __all__ = ["DenseHead"]
 
@@ -117,7 +117,7 @@ class DenseHead(nn.Module):
         valid = targets.classes >= 0
         positive = valid & (targets.classes < self.num_classes)
         image, index = positive.nonzero(as_tuple=True)
-        count = mean_over_ranks(positive.sum().float()).clamp(min=1)
+        count = reduce_mean(positive.sum().float()).clamp(min=1)
         wanted = F.one_hot(targets.classes[valid], self.num_classes + 1)[:, :-1].to(logits.dtype)
         focal = sigmoid_focal_loss(
             logits[valid], wanted, alpha=self.focal_alpha, gamma=self.focal_gamma, reduction="sum"
@@ -127,7 +127,7 @@ class DenseHead(nn.Module):
         weight, factor = None, count
         if quality:
             weight = centerness((anchors[:, :2] + anchors[:, 2:]) / 2, boxes)
-            factor = mean_over_ranks(weight.sum()).clamp(min=1e-6)
+            factor = reduce_mean(weight.sum()).clamp(min=1e-6)
             said = quality[0][image, index, 0]
             losses["loss_centerness"] = F.binary_cross_entropy_with_logits(said, weight, reduction="sum") / count
         losses["loss_box_reg"] = regression_loss(

@@ -16,7 +16,7 @@ from d2tiny.modeling.dense_heads.common import DenseTargets
 from d2tiny.modeling.dense_heads.yolo import Predicted, YOLOHead, flat
 from d2tiny.modeling.losses import dfl_loss, regression_loss
 from d2tiny.modeling.priors import GridPriors
-from d2tiny.utils.distributed import mean_over_ranks, world_size
+from d2tiny.utils.distributed import get_world_size, reduce_mean
 
 __all__ = ["YOLO11Head"]
 
@@ -105,8 +105,8 @@ class YOLO11Head(YOLOHead):
         weight, said = targets.quality[image, index], logits[image, index]
         wanted = torch.zeros_like(cls)
         wanted[image, index, targets.classes[image, index]] = weight.to(cls.dtype)
-        ranks = world_size()
-        total = mean_over_ranks(weight.sum()).clamp(min=1 / ranks)
+        ranks = get_world_size()
+        total = reduce_mean(weight.sum()).clamp(min=1 / ranks)
         distance = self.coder.get_deltas(anchors, boxes) if len(index) else boxes.new_zeros(0, 4)
         dfl = dfl_loss(said.unflatten(-1, (4, BINS)), distance)
         box = regression_loss(

@@ -19,7 +19,7 @@ from d2tiny.modeling.losses import regression_loss
 from d2tiny.modeling.priors import GridPriors
 from d2tiny.modeling.targets import split_ignored
 from d2tiny.ops.boxes import aligned_ciou, max_iof
-from d2tiny.utils.distributed import world_size
+from d2tiny.utils.distributed import get_world_size
 
 __all__ = ["AnchorPairs", "SigmoidCoder", "YOLOv5Head"]
 
@@ -203,7 +203,7 @@ class YOLOv5Head(YOLOHead):
         onehot = F.one_hot(targets.classes, self.num_classes).to(cls.dtype)
         classes = bce(cls[image, prior], onehot, reduction="none").mean(dim=1) * share
         # Images of the whole batch: gradients are averaged over the processes, each with means of its own.
-        images, levels = len(cls) * world_size(), 3 / len(counts)
+        images, levels = len(cls) * get_world_size(), 3 / len(counts)
         size = counts[0] / len(priors.levels[0].cells) * self.strides[0] ** 2 / _REFERENCE**2
         return {
             "loss_box_reg": images * self.box_weight * levels * box,

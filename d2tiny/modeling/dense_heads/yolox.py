@@ -15,7 +15,7 @@ from d2tiny.modeling.dense_heads.common import DenseTargets
 from d2tiny.modeling.dense_heads.yolo import Predicted, YOLOHead, flat
 from d2tiny.modeling.losses import regression_loss
 from d2tiny.modeling.priors import GridPriors
-from d2tiny.utils.distributed import mean_over_ranks
+from d2tiny.utils.distributed import reduce_mean
 
 __all__ = ["CornerCoder", "YOLOXHead"]
 
@@ -98,7 +98,7 @@ class YOLOXHead(YOLOHead):
         cls, deltas, obj = self.joined(predictions)
         valid, positive = self.positives(targets)
         image, index = positive.nonzero(as_tuple=True)
-        count = mean_over_ranks(positive.sum().float()).clamp(min=1)
+        count = reduce_mean(positive.sum().float()).clamp(min=1)
         anchors, boxes, said = priors.boxes()[index], targets.boxes[image, index], deltas[image, index]
         wanted = F.one_hot(targets.classes[image, index], self.num_classes) * targets.quality[image, index, None]
         box = regression_loss(self.box_loss, self.coder, said, anchors, boxes, avg_factor=count, groups=image)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from d2tiny.ops.boxes import xyxy_to_cxcywh
-from d2tiny.ops.grid_topk import Lattices
+from d2tiny.ops.grid_topk import PriorGrids
 
 __all__ = ["SNAP", "GridLevel", "GridPriors", "snap_cells"]
 
-# The whole lattice is exact in float32 up to 8192 px when cell anchors are multiples of this, so that the windowed
+# All centres of a grid are exact in float32 up to 8192 px when cell anchors are multiples of this, so that the windowed
 # and the dense label assignment see the very same numbers. It moves no side by more than 0.001 px.
 SNAP = 2.0**-10
 
@@ -47,7 +47,7 @@ class GridLevel:
 class GridPriors:
     """The priors of an image: levels × rows × columns × cell anchors, in Detectron2's order.
 
-    Assigners use the description (:attr:`lattices`); :meth:`boxes` materialises the N boxes for decoding and for
+    Assigners use the description (:attr:`prior_grids`); :meth:`boxes` materialises the N boxes for decoding and for
     assigners without a windowed path.
     """
 
@@ -100,8 +100,8 @@ class GridPriors:
         return torch.cat(parts).to(self.device) if parts else torch.zeros(0)
 
     @cached_property
-    def lattices(self) -> Lattices:
-        """The description as tensors, one family for each cell anchor of each level."""
+    def prior_grids(self) -> PriorGrids:
+        """Return the priors as regular grids, one for each cell anchor of each level."""
         columns: list[list[float]] = []
         base = 0
         for number, level in enumerate(self.levels):
@@ -115,7 +115,7 @@ class GridPriors:
             base += level.height * level.width * count
         table = torch.tensor(columns, dtype=torch.float64).reshape(-1, 10).to(self.device)
         stride, width, height, cx, cy, w, h, first, step, number_of = table.unbind(1)
-        return Lattices(
+        return PriorGrids(
             stride=stride,
             columns=width.long(),
             rows=height.long(),
