@@ -130,7 +130,7 @@ def arb(model, weight=0.25):
         head[key] = f"${{...head.{key}}}"
     OmegaConf.set_struct(model, False)
     model.auxiliary = L(AuxiliaryBranch)(
-        neck=L(ARB)(channels=[0] * 3, stem=[0] * 3, repeats=1, c3k=True), head=head, weight=weight
+        neck=L(ARB)(channels=[0] * 3, stem=[0] * 3, repeats=1, c3k=True), head=head, loss_weight=weight
     )
     model.auxiliary.neck.in_features = ["c3", "c4", "c5"]
     fit(model)

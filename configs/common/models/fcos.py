@@ -8,7 +8,7 @@ from detectron2.modeling.box_regression import Box2BoxTransformLinear
 from detectron2.modeling.meta_arch.fcos import FCOSHead
 
 from d2tiny.modeling.assigners import FCOSAssigner
-from d2tiny.modeling.dense_heads import DenseHead
+from d2tiny.modeling.dense_heads import TinyDenseHead
 from d2tiny.modeling.losses import IoULoss
 from d2tiny.modeling.meta_arch import TinyDenseDetector
 
@@ -21,7 +21,7 @@ backbone.top_block = L(LastLevelP6P7)(in_channels=256, out_channels=256, in_feat
 model = L(TinyDenseDetector)(
     backbone=backbone,
     in_features=["p3", "p4", "p5", "p6", "p7"],
-    head=L(DenseHead)(
+    head=L(TinyDenseHead)(
         num_classes=8,
         net=L(FCOSHead)(
             input_shape=[L(ShapeSpec)(channels=256) for _ in range(5)],

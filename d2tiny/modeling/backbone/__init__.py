@@ -1,4 +1,4 @@
-"""Networks that turn an image into features."""
+"""Backbones: they map images to feature maps."""
 
 from d2tiny.modeling.backbone.csp_darknet import CSPDarknet
 from d2tiny.modeling.backbone.detectors_resnet import DetectoRSResNet
