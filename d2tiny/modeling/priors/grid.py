@@ -1,4 +1,4 @@
-"""Priors on regular grids, kept as their description instead of N boxes."""
+"""Priors on regular grids, stored as a description of the grids instead of N boxes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from d2tiny.ops.grid_topk import Lattices
 
 __all__ = ["SNAP", "GridLevel", "GridPriors", "snap_cells"]
 
-# The whole lattice is exact in float32 up to 8192 px when cell anchors are multiples of this, so that the windowed
-# and the dense label assignment see the very same numbers. It moves no side by more than 0.001 px.
+# If cell anchors are multiples of this, all coordinates are exact in float32 up to 8192 px, so that label assignment on
+# the grid and on boxes computes with the same numbers. The rounding moves no side by more than 0.001 px.
 SNAP = 2.0**-10
 
 
 def snap_cells(cells: Tensor) -> Tensor:
-    """Round (A, 4) cell anchors to multiples of 2⁻¹⁰ px, sizes to multiples of 2⁻⁹ px."""
+    """Round cell anchors (A, 4), centres to multiples of 2⁻¹⁰ px and sizes to multiples of 2⁻⁹ px."""
     half = torch.round((cells[:, 2:] - cells[:, :2]) / 2 / SNAP) * SNAP
     centre = torch.round((cells[:, 2:] + cells[:, :2]) / 2 / SNAP) * SNAP
     return torch.cat((centre - half, centre + half), dim=1)
@@ -30,11 +30,11 @@ class GridLevel:
     """The priors of one feature map.
 
     Attributes:
-        stride: distance of neighbouring cells in px.
+        stride: distance between neighbouring cells in px.
         height: rows of the feature map.
         width: columns of the feature map.
-        cells: (A, 4) float32 XYXY boxes of cell (0, 0), relative to its shift.
-        offset: shift of cell (0, 0) in units of the stride (Detectron2's ``ANCHOR_GENERATOR.OFFSET``).
+        cells: (A, 4) float32 XYXY, the cell anchors, relative to the position of the cell.
+        offset: position of cell (0, 0) in units of the stride (Detectron2's ``ANCHOR_GENERATOR.OFFSET``).
     """
 
     stride: int
@@ -47,15 +47,15 @@ class GridLevel:
 class GridPriors:
     """The priors of an image: levels × rows × columns × cell anchors, in Detectron2's order.
 
-    Assigners use the description (:attr:`lattices`); :meth:`boxes` materialises the N boxes for decoding and for
-    assigners without a windowed path.
+    Assigners search the description (:attr:`lattices`); :meth:`boxes` computes the N boxes, for decoding and for
+    assigners that need all of them.
     """
 
     def __init__(self, levels: list[GridLevel]) -> None:
-        """Keep the description of the levels, finest first.
+        """Set the levels, finest first.
 
         Raises:
-            ValueError: a level has a stride under 1 or cell anchors of a wrong shape.
+            ValueError: a level has a stride below 1 or cell anchors of a wrong shape.
         """
         for i, level in enumerate(levels):
             if level.stride < 1 or level.cells.dim() != 2 or level.cells.shape[1] != 4:
@@ -71,12 +71,12 @@ class GridPriors:
 
     @property
     def device(self) -> torch.device:
-        """Where the priors live."""
+        """Device of the priors."""
         return self.levels[0].cells.device if self.levels else torch.device("cpu")
 
     @cached_property
     def level_boxes(self) -> list[Tensor]:
-        """One (H·W·A, 4) float32 XYXY tensor for each level."""
+        """Boxes of each level, (H·W·A, 4) float32 XYXY in px; not to be modified."""
         result = []
         for level in self.levels:
             shift_x = (torch.arange(level.width, device=self.device) + level.offset) * level.stride
@@ -91,17 +91,17 @@ class GridPriors:
         return torch.cat(self.level_boxes) if self.levels else torch.zeros(0, 4)
 
     def boxes(self) -> Tensor:
-        """All (N, 4) float32 XYXY boxes; not to be modified."""
+        """Return the boxes of all levels, (N, 4) float32 XYXY in px; not to be modified."""
         return self._boxes
 
     def strides(self) -> Tensor:
-        """(N,) float32 stride of each prior's level, px."""
+        """Return the stride of each prior's level, (N,) float32 in px."""
         parts = [torch.full((lv.height * lv.width * len(lv.cells),), float(lv.stride)) for lv in self.levels]
         return torch.cat(parts).to(self.device) if parts else torch.zeros(0)
 
     @cached_property
     def lattices(self) -> Lattices:
-        """The description as tensors, one family for each cell anchor of each level."""
+        """The grids as tensors, one lattice for each cell anchor of each level."""
         columns: list[list[float]] = []
         base = 0
         for number, level in enumerate(self.levels):
