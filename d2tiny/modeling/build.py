@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling.backbone import BACKBONE_REGISTRY, FPN, Backbone, build_resnet_backbone
+from detectron2.modeling.backbone import BACKBONE_REGISTRY, FPN, build_resnet_backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, build_resnet_fpn_backbone
 
 from d2tiny.modeling.assigners import Assigner, HLAAssigner, MaxIoUAssigner, RKAAssigner
 from d2tiny.modeling.backbone import RFP, DetectoRSResNet
+from d2tiny.modeling.contracts import Backbone
 from d2tiny.modeling.losses import BoxLoss, DCLoss, IoULoss, NWDLoss, SALoss, SmoothL1Loss
 from d2tiny.modeling.losses.iou import IOU_LOSSES
 from d2tiny.modeling.necks import EFPNBS, SARL, NeckedBackbone
@@ -60,7 +61,7 @@ def build_box_loss(cfg: CfgNode, kind: str, beta: float, key: str) -> BoxLoss:
     """Build the loss named by a ``BBOX_REG_LOSS_TYPE``.
 
     Args:
-        cfg: the whole config.
+        cfg: the config.
         kind: the value of the key.
         beta: β of smooth L1.
         key: the config key, for the error message.

@@ -17,7 +17,8 @@ def boxes(rows):
     return torch.cat((rows[:, :2] - rows[:, 2:] / 2, rows[:, :2] + rows[:, 2:] / 2), 1).float()
 
 
-# SPEC §1.7: 64 anchors of side 22.5 on an 8×8 grid of stride 4, and 16 of side 45.5 on a 4×4 grid of stride 8.
+# Worked example of docs/papers/rfla.md:
+# 64 anchors of side 22.5 on an 8×8 grid of stride 4, and 16 of side 45.5 on a 4×4 grid of stride 8.
 A64 = boxes([[4 * (i % 8), 4 * (i // 8), 22.5, 22.5] for i in range(64)])
 A80 = torch.cat((A64, boxes([[8 * (j % 4), 8 * (j // 4), 45.5, 45.5] for j in range(16)])))
 

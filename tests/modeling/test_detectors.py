@@ -1,4 +1,4 @@
-"""DetectoRS: ResNet with switchable convolutions, and the recursive pyramid (SPEC §9)."""
+"""DetectoRS: ResNet with switchable convolutions, and the recursive pyramid (docs/papers/detectors.md)."""
 
 from __future__ import annotations
 
@@ -30,8 +30,23 @@ def rfp(share=False, steps=2):
     return RFP(fpn=FPN(first, LEVELS, 16, top_block=LastLevelMaxPool()), second=second, steps=steps)
 
 
+def test_the_given_fpn_stays_as_it_was():
+    """RFP shares its layers, but the FPN still maps images, alone or in another model."""
+    torch.manual_seed(0)
+    fpn = FPN(resnet(), LEVELS, 16, top_block=LastLevelMaxPool()).eval()
+    names, image = list(fpn.state_dict()), torch.randn(1, 3, 64, 64)
+    before = fpn(image)
+    model = RFP(fpn=fpn, second=resnet(prefix="rfp_", feedback_channels=16), steps=1).eval()
+    assert model.fpn is not fpn and model.bottom_up is fpn.bottom_up
+    assert list(fpn.state_dict()) == names
+    assert not [name for name in model.fpn.state_dict() if name.startswith("bottom_up")]
+    assert model.fpn.get_submodule("fpn_lateral2") is fpn.get_submodule("fpn_lateral2")
+    for name, level in model(image).items():
+        assert torch.equal(level, before[name]) and torch.equal(fpn(image)[name], before[name])
+
+
 def one_backbone(model):
-    """The weights of the first look alone."""
+    """The weights of the first backbone alone."""
     return {k: v for k, v in model.state_dict().items() if not k.startswith("second.")}
 
 

@@ -1,4 +1,4 @@
-"""SARL: the relay between backbone and neck (SPEC §6)."""
+"""SARL: the relay between backbone and neck (docs/papers/sarl.md)."""
 
 from __future__ import annotations
 

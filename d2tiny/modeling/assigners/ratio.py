@@ -59,12 +59,12 @@ class RatioAssigner(Assigner):
         parts, offset = [], 0
         for level in priors.levels:
             parts.append(self._pairs_of_level(level, offset, gts))
-            offset += level.height * level.width * len(level.cells)
+            offset += level.height * level.width * len(level.cell_anchors)
         return Matches.cat(parts, gt_boxes.device)
 
     def _pairs_of_level(self, level: GridLevel, offset: int, gts: Tensor) -> Matches:
         """Return the pairs of one level, whose first prior has the index ``offset``; gts are (G, 4) cx, cy, w, h."""
-        size = (level.cells[:, 2:] - level.cells[:, :2]).to(gts)
+        size = (level.cell_anchors[:, 2:] - level.cell_anchors[:, :2]).to(gts)
         ratio = gts[:, None, 2:] / size[None]
         max_ratio = torch.maximum(ratio, 1 / ratio).amax(dim=2)  # (G, A)
         gt, anchor = (max_ratio < self.max_ratio).nonzero(as_tuple=True)
@@ -78,7 +78,7 @@ class RatioAssigner(Assigner):
         parts = []
         for shift, mask in zip(shifts, masks, strict=True):
             x, y = (cell[mask] + torch.tensor(shift, device=gts.device)).clamp(min=0).minimum(grid_size - 1).unbind(1)
-            prior = offset + (y * level.width + x) * len(level.cells) + anchor[mask]
+            prior = offset + (y * level.width + x) * len(level.cell_anchors) + anchor[mask]
             parts.append(Matches(gt[mask], prior, 1 / max_ratio[gt[mask], anchor[mask]]))
         return Matches.cat(parts, gts.device)
 

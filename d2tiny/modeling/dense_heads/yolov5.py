@@ -217,7 +217,7 @@ class YOLOv5Head(YOLOHead[PairTargets]):
         cls = bce(logits[image, prior], onehot, reduction="none").mean(dim=1) * pair_weight
         # Of all processes: gradients are averaged over them, and each has means of its own.
         num_images, levels_gain = len(logits) * world_size(), 3 / len(counts)
-        image_area = counts[0] / len(priors.levels[0].cells) * self.strides[0] ** 2 / _REFERENCE_SIZE**2
+        image_area = counts[0] / len(priors.levels[0].cell_anchors) * self.strides[0] ** 2 / _REFERENCE_SIZE**2
         return {
             "loss_box_reg": num_images * self.box_weight * levels_gain * box,
             "loss_obj": num_images * self.obj_weight * image_area * levels_gain * obj.sum(),

@@ -102,7 +102,7 @@ class DCLoss(BoxLoss):
         self.mode = mode
         self.learnable = learnable
         self.k0, self.delta0 = float(k), float(delta)
-        # A moving δ must be valid over its whole range.
+        # A moving δ must be valid in all of its range.
         steps = torch.linspace(*DELTA_RANGE, 10, dtype=torch.float64).tolist() if learnable == "ema" else []
         errors = torch.linspace(0, 4, 4001, dtype=torch.float64)
         slope, at = min((float(dc_loss_slope(errors, k=k, delta=d, mode=mode).min()), d) for d in (delta, *steps))

@@ -20,6 +20,6 @@ def check_levels(owner: str, channels: Mapping[str, int], input_shape: Mapping[s
     for name, count in channels.items():
         if name not in input_shape:
             raise ValueError(f"{owner}: no level '{name}'. {did_you_mean(name, input_shape)}")
-        given = input_shape[name].channels
-        if given not in (None, count):
-            raise ValueError(f"{owner}: channels says {count} for level '{name}', the backbone {given}.")
+        actual = input_shape[name].channels
+        if actual not in (None, count):
+            raise ValueError(f"{owner}: channels says {count} for level '{name}', the backbone {actual}.")

@@ -45,8 +45,8 @@ class FIM(nn.Module):
         self.align = nn.Sequential(_conv(high, low, 1, norm), _ACTIVATIONS[activation]())
         self.channel = self.spatial = None
         if use_channel:
-            middle = max(low // 16, 8)
-            self.channel = nn.Sequential(nn.Conv2d(low, middle, 1), nn.ReLU(), nn.Conv2d(middle, low, 1))
+            hidden = max(low // 16, 8)
+            self.channel = nn.Sequential(nn.Conv2d(low, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, low, 1))
         if use_spatial:
             self.spatial = nn.Conv2d(2, 1, 7, padding=3)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from torch import Tensor
 
-from d2tiny.modeling.priors.grid import GridLevel, GridPriors, snap_cells
+from d2tiny.modeling.priors.grid import GridLevel, GridPriors, snap_cell_anchors
 
 __all__ = ["grid_from_generator"]
 
@@ -21,7 +21,7 @@ def grid_from_generator(generator: DefaultAnchorGenerator, features: Sequence[Te
 
     Returns:
         Priors whose :meth:`~GridPriors.boxes` equal the generator's output up to 0.001 px: cell anchors are rounded by
-        :func:`snap_cells`, so that the grid and the boxes have exactly the same coordinates.
+        :func:`snap_cell_anchors`, so that the grid and the boxes have exactly the same coordinates.
     """
     return GridPriors(
         [
@@ -29,9 +29,9 @@ def grid_from_generator(generator: DefaultAnchorGenerator, features: Sequence[Te
                 stride=int(stride),
                 height=int(feature.shape[-2]),
                 width=int(feature.shape[-1]),
-                cells=snap_cells(cell.to(feature.device)),
+                cell_anchors=snap_cell_anchors(anchors.to(feature.device)),
                 offset=float(generator.offset),
             )
-            for stride, cell, feature in zip(generator.strides, list(generator.cell_anchors), features, strict=True)
+            for stride, anchors, feature in zip(generator.strides, list(generator.cell_anchors), features, strict=True)
         ]
     )

@@ -10,7 +10,7 @@ from detectron2.modeling.anchor_generator import (
     DefaultAnchorGenerator,
 )
 
-from d2tiny.modeling.priors.grid import snap_cells
+from d2tiny.modeling.priors.grid import snap_cell_anchors
 
 __all__ = ["RFAnchorGenerator", "receptive_fields"]
 
@@ -81,7 +81,7 @@ class RFAnchorGenerator(DefaultAnchorGenerator):
         sizes = [[fraction * side] for side in receptive_fields(first_level, len(strides))]
         super().__init__(sizes=sizes, aspect_ratios=[list(aspect_ratios)], strides=list(strides), offset=offset)
         for i, cells in enumerate(list(self.cell_anchors)):
-            setattr(self.cell_anchors, str(i), snap_cells(cells))
+            setattr(self.cell_anchors, str(i), snap_cell_anchors(cells))
 
     @classmethod
     def from_config(cls, cfg, input_shape):  # type: ignore[no-untyped-def]  # noqa: D102
