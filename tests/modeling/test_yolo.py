@@ -334,7 +334,7 @@ def test_yolov5_learns_several_objects_with_one_anchor():
 
 @pytest.mark.parametrize("cls", [YOLOXHead, YOLO11Head, YOLOv5Head])
 def test_ignore_regions_are_not_background(cls):
-    """What a place inside an ignore region says does not matter."""
+    """Outputs of a cell inside an ignore region do not change the losses."""
     head = small(cls)
     priors = head.priors([torch.zeros(1, 8, 4, 4)])
     image = targets([[0, 0, 8, 8], [16, 16, 32, 32]], (32, 32))

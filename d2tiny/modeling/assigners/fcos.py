@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from d2tiny.modeling.assigners.base import Assigner, AssignResult, Predictions, Priors
-from d2tiny.modeling.assigners.helpers import build_result, match_to_best, spatial_index
+from d2tiny.modeling.assigners.helpers import bounded_by_largest_prior, build_result, match_to_best, spatial_index
 from d2tiny.ops.boxes import xyxy_to_cxcywh
-from d2tiny.ops.gaussian import Score
 from d2tiny.ops.matches import Matches
 from d2tiny.ops.prior_search import find_fitting
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
@@ -54,12 +53,8 @@ class FCOSAssigner(Assigner):
                 half_w, half_h = half_w.minimum(self.center_radius * pw), half_h.minimum(self.center_radius * ph)
             return torch.minimum(half_w - dx.abs(), half_h - dy.abs())
 
-        def upper_bound(
-            dx: Tensor, dy: Tensor, w_min: Tensor, w_max: Tensor, h_min: Tensor, h_max: Tensor, *gt: Tensor
-        ) -> Tensor:
-            return inside(dx, dy, w_max, h_max, *gt)
-
-        pairs = Matches.cat(list(find_fitting(spatial_index(priors), gts, Score(inside, upper_bound), 1e-6)), device)
+        score = bounded_by_largest_prior(inside)
+        pairs = Matches.cat(list(find_fitting(spatial_index(priors), gts, score, 1e-6)), device)
         boxes = xyxy_to_cxcywh((priors if isinstance(priors, Tensor) else priors.boxes()).double())
         low, high = self._ranges(boxes[:, 2])
         delta = (boxes[pairs.prior, :2] - gts[pairs.gt, :2]).abs() + gts[pairs.gt, 2:] / 2

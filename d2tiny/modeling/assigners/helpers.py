@@ -12,13 +12,14 @@ from d2tiny.modeling.assigners.base import Predictions, Priors
 from d2tiny.modeling.contracts import AssignResult
 from d2tiny.ops.block_topk import Blocks
 from d2tiny.ops.boxes import xyxy_to_cxcywh
-from d2tiny.ops.gaussian import ScoreFn
+from d2tiny.ops.gaussian import Score, ScoreFn
 from d2tiny.ops.grid_topk import Lattices
 from d2tiny.ops.matches import Matches
 from d2tiny.ops.prior_search import find_fitting
 
 __all__ = [
     "BestMatches",
+    "bounded_by_largest_prior",
     "build_result",
     "check_tie_rule",
     "match_to_best",
@@ -36,6 +37,20 @@ def spatial_index(priors: Priors) -> Lattices | Blocks:
     :class:`GridPriors` become lattices, which are searched by windows, boxes become blocks of neighbours.
     """
     return Blocks.of(xyxy_to_cxcywh(priors.double())) if isinstance(priors, Tensor) else priors.lattices
+
+
+def bounded_by_largest_prior(value: ScoreFn) -> Score:
+    """Return a :class:`Score` for a function that never decreases when the prior grows.
+
+    Among priors with sizes in a range, the largest then gives the upper bound that the search needs.
+    """
+
+    def upper_bound(
+        dx: Tensor, dy: Tensor, w_min: Tensor, w_max: Tensor, h_min: Tensor, h_max: Tensor, *gt: Tensor
+    ) -> Tensor:
+        return value(dx, dy, w_max, h_max, *gt)
+
+    return Score(value, upper_bound)
 
 
 def match_to_last(matches: Matches, num_priors: int) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from torch import Tensor
 from d2tiny.modeling.assigners.base import Assigner, AssignResult, Predictions, Priors
 from d2tiny.modeling.assigners.helpers import (
     BestMatches,
+    bounded_by_largest_prior,
     build_result,
     require_predictions,
     resolve_conflicts,
@@ -107,9 +108,4 @@ def _inside() -> Score:
     def inside(dx: Tensor, dy: Tensor, pw: Tensor, ph: Tensor, gw: Tensor, gh: Tensor) -> Tensor:
         return torch.minimum(gw / 2 - dx.abs(), gh / 2 - dy.abs()) + 0 * pw
 
-    def upper_bound(
-        dx: Tensor, dy: Tensor, w_min: Tensor, w_max: Tensor, h_min: Tensor, h_max: Tensor, *gt: Tensor
-    ) -> Tensor:
-        return inside(dx, dy, w_max, h_max, *gt)
-
-    return Score(inside, upper_bound)
+    return bounded_by_largest_prior(inside)

@@ -254,7 +254,7 @@ class TinyRPN(RPN):
         Raises:
             FloatingPointError: NaN or infinity in training.
         """
-        pre_topk, post_topk = self.pre_nms_topk[self.training], self.post_nms_topk[self.training]
+        pre_topk = self.pre_nms_topk[self.training]
         boxes_per_level, scores_per_level, level_ids = [], [], []
         for level, (priors, logits, deltas) in enumerate(
             zip(anchors.level_boxes, pred_objectness_logits, pred_anchor_deltas, strict=True)
@@ -269,25 +269,33 @@ class TinyRPN(RPN):
         all_boxes, all_scores = cat(boxes_per_level, dim=1), cat(scores_per_level, dim=1)
         levels = cat(level_ids)
 
-        results = []
-        for size, boxes_i, scores_i in zip(image_sizes, all_boxes, all_scores, strict=True):
-            finite = torch.isfinite(boxes_i).all(dim=1) & torch.isfinite(scores_i)
-            if self.training and not finite.all():
-                raise FloatingPointError("Predicted proposals hold NaN or infinity.")
-            proposals = Boxes(boxes_i[finite])
-            proposals.clip(size)
-            large = proposals.nonempty(threshold=self.min_box_size)
-            boxes_i, scores_i = proposals.tensor[large], scores_i[finite][large]
-            keep = batched_nms(
-                boxes_i,
-                scores_i,
-                levels[finite][large],
-                self.nms_thresh,
-                metric=self.nms_metric,
-                constant=self.nwd_constant,
-            )[:post_topk]
-            result = Instances(size)
-            result.proposal_boxes = Boxes(boxes_i[keep])
-            result.objectness_logits = scores_i[keep]
-            results.append(result)
-        return results
+        return [
+            self._select_proposals(boxes, scores, levels, size)
+            for boxes, scores, size in zip(all_boxes, all_scores, image_sizes, strict=True)
+        ]
+
+    def _select_proposals(
+        self, boxes: Tensor, scores: Tensor, levels: Tensor, image_size: tuple[int, int]
+    ) -> Instances:
+        """Return the proposals of an image after clipping, NMS inside each level and top-k.
+
+        Args:
+            boxes: (n, 4) XYXY in px.
+            scores: (n,) objectness logits.
+            levels: (n,) int64, level of each box.
+            image_size: (height, width) in px.
+        """
+        finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores)
+        if self.training and not finite.all():
+            raise FloatingPointError("Predicted proposals hold NaN or infinity.")
+        clipped = Boxes(boxes[finite])
+        clipped.clip(image_size)
+        large = clipped.nonempty(threshold=self.min_box_size)
+        boxes, scores, levels = clipped.tensor[large], scores[finite][large], levels[finite][large]
+        keep = batched_nms(
+            boxes, scores, levels, self.nms_thresh, metric=self.nms_metric, constant=self.nwd_constant
+        )[: self.post_nms_topk[self.training]]
+        result = Instances(image_size)
+        result.proposal_boxes = Boxes(boxes[keep])
+        result.objectness_logits = scores[keep]
+        return result
