@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import runpy
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -45,9 +44,6 @@ def contend(name: str, ratios: int, objects: int, reference: Path | None) -> dic
     from d2tiny.modeling.assigners import HLAAssigner
     from d2tiny.modeling.priors import RFAnchorGenerator, grid_from_generator
 
-    sys.path.insert(0, str(ROOT))
-    from tests.reference import hla_dense
-
     torch.set_num_threads(1)
     strides = [4, 8, 16, 32, 64]
     generator = RFAnchorGenerator(strides=strides, aspect_ratios=[0.5, 1.0, 2.0] if ratios == 3 else [1.0])
@@ -61,10 +57,11 @@ def contend(name: str, ratios: int, objects: int, reference: Path | None) -> dic
         result = assigner(priors, gts)
         return torch.where(result.labels == 1, result.matched_idxs + 1, result.labels.long())
 
+    dense = runpy.run_path(str(ROOT / "tests" / "reference" / "hla_dense.py"))["assign"]
     calls = {
         "grid": lambda: ours(grid),
         "boxes": lambda: ours(boxes),
-        "dense": lambda: hla_dense.assign(boxes, gts),
+        "dense": lambda: dense(boxes, gts),
     }
     if reference is not None:
         published = runpy.run_path(str(reference))["assign"]

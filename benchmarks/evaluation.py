@@ -134,10 +134,17 @@ def evaluate_peer(name: str, folder: Path) -> tuple[dict[str, float], float]:
     return dict(zip(METRICS, map(mean, values), strict=True)), loaded
 
 
-def contend(name: str, folder: Path, reference: str) -> dict[str, Any]:
+def environment(name: str, reference: str) -> dict[str, str]:
+    """Return the variables of a contender's process: one thread, and the folder of the reference where it lies."""
+    variables = {**os.environ, **_SINGLE_THREAD}
+    if name == "aitodpycocotools":
+        variables["PYTHONPATH"] = os.pathsep.join(filter(None, (reference, os.environ.get("PYTHONPATH"))))
+    return variables
+
+
+def contend(name: str, folder: Path) -> dict[str, Any]:
     """One contender in this process: seconds, processor seconds and memory, without and with what imports take."""
     if name == "aitodpycocotools":
-        sys.path.insert(0, reference)
         shim_numpy()
     started = time.perf_counter()
     importlib.import_module(CONTENDERS[name])
@@ -179,8 +186,8 @@ def warm() -> None:
 
 def available(name: str, reference: str) -> bool:
     shims = "import numpy; numpy.float = float; numpy.NPY_OWNDATA = 4"
-    code = f"import sys; sys.path.insert(0, {reference!r}); {shims}; import {CONTENDERS[name]}"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+    command = [sys.executable, "-c", f"{shims}; import {CONTENDERS[name]}"]
+    return subprocess.run(command, capture_output=True, env=environment(name, reference)).returncode == 0
 
 
 def measure(images: int, names: list[str], reference: str) -> list[dict[str, Any]]:
@@ -191,10 +198,8 @@ def measure(images: int, names: list[str], reference: str) -> list[dict[str, Any
         for name in names:
             print(f"{name} ...", flush=True)
             command = [sys.executable, __file__, "--contender", name, "--data", folder]
-            command += ["--aitod-reference", reference]
-            result = subprocess.run(
-                command, capture_output=True, text=True, env={**os.environ, **_SINGLE_THREAD}, check=False
-            )
+            variables = environment(name, reference)
+            result = subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
             if result.returncode:
                 print(f"  failed: {result.stderr.strip().splitlines()[-1:]}")
                 continue
@@ -235,7 +240,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.contender:
-        print(json.dumps(contend(args.contender, args.data, args.aitod_reference)))
+        print(json.dumps(contend(args.contender, args.data)))
         return
     names = []
     for name in dict.fromkeys(["d2tiny", *args.contenders]):

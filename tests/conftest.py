@@ -8,11 +8,20 @@ import torch
 
 import d2tiny  # noqa: F401  registers everything
 from d2tiny.synthetic import write_dataset
+from tests.helpers import ROOT
 
 # On a shared machine two threads are slower than one.
 torch.set_num_threads(1)
 
-ROOT = Path(__file__).resolve().parents[1]
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests that need a GPU, with the reason, where PyTorch sees none."""
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="needs a GPU: torch.cuda.is_available() is False here")
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(skip)
 
 
 @pytest.fixture(autouse=True)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parents[1] / "d2tiny"
+from tests.helpers import ROOT
+
+PACKAGE = ROOT / "d2tiny"
+TESTS = ROOT / "tests"
 
 # room -> rooms that it may import besides itself; a room that is not listed fails the test.
 _OPS = {"utils", "ops"}
@@ -103,6 +107,21 @@ def test_nobody_imports_upstreams_model_zoo_or_knows_versions():
         assert not [n for n in names if n.startswith("detectron2.model_zoo")], path
         if path.name != "compat.py":
             assert "detectron2.__version__" not in path.read_text(), path
+
+
+def test_tests_share_code_through_helpers_only():
+    """A test file imports `tests.helpers` and `tests.reference`, never another test file."""
+    for path in sorted(TESTS.rglob("*.py")):
+        for name in imports(path):
+            shared = name.startswith(("tests.helpers", "tests.reference"))
+            assert shared or name.split(".")[0] != "tests", f"{path} imports {name}: share it through tests/helpers"
+
+
+def test_nobody_changes_the_search_path_of_modules():
+    changes = re.compile(r"\bsys\.path\b\s*(=|\+=|\.\w+\(|\[)")
+    for folder in (TESTS, PACKAGE, ROOT / "tools", ROOT / "benchmarks", ROOT / "configs"):
+        for path in sorted(folder.rglob("*.py")):
+            assert not changes.search(path.read_text()), f"{path} changes sys.path"
 
 
 def test_parts_know_no_config():

@@ -6,7 +6,6 @@ import inspect
 import re
 import shlex
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -23,12 +22,12 @@ from d2tiny.modeling.necks import EFPNBS, SARL
 from d2tiny.modeling.roi_heads import TinyCascadeROIHeads
 from d2tiny.ops.gaussian import SCORES
 from d2tiny.utils.registry import ASSIGNER_REGISTRY, BOX_LOSS_REGISTRY
-from tests.modeling.test_assigners import boxes, pyramid
-from tests.modeling.test_detector import item
-from tests.modeling.test_mixed import PARTS
-from tests.test_readme import blocks, commands
+from tests.helpers import ROOT
+from tests.helpers.boxes import boxes, pyramid
+from tests.helpers.docs import blocks, commands
+from tests.helpers.images import item
+from tests.helpers.models import PARTS, YOLO_PARTS
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "assigners.md").read_text()
 
 
@@ -122,9 +121,7 @@ def test_commands_and_settings_of_the_page_of_detectors():
 ONE_STAGE = (ROOT / "docs" / "one_stage.md").read_text()
 
 
-def test_the_page_of_one_stage_detectors():
-    from configs.common import yolo
-
+def test_the_page_of_one_stage_detectors(tmp_path):
     for line in commands(ONE_STAGE):
         if "train_net" in line:
             validate_config(load_config(shlex.split(line)[3]), datasets=False)
@@ -133,11 +130,11 @@ def test_the_page_of_one_stage_detectors():
     for name in re.findall(r"`([A-Z][A-Za-z0-9]*[a-z]\w*)`", ONE_STAGE):
         assert name in known, name
     for name in re.findall(r"`(\w+)\(model\)`", ONE_STAGE):
-        assert hasattr(yolo, name), name
-    code = blocks("python", ONE_STAGE)[0].replace("from ..", "from configs.")
-    scope = {}
-    exec(compile(code, "one_stage.md", "exec"), scope)
-    model = scope["model"]
+        assert name in YOLO_PARTS, name
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    file = tmp_path / "configs" / "quick" / "mine.py"
+    file.write_text(blocks("python", ONE_STAGE)[0])
+    model = load_config(file).model
     assert list(model.in_features) == ["p2", "p3", "p4", "p5"]
     assert model.head.assigner.min_candidate_size == 8
     assert instantiate(model.head).strides == [4, 8, 16, 32]

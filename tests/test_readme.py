@@ -16,19 +16,10 @@ from d2tiny import cli, cli_data, model_zoo
 from d2tiny.config import load_config, validate_config
 from d2tiny.evaluation import PROTOCOLS
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
+from tests.helpers.docs import blocks, commands
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-
-
-def blocks(language, text=README):
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
-    return [body for name, body in found if name == language]
-
-
-def commands(page=README):
-    text = "\n".join(blocks("", page)).replace("\\\n", " ")
-    return [line.split("  #")[0].strip() for line in text.splitlines() if line.strip()]
 
 
 def test_predict_block(tmp_path, monkeypatch):

@@ -1,10 +1,10 @@
 """Cascade R-CNN with RFLA, E-FPN-BS and DCLoss on AI-TOD (the "*" rows of arXiv 2506.09897)."""
 
-from ..common.models.cascade_rcnn_fpn import model
-from ..common.parts import dcloss, efpnbs, rfla
-from .faster_rcnn_r50_fpn_maxiou_1x import dataloader, lr_multiplier, optimizer, train
+from ..common.data import aitod
+from ..common.models.rcnn import cascade_rcnn_r50
+from ..common.parts.rcnn import dcloss, efpnbs, rfla
+from ..common.recipes import rcnn_1x
 
-rfla(model)
-efpnbs(model)
-dcloss(model)
-train.output_dir = "output/aitod/cascade_rcnn_r50_efpnbs_rfla_dcloss_1x"
+dataset = aitod()
+model = dcloss(efpnbs(rfla(cascade_rcnn_r50(dataset.num_classes))))
+dataloader, optimizer, lr_multiplier, train = rcnn_1x(dataset)

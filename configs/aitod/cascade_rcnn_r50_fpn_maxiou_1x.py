@@ -1,6 +1,9 @@
 """Cascade R-CNN baseline on AI-TOD."""
 
-from ..common.models.cascade_rcnn_fpn import model
-from .faster_rcnn_r50_fpn_maxiou_1x import dataloader, lr_multiplier, optimizer, train
+from ..common.data import aitod
+from ..common.models.rcnn import cascade_rcnn_r50
+from ..common.recipes import rcnn_1x
 
-train.output_dir = "output/aitod/cascade_rcnn_r50_fpn_maxiou_1x"
+dataset = aitod()
+model = cascade_rcnn_r50(dataset.num_classes)
+dataloader, optimizer, lr_multiplier, train = rcnn_1x(dataset)

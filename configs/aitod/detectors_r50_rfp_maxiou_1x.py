@@ -1,6 +1,9 @@
 """DetectoRS baseline on AI-TOD."""
 
-from ..common.models.detectors import model
-from .faster_rcnn_r50_fpn_maxiou_1x import dataloader, lr_multiplier, optimizer, train
+from ..common.data import aitod
+from ..common.models.rcnn import detectors_r50
+from ..common.recipes import rcnn_1x
 
-train.output_dir = "output/aitod/detectors_r50_rfp_maxiou_1x"
+dataset = aitod()
+model = detectors_r50(dataset.num_classes)
+dataloader, optimizer, lr_multiplier, train = rcnn_1x(dataset)

@@ -1,8 +1,10 @@
 """DetectoRS with RFLA on AI-TOD."""
 
-from ..common.models.detectors import model
-from ..common.parts import rfla
-from .faster_rcnn_r50_fpn_maxiou_1x import dataloader, lr_multiplier, optimizer, train
+from ..common.data import aitod
+from ..common.models.rcnn import detectors_r50
+from ..common.parts.rcnn import rfla
+from ..common.recipes import rcnn_1x
 
-rfla(model)
-train.output_dir = "output/aitod/detectors_r50_rfp_rfla_1x"
+dataset = aitod()
+model = rfla(detectors_r50(dataset.num_classes))
+dataloader, optimizer, lr_multiplier, train = rcnn_1x(dataset)

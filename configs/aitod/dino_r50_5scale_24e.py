@@ -1,12 +1,9 @@
 """DINO with a ResNet-50 on five scales on AI-TOD, 24 epochs."""
 
-from ..common.data.aitod import dataloader
-from ..common.dino import five_scales
-from ..common.models.dino import model
-from ..common.optim import dino_adamw as optimizer
-from ..common.recipes import dino
-from ..common.train import train
+from ..common.data import aitod
+from ..common.models.dino import dino_r50_5scale
+from ..common.recipes import dino_adamw
 
-five_scales(model)
-lr_multiplier = dino(dataloader, train, images=14018, epochs=24)
-train.output_dir = "output/aitod/dino_r50_5scale_24e"
+dataset = aitod()
+model = dino_r50_5scale(dataset.num_classes)
+dataloader, optimizer, lr_multiplier, train = dino_adamw(dataset, epochs=24)

@@ -1,13 +1,10 @@
 """DINO with density-guided queries on AI-TOD, 12 epochs."""
 
-from ..common.data.aitod import dataloader
-from ..common.dino import dgq, five_scales
-from ..common.models.dino import model
-from ..common.optim import dino_adamw as optimizer
-from ..common.recipes import dino
-from ..common.train import train
+from ..common.data import aitod
+from ..common.models.dino import dino_r50_5scale
+from ..common.parts.dino import dgq
+from ..common.recipes import dino_adamw
 
-five_scales(model)
-dgq(model, warmup=877)
-lr_multiplier = dino(dataloader, train, images=14018, epochs=12)
-train.output_dir = "output/aitod/dino_r50_5scale_dgq_12e"
+dataset = aitod()
+model = dgq(dino_r50_5scale(dataset.num_classes), warmup=dataset.iterations(16))
+dataloader, optimizer, lr_multiplier, train = dino_adamw(dataset, epochs=12)

@@ -1,9 +1,10 @@
 """Faster R-CNN with RFLA and CEM alone (table 5 of arXiv 2506.09897) on AI-TOD."""
 
-from ..common.models.faster_rcnn_fpn import model
-from ..common.parts import efpnbs, rfla
-from .faster_rcnn_r50_fpn_maxiou_1x import dataloader, lr_multiplier, optimizer, train
+from ..common.data import aitod
+from ..common.models.rcnn import faster_rcnn_r50
+from ..common.parts.rcnn import efpnbs, rfla
+from ..common.recipes import rcnn_1x
 
-rfla(model)
-efpnbs(model, fbsm=False)
-train.output_dir = "output/aitod/faster_rcnn_r50_cem_rfla_1x"
+dataset = aitod()
+model = efpnbs(rfla(faster_rcnn_r50(dataset.num_classes)), fbsm=False)
+dataloader, optimizer, lr_multiplier, train = rcnn_1x(dataset)

@@ -1,11 +1,10 @@
-"""Faster R-CNN with NWD: assigner, loss and NMS on AI-TOD (SPEC §2)."""
+"""Faster R-CNN with NWD: assigner, loss and NMS on AI-TOD."""
 
-from ..common.models.faster_rcnn_fpn import model
-from ..common.parts import nwd
-from .faster_rcnn_r50_fpn_maxiou_1x import dataloader, lr_multiplier, optimizer, train
+from ..common.data import aitod
+from ..common.models.rcnn import faster_rcnn_r50
+from ..common.parts.rcnn import nwd
+from ..common.recipes import nwd_1x
 
-nwd(model, loss_weight=10.0)
-# The papers take 0.01 for a batch of 8.
-dataloader.train.total_batch_size, optimizer.lr = 8, 0.01
-train.max_iter, train.eval_period = 21027, 1753
-train.output_dir = "output/aitod/faster_rcnn_r50_fpn_nwd_1x"
+dataset = aitod()
+model = nwd(faster_rcnn_r50(dataset.num_classes), loss_weight=10.0)
+dataloader, optimizer, lr_multiplier, train = nwd_1x(dataset)

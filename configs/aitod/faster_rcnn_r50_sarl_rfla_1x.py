@@ -1,9 +1,10 @@
 """Faster R-CNN with RFLA and the SARL relay on AI-TOD."""
 
-from ..common.models.faster_rcnn_fpn import model
-from ..common.parts import rfla, sarl
-from .faster_rcnn_r50_fpn_maxiou_1x import dataloader, lr_multiplier, optimizer, train
+from ..common.data import aitod
+from ..common.models.rcnn import faster_rcnn_r50
+from ..common.parts.rcnn import rfla, sarl
+from ..common.recipes import rcnn_1x
 
-rfla(model)
-sarl(model)
-train.output_dir = "output/aitod/faster_rcnn_r50_sarl_rfla_1x"
+dataset = aitod()
+model = sarl(rfla(faster_rcnn_r50(dataset.num_classes)))
+dataloader, optimizer, lr_multiplier, train = rcnn_1x(dataset)

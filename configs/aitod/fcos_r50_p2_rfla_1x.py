@@ -1,8 +1,10 @@
 """FCOS on P2-P6 with RFLA on AI-TOD."""
 
-from ..common.models.fcos_p2 import model
-from ..common.parts import rfla_dense
-from .faster_rcnn_r50_fpn_maxiou_1x import dataloader, lr_multiplier, optimizer, train
+from ..common.data import aitod
+from ..common.models.dense import fcos_r50, from_p2
+from ..common.parts.rcnn import rfla_dense
+from ..common.recipes import rcnn_1x
 
-rfla_dense(model)
-train.output_dir = "output/aitod/fcos_r50_p2_rfla_1x"
+dataset = aitod()
+model = rfla_dense(from_p2(fcos_r50(dataset.num_classes)))
+dataloader, optimizer, lr_multiplier, train = rcnn_1x(dataset)

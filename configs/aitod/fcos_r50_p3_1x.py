@@ -1,6 +1,9 @@
 """FCOS baseline on AI-TOD."""
 
-from ..common.models.fcos import model
-from .faster_rcnn_r50_fpn_maxiou_1x import dataloader, lr_multiplier, optimizer, train
+from ..common.data import aitod
+from ..common.models.dense import fcos_r50
+from ..common.recipes import rcnn_1x
 
-train.output_dir = "output/aitod/fcos_r50_p3_1x"
+dataset = aitod()
+model = fcos_r50(dataset.num_classes)
+dataloader, optimizer, lr_multiplier, train = rcnn_1x(dataset)

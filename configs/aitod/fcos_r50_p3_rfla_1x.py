@@ -1,8 +1,10 @@
 """FCOS with RFLA on AI-TOD."""
 
-from ..common.models.fcos import model
-from ..common.parts import rfla_dense
-from .faster_rcnn_r50_fpn_maxiou_1x import dataloader, lr_multiplier, optimizer, train
+from ..common.data import aitod
+from ..common.models.dense import fcos_r50
+from ..common.parts.rcnn import rfla_dense
+from ..common.recipes import rcnn_1x
 
-rfla_dense(model)
-train.output_dir = "output/aitod/fcos_r50_p3_rfla_1x"
+dataset = aitod()
+model = rfla_dense(fcos_r50(dataset.num_classes))
+dataloader, optimizer, lr_multiplier, train = rcnn_1x(dataset)

@@ -1,6 +1,9 @@
 """RetinaNet baseline on AI-TOD."""
 
-from ..common.models.retinanet import model
-from .faster_rcnn_r50_fpn_maxiou_1x import dataloader, lr_multiplier, optimizer, train
+from ..common.data import aitod
+from ..common.models.dense import retinanet_r50
+from ..common.recipes import rcnn_1x
 
-train.output_dir = "output/aitod/retinanet_r50_fpn_maxiou_1x"
+dataset = aitod()
+model = retinanet_r50(dataset.num_classes)
+dataloader, optimizer, lr_multiplier, train = rcnn_1x(dataset)

@@ -1,8 +1,10 @@
 """RetinaNet with RFLA on AI-TOD."""
 
-from ..common.models.retinanet import model
-from ..common.parts import rfla_dense
-from .faster_rcnn_r50_fpn_maxiou_1x import dataloader, lr_multiplier, optimizer, train
+from ..common.data import aitod
+from ..common.models.dense import retinanet_r50
+from ..common.parts.rcnn import rfla_dense
+from ..common.recipes import rcnn_1x
 
-rfla_dense(model)
-train.output_dir = "output/aitod/retinanet_r50_fpn_rfla_1x"
+dataset = aitod()
+model = rfla_dense(retinanet_r50(dataset.num_classes))
+dataloader, optimizer, lr_multiplier, train = rcnn_1x(dataset)

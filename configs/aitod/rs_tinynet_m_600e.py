@@ -1,9 +1,10 @@
 """RS-TinyNet: YOLO11m with MDCA, ARB and PFDH on AI-TOD."""
 
-from ..common.yolo import arb, mdca, pfdh
-from .yolo11_m_600e import dataloader, lr_multiplier, model, optimizer, train
+from ..common.data import aitod
+from ..common.models.yolo import yolo11
+from ..common.parts.yolo import rs_tinynet
+from ..common.recipes import ultralytics_sgd
 
-mdca(model)
-arb(model)
-pfdh(model)
-train.output_dir = "output/aitod/rs_tinynet_m_600e"
+dataset = aitod()
+model = rs_tinynet(yolo11("m", dataset.num_classes))
+dataloader, optimizer, lr_multiplier, train = ultralytics_sgd(dataset, epochs=600)

@@ -1,14 +1,10 @@
 """ScaleBridge-Det on AI-TOD, 12 epochs."""
 
-from ..common.data.aitod import dataloader
-from ..common.dino import dgq, five_scales, rem
-from ..common.models.dino import model
-from ..common.optim import dino_adamw as optimizer
-from ..common.recipes import dino
-from ..common.train import train
+from ..common.data import aitod
+from ..common.models.dino import dino_r50_5scale
+from ..common.parts.dino import dgq, rem
+from ..common.recipes import dino_adamw
 
-five_scales(model)
-dgq(model, warmup=877)
-rem(model)
-lr_multiplier = dino(dataloader, train, images=14018, epochs=12)
-train.output_dir = "output/aitod/scalebridge_r50_5scale_12e"
+dataset = aitod()
+model = rem(dgq(dino_r50_5scale(dataset.num_classes), warmup=dataset.iterations(16)))
+dataloader, optimizer, lr_multiplier, train = dino_adamw(dataset, epochs=12)

@@ -1,8 +1,10 @@
 """YOLO11m with ARB and PFDH on AI-TOD (RS-TinyNet, table III)."""
 
-from ..common.yolo import arb, pfdh
-from .yolo11_m_600e import dataloader, lr_multiplier, model, optimizer, train
+from ..common.data import aitod
+from ..common.models.yolo import yolo11
+from ..common.parts.yolo import arb, pfdh
+from ..common.recipes import ultralytics_sgd
 
-arb(model)
-pfdh(model)
-train.output_dir = "output/aitod/yolo11_m_arb_pfdh_600e"
+dataset = aitod()
+model = pfdh(arb(yolo11("m", dataset.num_classes)))
+dataloader, optimizer, lr_multiplier, train = ultralytics_sgd(dataset, epochs=600)

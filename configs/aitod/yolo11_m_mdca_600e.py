@@ -1,7 +1,10 @@
 """YOLO11m with MDCA on AI-TOD (RS-TinyNet, table III)."""
 
-from ..common.yolo import mdca
-from .yolo11_m_600e import dataloader, lr_multiplier, model, optimizer, train
+from ..common.data import aitod
+from ..common.models.yolo import yolo11
+from ..common.parts.yolo import mdca
+from ..common.recipes import ultralytics_sgd
 
-mdca(model)
-train.output_dir = "output/aitod/yolo11_m_mdca_600e"
+dataset = aitod()
+model = mdca(yolo11("m", dataset.num_classes))
+dataloader, optimizer, lr_multiplier, train = ultralytics_sgd(dataset, epochs=600)

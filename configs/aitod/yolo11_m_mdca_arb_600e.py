@@ -1,8 +1,10 @@
 """YOLO11m with MDCA and ARB on AI-TOD (RS-TinyNet, table III)."""
 
-from ..common.yolo import arb, mdca
-from .yolo11_m_600e import dataloader, lr_multiplier, model, optimizer, train
+from ..common.data import aitod
+from ..common.models.yolo import yolo11
+from ..common.parts.yolo import arb, mdca
+from ..common.recipes import ultralytics_sgd
 
-mdca(model)
-arb(model)
-train.output_dir = "output/aitod/yolo11_m_mdca_arb_600e"
+dataset = aitod()
+model = arb(mdca(yolo11("m", dataset.num_classes)))
+dataloader, optimizer, lr_multiplier, train = ultralytics_sgd(dataset, epochs=600)

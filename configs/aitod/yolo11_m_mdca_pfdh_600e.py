@@ -1,8 +1,10 @@
 """YOLO11m with MDCA and PFDH on AI-TOD (RS-TinyNet, table III)."""
 
-from ..common.yolo import mdca, pfdh
-from .yolo11_m_600e import dataloader, lr_multiplier, model, optimizer, train
+from ..common.data import aitod
+from ..common.models.yolo import yolo11
+from ..common.parts.yolo import mdca, pfdh
+from ..common.recipes import ultralytics_sgd
 
-mdca(model)
-pfdh(model)
-train.output_dir = "output/aitod/yolo11_m_mdca_pfdh_600e"
+dataset = aitod()
+model = pfdh(mdca(yolo11("m", dataset.num_classes)))
+dataloader, optimizer, lr_multiplier, train = ultralytics_sgd(dataset, epochs=600)

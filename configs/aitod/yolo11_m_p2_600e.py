@@ -1,7 +1,10 @@
 """YOLO11m with a level of stride 4 on AI-TOD."""
 
-from ..common.yolo import p2
-from .yolo11_m_600e import dataloader, lr_multiplier, model, optimizer, train
+from ..common.data import aitod
+from ..common.models.yolo import yolo11
+from ..common.parts.yolo import p2
+from ..common.recipes import ultralytics_sgd
 
-p2(model)
-train.output_dir = "output/aitod/yolo11_m_p2_600e"
+dataset = aitod()
+model = p2(yolo11("m", dataset.num_classes))
+dataloader, optimizer, lr_multiplier, train = ultralytics_sgd(dataset, epochs=600)

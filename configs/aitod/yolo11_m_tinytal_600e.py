@@ -1,7 +1,10 @@
 """YOLO11m with candidates for the tiniest objects on AI-TOD."""
 
-from ..common.yolo import tiny_candidates
-from .yolo11_m_600e import dataloader, lr_multiplier, model, optimizer, train
+from ..common.data import aitod
+from ..common.models.yolo import yolo11
+from ..common.parts.yolo import tiny_candidates
+from ..common.recipes import ultralytics_sgd
 
-tiny_candidates(model)
-train.output_dir = "output/aitod/yolo11_m_tinytal_600e"
+dataset = aitod()
+model = tiny_candidates(yolo11("m", dataset.num_classes))
+dataloader, optimizer, lr_multiplier, train = ultralytics_sgd(dataset, epochs=600)

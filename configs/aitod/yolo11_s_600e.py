@@ -1,12 +1,9 @@
 """YOLO11s on AI-TOD, 600 epochs."""
 
-from ..common.data.aitod import dataloader
-from ..common.models.yolo11 import model
-from ..common.optim import yolo_sgd as optimizer
-from ..common.recipes import ultralytics
-from ..common.train import train
-from ..common.yolo import yolo_size
+from ..common.data import aitod
+from ..common.models.yolo import yolo11
+from ..common.recipes import ultralytics_sgd
 
-yolo_size(model, "s")
-lr_multiplier = ultralytics(dataloader, train, optimizer, images=14018, epochs=600)
-train.output_dir = "output/aitod/yolo11_s_600e"
+dataset = aitod()
+model = yolo11("s", dataset.num_classes)
+dataloader, optimizer, lr_multiplier, train = ultralytics_sgd(dataset, epochs=600)

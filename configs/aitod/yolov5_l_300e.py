@@ -1,12 +1,9 @@
 """YOLOv5-l on AI-TOD, 300 epochs."""
 
-from ..common.data.aitod import dataloader
-from ..common.models.yolov5 import model
-from ..common.optim import yolo_sgd as optimizer
-from ..common.recipes import ultralytics
-from ..common.train import train
-from ..common.yolo import yolo_size
+from ..common.data import aitod
+from ..common.models.yolo import yolov5
+from ..common.recipes import ultralytics_sgd
 
-yolo_size(model, "l")
-lr_multiplier = ultralytics(dataloader, train, optimizer, images=14018, epochs=300)
-train.output_dir = "output/aitod/yolov5_l_300e"
+dataset = aitod()
+model = yolov5("l", dataset.num_classes)
+dataloader, optimizer, lr_multiplier, train = ultralytics_sgd(dataset, epochs=300)

@@ -1,8 +1,10 @@
 """YOLOv5-m with relay and scale-adaptive loss on AI-TOD."""
 
-from ..common.yolo import yolo_sal, yolo_sarl
-from .yolov5_m_300e import dataloader, lr_multiplier, model, optimizer, train
+from ..common.data import aitod
+from ..common.models.yolo import yolov5
+from ..common.parts.yolo import sal, sarl
+from ..common.recipes import ultralytics_sgd
 
-yolo_sarl(model)
-yolo_sal(model)
-train.output_dir = "output/aitod/yolov5_m_sarl_sal_300e"
+dataset = aitod()
+model = sal(sarl(yolov5("m", dataset.num_classes)))
+dataloader, optimizer, lr_multiplier, train = ultralytics_sgd(dataset, epochs=300)

@@ -1,12 +1,9 @@
 """YOLOX-l on AI-TOD, 300 epochs."""
 
-from ..common.data.aitod import dataloader
-from ..common.models.yolox import model
-from ..common.optim import yolo_sgd as optimizer
-from ..common.recipes import yolox
-from ..common.train import train
-from ..common.yolo import yolo_size
+from ..common.data import aitod
+from ..common.models.yolo import yolox
+from ..common.recipes import yolox_sgd
 
-yolo_size(model, "l")
-lr_multiplier = yolox(dataloader, train, optimizer, images=14018, epochs=300)
-train.output_dir = "output/aitod/yolox_l_300e"
+dataset = aitod()
+model = yolox("l", dataset.num_classes)
+dataloader, optimizer, lr_multiplier, train = yolox_sgd(dataset, epochs=300)

@@ -1,7 +1,10 @@
 """YOLOX-m with the scale-adaptive loss on AI-TOD."""
 
-from ..common.yolo import yolo_sal
-from .yolox_m_300e import dataloader, lr_multiplier, model, optimizer, train
+from ..common.data import aitod
+from ..common.models.yolo import yolox
+from ..common.parts.yolo import sal
+from ..common.recipes import yolox_sgd
 
-yolo_sal(model)
-train.output_dir = "output/aitod/yolox_m_sal_300e"
+dataset = aitod()
+model = sal(yolox("m", dataset.num_classes))
+dataloader, optimizer, lr_multiplier, train = yolox_sgd(dataset, epochs=300)

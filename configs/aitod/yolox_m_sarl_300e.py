@@ -1,7 +1,10 @@
 """YOLOX-m with the SARL relay on AI-TOD."""
 
-from ..common.yolo import yolo_sarl
-from .yolox_m_300e import dataloader, lr_multiplier, model, optimizer, train
+from ..common.data import aitod
+from ..common.models.yolo import yolox
+from ..common.parts.yolo import sarl
+from ..common.recipes import yolox_sgd
 
-yolo_sarl(model)
-train.output_dir = "output/aitod/yolox_m_sarl_300e"
+dataset = aitod()
+model = sarl(yolox("m", dataset.num_classes))
+dataloader, optimizer, lr_multiplier, train = yolox_sgd(dataset, epochs=300)

@@ -1,8 +1,10 @@
 """YOLOX-m with relay and scale-adaptive loss on AI-TOD."""
 
-from ..common.yolo import yolo_sal, yolo_sarl
-from .yolox_m_300e import dataloader, lr_multiplier, model, optimizer, train
+from ..common.data import aitod
+from ..common.models.yolo import yolox
+from ..common.parts.yolo import sal, sarl
+from ..common.recipes import yolox_sgd
 
-yolo_sarl(model)
-yolo_sal(model)
-train.output_dir = "output/aitod/yolox_m_sarl_sal_300e"
+dataset = aitod()
+model = sal(sarl(yolox("m", dataset.num_classes)))
+dataloader, optimizer, lr_multiplier, train = yolox_sgd(dataset, epochs=300)

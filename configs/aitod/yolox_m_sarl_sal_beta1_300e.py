@@ -1,6 +1,10 @@
 """YOLOX-m with relay and scale-adaptive loss, β = 1 (table VII)."""
 
-from .yolox_m_sarl_sal_300e import dataloader, lr_multiplier, model, optimizer, train
+from ..common.data import aitod
+from ..common.models.yolo import yolox
+from ..common.parts.yolo import sal, sarl
+from ..common.recipes import yolox_sgd
 
-model.head.box_loss.beta = 1.0
-train.output_dir = "output/aitod/yolox_m_sarl_sal_beta1_300e"
+dataset = aitod()
+model = sal(sarl(yolox("m", dataset.num_classes)), beta=1.0)
+dataloader, optimizer, lr_multiplier, train = yolox_sgd(dataset, epochs=300)

@@ -2,7 +2,11 @@
 
 import math
 
-from .yolox_m_sarl_sal_300e import dataloader, lr_multiplier, model, optimizer, train
+from ..common.data import aitod
+from ..common.models.yolo import yolox
+from ..common.parts.yolo import sal, sarl
+from ..common.recipes import yolox_sgd
 
-model.head.box_loss.beta = 1 / math.log(2)
-train.output_dir = "output/aitod/yolox_m_sarl_sal_betaln2_300e"
+dataset = aitod()
+model = sal(sarl(yolox("m", dataset.num_classes)), beta=1 / math.log(2))
+dataloader, optimizer, lr_multiplier, train = yolox_sgd(dataset, epochs=300)

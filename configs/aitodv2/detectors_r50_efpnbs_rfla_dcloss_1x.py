@@ -1,6 +1,10 @@
 """DetectoRS with RFLA, E-FPN-BS and DCLoss on AI-TOD-v2."""
 
-from ..aitod.detectors_r50_efpnbs_rfla_dcloss_1x import model
-from .faster_rcnn_r50_fpn_maxiou_1x import dataloader, lr_multiplier, optimizer, train
+from ..common.data import aitodv2
+from ..common.models.rcnn import detectors_r50
+from ..common.parts.rcnn import dcloss, efpnbs, rfla
+from ..common.recipes import rcnn_1x
 
-train.output_dir = "output/aitodv2/detectors_r50_efpnbs_rfla_dcloss_1x"
+dataset = aitodv2()
+model = dcloss(efpnbs(rfla(detectors_r50(dataset.num_classes))))
+dataloader, optimizer, lr_multiplier, train = rcnn_1x(dataset)

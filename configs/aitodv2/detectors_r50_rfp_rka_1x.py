@@ -1,7 +1,10 @@
 """DetectoRS with NWD-RKA on AI-TOD-v2."""
 
-from ..aitod.detectors_r50_rfp_rka_1x import lr_multiplier, model, optimizer, train
-from .faster_rcnn_r50_fpn_maxiou_1x import dataloader
+from ..common.data import aitodv2
+from ..common.models.rcnn import detectors_r50
+from ..common.parts.rcnn import rka
+from ..common.recipes import nwd_1x
 
-dataloader.train.total_batch_size = 8
-train.output_dir = "output/aitodv2/detectors_r50_rfp_rka_1x"
+dataset = aitodv2()
+model = rka(detectors_r50(dataset.num_classes), topk=3)
+dataloader, optimizer, lr_multiplier, train = nwd_1x(dataset)

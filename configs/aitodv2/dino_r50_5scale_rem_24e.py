@@ -1,13 +1,10 @@
 """DINO with routed mixture attention on AI-TOD-v2, 24 epochs."""
 
-from ..common.data.aitodv2 import dataloader
-from ..common.dino import five_scales, rem
-from ..common.models.dino import model
-from ..common.optim import dino_adamw as optimizer
-from ..common.recipes import dino
-from ..common.train import train
+from ..common.data import aitodv2
+from ..common.models.dino import dino_r50_5scale
+from ..common.parts.dino import rem
+from ..common.recipes import dino_adamw
 
-five_scales(model)
-rem(model)
-lr_multiplier = dino(dataloader, train, images=14018, epochs=24)
-train.output_dir = "output/aitodv2/dino_r50_5scale_rem_24e"
+dataset = aitodv2()
+model = rem(dino_r50_5scale(dataset.num_classes))
+dataloader, optimizer, lr_multiplier, train = dino_adamw(dataset, epochs=24)

@@ -1,6 +1,9 @@
 """Faster R-CNN baseline on AI-TOD-v2."""
 
-from ..aitod.faster_rcnn_r50_fpn_maxiou_1x import lr_multiplier, model, optimizer, train
-from ..common.data.aitodv2 import dataloader
+from ..common.data import aitodv2
+from ..common.models.rcnn import faster_rcnn_r50
+from ..common.recipes import rcnn_1x
 
-train.output_dir = "output/aitodv2/faster_rcnn_r50_fpn_maxiou_1x"
+dataset = aitodv2()
+model = faster_rcnn_r50(dataset.num_classes)
+dataloader, optimizer, lr_multiplier, train = rcnn_1x(dataset)

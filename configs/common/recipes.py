@@ -1,19 +1,86 @@
-"""Training recipes of the YOLO papers (SPEC §7.1, §8); each alters dataloader, train and optimizer."""
+"""Training recipes: each function takes a dataset and returns ``dataloader, optimizer, lr_multiplier, train``."""
 
+import torch
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T
 
 from d2tiny.data.loading.mosaic import MosaicMapper
 from d2tiny.data.transforms import ObjectCrop, Photometric
 from d2tiny.engine.hooks import SetFrom, Warmup
+from d2tiny.engine.optim import parameter_groups
 from d2tiny.engine.schedule import warmup_cosine, warmup_linear, warmup_multistep
 
+from .data import dataloader, flips, small_crops
 
-def mosaic(dataloader, *, size, close_share, mixup_prob, multi_scale, saturation, value, hue, image_format="RGB"):
-    """Mosaic, mixup, affine, HSV and flips; larger images are cut to `size` round their objects first."""
+RESNET50 = "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
+
+
+def settings(**changes):
+    """Settings of a run, ``train`` of every config; ``output_dir`` follows from the config's name when it is loaded."""
+    train = dict(
+        output_dir="???",
+        init_checkpoint="",
+        max_iter=90000,
+        seed=0,
+        device="auto",
+        num_threads=0,  # torch's own choice
+        channels_last=False,  # a memory layout that some processors prefer
+        amp=dict(enabled=False, dtype="bfloat16"),
+        ema=dict(enabled=False, decay=0.999),
+        clip_norm=0.0,  # 0 does not clip
+        checkpoint_period=5000,
+        eval_period=0,  # 0 evaluates at the end only
+        log_period=20,
+        hooks=[],  # more of d2tiny.engine.hooks
+    )
+    return train | changes
+
+
+def sgd(lr=0.02):
+    """SGD of Detectron2, without weight decay on normalisation layers."""
+    return L(torch.optim.SGD)(
+        params=L(parameter_groups)(model=None, weight_decay_norm=0.0), lr=lr, momentum=0.9, weight_decay=1e-4
+    )
+
+
+def adamw(lr):
+    """AdamW without weight decay on normalisation layers."""
+    return L(torch.optim.AdamW)(
+        params=L(parameter_groups)(model=None, weight_decay_norm=0.0), lr=lr, betas=(0.9, 0.999), weight_decay=0.05
+    )
+
+
+def rcnn_1x(dataset, batch_size=2, lr=0.005):
+    """12 epochs of SGD, the rate divided by ten after epochs 8 and 11: the "1x" of the AI-TOD papers."""
+    train = settings(
+        max_iter=12 * dataset.iterations(2) * 2 // batch_size,
+        eval_period=dataset.iterations(batch_size),
+        init_checkpoint=RESNET50,
+    )
+    schedule = L(warmup_multistep)(max_iter="${train.max_iter}", milestones=[8 / 12, 11 / 12], warmup_iters=5000)
+    return dataloader(dataset, batch_size, flips(dataset)), sgd(lr), schedule, train
+
+
+def nwd_1x(dataset):
+    """The same 12 epochs as the papers of NWD train them: a batch of 8 with the rate 0.01."""
+    return rcnn_1x(dataset, batch_size=8, lr=0.01)
+
+
+def quick(dataset, batch_size=8, max_iter=1000, clip_norm=10.0):
+    """Minutes on a processor from random weights: AdamW on small crops, average weights.
+
+    Many small crops show more objects and backgrounds for the same arithmetic than few large ones.
+    """
+    train = settings(max_iter=max_iter, checkpoint_period=250, ema=dict(enabled=True, decay=0.995), clip_norm=clip_norm)
+    schedule = L(warmup_cosine)(max_iter="${train.max_iter}", final=0.01, warmup_iters=100)
+    loaders = dataloader(dataset, batch_size, small_crops(dataset), num_workers=0)
+    return loaders, adamw(lr=1e-3), schedule, train
+
+
+def with_mosaic(loaders, *, size, close_share, mixup_prob, multi_scale, saturation, value, hue):
+    """Train on mosaics with mixup, affine maps, HSV and flips; images larger than `size` are cropped round objects."""
     crop = L(ObjectCrop)(size=(size, size), object_prob=0.9)
-    old = dataloader.train.mapper
-    dataloader.train.mapper = L(MosaicMapper)(
+    loaders["train"].mapper = L(MosaicMapper)(
         is_train=True,
         size=size,
         max_iter="${train.max_iter}",
@@ -27,30 +94,43 @@ def mosaic(dataloader, *, size, close_share, mixup_prob, multi_scale, saturation
         multi_scale_seed="${train.seed}",
         source=[crop],
         augmentations=[
-            crop,  # of plain images; a mosaic has that size already
+            crop,  # of images outside mosaics; a mosaic has that size already
             L(Photometric)(brightness=0.0, contrast=0.0, gamma=0.0, gain=0.0, saturation=saturation, hue=hue, prob=1.0),
             L(T.RandomBrightness)(intensity_min=1 - value, intensity_max=1 + value),
             L(T.RandomFlip)(prob=0.5, horizontal=True),
         ],
-        image_format=image_format,
-        ignore_regions=old.ignore_regions,
+        image_format="${model.input_format}",
+        ignore_regions=loaders["train"].mapper.ignore_regions,
     )
-    dataloader.test.mapper.image_format = image_format
+    return loaders
 
 
-def _length(dataloader, train, *, images, epochs, batch):
-    """Iterations of an epoch."""
-    dataloader.train.total_batch_size = batch
-    epoch = -(-images // batch)
-    train.max_iter, train.eval_period = epochs * epoch, max(1, epochs // 20) * epoch
-    return epoch
+def _nesterov(batch_size, momentum):
+    """SGD with Nesterov momentum, without weight decay on biases; the rate is 0.01 for 64 images."""
+    return L(torch.optim.SGD)(
+        params=L(parameter_groups)(model=None, weight_decay_norm=0.0, weight_decay_bias=0.0),
+        lr=0.01 * batch_size / 64,
+        momentum=momentum,
+        nesterov=True,
+        weight_decay=5e-4,
+    )
 
 
-def yolox(dataloader, train, optimizer, *, images, epochs=300, batch=8, size=800):
-    """YOLOX: raw BGR values, SGD with a quadratic warm-up and a cosine; plain images and L1 in the last 15 epochs."""
-    epoch, last = _length(dataloader, train, images=images, epochs=epochs, batch=batch), 15 / epochs
-    mosaic(
-        dataloader,
+def _yolo_settings(dataset, batch_size, epochs, ema_decay, hooks):
+    epoch = dataset.iterations(batch_size)
+    return settings(
+        max_iter=epochs * epoch,
+        eval_period=max(1, epochs // 20) * epoch,
+        ema=dict(enabled=True, decay=ema_decay),
+        hooks=hooks,
+    )
+
+
+def yolox_sgd(dataset, epochs=300, batch_size=8, size=800):
+    """YOLOX: a quadratic warm-up and a cosine; no mosaics and an L1 loss in the last 15 epochs."""
+    last = 15 / epochs
+    loaders = with_mosaic(
+        dataloader(dataset, batch_size, []),
         size=size,
         close_share=1 - last,
         mixup_prob=1.0,
@@ -58,26 +138,27 @@ def yolox(dataloader, train, optimizer, *, images, epochs=300, batch=8, size=800
         saturation=0.12,
         value=0.12,
         hue=10.0,
-        image_format="BGR",
     )
-    train.ema = dict(enabled=True, decay=0.9998)
-    train.hooks = [L(SetFrom)(name="head.l1_weight", value=1.0, share=1 - last)]
-    optimizer.lr, optimizer.momentum = 0.01 * batch / 64, 0.9
-    return L(warmup_cosine)(
+    l1 = L(SetFrom)(name="head.l1_weight", value=1.0, share=1 - last)
+    schedule = L(warmup_cosine)(
         max_iter="${train.max_iter}",
         final=0.05,
-        warmup_iters=5 * epoch,
+        warmup_iters=5 * dataset.iterations(batch_size),
         warmup_factor=0.0,
         warmup_power=2.0,
         flat_share=last,
     )
+    train = _yolo_settings(dataset, batch_size, epochs, 0.9998, [l1])
+    return loaders, _nesterov(batch_size, momentum=0.9), schedule, train
 
 
-def ultralytics(dataloader, train, optimizer, *, images, epochs=600, batch=16, size=800, close_epochs=10):
-    """YOLOv5 and YOLO11: SGD with a line down to a hundredth; momentum and biases warm up by themselves."""
-    epoch = _length(dataloader, train, images=images, epochs=epochs, batch=batch)
-    mosaic(
-        dataloader,
+def ultralytics_sgd(dataset, epochs=600, batch_size=16, size=800, close_epochs=10):
+    """YOLOv5 and YOLO11: a linear decay to a hundredth; momentum and the rate of biases have warm-ups of their own.
+
+    Released code accumulates gradients over 64 images; here a smaller batch takes a smaller rate instead.
+    """
+    loaders = with_mosaic(
+        dataloader(dataset, batch_size, []),
         size=size,
         close_share=1 - close_epochs / epochs,
         mixup_prob=0.0,
@@ -86,18 +167,26 @@ def ultralytics(dataloader, train, optimizer, *, images, epochs=600, batch=16, s
         value=0.4,
         hue=5.4,
     )
-    train.ema = dict(enabled=True, decay=0.9999)
-    train.hooks = [L(Warmup)(iters=3 * epoch, momentum=0.8, bias_lr=0.1)]
-    # Released code gathers gradients of 64 images; a smaller batch takes a smaller step instead.
-    optimizer.lr = 0.01 * batch / 64
-    return L(warmup_linear)(max_iter="${train.max_iter}", final=0.01, warmup_iters=3 * epoch, warmup_factor=0.0)
+    warmup_iters = 3 * dataset.iterations(batch_size)
+    schedule = L(warmup_linear)(max_iter="${train.max_iter}", final=0.01, warmup_iters=warmup_iters, warmup_factor=0.0)
+    warmup = L(Warmup)(iters=warmup_iters, momentum=0.8, bias_lr=0.1)
+    train = _yolo_settings(dataset, batch_size, epochs, 0.9999, [warmup])
+    return loaders, _nesterov(batch_size, momentum=0.937), schedule, train
 
 
-def dino(dataloader, train, *, images, epochs, batch=16):
-    """DINO: AdamW, gradients clipped at 0.1, the rate falls once, one epoch (of 24: two) before the end."""
-    epoch = _length(dataloader, train, images=images, epochs=epochs, batch=batch)
-    train.eval_period, train.clip_norm = epoch, 0.1
-    train.init_checkpoint = "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
-    return L(warmup_multistep)(
+def dino_adamw(dataset, epochs, batch_size=16):
+    """DINO: AdamW, gradients clipped at 0.1, the rate divided by ten for the last twelfth of the epochs."""
+    optimizer = L(torch.optim.AdamW)(
+        params=L(parameter_groups)(
+            model=None, weight_decay_norm=None, base_lr="${..lr}", lr_factors={"backbone.backbone.": 0.1}
+        ),
+        lr=1e-4,
+        betas=(0.9, 0.999),
+        weight_decay=1e-4,
+    )
+    epoch = dataset.iterations(batch_size)
+    train = settings(max_iter=epochs * epoch, eval_period=epoch, clip_norm=0.1, init_checkpoint=RESNET50)
+    schedule = L(warmup_multistep)(
         max_iter="${train.max_iter}", milestones=[1 - max(1, epochs // 12) / epochs], warmup_iters=1000
     )
+    return dataloader(dataset, batch_size, flips(dataset)), optimizer, schedule, train

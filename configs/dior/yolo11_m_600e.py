@@ -1,13 +1,9 @@
 """YOLO11m on DIOR."""
 
-from ..common.data.dior import dataloader
-from ..common.models.yolo11 import model
-from ..common.optim import yolo_sgd as optimizer
-from ..common.recipes import ultralytics
-from ..common.train import train
-from ..common.yolo import yolo_size
+from ..common.data import dior
+from ..common.models.yolo import yolo11
+from ..common.recipes import ultralytics_sgd
 
-yolo_size(model, "m")
-model.head.num_classes = 20
-lr_multiplier = ultralytics(dataloader, train, optimizer, images=11725, epochs=600)
-train.output_dir = "output/dior/yolo11_m_600e"
+dataset = dior()
+model = yolo11("m", dataset.num_classes)
+dataloader, optimizer, lr_multiplier, train = ultralytics_sgd(dataset, epochs=600)

@@ -1,13 +1,9 @@
 """YOLOv5-m on DIOR."""
 
-from ..common.data.dior import dataloader
-from ..common.models.yolov5 import model
-from ..common.optim import yolo_sgd as optimizer
-from ..common.recipes import ultralytics
-from ..common.train import train
-from ..common.yolo import yolo_size
+from ..common.data import dior
+from ..common.models.yolo import yolov5
+from ..common.recipes import ultralytics_sgd
 
-yolo_size(model, "m")
-model.head.num_classes = 20
-lr_multiplier = ultralytics(dataloader, train, optimizer, images=11725, epochs=600)
-train.output_dir = "output/dior/yolov5_m_600e"
+dataset = dior()
+model = yolov5("m", dataset.num_classes)
+dataloader, optimizer, lr_multiplier, train = ultralytics_sgd(dataset, epochs=600)

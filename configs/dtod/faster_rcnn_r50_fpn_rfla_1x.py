@@ -1,9 +1,10 @@
 """Faster R-CNN with RFLA on DTOD."""
 
-from ..aitod.faster_rcnn_r50_fpn_rfla_1x import lr_multiplier, model, optimizer, train
-from ..common.data.dtod import dataloader
+from ..common.data import dtod
+from ..common.models.rcnn import faster_rcnn_r50
+from ..common.parts.rcnn import rfla
+from ..common.recipes import rcnn_1x
 
-# Set model.roi_heads.num_classes to the classes of your json (the check before training says how many).
-train.max_iter, train.eval_period = 60000, 5000
-train.output_dir = "output/dtod/faster_rcnn_r50_fpn_rfla_1x"
-model.roi_heads.num_classes = 1
+dataset = dtod()
+model = rfla(faster_rcnn_r50(dataset.num_classes))
+dataloader, optimizer, lr_multiplier, train = rcnn_1x(dataset)

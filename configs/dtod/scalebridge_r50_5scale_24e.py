@@ -1,15 +1,11 @@
 """ScaleBridge-Det on DTOD; classes and length are those of your json."""
 
-from ..common.data.dtod import dataloader
-from ..common.dino import dgq, five_scales, rem
-from ..common.models.dino import model
-from ..common.optim import dino_adamw as optimizer
-from ..common.recipes import dino
-from ..common.train import train
+from ..common.data import dtod
+from ..common.models.dino import dino_r50_5scale
+from ..common.parts.dino import dgq, rem
+from ..common.recipes import dino_adamw
 
-five_scales(model)
-dgq(model)
-rem(model)
-# Set model.num_classes and train.max_iter to yours.
-lr_multiplier = dino(dataloader, train, images=14018, epochs=24)
-train.output_dir = "output/dtod/scalebridge_r50_5scale_24e"
+# Set both to those of your json.
+dataset = dtod(num_classes=8, num_images=14018)
+model = rem(dgq(dino_r50_5scale(dataset.num_classes)))
+dataloader, optimizer, lr_multiplier, train = dino_adamw(dataset, epochs=24)

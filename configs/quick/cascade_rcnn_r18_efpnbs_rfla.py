@@ -1,9 +1,10 @@
 """Quick Cascade R-CNN with RFLA and E-FPN-BS on aerial_*."""
 
-from ..common.models.cascade_rcnn_r18_fpn import model
-from ..common.parts import efpnbs, rfla
-from .faster_rcnn_r18_fpn_maxiou import dataloader, lr_multiplier, optimizer, train
+from ..common.data import aerial
+from ..common.models.rcnn import cascade_rcnn_r18
+from ..common.parts.rcnn import efpnbs, rfla
+from ..common.recipes import quick
 
-rfla(model)
-efpnbs(model)
-train.output_dir = "output/quick/cascade_rcnn_r18_efpnbs_rfla"
+dataset = aerial()
+model = efpnbs(rfla(cascade_rcnn_r18(dataset.num_classes)))
+dataloader, optimizer, lr_multiplier, train = quick(dataset)

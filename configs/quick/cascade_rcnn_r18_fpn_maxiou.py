@@ -1,6 +1,9 @@
 """Quick Cascade R-CNN baseline on aerial_*: anchors of 8 × stride, IoU assignment."""
 
-from ..common.models.cascade_rcnn_r18_fpn import model
-from .faster_rcnn_r18_fpn_maxiou import dataloader, lr_multiplier, optimizer, train
+from ..common.data import aerial
+from ..common.models.rcnn import cascade_rcnn_r18
+from ..common.recipes import quick
 
-train.output_dir = "output/quick/cascade_rcnn_r18_fpn_maxiou"
+dataset = aerial()
+model = cascade_rcnn_r18(dataset.num_classes)
+dataloader, optimizer, lr_multiplier, train = quick(dataset)

@@ -1,8 +1,10 @@
 """Quick Cascade R-CNN with RFLA on aerial_*."""
 
-from ..common.models.cascade_rcnn_r18_fpn import model
-from ..common.parts import rfla
-from .faster_rcnn_r18_fpn_maxiou import dataloader, lr_multiplier, optimizer, train
+from ..common.data import aerial
+from ..common.models.rcnn import cascade_rcnn_r18
+from ..common.parts.rcnn import rfla
+from ..common.recipes import quick
 
-rfla(model)
-train.output_dir = "output/quick/cascade_rcnn_r18_fpn_rfla"
+dataset = aerial()
+model = rfla(cascade_rcnn_r18(dataset.num_classes))
+dataloader, optimizer, lr_multiplier, train = quick(dataset)

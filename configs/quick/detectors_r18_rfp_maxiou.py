@@ -1,7 +1,11 @@
 """Quick DetectoRS baseline on aerial_*: anchors of 8 × stride, IoU assignment."""
 
-from ..common.data.aerial_large_crops import dataloader
-from ..common.models.detectors_r18 import model
-from .faster_rcnn_r18_fpn_maxiou import lr_multiplier, optimizer, train
+from ..common.data import aerial
+from ..common.models.rcnn import detectors_r18
+from ..common.recipes import quick
 
-train.output_dir = "output/quick/detectors_r18_rfp_maxiou"
+# DetectoRS reads up to 9 cells of stride 32 around each place and averages whole maps. From crops of 160 px it
+# learns that there is nothing around, and whole images drive its features to several times their size.
+dataset = aerial(crop=320)
+model = detectors_r18(dataset.num_classes)
+dataloader, optimizer, lr_multiplier, train = quick(dataset, batch_size=2)

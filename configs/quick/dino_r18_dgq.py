@@ -1,7 +1,10 @@
 """Quick DINO with density-guided queries on aerial_*."""
 
-from ..common.dino import dgq
-from .dino_r18 import dataloader, lr_multiplier, model, optimizer, train
+from ..common.data import aerial
+from ..common.models.dino import dino_r18
+from ..common.parts.dino import dgq
+from ..common.recipes import quick
 
-dgq(model, buckets=[100, 200, 300, 500], thresholds=[10, 50, 150])
-train.output_dir = "output/quick/dino_r18_dgq"
+dataset = aerial()
+model = dgq(dino_r18(dataset.num_classes), buckets=[100, 200, 300, 500], thresholds=[10, 50, 150])
+dataloader, optimizer, lr_multiplier, train = quick(dataset, max_iter=450, clip_norm=0.1)

@@ -1,7 +1,10 @@
 """Quick DINO with routed mixture attention on aerial_*."""
 
-from ..common.dino import rem
-from .dino_r18 import dataloader, lr_multiplier, model, optimizer, train
+from ..common.data import aerial
+from ..common.models.dino import dino_r18
+from ..common.parts.dino import rem
+from ..common.recipes import quick
 
-rem(model)
-train.output_dir = "output/quick/dino_r18_rem"
+dataset = aerial()
+model = rem(dino_r18(dataset.num_classes))
+dataloader, optimizer, lr_multiplier, train = quick(dataset, max_iter=450, clip_norm=0.1)

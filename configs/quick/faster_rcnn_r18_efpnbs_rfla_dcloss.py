@@ -1,8 +1,10 @@
 """Quick Faster R-CNN with RFLA, E-FPN-BS and DCLoss on aerial_*."""
 
-from ..common.parts import dcloss, efpnbs
-from .faster_rcnn_r18_fpn_rfla import dataloader, lr_multiplier, model, optimizer, train
+from ..common.data import aerial
+from ..common.models.rcnn import faster_rcnn_r18
+from ..common.parts.rcnn import dcloss, efpnbs, rfla
+from ..common.recipes import quick
 
-efpnbs(model)
-dcloss(model)
-train.output_dir = "output/quick/faster_rcnn_r18_efpnbs_rfla_dcloss"
+dataset = aerial()
+model = dcloss(efpnbs(rfla(faster_rcnn_r18(dataset.num_classes))))
+dataloader, optimizer, lr_multiplier, train = quick(dataset)

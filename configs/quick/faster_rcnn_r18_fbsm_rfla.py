@@ -1,7 +1,10 @@
 """Quick Faster R-CNN with RFLA and FBSM alone on aerial_*."""
 
-from ..common.parts import efpnbs
-from .faster_rcnn_r18_fpn_rfla import dataloader, lr_multiplier, model, optimizer, train
+from ..common.data import aerial
+from ..common.models.rcnn import faster_rcnn_r18
+from ..common.parts.rcnn import efpnbs, rfla
+from ..common.recipes import quick
 
-efpnbs(model, cem=False)
-train.output_dir = "output/quick/faster_rcnn_r18_fbsm_rfla"
+dataset = aerial()
+model = efpnbs(rfla(faster_rcnn_r18(dataset.num_classes)), cem=False)
+dataloader, optimizer, lr_multiplier, train = quick(dataset)

@@ -1,6 +1,10 @@
 """Quick baseline with anchors of 8-128 px: the honest opponent of methods for tiny objects."""
 
-from .faster_rcnn_r18_fpn_maxiou import dataloader, lr_multiplier, model, optimizer, train
+from ..common.data import aerial
+from ..common.models.rcnn import faster_rcnn_r18
+from ..common.parts.rcnn import anchors_8_to_128
+from ..common.recipes import quick
 
-model.proposal_generator.anchor_generator.sizes = [[8], [16], [32], [64], [128]]
-train.output_dir = "output/quick/faster_rcnn_r18_fpn_maxiou_a8"
+dataset = aerial()
+model = anchors_8_to_128(faster_rcnn_r18(dataset.num_classes))
+dataloader, optimizer, lr_multiplier, train = quick(dataset)

@@ -1,7 +1,10 @@
 """Quick Faster R-CNN with NWD in assigner, loss and NMS on aerial_*; anchors of 8-128 px."""
 
-from ..common.parts import nwd
-from .faster_rcnn_r18_fpn_maxiou_a8 import dataloader, lr_multiplier, model, optimizer, train
+from ..common.data import aerial
+from ..common.models.rcnn import faster_rcnn_r18
+from ..common.parts.rcnn import anchors_8_to_128, nwd
+from ..common.recipes import quick
 
-nwd(model)
-train.output_dir = "output/quick/faster_rcnn_r18_fpn_nwd"
+dataset = aerial()
+model = nwd(anchors_8_to_128(faster_rcnn_r18(dataset.num_classes)))
+dataloader, optimizer, lr_multiplier, train = quick(dataset)

@@ -1,7 +1,10 @@
 """Quick Faster R-CNN with RFLA on aerial_*."""
 
-from ..common.parts import rfla
-from .faster_rcnn_r18_fpn_maxiou import dataloader, lr_multiplier, model, optimizer, train
+from ..common.data import aerial
+from ..common.models.rcnn import faster_rcnn_r18
+from ..common.parts.rcnn import rfla
+from ..common.recipes import quick
 
-rfla(model)
-train.output_dir = "output/quick/faster_rcnn_r18_fpn_rfla"
+dataset = aerial()
+model = rfla(faster_rcnn_r18(dataset.num_classes))
+dataloader, optimizer, lr_multiplier, train = quick(dataset)

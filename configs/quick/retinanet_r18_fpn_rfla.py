@@ -1,10 +1,10 @@
 """Quick RetinaNet with RFLA on aerial_*."""
 
-from ..common.models.faster_rcnn_r18_fpn import model as small
-from ..common.models.retinanet import model
-from ..common.parts import quick_dense, rfla_dense
-from .faster_rcnn_r18_fpn_maxiou import dataloader, lr_multiplier, optimizer, train
+from ..common.data import aerial
+from ..common.models.dense import retinanet_r18
+from ..common.parts.rcnn import rfla_dense
+from ..common.recipes import quick
 
-quick_dense(model, small)
-rfla_dense(model)
-train.output_dir = "output/quick/retinanet_r18_fpn_rfla"
+dataset = aerial()
+model = rfla_dense(retinanet_r18(dataset.num_classes))
+dataloader, optimizer, lr_multiplier, train = quick(dataset)

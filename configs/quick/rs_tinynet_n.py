@@ -1,9 +1,10 @@
 """Quick RS-TinyNet (YOLO11n with MDCA, ARB, PFDH) on aerial_*."""
 
-from ..common.yolo import arb, mdca, pfdh
-from .yolo11_n import dataloader, lr_multiplier, model, optimizer, train
+from ..common.data import aerial
+from ..common.models.yolo import yolo11
+from ..common.parts.yolo import rs_tinynet
+from ..common.recipes import quick
 
-mdca(model)
-arb(model)
-pfdh(model)
-train.output_dir = "output/quick/rs_tinynet_n"
+dataset = aerial()
+model = rs_tinynet(yolo11("n", dataset.num_classes))
+dataloader, optimizer, lr_multiplier, train = quick(dataset)

@@ -1,8 +1,9 @@
 """Quick YOLO11n on aerial_*."""
 
-from ..common.models.yolo11 import model
-from ..common.yolo import yolo_size
-from .faster_rcnn_r18_fpn_maxiou import dataloader, lr_multiplier, optimizer, train
+from ..common.data import aerial
+from ..common.models.yolo import yolo11
+from ..common.recipes import quick
 
-yolo_size(model, "n")
-train.output_dir = "output/quick/yolo11_n"
+dataset = aerial()
+model = yolo11("n", dataset.num_classes)
+dataloader, optimizer, lr_multiplier, train = quick(dataset)

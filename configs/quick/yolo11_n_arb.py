@@ -1,7 +1,10 @@
 """Quick YOLO11n with ARB on aerial_*."""
 
-from ..common.yolo import arb
-from .yolo11_n import dataloader, lr_multiplier, model, optimizer, train
+from ..common.data import aerial
+from ..common.models.yolo import yolo11
+from ..common.parts.yolo import arb
+from ..common.recipes import quick
 
-arb(model)
-train.output_dir = "output/quick/yolo11_n_arb"
+dataset = aerial()
+model = arb(yolo11("n", dataset.num_classes))
+dataloader, optimizer, lr_multiplier, train = quick(dataset)

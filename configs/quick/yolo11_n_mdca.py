@@ -1,7 +1,10 @@
 """Quick YOLO11n with MDCA on aerial_*."""
 
-from ..common.yolo import mdca
-from .yolo11_n import dataloader, lr_multiplier, model, optimizer, train
+from ..common.data import aerial
+from ..common.models.yolo import yolo11
+from ..common.parts.yolo import mdca
+from ..common.recipes import quick
 
-mdca(model)
-train.output_dir = "output/quick/yolo11_n_mdca"
+dataset = aerial()
+model = mdca(yolo11("n", dataset.num_classes))
+dataloader, optimizer, lr_multiplier, train = quick(dataset)

@@ -1,7 +1,10 @@
 """Quick YOLO11n with a level of stride 4 on aerial_*."""
 
-from ..common.yolo import p2
-from .yolo11_n import dataloader, lr_multiplier, model, optimizer, train
+from ..common.data import aerial
+from ..common.models.yolo import yolo11
+from ..common.parts.yolo import p2
+from ..common.recipes import quick
 
-p2(model)
-train.output_dir = "output/quick/yolo11_n_p2"
+dataset = aerial()
+model = p2(yolo11("n", dataset.num_classes))
+dataloader, optimizer, lr_multiplier, train = quick(dataset)

@@ -1,7 +1,10 @@
 """Quick YOLO11n with candidates for the tiniest objects on aerial_*."""
 
-from ..common.yolo import tiny_candidates
-from .yolo11_n import dataloader, lr_multiplier, model, optimizer, train
+from ..common.data import aerial
+from ..common.models.yolo import yolo11
+from ..common.parts.yolo import tiny_candidates
+from ..common.recipes import quick
 
-tiny_candidates(model)
-train.output_dir = "output/quick/yolo11_n_tinytal"
+dataset = aerial()
+model = tiny_candidates(yolo11("n", dataset.num_classes))
+dataloader, optimizer, lr_multiplier, train = quick(dataset)

@@ -1,6 +1,9 @@
 """Quick YOLOv5-s on aerial_*."""
 
-from ..common.models.yolov5 import model
-from .faster_rcnn_r18_fpn_maxiou import dataloader, lr_multiplier, optimizer, train
+from ..common.data import aerial
+from ..common.models.yolo import yolov5
+from ..common.recipes import quick
 
-train.output_dir = "output/quick/yolov5_s"
+dataset = aerial()
+model = yolov5("s", dataset.num_classes)
+dataloader, optimizer, lr_multiplier, train = quick(dataset)

@@ -1,8 +1,10 @@
 """Quick YOLOv5-s with relay and scale-adaptive loss on aerial_*."""
 
-from ..common.yolo import yolo_sal, yolo_sarl
-from .yolov5_s import dataloader, lr_multiplier, model, optimizer, train
+from ..common.data import aerial
+from ..common.models.yolo import yolov5
+from ..common.parts.yolo import sal, sarl
+from ..common.recipes import quick
 
-yolo_sarl(model)
-yolo_sal(model)
-train.output_dir = "output/quick/yolov5_s_sarl_sal"
+dataset = aerial()
+model = sal(sarl(yolov5("s", dataset.num_classes)))
+dataloader, optimizer, lr_multiplier, train = quick(dataset)

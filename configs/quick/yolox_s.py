@@ -1,8 +1,9 @@
 """Quick YOLOX-s on aerial_*."""
 
-from ..common.models.yolox import model
-from .faster_rcnn_r18_fpn_maxiou import dataloader, lr_multiplier, optimizer, train
+from ..common.data import aerial
+from ..common.models.yolo import yolox
+from ..common.recipes import quick
 
-dataloader.train.mapper.image_format = dataloader.test.mapper.image_format = "BGR"
-model.head.max_detections = 1500
-train.output_dir = "output/quick/yolox_s"
+dataset = aerial()
+model = yolox("s", dataset.num_classes, max_detections=1500)
+dataloader, optimizer, lr_multiplier, train = quick(dataset)

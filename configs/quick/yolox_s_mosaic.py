@@ -1,17 +1,10 @@
 """Quick YOLOX-s on aerial_* with mosaics of crops instead of crops."""
 
-from ..common.recipes import mosaic
-from .yolox_s import dataloader, lr_multiplier, model, optimizer, train
+from ..common.data import aerial
+from ..common.models.yolo import yolox
+from ..common.recipes import quick, with_mosaic
 
-mosaic(
-    dataloader,
-    size=160,
-    close_share=0.9,
-    mixup_prob=0.0,
-    multi_scale=0,
-    saturation=0.3,
-    value=0.3,
-    hue=5.4,
-    image_format="BGR",
-)
-train.output_dir = "output/quick/yolox_s_mosaic"
+dataset = aerial()
+model = yolox("s", dataset.num_classes, max_detections=1500)
+dataloader, optimizer, lr_multiplier, train = quick(dataset)
+with_mosaic(dataloader, size=160, close_share=0.9, mixup_prob=0.0, multi_scale=0, saturation=0.3, value=0.3, hue=5.4)

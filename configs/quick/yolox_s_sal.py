@@ -1,7 +1,10 @@
 """Quick YOLOX-s with the scale-adaptive loss on aerial_*."""
 
-from ..common.yolo import yolo_sal
-from .yolox_s import dataloader, lr_multiplier, model, optimizer, train
+from ..common.data import aerial
+from ..common.models.yolo import yolox
+from ..common.parts.yolo import sal
+from ..common.recipes import quick
 
-yolo_sal(model)
-train.output_dir = "output/quick/yolox_s_sal"
+dataset = aerial()
+model = sal(yolox("s", dataset.num_classes, max_detections=1500))
+dataloader, optimizer, lr_multiplier, train = quick(dataset)

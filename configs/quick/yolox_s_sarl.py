@@ -1,7 +1,10 @@
 """Quick YOLOX-s with the SARL relay on aerial_*."""
 
-from ..common.yolo import yolo_sarl
-from .yolox_s import dataloader, lr_multiplier, model, optimizer, train
+from ..common.data import aerial
+from ..common.models.yolo import yolox
+from ..common.parts.yolo import sarl
+from ..common.recipes import quick
 
-yolo_sarl(model)
-train.output_dir = "output/quick/yolox_s_sarl"
+dataset = aerial()
+model = sarl(yolox("s", dataset.num_classes, max_detections=1500))
+dataloader, optimizer, lr_multiplier, train = quick(dataset)

@@ -1,8 +1,10 @@
 """Quick YOLOX-s with relay and scale-adaptive loss on aerial_*."""
 
-from ..common.yolo import yolo_sal, yolo_sarl
-from .yolox_s import dataloader, lr_multiplier, model, optimizer, train
+from ..common.data import aerial
+from ..common.models.yolo import yolox
+from ..common.parts.yolo import sal, sarl
+from ..common.recipes import quick
 
-yolo_sarl(model)
-yolo_sal(model)
-train.output_dir = "output/quick/yolox_s_sarl_sal"
+dataset = aerial()
+model = sal(sarl(yolox("s", dataset.num_classes, max_detections=1500)))
+dataloader, optimizer, lr_multiplier, train = quick(dataset)

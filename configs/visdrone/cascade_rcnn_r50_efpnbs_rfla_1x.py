@@ -1,7 +1,10 @@
 """Cascade R-CNN with RFLA and E-FPN-BS on VisDrone-DET."""
 
-from ..aitod.cascade_rcnn_r50_efpnbs_rfla_1x import model
-from .faster_rcnn_r50_fpn_maxiou_1x import dataloader, lr_multiplier, optimizer, train
+from ..common.data import visdrone
+from ..common.models.rcnn import cascade_rcnn_r50
+from ..common.parts.rcnn import efpnbs, rfla
+from ..common.recipes import rcnn_1x
 
-train.output_dir = "output/visdrone/cascade_rcnn_r50_efpnbs_rfla_1x"
-model.roi_heads.num_classes = 10
+dataset = visdrone()
+model = efpnbs(rfla(cascade_rcnn_r50(dataset.num_classes)))
+dataloader, optimizer, lr_multiplier, train = rcnn_1x(dataset)

@@ -1,7 +1,9 @@
 """Cascade R-CNN baseline on VisDrone-DET."""
 
-from ..aitod.cascade_rcnn_r50_fpn_maxiou_1x import model
-from .faster_rcnn_r50_fpn_maxiou_1x import dataloader, lr_multiplier, optimizer, train
+from ..common.data import visdrone
+from ..common.models.rcnn import cascade_rcnn_r50
+from ..common.recipes import rcnn_1x
 
-train.output_dir = "output/visdrone/cascade_rcnn_r50_fpn_maxiou_1x"
-model.roi_heads.num_classes = 10
+dataset = visdrone()
+model = cascade_rcnn_r50(dataset.num_classes)
+dataloader, optimizer, lr_multiplier, train = rcnn_1x(dataset)

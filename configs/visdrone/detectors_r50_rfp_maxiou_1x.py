@@ -1,7 +1,9 @@
 """DetectoRS baseline on VisDrone-DET."""
 
-from ..aitod.detectors_r50_rfp_maxiou_1x import model
-from .faster_rcnn_r50_fpn_maxiou_1x import dataloader, lr_multiplier, optimizer, train
+from ..common.data import visdrone
+from ..common.models.rcnn import detectors_r50
+from ..common.recipes import rcnn_1x
 
-train.output_dir = "output/visdrone/detectors_r50_rfp_maxiou_1x"
-model.roi_heads.num_classes = 10
+dataset = visdrone()
+model = detectors_r50(dataset.num_classes)
+dataloader, optimizer, lr_multiplier, train = rcnn_1x(dataset)

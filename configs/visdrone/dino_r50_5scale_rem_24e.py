@@ -1,16 +1,10 @@
 """DINO with routed mixture attention on VisDrone-DET, 24 epochs."""
 
-from ..common.data.visdrone import dataloader
-from ..common.dino import five_scales, rem
-from ..common.models.dino import model
-from ..common.optim import dino_adamw as optimizer
-from ..common.recipes import dino
-from ..common.train import train
+from ..common.data import visdrone
+from ..common.models.dino import dino_r50_5scale
+from ..common.parts.dino import rem
+from ..common.recipes import dino_adamw
 
-five_scales(model)
-rem(model)
-model.num_classes = 10
-# Tables of tiny-object papers are in AI-TOD metrics.
-dataloader.evaluator.protocol = "aitod"
-lr_multiplier = dino(dataloader, train, images=6471, epochs=24)
-train.output_dir = "output/visdrone/dino_r50_5scale_rem_24e"
+dataset = visdrone()
+model = rem(dino_r50_5scale(dataset.num_classes))
+dataloader, optimizer, lr_multiplier, train = dino_adamw(dataset, epochs=24)

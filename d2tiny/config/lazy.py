@@ -15,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
+from d2tiny.config.shapes import follows, register_resolvers
 from d2tiny.config.signature import accepted_parameters, resolve_target
 from d2tiny.utils.errors import ConfigError, did_you_mean
 from d2tiny.utils.files import write_text
@@ -22,12 +23,15 @@ from d2tiny.utils.registry import find_component
 
 __all__ = [
     "apply_overrides",
+    "config_name",
     "config_names",
     "configs_root",
     "find_config",
     "load_config",
     "save_config",
 ]
+
+register_resolvers()
 
 
 def configs_root() -> Path:
@@ -67,8 +71,16 @@ def find_config(name: str | os.PathLike[str]) -> Path:
     raise ConfigError(f"No config '{name}'. {did_you_mean(text, config_names())}")
 
 
+def config_name(path: Path) -> str:
+    """Return the zoo name of a config file, ``folder/name``; for a file outside the zoo its name without ending."""
+    path, root = path.resolve(), configs_root().resolve()
+    return path.relative_to(root).with_suffix("").as_posix() if path.is_relative_to(root) else path.stem
+
+
 def load_config(name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> DictConfig:
     """Load a lazy config, apply overrides and close it against unknown keys.
+
+    Where the config leaves ``train.output_dir`` open, it follows from the config's name: ``output/aitod/…``.
 
     Args:
         name: path of a ``.py`` config, of a ``.yaml`` written by :func:`save_config`, or a zoo name.
@@ -84,6 +96,8 @@ def load_config(name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         raise
     except (SyntaxError, ImportError, AttributeError, KeyError, NameError, yaml.YAMLError) as err:
         raise ConfigError(f"{path}: cannot load this config: {type(err).__name__}: {err}") from err
+    if "train" in cfg and OmegaConf.is_missing(cfg.train, "output_dir"):
+        cfg.train.output_dir = f"output/{config_name(path)}"
     OmegaConf.set_struct(cfg, True)
     return apply_overrides(cfg, overrides)
 
@@ -173,6 +187,7 @@ def _override(cfg: DictConfig, key: str, value: Any, *, add: bool) -> None:
             node = node[entry]
             continue
         if isinstance(node, DictConfig) and entry in list(node):
+            _check_decision(key, node, entry)
             old = OmegaConf.select(cfg, key, throw_on_missing=False)
             value = _convert(key, old, value)
             merges = isinstance(value, dict) and "_target_" not in value
@@ -185,6 +200,14 @@ def _override(cfg: DictConfig, key: str, value: Any, *, add: bool) -> None:
         with open_dict(node) if isinstance(node, DictConfig) else nullcontext():
             node[entry] = value
     OmegaConf.set_struct(cfg, True)
+
+
+def _check_decision(key: str, node: DictConfig, name: str) -> None:
+    """Refuse to set what follows from other keys."""
+    raw = OmegaConf.to_container(node, resolve=False)
+    assert isinstance(raw, dict)
+    if follows(raw[name]):
+        raise ConfigError(f"{key}: this follows from {raw[name]} and cannot be set; change what it follows from.")
 
 
 def _accepts(node: DictConfig, prefix: str, name: str) -> bool:

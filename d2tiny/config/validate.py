@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from d2tiny.config.signature import accepted_parameters, resolve_target, target_name
 from d2tiny.utils.errors import ConfigError, did_you_mean
 
-__all__ = ["validate_config"]
+__all__ = ["components", "validate_config"]
 
 _AMP_TYPES = ("float16", "bfloat16")
 _TOP_LEVEL = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
@@ -33,30 +33,49 @@ def validate_config(cfg: DictConfig, *, datasets: bool = True, splits: Sequence[
         ConfigError: all problems, one a line, each with its full key.
     """
     problems = [f"'{key}' is missing at the top of the config." for key in _TOP_LEVEL if key not in cfg]
-    for path, node in _calls(cfg, ""):
+    for path, node in components(cfg):
         problems += _check_call(path, node)
+    problems = problems or _check_interpolations(cfg)
     if not problems:
-        problems += _check_levels(cfg) + _check_channels(cfg) + _check_train(cfg)
+        problems += _check_levels(cfg) + _check_train(cfg)
     if not problems and datasets:
         problems += _check_datasets(cfg, splits)
     if problems:
         raise ConfigError("\n".join(problems))
 
 
-def _calls(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
-    """All nodes with a ``_target_`` and their full keys."""
-    if isinstance(node, DictConfig):
-        if "_target_" in node:
-            yield path, node
-        for key in node:
+def components(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """Yield the full key and the node of every component, that is of every node with a ``_target_``, parents first.
+
+    Interpolations are not followed.
+    """
+    if isinstance(node, DictConfig) and "_target_" in node:
+        yield path, node
+    for key, value in _entries(node):
+        yield from components(value, f"{path}.{key}" if path else key)
+
+
+def _entries(node: Any) -> list[tuple[str, Any]]:
+    """Return keys and raw entries of a container; interpolations count as values."""
+    if not isinstance(node, DictConfig | ListConfig) or node._is_interpolation() or node._is_none():
+        return []
+    keys = list(node.keys()) if isinstance(node, DictConfig) else range(len(node))
+    return [(str(key), node._get_node(key)) for key in keys]
+
+
+def _check_interpolations(node: Any, path: str = "") -> list[str]:
+    """Resolve every interpolation once; a message for each that fails."""
+    problems = []
+    for key, value in _entries(node):
+        full = f"{path}.{key}" if path else key
+        if value._is_interpolation():
             try:
-                value = node[key]
+                node[int(key)] if isinstance(node, ListConfig) else node[key]
             except OmegaConfBaseException as err:
-                raise ConfigError(f"{path}.{key}: {str(err).splitlines()[0]}") from err
-            yield from _calls(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(node, ListConfig):
-        for i, value in enumerate(node):
-            yield from _calls(value, f"{path}.{i}")
+                problems.append(f"{full}: {str(err).splitlines()[0]}")
+        else:
+            problems += _check_interpolations(value, full)
+    return problems
 
 
 def _check_call(path: str, node: DictConfig) -> list[str]:
@@ -145,31 +164,6 @@ def _check_anchor_count(key: str, node: DictConfig) -> list[str]:
     if count == head.num_anchors:
         return []
     return [f"{key}.{part}.num_anchors={head.num_anchors} but the anchor generator makes {count} a cell."]
-
-
-def _check_channels(cfg: DictConfig) -> list[str]:
-    """Every part that reads the pyramid against the width of its FPN."""
-    node, around = _select(cfg, "model.backbone"), []
-    key = "model.backbone"
-    while node is not None and "out_channels" not in node:
-        around += [f"{key}.{name}" for name in ("neck.channels", "second.feedback_channels")]
-        inner = next((name for name in ("backbone", "fpn") if name in node), None)
-        node, key = (node[inner], f"{key}.{inner}") if inner else (None, key)
-    if node is None:
-        return []
-    heads, inputs = _select(cfg, "model.roi_heads.box_heads") or [], _select(cfg, "model.head.net.input_shape") or []
-    users = (
-        *around,
-        "model.proposal_generator.head.in_channels",
-        "model.roi_heads.box_head.input_shape.channels",
-        *(f"model.roi_heads.box_heads.{i}.input_shape.channels" for i in range(len(heads))),
-        *(f"model.head.net.input_shape.{i}.channels" for i in range(len(inputs))),
-    )
-    return [
-        f"{user}={value} but the pyramid has {node.out_channels} channels."
-        for user in users
-        if (value := _select(cfg, user)) is not None and value != node.out_channels
-    ]
 
 
 def _num_classes(cfg: DictConfig) -> int | None:

@@ -144,7 +144,8 @@ def test_validator_levels_and_channels():
     invalid(["model.proposal_generator.anchor_generator.aspect_ratios=[1.0]"], "makes 1 a cell", datasets=False)
     invalid(["train.amp.dtype=fp16"], "Valid: bfloat16, float16", datasets=False)
     invalid(["train.max_iter=0"], "must be at least 1", datasets=False)
-    invalid(["model.backbone.out_channels=32"], "head.in_channels=64 but the pyramid has 32", datasets=False)
+    invalid(["model.backbone.in_features=[res7]"], "model.proposal_generator.head.in_channels: .*res7", datasets=False)
+    invalid(["train.output_dir=${nowhere}"], "train.output_dir: .*'nowhere' not found", datasets=False)
 
 
 def test_validator_import():

@@ -18,9 +18,9 @@ from d2tiny.compat import average_tensors, launch, wrap_ddp
 from d2tiny.engine.trainer import Trainer
 from d2tiny.modeling.losses import DCLoss, SALoss
 from d2tiny.utils.errors import D2TinyError
-from tests.engine.test_training import CONFIG, losses, settings
-from tests.modeling.test_detector import item
-from tests.modeling.test_dino import small
+from tests.helpers.images import item
+from tests.helpers.models import small
+from tests.helpers.training import CONFIG, losses, settings
 
 
 class Squares(torch.nn.Module):

@@ -21,33 +21,7 @@ from d2tiny.engine.schedule import warmup_cosine, warmup_multistep
 from d2tiny.modeling.losses import DCLoss
 from d2tiny.utils.errors import CheckpointError, ConfigError, DatasetError, NonFiniteLossError
 from d2tiny.utils.weights import load_weights
-
-CONFIG = "quick/faster_rcnn_r18_efpnbs_rfla_dcloss"
-# A narrow, fast twin: 64² crops (a smaller one leaves batch norm a single value), 16 channels.
-SMALL = [
-    "dataloader.train.mapper.augmentations.0.size=[64,64]",
-    "dataloader.train.total_batch_size=2",
-    "model.backbone.backbone.out_channels=16",
-    "model.backbone.neck.channels=16",
-    "model.proposal_generator.head.in_channels=16",
-    "model.proposal_generator.pre_nms_topk=[50,50]",
-    "model.proposal_generator.post_nms_topk=[20,20]",
-    "model.roi_heads.box_head.input_shape.channels=16",
-    "model.roi_heads.box_head.fc_dims=[16]",
-    "model.roi_heads.box_predictor.input_shape.channels=16",
-    "train.log_period=1",
-    "train.num_threads=1",
-    "train.device=cpu",
-]
-
-
-def settings(output: Path, *more: str) -> list[str]:
-    return [*SMALL, f"train.output_dir='{output}'", *more]
-
-
-def losses(output: Path) -> dict[int, float]:
-    lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
-    return {line["iteration"]: line["total_loss"] for line in lines if "total_loss" in line}
+from tests.helpers.training import CONFIG, SMALL, losses, settings
 
 
 def test_trains_writes_and_evaluates(datasets, tmp_path):

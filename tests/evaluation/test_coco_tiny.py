@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
 import json
 
 import numpy as np
@@ -10,80 +8,11 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from d2tiny.data.datasets import register_coco_like
 from d2tiny.evaluation import Protocol, TinyCOCOEvaluator, evaluate_detections, format_table, get_protocol
 from d2tiny.utils.errors import ConfigError, DatasetError
-
-
-def random_dataset(rng, images=6, classes=3, first_id=1):
-    """Tiny objects with crowds, areas on the bin borders and empty images, and detections with score ties."""
-    truth = {
-        "images": [{"id": i, "width": 200, "height": 200} for i in range(images)],
-        "categories": [{"id": 10 + c, "name": f"c{c}"} for c in range(classes)],
-        "annotations": [],
-    }
-    found = []
-    for i in range(images - 1):  # the last image is empty
-        for _ in range(rng.integers(0, 30)):
-            side = rng.choice([4, 8, 16, 32, 40]) if rng.random() < 0.5 else rng.uniform(2, 60)
-            x, y = rng.uniform(0, 140, 2)
-            w, h = float(side), float(side if rng.random() < 0.7 else rng.uniform(2, 50))
-            category = int(10 + rng.integers(0, classes - 1))  # the last class has no ground truth
-            truth["annotations"].append(
-                {
-                    "id": first_id + len(truth["annotations"]),
-                    "image_id": i,
-                    "category_id": category,
-                    "bbox": [float(x), float(y), w, h],
-                    "area": w * h,
-                    "iscrowd": int(rng.random() < 0.15),
-                }
-            )
-            for _ in range(rng.integers(0, 4)):
-                dx, dy, dw, dh = rng.normal(0, 1.5, 4)
-                found.append(
-                    {
-                        "image_id": i,
-                        "category_id": category if rng.random() < 0.8 else int(10 + rng.integers(0, classes)),
-                        "bbox": [float(x + dx), float(y + dy), max(1.0, w + dw), max(1.0, h + dh)],
-                        "score": float(rng.integers(0, 12) / 11),  # many ties
-                    }
-                )
-    return truth, found
-
-
-def pycoco(truth, found, protocol):
-    """The official engine with the protocol's parameters."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        gt = COCO()
-        gt.dataset = copy.deepcopy(truth)
-        gt.createIndex()
-        engine = COCOeval(gt, gt.loadRes(copy.deepcopy(found)), "bbox")
-        engine.params.iouThrs = np.array(protocol.iou_thresholds)
-        engine.params.areaRng = [[0, 1e10], *map(list, protocol.areas.values())]
-        engine.params.areaRngLbl = ["all", *protocol.areas]
-        engine.params.maxDets = list(protocol.max_dets)
-        engine.evaluate()
-        engine.accumulate()
-    precision, recall = engine.eval["precision"], engine.eval["recall"]
-
-    def mean(values):
-        values = values[values > -1]
-        return values.mean() * 100 if values.size else np.nan
-
-    result = {
-        "AP": mean(precision[..., 0, -1]),
-        "AP50": mean(precision[0, ..., 0, -1]),
-        "AP75": mean(precision[5, ..., 0, -1]),
-    }
-    result.update({f"AP{k}": mean(precision[..., i, -1]) for i, k in enumerate(protocol.areas, 1)})
-    result.update({f"AR@{k}": mean(recall[:, :, 0, i]) for i, k in enumerate(protocol.max_dets)})
-    names = [c["name"] for c in truth["categories"]]
-    result.update({f"AP-{n}": mean(precision[:, :, i, 0, -1]) for i, n in enumerate(names)})
-    return result
+from tests.helpers.coco import hit, one_object, pycoco, random_dataset
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -96,20 +25,6 @@ def test_equals_pycocotools(seed):
     ours, theirs = evaluate_detections(truth, found, protocol), pycoco(truth, found, protocol)
     assert set(theirs) <= set(ours)
     np.testing.assert_allclose([ours[k] for k in theirs], list(theirs.values()), rtol=0, atol=1e-12)
-
-
-def one_object(**more):
-    return {
-        "images": [{"id": 0}],
-        "categories": [{"id": 1, "name": "ship"}],
-        "annotations": [
-            {"id": 0, "image_id": 0, "category_id": 1, "bbox": [10.0, 10, 8, 8], "area": 64.0, "iscrowd": 0, **more}
-        ],
-    }
-
-
-def hit(bbox=(10.0, 10, 8, 8), score=0.9):
-    return {"image_id": 0, "category_id": 1, "bbox": list(bbox), "score": score}
 
 
 def test_ground_truth_with_id_0_counts():

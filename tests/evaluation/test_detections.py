@@ -10,7 +10,7 @@ from d2tiny.data.coco.arrays import ground_truth_from_dict, load_ground_truth
 from d2tiny.evaluation import detections as module
 from d2tiny.evaluation.detections import detections_from_dicts, load_detections, write_detections
 from d2tiny.utils.errors import DatasetError
-from tests.evaluation.test_coco_tiny import random_dataset
+from tests.helpers.coco import random_dataset
 
 
 @pytest.fixture

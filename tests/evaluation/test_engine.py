@@ -14,7 +14,7 @@ from d2tiny.evaluation.integrators import average_precision
 from d2tiny.evaluation.lrp import optimal_lrp
 from d2tiny.evaluation.regions import outside_regions
 from d2tiny.utils.errors import ConfigError, DatasetError
-from tests.evaluation.test_coco_tiny import hit, one_object, pycoco, random_dataset
+from tests.helpers.coco import hit, one_object, pycoco, random_dataset
 from tests.reference import evaluation as slow
 
 REFERENCE = json.loads((Path(__file__).parent / "aitod_reference.json").read_text())

@@ -12,7 +12,7 @@ from d2tiny.evaluation import curves, evaluate_arrays, get_protocol
 from d2tiny.evaluation.detections import detections_from_dicts
 from d2tiny.evaluation.errors import ERRORS, TRUE, analyse_errors, lost_precision
 from d2tiny.evaluation.report import density_groups, worst_images, write_report
-from tests.evaluation.test_coco_tiny import random_dataset
+from tests.helpers.coco import random_dataset
 
 AITOD = get_protocol("aitod")
 

@@ -8,7 +8,7 @@ from detectron2.engine import DefaultTrainer
 
 from d2tiny import model_zoo
 from d2tiny.evaluation import TinyCOCOEvaluator
-from tests.modeling.test_configs import NARROW_YAML
+from tests.helpers.models import NARROW_YAML
 
 
 class Trainer(DefaultTrainer):

@@ -11,18 +11,7 @@ import pytest
 import torch
 
 from d2tiny.layers.deform_attn import MSDeformAttn, ms_deform_attn, reference_deform_attn
-
-SIZES = [(5, 6), (3, 2), (1, 1)]
-
-
-def case(dtype=torch.float64, batch=2, queries=7, heads=3, depth=4, points=2, sizes=SIZES, spread=1.3):
-    generator = torch.Generator().manual_seed(0)
-    cells, levels = sum(h * w for h, w in sizes), len(sizes)
-    value = torch.randn(batch, cells, heads, depth, generator=generator, dtype=dtype)
-    places = torch.rand(batch, queries, heads, levels, points, 2, generator=generator, dtype=dtype) * spread
-    places = places - (spread - 1) / 2  # some outside
-    weights = torch.rand(batch, queries, heads, levels, points, generator=generator, dtype=dtype)
-    return value, sizes, places, weights
+from tests.helpers.attention import case
 
 
 def slow(value, sizes, places, weights):
@@ -120,7 +109,7 @@ TRITON = """
 import torch
 from d2tiny.layers.deform_attn import reference_deform_attn
 from d2tiny.layers.deform_attn_gpu import DeformAttnGPU
-from tests.layers.test_deform_attn import case
+from tests.helpers.attention import case
 for dtype, depth, queries in ((torch.float32, 6, 21), (torch.float32, 8, 3), (torch.float16, 4, 17)):
     value, sizes, places, weights = case(torch.float32, depth=depth, queries=queries)
     given, found = torch.randn(2, queries, 3 * depth), []

@@ -7,35 +7,9 @@ from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, pairwise_iou
 
 from d2tiny.modeling.assigners import HLAAssigner, MaxIoUAssigner
-from d2tiny.modeling.priors import GridLevel, GridPriors, RFAnchorGenerator, grid_from_generator
+from d2tiny.modeling.priors import GridLevel, GridPriors
+from tests.helpers.boxes import A64, A80, as_numbers, boxes, ignored, positives, pyramid, random_gts
 from tests.reference import hla as reference
-
-
-def boxes(rows):
-    """XYXY float32 boxes from centre, width, height."""
-    rows = torch.tensor(rows, dtype=torch.float64).reshape(-1, 4)
-    return torch.cat((rows[:, :2] - rows[:, 2:] / 2, rows[:, :2] + rows[:, 2:] / 2), 1).float()
-
-
-# Worked example of docs/papers/rfla.md:
-# 64 anchors of side 22.5 on an 8×8 grid of stride 4, and 16 of side 45.5 on a 4×4 grid of stride 8.
-A64 = boxes([[4 * (i % 8), 4 * (i // 8), 22.5, 22.5] for i in range(64)])
-A80 = torch.cat((A64, boxes([[8 * (j % 4), 8 * (j // 4), 45.5, 45.5] for j in range(16)])))
-
-
-def positives(result):
-    """Prior -> 1-based ground truth."""
-    index = (result.labels == 1).nonzero().flatten().tolist()
-    return {i: int(result.matched_idxs[i]) + 1 for i in index}
-
-
-def ignored(result):
-    return (result.labels == -1).nonzero().flatten().tolist()
-
-
-def as_numbers(result):
-    """The reference's format: 1-based ground truth, 0 background, -1 ignored."""
-    return torch.where(result.labels == 1, result.matched_idxs + 1, result.labels.long()).tolist()
 
 
 def test_hla_vector_a_gt1_keeps_one_prior():
@@ -61,31 +35,6 @@ def test_hla_vector_c_stage_two_ignores_good_priors():
 @pytest.mark.parametrize(("tie", "expected"), [("value", [18, 19, 26, 27]), ("index", [18, 19, 26])])
 def test_hla_ties(tie, expected):
     assert list(positives(HLAAssigner(tie=tie)(A64, boxes([[10, 10, 8, 8]])))) == expected
-
-
-def pyramid(size, strides=(4, 8, 16, 32, 64), ratios=(0.5, 1.0, 2.0)):
-    generator = RFAnchorGenerator(strides=list(strides), aspect_ratios=list(ratios))
-    height, width = size
-    maps = [torch.zeros(1, 1, -(-height // s), -(-width // s)) for s in strides]
-    return grid_from_generator(generator, maps)
-
-
-def random_gts(rng, count, size):
-    """Objects from 2 px to the whole image, some with extreme shapes, duplicates, integer (tying) positions."""
-    height, width = size
-    kind = rng.integers(0, 4)
-    if kind == 0:  # exact ties: even integers on the lattice
-        centre = rng.integers(0, max(width // 4, 1), (count, 2)) * 4.0 + 2
-        side = rng.integers(1, 8, (count, 2)) * 4.0
-    else:
-        centre = rng.uniform(-8, 1, (count, 2)) * 0 + rng.uniform(0, 1, (count, 2)) * (width, height)
-        side = np.exp(rng.uniform(np.log(2), np.log(max(size)), (count, 2)))
-        if kind == 1:
-            side = rng.uniform(2, 32, (count, 2))
-    rows = np.concatenate((centre, side), 1)
-    if count > 2:
-        rows[1] = rows[0]  # a duplicate
-    return boxes(rows.tolist())
 
 
 @pytest.mark.parametrize("metric", ["kld", "wd", "giou", "kld_10", "kld_exp"])

@@ -10,8 +10,8 @@ from detectron2.utils.events import EventStorage
 
 from d2tiny import model_zoo
 from d2tiny.modeling.losses import SALoss
-from tests.modeling.test_configs import narrow
-from tests.modeling.test_detector import targets
+from tests.helpers.images import targets
+from tests.helpers.models import narrow
 
 
 def heads(**changes):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,103 +11,16 @@ import torch
 from detectron2.config import instantiate
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
-from detectron2.utils.events import EventStorage
 from omegaconf import OmegaConf
 
 from d2tiny import model_zoo
 from d2tiny.config import load_config, save_config, validate_config
 from d2tiny.config.lazy import configs_root
 from d2tiny.config.native import lazy_from_yacs
-from tests.modeling.test_detector import item
-
-sys.path.insert(0, str(configs_root().parent))
-from configs.common import dino, yolo
+from tests.helpers.models import BATCHES, NARROW_YAML, narrow, predict, step
 
 LAZY = [name for name in model_zoo.list_configs() if not name.endswith(".yaml")]
 YAML = [name for name in model_zoo.list_configs() if name.endswith(".yaml")]
-NARROW_YAML = [
-    "MODEL.RESNETS.DEPTH=18",
-    "MODEL.RESNETS.RES2_OUT_CHANNELS=64",
-    "MODEL.RESNETS.NORM=BN",
-    "MODEL.BACKBONE.FREEZE_AT=0",
-    "MODEL.FPN.OUT_CHANNELS=32",
-    "MODEL.ROI_BOX_HEAD.FC_DIM=64",
-]
-BATCHES = {
-    "normal": [item([[10, 10, 18, 17], [30, 40, 36, 47]]), item([[50, 20, 61, 33]])],
-    "half-empty": [item([[10, 10, 18, 17]]), item([])],
-    "empty": [item([]), item([])],
-}
-
-
-def narrow(cfg):
-    """A random R18 instead of the pretrained R50, 32 channels: the same graph, and seconds to run."""
-    if "encoder" in cfg.model:
-        OmegaConf.set_struct(cfg, False)
-        if cfg.model.backbone.backbone.stages.depth != 18:
-            dino.quick(cfg.model)
-        cfg.model.channels = 32
-        cfg.model.encoder.update(layers=1, heads=2, hidden=32)
-        cfg.model.decoder.layers = 2
-        OmegaConf.set_struct(cfg, True)
-        return cfg
-    if "in_channels" in cfg.model.get("head", {}):
-        stages, _ = yolo.chain(cfg.model)
-        stages.update(depth=0.33, width=0.125)
-        yolo.fit(cfg.model)
-        return cfg
-    model, node, width = cfg.model, cfg.model.backbone, 32
-    while "out_channels" not in node:
-        if "neck" in node:
-            node.neck.channels = width
-        if "second" in node:
-            node.second.update(depth=18, norm="BN", freeze_at=0, feedback_channels=width)
-        node = node.get("backbone", node.get("fpn"))
-    node.out_channels = width
-    if "in_channels" in node.top_block:
-        node.top_block.in_channels = node.top_block.out_channels = width
-    bottom_up = node.bottom_up
-    if "neck" in bottom_up:
-        bottom_up.neck.channels = [64, 128, 256, 512][-len(bottom_up.neck.levels) :]
-        bottom_up = bottom_up.backbone
-    bottom_up.freeze_at = 0
-    if "stages" in bottom_up:
-        bottom_up.stem.norm = bottom_up.stages.norm = "BN"
-        OmegaConf.set_struct(bottom_up, False)
-        bottom_up.stages.pop("stride_in_1x1", None)
-        bottom_up.stages.depth = 18
-    else:
-        bottom_up.update(depth=18, norm="BN")
-    if "roi_heads" not in model:
-        model.head.net.conv_dims = [2 * width]  # GN has 32 groups, and P7 of a small image has one place
-        for shape in model.head.net.input_shape:
-            shape.channels = width
-        return cfg
-    model.proposal_generator.head.in_channels = width
-    heads = model.roi_heads
-    for head in heads.get("box_heads", [heads.get("box_head")]):
-        head.input_shape.channels, head.fc_dims = width, [64, 64]
-    for predictor in heads.get("box_predictors", [heads.get("box_predictor")]):
-        predictor.input_shape.channels = 64
-    return cfg
-
-
-def step(model, batch):
-    model.train()
-    with EventStorage(0):
-        losses = model(batch)
-    total = sum(losses.values())
-    model.zero_grad()
-    total.backward()
-    assert torch.isfinite(total)
-    assert not [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-
-
-def predict(model):
-    model.eval()
-    torch.manual_seed(1)
-    with torch.no_grad():
-        return model([{"image": torch.randint(0, 255, (3, 70, 90), dtype=torch.uint8)}])[0]["instances"]
 
 
 @pytest.mark.parametrize("name", LAZY)
@@ -206,11 +119,21 @@ def test_papers_settings():
     assert rpn.box_loss.mode == roi.box_predictor.box_loss.mode == "prose"
 
 
-def test_configs_are_short_diffs():
-    """An experiment file is a short diff against a named parent."""
-    for path in Path(configs_root()).rglob("*.py"):
+def test_experiments_read_like_a_sentence():
+    """At most a dozen lines of code, no repeated consequences, nothing from another experiment."""
+    for path in Path(configs_root()).glob("*/*.py"):
         if "common" not in path.parts:
-            assert len(path.read_text().splitlines()) <= 45, path
+            text = path.read_text()
+            assert len([line for line in text.splitlines() if line and line[0] not in ("#", '"')]) <= 12, path
+            assert not re.search(r"output_dir|images=|^from \.\w", text, flags=re.MULTILINE), path
+
+
+def test_names_decide_where_the_output_goes(tmp_path):
+    assert load_config("aitod/yolox_m_300e").train.output_dir == "output/aitod/yolox_m_300e"
+    mine = tmp_path / "mine.py"
+    mine.write_text("train = dict(output_dir='???', max_iter=3)")
+    assert load_config(mine).train.output_dir == "output/mine"
+    assert load_config(mine, ["train.output_dir=else"]).train.output_dir == "else"
 
 
 def test_cfg_node_edits_are_obeyed():

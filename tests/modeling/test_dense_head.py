@@ -12,15 +12,9 @@ from d2tiny.modeling.assigners import FCOSAssigner, HLAAssigner
 from d2tiny.modeling.contracts import HeadOutputs
 from d2tiny.modeling.dense_heads.dense_head import centerness
 from d2tiny.modeling.losses import DCLoss, IoULoss, NWDLoss, SALoss, SmoothL1Loss
-from d2tiny.modeling.priors import GridLevel, GridPriors
-from tests.modeling.test_configs import narrow
-from tests.modeling.test_detector import item, targets
-
-
-def points(size=128, strides=(8, 16, 32)):
-    """Squares of the stride, half a stride off, as FCOS has them."""
-    cell = [torch.tensor([[-s / 2, -s / 2, s / 2, s / 2]]) for s in strides]
-    return GridPriors([GridLevel(s, size // s, size // s, c, 0.5) for s, c in zip(strides, cell, strict=True)])
+from tests.helpers.boxes import points
+from tests.helpers.images import item, targets
+from tests.helpers.models import narrow
 
 
 def slow_fcos(priors, gts, radius):

@@ -14,24 +14,10 @@ from d2tiny.modeling.assigners import HLAAssigner, MaxIoUAssigner
 from d2tiny.modeling.losses import DCLoss, IoULoss, SmoothL1Loss
 from d2tiny.modeling.roi_heads import select_detections
 from d2tiny.modeling.targets import split_ignored
+from tests.helpers.images import item, targets
 
 QUICK = "quick/faster_rcnn_r18_fpn_rfla"
 STRIDES = (4, 8, 16, 32, 64)
-
-
-def targets(boxes, size=(64, 96), ignore=None):
-    instances = Instances(size)
-    boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    instances.gt_boxes = Boxes(boxes)
-    instances.gt_classes = torch.arange(len(boxes)) % 8
-    if ignore is not None:
-        instances.gt_ignore = torch.tensor(ignore, dtype=torch.bool)
-    return instances
-
-
-def item(boxes, size=(64, 96), ignore=None):
-    image = torch.randint(0, 255, (3, *size), dtype=torch.uint8)
-    return {"image": image, "instances": targets(boxes, size, ignore), "height": size[0], "width": size[1]}
 
 
 def rpn(assigner=None, loss=None):

@@ -7,28 +7,15 @@ import math
 
 import pytest
 import torch
-from detectron2.config import instantiate
 from detectron2.utils.events import EventStorage
-from omegaconf import OmegaConf
 
-from d2tiny import model_zoo
 from d2tiny.engine.checkpoint import TinyCheckpointer
 from d2tiny.layers.position import MapPosition, box_position, inverse_sigmoid
 from d2tiny.modeling.assigners import HungarianMatcher
 from d2tiny.modeling.transformer import Denoising, DINOCriterion, DINODecoder, QuerySelection, Tokens
 from d2tiny.ops.boxes import cxcywh_to_xyxy, pairwise_giou
-from tests.modeling.test_configs import narrow
-from tests.modeling.test_detector import item
-
-
-def small(name="dino_r18", **changes):
-    """A narrow model of a quick config; the same weights for the same parts."""
-    cfg = narrow(model_zoo.get_config(f"quick/{name}")).model
-    OmegaConf.set_struct(cfg, False)
-    for key, value in changes.items():
-        OmegaConf.update(cfg, key.replace("__", "."), value)
-    torch.manual_seed(0)
-    return instantiate(cfg)
+from tests.helpers.images import item
+from tests.helpers.models import small
 
 
 def settle(model):

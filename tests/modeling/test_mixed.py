@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import runpy
 
 import pytest
 import torch
+from detectron2.config import LazyCall as L
 from detectron2.config import instantiate
 from detectron2.engine import DefaultPredictor
+from detectron2.modeling.backbone.regnet import RegNet, ResBottleneckBlock, SimpleStem
 
 from d2tiny import model_zoo
 from d2tiny.config import apply_overrides, save_config, validate_config
-from d2tiny.config.lazy import configs_root
 from d2tiny.engine.run import run
 from d2tiny.utils.errors import CheckpointError, ConfigError
-from tests.modeling.test_configs import BATCHES, narrow, predict, step
-from tests.modeling.test_pairs import ASSIGNERS, LOSSES, overrides
+from tests.helpers.models import ASSIGNERS, BATCHES, LOSSES, PARTS, narrow, overrides, predict, step
 
-PARTS = runpy.run_path(str(configs_root() / "common" / "parts.py"))
 NECKS = {
     "fpn": (),
     "efpnbs": ("efpnbs",),
@@ -64,6 +62,7 @@ def test_a_relay_inside_the_recursive_pyramid_is_refused():
     cfg = model_zoo.get_config("quick/detectors_r18_rfp_rfla")
     relay = {"_target_": "d2tiny.modeling.necks.SARL", "channels": [64, 128, 256, 512]}
     fpn = cfg.model.backbone.fpn
+    fpn.in_features = list(fpn.in_features)
     fpn.bottom_up = {
         "_target_": "d2tiny.modeling.necks.NeckedBackbone",
         "backbone": fpn.bottom_up,
@@ -80,13 +79,28 @@ def test_a_plain_resnet_in_the_recursive_pyramid_is_refused():
         instantiate(cfg.model)
 
 
-def test_widths_that_do_not_fit_are_named():
-    cfg = model_zoo.get_config("quick/detectors_r18_efpnbs_rfla")
-    cfg.model.backbone.backbone.fpn.out_channels = 48
-    with pytest.raises(Exception, match=r"model.backbone.neck.channels=64 but the pyramid has 48") as info:
-        validate_config(cfg, datasets=False)
-    for part in ("backbone.second.feedback_channels=64", "head.in_channels=64", "box_heads.2.input_shape.channels=64"):
-        assert part in str(info.value)
+def test_widths_follow_from_the_pyramid():
+    """One decision, the width of the pyramid, reaches neck, second backbone, RPN and all stages of the cascade."""
+    cfg = model_zoo.get_config("quick/detectors_r18_efpnbs_rfla", ["model.backbone.backbone.fpn.out_channels=48"])
+    model = cfg.model
+    assert model.backbone.neck.channels == model.backbone.backbone.second.feedback_channels == 48
+    assert model.backbone.neck.mid_channels == 12
+    assert model.proposal_generator.head.in_channels == 48
+    assert [head.input_shape.channels for head in model.roi_heads.box_heads] == [48, 48, 48]
+    step(instantiate(model), BATCHES["normal"])
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "backbone.neck.channels=64",
+        "proposal_generator.head.in_channels=64",
+        "roi_heads.box_heads.2.input_shape.channels=64",
+    ],
+)
+def test_consequences_cannot_be_set(key):
+    with pytest.raises(ConfigError, match=rf"^model\.{key.split('=')[0]}: this follows from .* and cannot be set"):
+        model_zoo.get_config("quick/detectors_r18_efpnbs_rfla", [f"model.{key}"])
 
 
 DENSE = {
@@ -114,6 +128,7 @@ def test_dense_detectors_on_p3_to_p7(change):
         (("detectors", "sarl"), "reads its backbones itself"),
         (("efpnbs", "detectors"), "call it before efpnbs"),
         (("sarl", "detectors"), "not with sarl"),
+        (("efpnbs", "sarl"), "call it before efpnbs"),
     ],
 )
 def test_parts_in_an_order_that_cannot_work(parts, reason):
@@ -123,12 +138,24 @@ def test_parts_in_an_order_that_cannot_work(parts, reason):
         PARTS[parts[1]](cfg.model)
 
 
-def test_a_relay_before_another_backbone_needs_its_channels():
+def test_a_relay_before_another_backbone_reads_its_channels():
+    """RegNetX-400MF: widths of its four stages from Radosavovic et al., 2020."""
     cfg = model_zoo.get_config(DETECTORS["faster"])
-    cfg.model.backbone.bottom_up = {"_target_": "detectron2.modeling.backbone.RegNet", "out_features": ["s1", "s2"]}
-    with pytest.raises(Exception, match=r"give channels=\[…\] of the backbone's levels \['s1', 's2'\]"):
-        PARTS["sarl"](cfg.model)
-    PARTS["sarl"](cfg.model, channels=[24, 56])
+    cfg.model.backbone.bottom_up = L(RegNet)(
+        stem_class=SimpleStem,
+        stem_width=32,
+        block_class=ResBottleneckBlock,
+        depth=22,
+        w_a=24.48,
+        w_0=24,
+        w_m=2.54,
+        group_width=16,
+        norm="BN",
+        out_features=["s1", "s2", "s3", "s4"],
+    )
+    PARTS["sarl"](cfg.model)
+    assert list(cfg.model.backbone.bottom_up.neck.channels) == [32, 64, 160, 384]
+    step(instantiate(cfg.model), BATCHES["normal"])
 
 
 @pytest.mark.parametrize(
@@ -140,7 +167,6 @@ def test_a_relay_before_another_backbone_needs_its_channels():
         ("faster_rcnn_r18_efpnbslight_rfla", "backbone.neck.residual=true", "light is another FBSM"),
         ("faster_rcnn_r18_efpnbslight_rfla", "backbone.neck.fbsm=false", "light is another FBSM"),
         ("faster_rcnn_r18_sarl_rfla", "backbone.bottom_up.neck.levels=[res1,res3,res4,res5]", "no level 'res1'"),
-        ("faster_rcnn_r18_sarl_rfla", "backbone.bottom_up.neck.channels=[64,128,256,1024]", "1024 for level 'res5'"),
         ("faster_rcnn_r18_sarl_rfla", "backbone.bottom_up.neck.norm=XN", "KeyError: 'XN'"),
         ("faster_rcnn_r18_fpn_rfla", "roi_heads.box_in_features=[p2,p3,p4,p7]", "no level 'p7'"),
         ("faster_rcnn_r18_fpn_rfla", "roi_heads.box_in_features=[p2,p3]", "box_pooler has 4 scales"),

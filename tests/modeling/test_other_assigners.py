@@ -12,7 +12,7 @@ from detectron2.structures import Boxes, pairwise_iou
 from d2tiny.modeling.assigners import ATSSAssigner, HLAAssigner, MaxIoUAssigner, RKAAssigner
 from d2tiny.modeling.priors import GridLevel, GridPriors, RFAnchorGenerator, grid_from_generator
 from d2tiny.ops.gaussian import get_score
-from tests.modeling.test_assigners import A64, as_numbers, boxes, ignored, positives, pyramid, random_gts
+from tests.helpers.boxes import A64, as_numbers, boxes, ignored, positives, pyramid, random_gts
 from tests.reference import assigners as slow
 
 ALL = {

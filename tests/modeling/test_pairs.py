@@ -8,37 +8,14 @@ from detectron2.config import instantiate
 from detectron2.utils.events import EventStorage
 
 from d2tiny.config import load_config, validate_config
-from tests.modeling.test_configs import narrow
-from tests.modeling.test_detector import item
+from tests.helpers.images import item
+from tests.helpers.models import ASSIGNERS, LOSSES, narrow, overrides
 
 ASSIGNER, RPN, ROI = (
     "model.proposal_generator.assigner",
     "model.proposal_generator.box_loss",
     "model.roi_heads.box_predictor.box_loss",
 )
-ASSIGNERS = {
-    "hla": ("HLAAssigner",),
-    "hla_wd": ("HLAAssigner", "metric=wd"),
-    "maxiou": ("MaxIoUAssigner",),
-    "maxiou_nwd": ("MaxIoUAssigner", "metric=nwd", "min_quality=0.3"),
-    "rka": ("RKAAssigner",),
-    "atss": ("ATSSAssigner",),
-}
-LOSSES = {
-    "l1": ("SmoothL1Loss",),
-    "dc": ("DCLoss", "learnable=ema"),
-    "dc_formula": ("DCLoss", "mode=formula"),
-    "giou": ("IoULoss", "kind=giou"),
-    "iou2": ("IoULoss", "kind=iou2"),
-    "sal": ("SALoss", "l1_weight=1.0"),
-    "sal_image": ("SALoss", "base=giou", "stat_mode=image"),
-    "sal_ema": ("SALoss", "stat_mode=ema"),
-    "nwd": ("NWDLoss",),
-}
-
-
-def overrides(key, choice):
-    return [f"{key}={choice[0]}", *(f"{key}.{setting}" for setting in choice[1:])]
 
 
 def crowd(count):

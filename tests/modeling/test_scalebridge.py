@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,9 +25,8 @@ from d2tiny.modeling.transformer import (
 )
 from d2tiny.synthetic import write_dataset
 from d2tiny.utils.errors import ConfigError, DatasetError
-from tests.modeling.test_dino import small
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.helpers import ROOT
+from tests.helpers.models import small
 
 
 @pytest.mark.parametrize("seed", range(4))

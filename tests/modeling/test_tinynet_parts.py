@@ -49,7 +49,8 @@ def test_mdca_regions_are_apart_in_grid_mode_and_one_in_literal_mode():
     difference = (1 - grid.local_weight) * (
         torch.sigmoid(grid.whole(y.mean((2, 3))[:, None])) - torch.sigmoid(grid.whole(x.mean((2, 3))[:, None]))
     ).view(1, 32, 1, 1)
-    torch.testing.assert_close(after[..., 4:, :] - before[..., 4:, :], difference.expand(1, 32, 4, 8), atol=1e-6, rtol=1e-4)
+    moved = after[..., 4:, :] - before[..., 4:, :]
+    torch.testing.assert_close(moved, difference.expand(1, 32, 4, 8), atol=1e-6, rtol=1e-4)
     assert (after[..., :4, :4] - before[..., :4, :4] - difference).abs().max() > 1e-4
     assert literal.channel_attention(x).shape == (1, 32, 1, 1)
 

@@ -20,8 +20,8 @@ from d2tiny.modeling.dense_heads.yolov5 import YOLOv5BoxCoder
 from d2tiny.modeling.dense_heads.yolox import YOLOXBoxCoder
 from d2tiny.modeling.losses import DCLoss, IoULoss, SALoss, SmoothL1Loss, dfl_loss
 from d2tiny.utils.errors import ConfigError
-from tests.modeling.test_configs import yolo
-from tests.modeling.test_detector import item, targets
+from tests.helpers.images import item, targets
+from tests.helpers.models import YOLO_MODELS, YOLO_PARTS
 
 HOSTS = ("yolox_s", "yolov5_s", "yolo11_n", "rs_tinynet_n")
 
@@ -31,11 +31,11 @@ def count(module):
 
 
 def model_of(host, size, classes):
-    """The model of a quick config in another size."""
-    cfg = model_zoo.get_config(f"quick/{host}").model
-    yolo.yolo_size(cfg, size)
-    cfg.head.num_classes = classes
-    return instantiate(cfg)
+    """A host in any size."""
+    name = host.rsplit("_", 1)[0]
+    if name == "rs_tinynet":
+        return instantiate(YOLO_PARTS["rs_tinynet"](YOLO_MODELS["yolo11"](size, classes)))
+    return instantiate(YOLO_MODELS[name](size, classes))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_parameters_of_every_layer_of_yolo11m():
 )
 def test_parameters_of_rs_tinynets_parts(parts, ours, published):
     """Our counts beside table III's, which are not reproducible: they do not add up (docs/papers/rs_tinynet.md)."""
-    model = model_of(f"yolo11_n_{parts}", "m", 8)
+    model = instantiate(YOLO_PARTS[parts](YOLO_MODELS["yolo11"]("m", 8)))
     assert count(model) == ours
     assert published != ours
     if parts == "arb":
@@ -433,10 +433,12 @@ def test_what_cannot_work_is_refused():
         with pytest.raises(ValueError, match=next(iter(setting))):
             small(YOLOXHead, **setting)
     with pytest.raises(ConfigError, match=r"no size 'x'. Valid: l, m, s"):
-        yolo.yolo_size(model_zoo.get_config("quick/yolox_s").model, "x")
+        YOLO_MODELS["yolox"]("x", 8)
     cfg = model_zoo.get_config("quick/rs_tinynet_n", ["model.auxiliary.neck.in_features=[c2,c3,c4]"]).model
-    with pytest.raises(ValueError, match="ARB: channels says"):
+    with pytest.raises(ValueError, match=r"head.strides=\[8, 16, 32\], but the levels"):
         instantiate(cfg)
+    with pytest.raises(ConfigError, match="follows from"):
+        model_zoo.get_config("quick/rs_tinynet_n", ["model.auxiliary.neck.channels=[8,16,32]"])
     with pytest.raises(ValueError, match="use RatioAssigner"):
         small(YOLOv5Head, assigner=TALAssigner())
     with pytest.raises(ValueError, match="levels of anchors"):
@@ -456,12 +458,12 @@ def test_what_cannot_work_is_refused():
 
 
 @pytest.mark.parametrize("host", ["yolox_s", "yolov5_s", "yolo11_n"])
-@pytest.mark.parametrize("parts", [["p2"], ["arb"], ["mdca", "p2"], ["mdca", "pfdh", "p2", "arb"], ["yolo_sarl", "p2"]])
+@pytest.mark.parametrize("parts", [["p2"], ["arb"], ["mdca", "p2"], ["mdca", "pfdh", "p2", "arb"], ["sarl", "p2"]])
 def test_every_part_on_every_host(host, parts):
     model = model_zoo.get_config(f"quick/{host}").model
     OmegaConf.set_struct(model, False)
     for part in parts:
-        getattr(yolo, part)(model)
+        YOLO_PARTS[part](model)
     model = instantiate(model).train()
     with EventStorage(0):
         losses = model(batch(5, 64))

@@ -9,7 +9,7 @@ import torch
 
 from d2tiny.modeling.assigners import Predictions, RatioAssigner, SimOTAAssigner, TALAssigner
 from d2tiny.modeling.priors import GridLevel, GridPriors
-from tests.modeling.test_dense_head import points
+from tests.helpers.boxes import points
 from tests.reference import yolo_assigners as slow
 
 

@@ -1,62 +1,84 @@
-"""DINO with a ResNet-50 on four scales (SPEC §10), as tiny objects want it: finer logits, 1,500 detections."""
+"""DINO as tiny objects need it: 1,500 detections, queries that start from boxes of two cells."""
 
 from detectron2.config import LazyCall as L
-from detectron2.modeling.backbone import BasicStem, ResNet
 
 from d2tiny.modeling.assigners import HungarianMatcher
 from d2tiny.modeling.meta_arch import TinyDINO
 from d2tiny.modeling.necks import ChannelMapper, NeckedBackbone
 from d2tiny.modeling.transformer import DeformableEncoder, Denoising, DINOCriterion, DINODecoder, QuerySelection
 
-model = L(TinyDINO)(
-    backbone=L(NeckedBackbone)(
-        backbone=L(ResNet)(
-            stem=L(BasicStem)(in_channels=3, out_channels=64, norm="FrozenBN"),
-            stages=L(ResNet.make_default_stages)(depth=50, stride_in_1x1=False, norm="FrozenBN"),
-            out_features=["res3", "res4", "res5"],
-            freeze_at=1,
+from .rcnn import PIXEL_MEAN, PIXEL_STD, resnet18, resnet50
+
+
+def _dino(stages, extra, num_classes):
+    """DINO on the features of a backbone and ``extra`` coarser levels."""
+    levels = len(stages.out_features) + extra
+    return L(TinyDINO)(
+        backbone=L(NeckedBackbone)(
+            backbone=stages,
+            neck=L(ChannelMapper)(
+                in_features="${..backbone.out_features}",
+                in_channels="${channels:${..backbone},${.in_features}}",
+                channels="${...channels}",
+                extra=extra,
+                norm="GN",
+            ),
         ),
-        neck=L(ChannelMapper)(
-            in_features=["res3", "res4", "res5"],
-            in_channels=[512, 1024, 2048],
-            channels="${...channels}",
-            extra=1,
-            norm="GN",
+        in_features=[f"m{i}" for i in range(levels)],
+        num_classes=num_classes,
+        channels=256,
+        encoder=L(DeformableEncoder)(
+            channels="${..channels}", layers=6, heads=8, levels=levels, points=4, hidden=2048, checkpointing=False
         ),
-    ),
-    in_features=["m0", "m1", "m2", "m3"],
-    num_classes=8,
-    channels=256,
-    encoder=L(DeformableEncoder)(
-        channels="${..channels}", layers=6, heads=8, levels=4, points=4, hidden=2048, checkpointing=False
-    ),
-    selection=L(QuerySelection)(num_classes="${..num_classes}", channels="${..channels}", queries=900, base_cells=2.0),
-    decoder=L(DINODecoder)(
-        num_classes="${..num_classes}",
-        channels="${..channels}",
-        layers=6,
-        heads="${..encoder.heads}",
-        levels="${..encoder.levels}",
-        points=4,
-        hidden="${..encoder.hidden}",
-        shared_heads=True,
-        look_forward_twice=True,
-        checkpointing=False,
-    ),
-    denoising=L(Denoising)(
-        num_classes="${..num_classes}", channels="${..channels}", number=100, label_noise=0.5, box_noise=1.0
-    ),
-    criterion=L(DINOCriterion)(
-        matcher=L(HungarianMatcher)(class_weight=2.0, l1_weight=5.0, giou_weight=2.0),
-        class_weight=1.0,
-        l1_weight=5.0,
-        giou_weight=2.0,
-    ),
-    density=None,
-    routing=None,
-    max_detections=1500,
-    score_thresh=0.0,
-    pixel_mean=[123.675, 116.28, 103.53],
-    pixel_std=[58.395, 57.12, 57.375],
-    input_format="RGB",
-)
+        selection=L(QuerySelection)(
+            num_classes="${..num_classes}", channels="${..channels}", queries=900, base_cells=2.0
+        ),
+        decoder=L(DINODecoder)(
+            num_classes="${..num_classes}",
+            channels="${..channels}",
+            layers=6,
+            heads="${..encoder.heads}",
+            levels="${..encoder.levels}",
+            points=4,
+            hidden="${..encoder.hidden}",
+            shared_heads=True,
+            look_forward_twice=True,
+            checkpointing=False,
+        ),
+        denoising=L(Denoising)(
+            num_classes="${..num_classes}", channels="${..channels}", number=100, label_noise=0.5, box_noise=1.0
+        ),
+        criterion=L(DINOCriterion)(
+            matcher=L(HungarianMatcher)(class_weight=2.0, l1_weight=5.0, giou_weight=2.0),
+            class_weight=1.0,
+            l1_weight=5.0,
+            giou_weight=2.0,
+        ),
+        density=None,
+        routing=None,
+        max_detections=1500,
+        score_thresh=0.0,
+        pixel_mean=PIXEL_MEAN,
+        pixel_std=PIXEL_STD,
+        input_format="RGB",
+    )
+
+
+def dino_r50_4scale(num_classes):
+    """DINO with a ResNet-50 on four scales, the finest of stride 8."""
+    return _dino(resnet50(("res3", "res4", "res5"), freeze_at=1), 1, num_classes)
+
+
+def dino_r50_5scale(num_classes):
+    """DINO with a ResNet-50 on five scales, the finest of stride 4: 53,294 tokens for 800x800 px."""
+    return _dino(resnet50(freeze_at=1), 1, num_classes)
+
+
+def dino_r18(num_classes):
+    """A small DINO for quick trainings from random weights: ResNet-18, 128 channels, four scales from stride 4."""
+    model = _dino(resnet18(), 0, num_classes)
+    model.channels = 128
+    model.encoder.update(layers=2, heads=4, hidden=256)
+    model.decoder.layers = 3
+    model.selection.queries = 300
+    return model

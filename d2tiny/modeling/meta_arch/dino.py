@@ -152,7 +152,7 @@ class TinyDINO(nn.Module):
             if part is not None and not isinstance(part, nn.Module):
                 raise ValueError(
                     f"TinyDINO: {name}={part!r} is no component. In a config, dgq(model) and rem(model) of "
-                    "configs/common/dino.py put them in."
+                    "configs/common/parts/dino.py put them in."
                 )
         shapes = backbone.output_shape()
         strides = [shapes[n].stride for n in in_features if n in shapes]

@@ -1,0 +1,113 @@
+"""Parts of R-CNNs, FCOS and RetinaNet: each function puts one part into a model's config and returns the model."""
+
+from detectron2.config import LazyCall as L
+
+from d2tiny.modeling.assigners import HLAAssigner, MaxIoUAssigner, RKAAssigner
+from d2tiny.modeling.backbone import RFP, DetectoRSResNet
+from d2tiny.modeling.losses import DCLoss, IoULoss, NWDLoss
+from d2tiny.modeling.necks import EFPNBS, SARL, NeckedBackbone
+from d2tiny.modeling.priors import RFAnchorGenerator
+from d2tiny.utils.errors import ConfigError
+
+
+def box_predictors(model):
+    """The box predictor of a model, or those of all stages of a cascade, as a list."""
+    heads = model.roi_heads
+    return list(heads.box_predictors) if "box_predictors" in heads else [heads.box_predictor]
+
+
+def rfla(model, topk=(3, 1)):
+    """Receptive-field anchors and hierarchical label assignment; docs/papers/rfla.md."""
+    rpn = model.proposal_generator
+    rpn.anchor_generator = L(RFAnchorGenerator)(
+        strides=[4, 8, 16, 32, 64], fraction=0.5, aspect_ratios=[0.5, 1.0, 2.0], offset=0.0
+    )
+    rpn.assigner = L(HLAAssigner)(metric="kld", topk=topk, ratio=0.9)
+    return model
+
+
+def rfla_dense(model):
+    """RFLA in a dense head: its anchors are receptive fields, its points are their centres; docs/papers/rfla.md."""
+    head = model.head
+    generator = head.anchor_generator
+    fields = L(RFAnchorGenerator)(
+        strides=generator.strides,
+        fraction=0.5,
+        aspect_ratios=list(generator.aspect_ratios),
+        offset=generator.offset,
+    )
+    head.assigner = L(HLAAssigner)(metric="kld", topk=(3, 1), ratio=0.9)
+    if "FCOSHead" in str(head.net._target_):
+        head.assign_generator = fields
+    else:
+        head.anchor_generator, head.box_loss = fields, L(IoULoss)(kind="diou")
+    return model
+
+
+def anchors_8_to_128(model):
+    """Anchors of 8 to 128 px, 2 x stride: the fair opponent of methods for tiny objects."""
+    model.proposal_generator.anchor_generator.sizes = [[8], [16], [32], [64], [128]]
+    return model
+
+
+def efpnbs(model, **settings):
+    """E-FPN-BS behind the pyramid; gates are a quarter as wide, as 64 of 256 in the paper; docs/papers/efpn_bs.md."""
+    neck = L(EFPNBS)(channels="${channels:${..backbone}}", mid_channels="${div:${.channels},4}", **settings)
+    model.backbone = L(NeckedBackbone)(backbone=model.backbone, neck=neck)
+    return model
+
+
+def dcloss(model):
+    """DCLoss in RPN and box heads; docs/papers/dcloss.md."""
+    for part in (model.proposal_generator, *box_predictors(model)):
+        part.box_loss = L(DCLoss)(k=10.0, delta=0.15, mode="prose")
+    return model
+
+
+def sarl(model, **settings):
+    """The SARL relay between a backbone and its FPN; docs/papers/sarl.md."""
+    fpn = model.backbone
+    if "bottom_up" not in fpn:
+        raise ConfigError(
+            "sarl: stands between a backbone and an ordinary FPN; call it before efpnbs, and not with detectors: the "
+            "recursive pyramid reads its backbones itself."
+        )
+    levels = list(fpn.in_features)
+    neck = L(SARL)(channels="${channels:${..backbone},${.levels}}", levels=levels, **settings)
+    fpn.bottom_up = L(NeckedBackbone)(backbone=fpn.bottom_up, neck=neck)
+    fpn.in_features = levels
+    return model
+
+
+def detectors(model):
+    """Switchable atrous convolutions in the ResNet and a recursive pyramid (DetectoRS); docs/papers/detectors.md."""
+    fpn = model.backbone
+    if "bottom_up" not in fpn or "stages" not in fpn.bottom_up:
+        raise ConfigError("detectors: needs a ResNet and an FPN; call it before efpnbs, and not with sarl.")
+    resnet = fpn.bottom_up
+    settings = dict(
+        depth=resnet.stages.depth,
+        norm=resnet.stages.norm,
+        freeze_at=resnet.freeze_at,
+        out_features=resnet.out_features,
+        stride_in_1x1=resnet.stages.get("stride_in_1x1", False),  # True for the MSRA weights
+    )
+    fpn.bottom_up = L(DetectoRSResNet)(**settings)
+    second = L(DetectoRSResNet)(**settings, prefix="rfp_", feedback_channels="${..fpn.out_channels}")
+    model.backbone = L(RFP)(fpn=fpn, second=second)
+    return model
+
+
+def nwd(model, loss_weight=10.0):
+    """NWD as assigner, loss of decoded boxes, and NMS of proposals; docs/papers/nwd.md."""
+    rpn = model.proposal_generator
+    rpn.assigner = L(MaxIoUAssigner)(metric="nwd", pos_iou=0.7, neg_iou=0.3, min_quality=0.3)
+    rpn.box_loss = L(NWDLoss)(loss_weight=loss_weight)
+    rpn.nms_metric, rpn.nms_thresh = "nwd", 0.85
+    return model
+
+
+def rka(model, topk=2):
+    """NWD-RKA: each object takes its k best anchors; docs/papers/nwd.md."""
+    model.proposal_generator.assigner = L(RKAAssigner)(topk=topk, constant=12.7)
+    return model

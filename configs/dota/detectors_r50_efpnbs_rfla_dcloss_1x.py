@@ -1,7 +1,0 @@
-"""DetectoRS with RFLA, E-FPN-BS and DCLoss on DOTA-v2.0 tiles."""
-
-from ..aitod.detectors_r50_efpnbs_rfla_dcloss_1x import model
-from .faster_rcnn_r50_fpn_maxiou_1x import dataloader, lr_multiplier, optimizer, train
-
-train.output_dir = "output/dota/detectors_r50_efpnbs_rfla_dcloss_1x"
-model.roi_heads.num_classes = 18

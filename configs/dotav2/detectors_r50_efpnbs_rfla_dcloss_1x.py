@@ -1,0 +1,10 @@
+"""DetectoRS with RFLA, E-FPN-BS and DCLoss on DOTA-v2.0 tiles."""
+
+from ..common.data import dotav2
+from ..common.models.rcnn import detectors_r50
+from ..common.parts.rcnn import dcloss, efpnbs, rfla
+from ..common.recipes import rcnn_1x
+
+dataset = dotav2()
+model = dcloss(efpnbs(rfla(detectors_r50(dataset.num_classes))))
+dataloader, optimizer, lr_multiplier, train = rcnn_1x(dataset)

@@ -1,0 +1,92 @@
+"""Interpolations of lazy configs for what follows from other keys, above all numbers of channels.
+
+``${channels:NODE}``
+    Channels of all feature maps of the backbone at NODE, which must have one width.
+``${channels:NODE,LEVEL}``
+    Channels of one feature map; with a list of levels, a list.
+``${last:LIST}``
+    Last entry of a list.
+``${div:NUMBER,DIVISOR}``
+    NUMBER / DIVISOR, rounded down.
+
+Example:
+    A neck behind any backbone::
+
+        neck = L(PAFPN)(in_features=["c3", "c4", "c5"], in_channels="${channels:${..backbone},${.in_features}}", ...)
+
+The numbers come from ``output_shape()`` of the backbone itself, as Detectron2's FPN reads them, so that no config and
+no other code has to know them. The backbone is built for that on PyTorch's meta device, which takes no memory and draws
+no random numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import instantiate
+from detectron2.layers import ShapeSpec
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from d2tiny.utils.errors import ConfigError, did_you_mean
+
+__all__ = ["backbone_shape", "follows", "register_resolvers"]
+
+_PREFIXES = ("${channels:", "${last:", "${div:")
+_CACHE: dict[str, dict[str, ShapeSpec]] = {}
+_CACHE_SIZE = 256
+
+
+def backbone_shape(node: DictConfig) -> dict[str, ShapeSpec]:
+    """Return ``output_shape()`` of the backbone that a config node describes.
+
+    Raises:
+        ConfigError: the node is no backbone, or its settings do not fit together.
+    """
+    key = repr(OmegaConf.to_container(node, resolve=True))
+    if key not in _CACHE:
+        try:
+            with torch.device("meta"):
+                shape = instantiate(node).output_shape()
+        except ConfigError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, AssertionError, IndexError) as err:
+            raise ConfigError(f"its backbone cannot be built: {type(err).__name__}: {err}") from err
+        if len(_CACHE) >= _CACHE_SIZE:
+            _CACHE.clear()
+        _CACHE[key] = shape
+    return _CACHE[key]
+
+
+def follows(value: Any) -> bool:
+    """Return whether a raw config value is one of the interpolations above, so that it must not be set."""
+    return isinstance(value, str) and value.startswith(_PREFIXES)
+
+
+def _channels(node: Any, levels: str | Sequence[str] | None = None) -> int | list[int]:
+    if not isinstance(node, DictConfig):
+        raise ConfigError(f"channels: expected the config of a backbone, got {node!r}.")
+    shape = backbone_shape(node)
+    if levels is None:
+        widths = {spec.channels for spec in shape.values()}
+        if len(widths) != 1:
+            raise ConfigError(f"channels: the levels of the backbone have different widths {sorted(widths)}; name one.")
+        return int(widths.pop())
+    names = [levels] if isinstance(levels, str) else list(levels)
+    for name in names:
+        if name not in shape:
+            raise ConfigError(f"the backbone has no level '{name}'. {did_you_mean(name, shape)}")
+    found = [int(shape[name].channels) for name in names]
+    return found[0] if isinstance(levels, str) else found
+
+
+def _last(values: ListConfig) -> Any:
+    return values[len(values) - 1]
+
+
+def register_resolvers() -> None:
+    """Make the interpolations known to OmegaConf; calling it again changes nothing."""
+    OmegaConf.register_new_resolver("channels", _channels, replace=True)
+    OmegaConf.register_new_resolver("last", _last, replace=True)
+    OmegaConf.register_new_resolver("div", lambda number, divisor: number // divisor, replace=True)

@@ -1,0 +1,54 @@
+"""MODEL_ZOO.md is what its generator prints."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from d2tiny import model_zoo
+from d2tiny.analysis.zoo_table import cost, markdown
+from tests.helpers import ROOT
+
+
+def test_the_file_is_up_to_date():
+    """Run `python tools/make_model_zoo.py` when this fails."""
+    assert (ROOT / "MODEL_ZOO.md").read_text() == markdown(ROOT / "results")
+
+
+def test_every_config_has_a_cost_and_every_published_number_a_config():
+    names = {name for name in model_zoo.list_configs() if not name.endswith(".yaml")}
+    assert set(json.loads((ROOT / "results/zoo/cost.json").read_text())) == names
+    assert set(json.loads((ROOT / "results/zoo/published.json").read_text())) <= names
+
+
+def test_costs_are_those_of_the_models():
+    stored = json.loads((ROOT / "results/zoo/cost.json").read_text())
+    for name in ("quick/faster_rcnn_r18_efpnbs_rfla", "quick/detectors_r18_rfp_rfla", "quick/fcos_r18_p2_rfla"):
+        assert cost(name) == stored[name], name
+
+
+def test_efpnbs_costs_what_its_convolutions_cost():
+    """800 px, P2 of 200²: 3×3 of 256 → 64 and of 256 → 256; that of the upsampled P5 is done on its 25²: 29.9 G."""
+    stored = json.loads((ROOT / "results/zoo/cost.json").read_text())
+    plain, ours = (stored[f"aitod/faster_rcnn_r50_{neck}_rfla_1x"] for neck in ("fpn", "efpnbs"))
+    convolutions = 200**2 * 9 * 256 * (64 + 256)
+    swapped = 25**2 * 256 * 9 * 64 + 64 * (75 * 75 * 200 + 200 * 75 * 200)
+    assert ours["gmac"] - plain["gmac"] == pytest.approx((convolutions + swapped) / 1e9, abs=0.1)
+    assert ours["params_m"] - plain["params_m"] == pytest.approx(0.951, abs=0.02)
+
+
+def test_a_changed_run_is_no_measurement_of_the_config(tmp_path):
+    (tmp_path / "zoo").mkdir()
+    for file in ("cost.json", "published.json"):
+        (tmp_path / "zoo" / file).write_text("{}")
+    record = {"config": "configs/quick/faster_rcnn_r18_fpn_rfla.py", "metrics": {"AP": 12.0}, "overrides": []}
+    for seed, change in (
+        (0, []),
+        (1, ["train.seed=1"]),
+        (2, ["model.roi_heads.num_classes=8"]),
+        (3, ["train.max_iter=5"]),
+    ):
+        (tmp_path / f"a_seed{seed}.json").write_text(json.dumps({**record, "overrides": change}))
+    line = next(row for row in markdown(tmp_path).splitlines() if "faster_rcnn_r18_fpn_rfla]" in row)
+    assert "12.0 / – / – / – / – / – / – (2 runs)" in line

@@ -1,0 +1,21 @@
+"""Code blocks and commands of the documentation's pages."""
+
+from __future__ import annotations
+
+import re
+
+from tests.helpers import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language, text=README):
+    """Return the fenced code blocks of a language; the empty string selects those without one."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    return [body for name, body in found if name == language]
+
+
+def commands(page=README):
+    """Return the shell commands of a page, one line each, without comments."""
+    text = "\n".join(blocks("", page)).replace("\\\n", " ")
+    return [line.split("  #")[0].strip() for line in text.splitlines() if line.strip()]

@@ -1,0 +1,134 @@
+"""Narrow models of any config, and one step of training or inference with them."""
+
+from __future__ import annotations
+
+import ast
+from types import SimpleNamespace
+
+import torch
+from detectron2.config import LazyConfig, instantiate
+from detectron2.utils.events import EventStorage
+from omegaconf import OmegaConf
+
+from d2tiny import model_zoo
+from d2tiny.config.lazy import configs_root
+from d2tiny.config.validate import components
+from tests.helpers.images import item
+
+NARROW_YAML = [
+    "MODEL.RESNETS.DEPTH=18",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS=64",
+    "MODEL.RESNETS.NORM=BN",
+    "MODEL.BACKBONE.FREEZE_AT=0",
+    "MODEL.FPN.OUT_CHANNELS=32",
+    "MODEL.ROI_BOX_HEAD.FC_DIM=64",
+]
+BATCHES = {
+    "normal": [item([[10, 10, 18, 17], [30, 40, 36, 47]]), item([[50, 20, 61, 33]])],
+    "half-empty": [item([[10, 10, 18, 17]]), item([])],
+    "empty": [item([]), item([])],
+}
+ASSIGNERS = {
+    "hla": ("HLAAssigner",),
+    "hla_wd": ("HLAAssigner", "metric=wd"),
+    "maxiou": ("MaxIoUAssigner",),
+    "maxiou_nwd": ("MaxIoUAssigner", "metric=nwd", "min_quality=0.3"),
+    "rka": ("RKAAssigner",),
+    "atss": ("ATSSAssigner",),
+}
+LOSSES = {
+    "l1": ("SmoothL1Loss",),
+    "dc": ("DCLoss", "learnable=ema"),
+    "dc_formula": ("DCLoss", "mode=formula"),
+    "giou": ("IoULoss", "kind=giou"),
+    "iou2": ("IoULoss", "kind=iou2"),
+    "sal": ("SALoss", "l1_weight=1.0"),
+    "sal_image": ("SALoss", "base=giou", "stat_mode=image"),
+    "sal_ema": ("SALoss", "stat_mode=ema"),
+    "nwd": ("NWDLoss",),
+}
+
+
+def overrides(key, choice):
+    """Return the config overrides that put an entry of ``ASSIGNERS`` or ``LOSSES`` at ``key``."""
+    return [f"{key}={choice[0]}", *(f"{key}.{setting}" for setting in choice[1:])]
+
+
+def shared(module):
+    """Return the functions of ``configs/common/<module>.py``, loaded in the way that configs import them."""
+    path = configs_root() / "common" / f"{module}.py"
+    names = tuple(node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef))
+    return SimpleNamespace(**dict(zip(names, LazyConfig.load(str(path), names), strict=True)))
+
+
+PARTS = vars(shared("parts/rcnn"))
+YOLO_PARTS, YOLO_MODELS = vars(shared("parts/yolo")), vars(shared("models/yolo"))
+
+# What makes a component cheap and keeps the graph; channels follow by themselves.
+_NARROW = {
+    "BasicStem": {"norm": "BN"},
+    "ResNet": {"freeze_at": 0},
+    "ResNet.make_default_stages": {"depth": 18, "norm": "BN"},
+    "DetectoRSResNet": {"depth": 18, "norm": "BN", "freeze_at": 0},
+    "FPN": {"out_channels": 32},
+    "FCOSHead": {"conv_dims": [64]},  # GN has 32 groups, and P7 of a small image has one cell
+    "RetinaNetHead": {"conv_dims": [64]},
+    "FastRCNNConvFCHead": {"fc_dims": [64, 64]},
+    "CSPDarknet": {"depth": 0.33, "width": 0.125},
+    "YOLO11Backbone": {"depth": 0.33, "width": 0.125},
+    "PAFPN": {"repeats": 1},
+    "YOLOXHead": {"width": 32},
+    "ARB": {"stem": [8, 16, 32], "repeats": 1},
+    "TinyDINO": {"channels": 32},
+    "DeformableEncoder": {"layers": 1, "heads": 2, "hidden": 32},
+    "DINODecoder": {"layers": 2},
+}
+
+
+def narrow(cfg):
+    """Make a config cheap in place, with the same graph: a random ResNet-18 instead of ResNet-50, and few channels."""
+    OmegaConf.set_struct(cfg, False)
+    for _, node in components(cfg.model):
+        name = getattr(node._target_, "__qualname__", str(node._target_).rsplit("d2tiny.", 1)[-1])
+        node.update(_NARROW.get(name, {}))
+        if name == "ResNet.make_default_stages":
+            node.pop("stride_in_1x1", None)
+        if name == "PAFPN" and isinstance(OmegaConf.to_container(node)["out_channels"], list):
+            node.out_channels = [16, 32, 64, 64][-len(node.in_features) :]
+    OmegaConf.set_struct(cfg, True)
+    return cfg
+
+
+def small(name="dino_r18", **changes):
+    """Build the narrow model of a quick config from a fixed seed.
+
+    Args:
+        name: config in ``configs/quick``.
+        changes: keys of the model's config, with ``__`` for the dot.
+    """
+    cfg = narrow(model_zoo.get_config(f"quick/{name}")).model
+    OmegaConf.set_struct(cfg, False)
+    for key, value in changes.items():
+        OmegaConf.update(cfg, key.replace("__", "."), value)
+    torch.manual_seed(0)
+    return instantiate(cfg)
+
+
+def step(model, batch):
+    """Run a training step's forward and backward pass; every parameter must get a gradient."""
+    model.train()
+    with EventStorage(0):
+        losses = model(batch)
+    total = sum(losses.values())
+    model.zero_grad()
+    total.backward()
+    assert torch.isfinite(total)
+    assert not [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+
+
+def predict(model):
+    """Return the detections on a fixed random image."""
+    model.eval()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        return model([{"image": torch.randint(0, 255, (3, 70, 90), dtype=torch.uint8)}])[0]["instances"]
