@@ -1,10 +1,9 @@
-"""The layers of DESIGN.md §3, read from the imports."""
+"""The layers of docs/architecture.md, read from the imports; ``ALLOWED`` is the law."""
 
 from __future__ import annotations
 
-import ast
 import re
-from pathlib import Path
+import runpy
 
 import pytest
 
@@ -12,8 +11,10 @@ from tests.helpers import ROOT
 
 PACKAGE = ROOT / "d2tiny"
 TESTS = ROOT / "tests"
+TOOL = runpy.run_path(str(ROOT / "tools" / "draw_architecture.py"))
+imports, module_name, subpackage = TOOL["imports"], TOOL["module_name"], TOOL["subpackage"]
 
-# room -> rooms that it may import besides itself; a room that is not listed fails the test.
+# subpackage -> what it may import besides itself; one that is not listed fails the test.
 _OPS = {"utils", "ops"}
 _PARTS = _OPS | {"layers", "modeling.priors", "modeling.targets", "modeling.contracts"}
 _HEADS = _PARTS | {"modeling.assigners", "modeling.losses", "modeling.build"}
@@ -64,40 +65,19 @@ ALLOWED = {
 }
 
 
-def room(module: str) -> str:
-    """``d2tiny.modeling.losses.iou`` -> ``modeling.losses``."""
-    parts = module.split(".")[1:]
-    if not parts:
-        return ""
-    if parts[0] == "modeling" and len(parts) > 1:
-        return ".".join(parts[:2])
-    return parts[0]
-
-
-def imports(path: Path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            yield node.module
-            # `from d2tiny import model_zoo` names a module, not a thing inside one
-            yield from (f"{node.module}.{a.name}" for a in node.names if node.module == "d2tiny")
-
-
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_layers(path):
-    module = "d2tiny." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-    here = room(module.removesuffix(".__init__"))
-    if here in ("", "__init__"):
+    module = module_name(path, PACKAGE)
+    here = subpackage(module)
+    if not here:
         return  # the package itself registers everything
-    assert here in ALLOWED, f"{module}: add its room to ALLOWED"
+    assert here in ALLOWED, f"{module}: add its subpackage to ALLOWED"
     for name in imports(path):
-        if name.split(".")[0] == "d2tiny" and room(name):
-            other = room(name)
+        if name.split(".")[0] == "d2tiny" and subpackage(name):
+            other = subpackage(name)
             assert other == here or other in ALLOWED[here], f"{module} must not import {name}"
 
 

@@ -68,7 +68,10 @@ class EMAHook(HookBase):
 
 
 class Warmup(HookBase):
-    """Momentum, and the learning rate of biases, in the first iterations (SPEC §7.1); after them nothing changes."""
+    """Warm up the momentum, and the learning rate of biases, by themselves; after ``iters`` nothing changes.
+
+    The recipe of YOLOv5 and YOLO11 (docs/papers/rs_tinynet.md#training-recipe).
+    """
 
     def __init__(self, *, iters: int, momentum: float = 0.8, bias_lr: float = 0.1) -> None:
         """Set where both start.

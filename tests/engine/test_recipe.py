@@ -106,7 +106,7 @@ def test_bad_settings_are_refused(make, words):
 
 @pytest.mark.parametrize("name", ["aitod/yolox_m_300e", "aitod/yolo11_m_600e"])
 def test_the_papers_recipes(name):
-    """SPEC §7.1 and §8.1."""
+    """docs/papers/yolo.md#training-recipes."""
     cfg = load_config(name)
     mapper, x = cfg.dataloader.train.mapper, "yolox" in name
     batch = cfg.dataloader.train.total_batch_size

@@ -39,7 +39,7 @@ def test_all_19_numbers_equal_the_aitod_reference(seed):
 
 
 def toy():
-    """SPEC §12.1: four detections, the second false, IoU .9, .6, .55, four objects of 10×10."""
+    """docs/papers/evaluation.md#olrp: four detections, the second false, IoU .9, .6, .55, four objects of 10×10."""
     truth = one_object()
     truth["annotations"] = [
         {"id": i, "image_id": 0, "category_id": 1, "bbox": [30.0 * i, 0, 10, 10], "area": 100.0, "iscrowd": 0}
@@ -50,7 +50,7 @@ def toy():
     return truth, [hit(box, 0.9 - 0.1 * i) for i, box in enumerate(boxes)]
 
 
-def test_spec_vector():
+def test_four_detections_by_hand():
     """LRP after each detection .8, .84, .8, .78; oLRP .78, Loc .95/3 = .316667, FP 1/4, FN 1/4; AP50 .6287128713."""
     result = evaluate(*toy(), "aitod")
     metrics = result.metrics()
@@ -59,7 +59,7 @@ def test_spec_vector():
     assert metrics["oLRP_Loc"] == pytest.approx(95 / 3)
     assert metrics["oLRP_FP"] == metrics["oLRP_FN"] == pytest.approx(25)
     assert metrics["threshold-ship"] == pytest.approx(0.6)
-    assert evaluate(*toy(), "dior").metrics()["AP50"] == pytest.approx(62.5)  # VOC area of SPEC
+    assert evaluate(*toy(), "dior").metrics()["AP50"] == pytest.approx(62.5)  # area under the envelope
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -1,4 +1,4 @@
-"""Standardised and switchable convolutions against plain ones (SPEC §9)."""
+"""Standardised and switchable convolutions against plain ones (docs/papers/detectors.md)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_standardisation_by_hand():
 
 @pytest.mark.parametrize("cls", [ConvAWS2d, SAConv2d])
 def test_pretrained_weights_are_used_unchanged(cls):
-    """A checkpoint of a plain convolution has no γ and β (SPEC: less than 1e-5)."""
+    """A plain checkpoint has no γ and β; within 1e-5 (docs/papers/detectors.md#weight-standardisation)."""
     layer, weight = cls(5, 8, 3, padding=1, bias=False), torch.randn(8, 5, 3, 3) * 0.02 + 0.1
     result = layer.load_state_dict({"weight": weight}, strict=False)
     assert "weight_gamma" not in result.missing_keys

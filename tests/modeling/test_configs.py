@@ -102,7 +102,7 @@ def test_yaml_under_our_trainer_means_the_same_run():
 
 
 def test_papers_settings():
-    """SPEC §1.5 and §3.4."""
+    """docs/papers/rfla.md#settings-for-ai-tod and docs/papers/efpn_bs.md#the-starred-detectors."""
     cfg = load_config("aitod/faster_rcnn_r50_efpnbs_rfla_dcloss_1x")
     assert cfg.train.max_iter == 12 * 14018 // 2
     schedule = instantiate(cfg.lr_multiplier)

@@ -14,7 +14,7 @@ def pyramid(channels=16, size=(50, 38)):
 
 
 def test_parameter_counts():
-    """Those of docs/papers/efpn_bs.md with 256 channels."""
+    """docs/papers/efpn_bs.md#module, with 256 channels."""
 
     def count(**settings):
         return sum(p.numel() for p in EFPNBS(channels=256, **settings).parameters())

@@ -22,7 +22,7 @@ from d2tiny.modeling.losses import (
     sal_weight,
 )
 
-# Worked example of docs/papers/dcloss.md, k = 10, δ = 0.15: ε, L_A (formula), dL_A, L_B (prose), dL_B.
+# docs/papers/dcloss.md#test-vectors, k = 10, δ = 0.15: ε, L_A (formula), dL_A, L_B (prose), dL_B.
 VECTORS = [
     (0.0, 0.0, 0.81757448, 0.0, 0.18242552),
     (0.05, 0.03722528, 0.66456205, 0.01527472, 0.43543795),
@@ -217,13 +217,13 @@ def test_bad_settings(build):
 
 
 def test_dc_max_gradient():
-    """docs/papers/dcloss.md: B's slope is between 0.1824 (at 0) and 1.245 for k = 10."""
+    """docs/papers/dcloss.md#slope-and-monotonicity: B's slope is between 0.1824 (at 0) and 1.245 for k = 10."""
     slope = dc_loss_slope(torch.linspace(0, 4, 40001, dtype=torch.float64), k=10, delta=0.15)
     assert float(slope.min()) == pytest.approx(1 - 1 / (1 + math.exp(-1.5)), abs=1e-6)
     assert float(slope.max()) == pytest.approx(1.245, abs=1e-3)
 
 
-# Worked example of docs/papers/sal.md (weights 1.5 + 1.1608199624 + .8495478144): areas 16 to 400 px², IoU .5 .6 .7 .8.
+# docs/papers/sal.md#test-vectors (1.5 + 1.1608199624 + .8495478144): areas 16 to 400 px², IoU .5 .6 .7 .8.
 SAL_BOXES = torch.tensor([[0, 0, 4, 4], [0, 0, 8, 8], [0, 0, 10, 10], [0, 0, 20, 20]], dtype=torch.float64)
 
 
@@ -284,7 +284,7 @@ def test_sal_moving_statistics_are_saved_and_move_slowly():
 
 
 def test_nwd_vectors():
-    """docs/papers/nwd.md: (0,0,6,6) and (1,1,7,7): 1 − .895399; (4,4,10,10): 1 − .642787; 36 px boxes the same."""
+    """docs/papers/nwd.md#test-vectors: shifts of (1, 1): 1 − .895399, of (4, 4): 1 − .642787, for any size of box."""
     for side in (6.0, 36.0):
         box = torch.tensor([[0, 0, side, side]], dtype=torch.float64)
         assert float(nwd_loss(box + 1, box)) == pytest.approx(0.104601, abs=1e-6)

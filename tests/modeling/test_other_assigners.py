@@ -32,7 +32,7 @@ ALL = {
 
 
 def test_metric_vectors():
-    """docs/papers/nwd.md: boxes of 6 px moved by (1, 1) and (4, 4); boxes of 36 px have the same NWD."""
+    """docs/papers/nwd.md#test-vectors: shifts by (1, 1) and (4, 4) give 6 px and 36 px boxes the same NWD."""
 
     def values(name, size, shift):
         d, s = torch.tensor([float(shift)]).double(), torch.tensor([float(size)]).double()
@@ -50,7 +50,7 @@ def test_metric_vectors():
 
 
 def test_rka_vector():
-    """docs/papers/nwd.md: on the geometry of HLA-A in docs/papers/rfla.md."""
+    """docs/papers/nwd.md#test-vectors: on the geometry of HLA-A."""
     result = RKAAssigner()(A64, boxes([[9.3, 10.6, 8, 8], [22.7, 21.9, 12, 6], [10.9, 9.4, 5, 5]]))
     assert positives(result) == {18: 1, 19: 3, 26: 1, 27: 3, 46: 2, 54: 2}
     assert int((result.labels == 0).sum()) == 19

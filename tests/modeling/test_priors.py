@@ -14,7 +14,7 @@ def maps(height, width, strides):
 
 
 def test_receptive_fields():
-    """docs/papers/rfla.md: r(P2) = 11 + 3·2·4 = 35, r(P3) = 35 + 8 + 3·16 = 91, …"""
+    """docs/papers/rfla.md#theoretical-receptive-fields: r(P2) = 11 + 3·2·4 = 35, r(P3) = 35 + 8 + 3·16 = 91, …"""
     assert receptive_fields(2, 6) == [35, 91, 267, 427, 555, 811]
     assert receptive_fields(3, 5) == [91, 267, 427, 555, 811]
     with pytest.raises(ValueError, match=r"P2\.\.P7"):

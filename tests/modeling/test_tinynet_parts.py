@@ -71,8 +71,8 @@ def test_mdca_weights_are_between_zero_and_one_and_maps_may_be_small():
         assert layer(x).shape == x.shape
 
 
-def test_asff_weights_and_the_specified_mean():
-    """Logits 1, 2, 3 on constants 10, 20, 30: weights .0900, .2447, .6652 and 25.7521038 (RS-TinyNet eq. 12)."""
+def test_asff_weights_and_mean_by_hand():
+    """docs/papers/rs_tinynet.md#pfdh: logits 1, 2, 3 on 10, 20, 30 give weights .0900, .2447, .6652 and 25.7521038."""
     layer = zeroed(ASFF(4, 3)).eval()
     inputs = [torch.full((1, 4, 5, 6), v) for v in (10.0, 20.0, 30.0)]
     torch.testing.assert_close(layer.weighted_mean(inputs), torch.full((1, 4, 5, 6), 20.0))
@@ -121,7 +121,7 @@ def test_fuse_adds_nearest():
 
 
 def test_arb_parameters_and_what_feeds_what():
-    """9,886,272 for YOLO11m (docs/papers/rs_tinynet.md); a4 and a5 depend on c3 only through a3."""
+    """9,886,272 for YOLO11m (docs/papers/rs_tinynet.md#arb); a4 and a5 do not look at c3 but through a3."""
     assert count(ARB()) == 9_886_272
     branch = ARB(channels=[16, 16, 32], stem=[8, 8, 16]).eval()
     features = {n: torch.randn(1, c, s, s) for n, c, s in (("c3", 16, 8), ("c4", 16, 4), ("c5", 32, 2))}

@@ -68,7 +68,7 @@ def test_parameters_are_the_published_ones(host, size, classes, parameters):
 
 
 def test_parameters_of_every_layer_of_yolo11m():
-    """Those of docs/papers/yolo.md."""
+    """docs/papers/rs_tinynet.md#yolo11-baseline."""
     model = model_of("yolo11_n", "m", 8)
     stages, neck = model.backbone.backbone, model.backbone.neck
     layers = [count(stages.stem), *(count(layer) for stage in stages.stages.values() for layer in stage)]
@@ -91,7 +91,7 @@ def test_parameters_of_every_layer_of_yolo11m():
     ],
 )
 def test_parameters_of_rs_tinynets_parts(parts, ours, published):
-    """Our counts beside table III's, which are not reproducible: they do not add up (docs/papers/rs_tinynet.md)."""
+    """Our counts beside table III's, which do not add up; see docs/papers/rs_tinynet.md#published-numbers."""
     model = instantiate(YOLO_PARTS[parts](YOLO_MODELS["yolo11"]("m", 8)))
     assert count(model) == ours
     assert published != ours

@@ -1,4 +1,4 @@
-"""SPEC §1.7, gt = [100, 100, 108, 108], that is centre (104, 104) and size (8, 8)."""
+"""docs/papers/rfla.md#test-vectors, gt = [100, 100, 108, 108], that is centre (104, 104) and size (8, 8)."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "install_detectron2.py"
-SPEC = importlib.util.spec_from_file_location("install_detectron2", SCRIPT)
-tool = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(tool)
+spec = importlib.util.spec_from_file_location("install_detectron2", SCRIPT)
+tool = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tool)
 
 MODEL_ZOO = """\
 import os
