@@ -122,8 +122,8 @@ def build_resnet_sarl_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """Build ``MODEL.RESNETS``, ``MODEL.SARL`` and ``MODEL.FPN``."""
     resnet, node, levels = build_resnet_backbone(cfg, input_shape), cfg.MODEL.SARL, list(cfg.MODEL.FPN.IN_FEATURES)
     sarl = SARL(
-        channels=[resnet.output_shape()[name].channels for name in levels],
-        levels=levels,
+        in_channels=[resnet.output_shape()[name].channels for name in levels],
+        in_features=levels,
         norm=node.NORM,
         use_channel=node.USE_CHANNEL,
         use_spatial=node.USE_SPATIAL,

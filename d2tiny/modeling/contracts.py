@@ -73,8 +73,9 @@ class AuxiliaryNeck(Protocol):
 
     Attributes:
         in_features: names of the backbone's feature maps that are read.
-        channels: of these maps, and of the outputs.
-        levels: names of the outputs, finest first.
+        in_channels: channels of these maps.
+        out_features: names of the outputs, finest first.
+        out_channels: channels of the outputs.
         strides: of the outputs in px.
     """
 
@@ -82,16 +83,19 @@ class AuxiliaryNeck(Protocol):
     def in_features(self) -> tuple[str, ...]: ...  # noqa: D102
 
     @property
-    def channels(self) -> list[int]: ...  # noqa: D102
+    def in_channels(self) -> list[int]: ...  # noqa: D102
 
     @property
-    def levels(self) -> tuple[str, ...]: ...  # noqa: D102
+    def out_channels(self) -> list[int]: ...  # noqa: D102
+
+    @property
+    def out_features(self) -> tuple[str, ...]: ...  # noqa: D102
 
     @property
     def strides(self) -> tuple[int, ...]: ...  # noqa: D102
 
     def forward(self, image: Tensor, features: dict[str, Tensor], /) -> dict[str, Tensor]:
-        """Map (B, 3, H, W) and named feature maps to those of ``levels``; the inputs are not modified."""
+        """Map (B, 3, H, W) and named feature maps to those of ``out_features``; the inputs are not modified."""
 
     def __call__(self, image: Tensor, features: dict[str, Tensor], /) -> dict[str, Tensor]:
         """Call :meth:`forward`."""

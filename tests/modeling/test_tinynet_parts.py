@@ -123,7 +123,7 @@ def test_fuse_adds_nearest():
 def test_arb_parameters_and_what_feeds_what():
     """9,886,272 for YOLO11m (docs/papers/rs_tinynet.md#arb); a4 and a5 do not look at c3 but through a3."""
     assert count(ARB()) == 9_886_272
-    branch = ARB(channels=[16, 16, 32], stem=[8, 8, 16]).eval()
+    branch = ARB(in_channels=[16, 16, 32], stem_channels=[8, 8, 16]).eval()
     features = {n: torch.randn(1, c, s, s) for n, c, s in (("c3", 16, 8), ("c4", 16, 4), ("c5", 32, 2))}
     out = branch(torch.randn(1, 3, 64, 64), features)
     assert {n: tuple(m.shape[1:]) for n, m in out.items()} == {"a3": (16, 8, 8), "a4": (16, 4, 4), "a5": (32, 2, 2)}
@@ -143,7 +143,7 @@ def test_pafpn_keeps_the_backbones_levels_and_refuses_others():
     assert [tuple(out[f"p{i}"].shape) for i in (3, 4, 5)] == [(1, 8, 8, 12), (1, 16, 4, 6), (1, 32, 2, 3)]
     with pytest.raises(ValueError, match="no level 'c5'"):
         neck.output_shape({k: v for k, v in shapes.items() if k != "c5"})
-    with pytest.raises(ValueError, match="channels says 8 for level 'c3', the backbone 4"):
+    with pytest.raises(ValueError, match="in_channels says 8 for level 'c3', the backbone 4"):
         neck.output_shape(shapes | {"c3": ShapeSpec(channels=4, stride=8)})
 
 
@@ -152,11 +152,11 @@ def test_pafpn_keeps_the_backbones_levels_and_refuses_others():
     [
         (lambda: PAFPN(in_channels=[8, 16], out_channels=[8, 16]), "3 levels"),
         (lambda: PAFPN(in_channels=[8] * 3, out_channels=[8] * 3, block="c4"), "'csp' or 'c3k2'"),
-        (lambda: MDCA(channels=[8], levels=["p3", "p4"]), "2 levels"),
-        (lambda: MDCA(channels=[8], levels=["p3"], local_mode="gird"), "Did you mean 'grid'"),
+        (lambda: MDCA(in_channels=[8], in_features=["p3", "p4"]), "2 in_features"),
+        (lambda: MDCA(in_channels=[8], in_features=["p3"], local_mode="gird"), "Did you mean 'grid'"),
         (lambda: MDCAttention(8, local_weight=1.5), "local_weight"),
-        (lambda: PFDH(in_channels=[8], out_channels=8, levels=["p3"]), "two or more"),
-        (lambda: ARB(channels=[8, 8]), "three channels"),
+        (lambda: PFDH(in_channels=[8], out_channels=8, in_features=["p3"]), "two or more"),
+        (lambda: ARB(in_channels=[8, 8]), "three in_channels"),
     ],
 )
 def test_bad_settings_are_refused(make, words):
@@ -167,6 +167,6 @@ def test_bad_settings_are_refused(make, words):
 def test_necks_refuse_levels_that_are_not_there():
     shapes = {"p3": ShapeSpec(channels=8, stride=8)}
     with pytest.raises(ValueError, match="MDCA: no level 'p4'"):
-        MDCA(channels=[8, 8], levels=["p3", "p4"]).output_shape(shapes)
-    with pytest.raises(ValueError, match="PFDH: channels says 4"):
-        PFDH(in_channels=[4, 4], out_channels=4, levels=["p3", "p4"]).output_shape(shapes)
+        MDCA(in_channels=[8, 8], in_features=["p3", "p4"]).output_shape(shapes)
+    with pytest.raises(ValueError, match="PFDH: in_channels says 4"):
+        PFDH(in_channels=[4, 4], out_channels=4, in_features=["p3", "p4"]).output_shape(shapes)

@@ -438,7 +438,7 @@ def test_what_cannot_work_is_refused():
     with pytest.raises(ValueError, match=r"head.strides=\[8, 16, 32\], but the levels"):
         instantiate(cfg)
     with pytest.raises(ConfigError, match="follows from"):
-        model_zoo.get_config("quick/rs_tinynet_n", ["model.auxiliary.neck.channels=[8,16,32]"])
+        model_zoo.get_config("quick/rs_tinynet_n", ["model.auxiliary.neck.in_channels=[8,16,32]"])
     with pytest.raises(ValueError, match="use RatioAssigner"):
         small(YOLOv5Head, assigner=TALAssigner())
     with pytest.raises(ValueError, match="levels of anchors"):

@@ -1,4 +1,4 @@
-"""Backbone of YOLO11 (docs/papers/yolo.md)."""
+"""Backbone of YOLO11 (docs/papers/rs_tinynet.md#yolo11-baseline)."""
 
 from __future__ import annotations
 

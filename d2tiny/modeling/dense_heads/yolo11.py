@@ -1,4 +1,4 @@
-"""Head of YOLO11: distances as distributions, classes without objectness (docs/papers/yolo.md)."""
+"""Head of YOLO11: distances as distributions, no objectness (docs/papers/rs_tinynet.md#yolo11-baseline)."""
 
 from __future__ import annotations
 

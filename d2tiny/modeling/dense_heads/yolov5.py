@@ -1,4 +1,4 @@
-"""Head of YOLOv5: anchors, matched by shape; one 1×1 convolution for each level (docs/papers/yolo.md)."""
+"""Head of YOLOv5: anchors, matched by shape; one 1×1 convolution for each level (docs/papers/yolo.md#yolov5)."""
 
 from __future__ import annotations
 

@@ -26,15 +26,15 @@ class AuxiliaryBranch(nn.Module):
         """Join the two.
 
         Args:
-            neck: maps image and backbone features to the levels of ``neck.levels``, as :class:`d2tiny.modeling.ARB`.
-            head: predicts on these levels and has a label assigner of its own.
+            neck: maps image and backbone features to its ``out_features``, for example :class:`d2tiny.modeling.ARB`.
+            head: predicts on these feature maps, with a label assigner of its own.
             loss_weight: factor on its losses.
 
         Raises:
             ValueError: a head for other channels or strides than the neck's.
         """
         super().__init__()
-        check_head("AuxiliaryBranch", head, list(neck.levels), neck.channels, neck.strides)
+        check_head("AuxiliaryBranch", head, list(neck.out_features), neck.out_channels, neck.strides)
         self.neck, self.head, self.loss_weight = neck, head, loss_weight
 
     def forward(self, image: Tensor, features: dict[str, Tensor], instances: list[Instances]) -> dict[str, Tensor]:
@@ -46,7 +46,7 @@ class AuxiliaryBranch(nn.Module):
             instances: the ground truth of B images.
         """
         levels = self.neck(image, features)
-        losses = compute_losses(self.head, [levels[name] for name in self.neck.levels], instances)
+        losses = compute_losses(self.head, [levels[name] for name in self.neck.out_features], instances)
         return {name.replace("loss_", "loss_aux_"): self.loss_weight * value for name, value in losses.items()}
 
 
@@ -126,7 +126,7 @@ class TinyDenseDetector(DenseDetector):
             )
         if auxiliary is not None:
             neck = auxiliary.neck
-            check_levels("ARB", dict(zip(neck.in_features, neck.channels, strict=True)), shapes)
+            check_levels("ARB", dict(zip(neck.in_features, neck.in_channels, strict=True)), shapes)
         self.auxiliary = auxiliary
 
     def strip_auxiliary(self) -> None:

@@ -1,4 +1,4 @@
-"""ARB of RS-TinyNet: a second branch from the image, in training only (docs/papers/rs_tinynet.md)."""
+"""ARB of RS-TinyNet: a second branch from the image, in training only (docs/papers/rs_tinynet.md#arb)."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ class ARB(nn.Module):
     the paper has 10,235,264).
     """
 
-    levels = ("a3", "a4", "a5")
+    out_features = ("a3", "a4", "a5")
     strides = (8, 16, 32)
 
     def __init__(
         self,
         *,
-        channels: Sequence[int] = (512, 512, 512),
-        stem: Sequence[int] = (64, 128, 256),
+        in_channels: Sequence[int] = (512, 512, 512),
+        stem_channels: Sequence[int] = (64, 128, 256),
         in_features: Sequence[str] = ("c3", "c4", "c5"),
         repeats: int = 1,
         c3k: bool = True,
@@ -79,25 +79,29 @@ class ARB(nn.Module):
         """Build the branch.
 
         Args:
-            channels: of the backbone's levels and of those of the branch.
-            stem: channels of the first three layers (as the backbone's first two convolutions and c2).
+            in_channels: channels of the backbone's levels, which the branch's levels have too.
+            stem_channels: of the first three layers (as the backbone's first two convolutions and c2).
             in_features: names of the backbone's levels, strides 8, 16, 32.
             repeats: number of blocks in each layer.
             c3k: see :class:`~d2tiny.layers.C3k2`; the two coarsest levels always have it.
 
         Raises:
-            ValueError: ``channels``, ``stem`` or ``in_features`` do not have three elements.
+            ValueError: ``in_channels``, ``stem_channels`` or ``in_features`` do not have three elements.
         """
         super().__init__()
-        if not len(channels) == len(stem) == len(in_features) == 3:
-            raise ValueError(f"ARB: needs three channels, stem and in_features, got {channels}, {stem}, {in_features}.")
-        self.in_features, self.channels = tuple(in_features), list(channels)
-        third, (c3, c4, c5) = stem[2], channels
+        if not len(in_channels) == len(stem_channels) == len(in_features) == 3:
+            raise ValueError(
+                "ARB: needs three in_channels, stem_channels and in_features, got "
+                f"{in_channels}, {stem_channels}, {in_features}."
+            )
+        self.in_features, self.in_channels, self.out_channels = tuple(in_features), list(in_channels), list(in_channels)
+        first, second, third = stem_channels
+        c3, c4, c5 = in_channels
         self.share = nn.ModuleList((CBLinear(c3, [third]), CBLinear(c4, [third, c3]), CBLinear(c5, [third, c3, c4])))
         self.stem = nn.Sequential(
-            ConvBN(3, stem[0], 3, 2),
-            ConvBN(stem[0], stem[1], 3, 2),
-            C3k2(stem[1], third, repeats, c3k=c3k, expansion=0.25),
+            ConvBN(3, first, 3, 2),
+            ConvBN(first, second, 3, 2),
+            C3k2(second, third, repeats, c3k=c3k, expansion=0.25),
         )
         self.reduce = nn.ModuleList((ConvBN(third, third, 3, 2), ConvBN(c3, c3, 3, 2), ConvBN(c4, c4, 3, 2)))
         self.blocks = nn.ModuleList(
@@ -113,7 +117,7 @@ class ARB(nn.Module):
         """Map (B, 3, H, W) and the backbone's feature maps to a3, a4, a5, (B, C, H / stride, W / stride)."""
         shared = [share(features[name]) for name, share in zip(self.in_features, self.share, strict=True)]
         x, result = self.stem(image), {}
-        for i, (name, reduce, block) in enumerate(zip(self.levels, self.reduce, self.blocks, strict=True)):
+        for i, (name, reduce, block) in enumerate(zip(self.out_features, self.reduce, self.blocks, strict=True)):
             x = block(self.fuse(reduce(x), [maps[i] for maps in shared[i:]]))
             result[name] = x
         return result

@@ -22,4 +22,4 @@ def check_levels(owner: str, channels: Mapping[str, int], input_shape: Mapping[s
             raise ValueError(f"{owner}: no level '{name}'. {did_you_mean(name, input_shape)}")
         actual = input_shape[name].channels
         if actual not in (None, count):
-            raise ValueError(f"{owner}: channels says {count} for level '{name}', the backbone {actual}.")
+            raise ValueError(f"{owner}: in_channels says {count} for level '{name}', the backbone {actual}.")

@@ -1,4 +1,4 @@
-"""MDCA of RS-TinyNet: channel attention, local and global, and spatial attention (docs/papers/rs_tinynet.md)."""
+"""MDCA of RS-TinyNet: channel attention, local and global, and spatial attention (docs/papers/rs_tinynet.md#mdca)."""
 
 from __future__ import annotations
 
@@ -98,13 +98,13 @@ class MDCAttention(nn.Module):
 
 @NECK_REGISTRY.register()
 class MDCA(nn.Module):
-    """An :class:`MDCAttention` on each of ``levels``; other feature maps are passed on unchanged."""
+    """An :class:`MDCAttention` on each of ``in_features``; other feature maps are passed on unchanged."""
 
     def __init__(
         self,
         *,
-        channels: Sequence[int],
-        levels: Sequence[str] = ("p3", "p4", "p5"),
+        in_channels: Sequence[int],
+        in_features: Sequence[str] = ("p3", "p4", "p5"),
         local_size: int = 5,
         local_weight: float = 0.5,
         local_mode: str = "grid",
@@ -114,8 +114,8 @@ class MDCA(nn.Module):
         """Build one for each level; the settings are those of :class:`MDCAttention`.
 
         Args:
-            channels: of the levels.
-            levels: names of the levels.
+            in_channels: channels of the levels.
+            in_features: names of the levels.
             local_size: see :class:`MDCAttention`.
             local_weight: likewise.
             local_mode: likewise.
@@ -123,12 +123,14 @@ class MDCA(nn.Module):
             residual: likewise.
 
         Raises:
-            ValueError: ``channels`` and ``levels`` differ in length, or a setting is outside its range.
+            ValueError: ``in_features`` and ``in_channels`` differ in length, or a setting is outside its range.
         """
         super().__init__()
-        if len(channels) != len(levels) or not levels:
-            raise ValueError(f"MDCA: {len(levels)} levels {list(levels)} and {len(channels)} channels.")
-        self.channels = dict(zip(levels, channels, strict=True))
+        if len(in_channels) != len(in_features) or not in_features:
+            raise ValueError(
+                f"MDCA: {len(in_features)} in_features {list(in_features)} and {len(in_channels)} in_channels."
+            )
+        self.in_channels = dict(zip(in_features, in_channels, strict=True))
         self.attention = nn.ModuleDict(
             {
                 level: MDCAttention(
@@ -139,7 +141,7 @@ class MDCA(nn.Module):
                     combine=combine,
                     residual=residual,
                 )
-                for level, count in self.channels.items()
+                for level, count in self.in_channels.items()
             }
         )
 
@@ -149,7 +151,7 @@ class MDCA(nn.Module):
         Raises:
             ValueError: a level is missing or has other channels.
         """
-        check_levels("MDCA", self.channels, input_shape)
+        check_levels("MDCA", self.in_channels, input_shape)
         return input_shape
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""PFDH of RS-TinyNet: progressive fusion of the levels (docs/papers/rs_tinynet.md; Yang et al., AFPN, 2023)."""
+"""PFDH of RS-TinyNet: progressive fusion of the levels (docs/papers/rs_tinynet.md#pfdh; Yang et al., AFPN, 2023)."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class PFDH(nn.Module):
         *,
         in_channels: Sequence[int],
         out_channels: int,
-        levels: Sequence[str] = ("p3", "p4", "p5"),
+        in_features: Sequence[str] = ("p3", "p4", "p5"),
         reduction: int = 4,
         repeats: int = 2,
     ) -> None:
@@ -106,25 +106,26 @@ class PFDH(nn.Module):
         Args:
             in_channels: channels of the levels, finest first.
             out_channels: channels of all outputs.
-            levels: names of the levels; other feature maps are passed on unchanged.
+            in_features: names of the levels; other feature maps are passed on unchanged.
             reduction: divides the channels inside.
             repeats: number of blocks of a level in a stage.
 
         Raises:
-            ValueError: ``in_channels`` and ``levels`` differ in length, or fewer than two levels.
+            ValueError: ``in_features`` and ``in_channels`` differ in length, or fewer than two levels.
         """
         super().__init__()
-        if len(in_channels) != len(levels) or len(levels) < 2:
+        if len(in_channels) != len(in_features) or len(in_features) < 2:
             raise ValueError(
-                f"PFDH: {len(levels)} levels {list(levels)} and {len(in_channels)} in_channels; two or more."
+                f"PFDH: {len(in_features)} in_features {list(in_features)} and {len(in_channels)} in_channels; "
+                "two or more."
             )
-        self.in_channels = dict(zip(levels, in_channels, strict=True))
+        self.in_channels = dict(zip(in_features, in_channels, strict=True))
         self.out_channels = out_channels
         inner = [count // reduction for count in in_channels]
         self.reduce = nn.ModuleList(
             nn.Sequential(_conv(a, b), _conv(b, b)) for a, b in zip(in_channels, inner, strict=True)
         )
-        self.stages = nn.ModuleList(_Stage(inner[:count], repeats) for count in range(2, len(levels) + 1))
+        self.stages = nn.ModuleList(_Stage(inner[:count], repeats) for count in range(2, len(in_features) + 1))
         self.expand = nn.ModuleList(_conv(count, out_channels) for count in inner)
 
     def output_shape(self, input_shape: dict[str, ShapeSpec]) -> dict[str, ShapeSpec]:

@@ -1,4 +1,4 @@
-"""SARL: scale-adaptive relay layer between backbone and neck (arXiv 2511.09891)."""
+"""SARL: scale-aware relay layer between backbone and neck (arXiv 2511.09891)."""
 
 from __future__ import annotations
 
@@ -92,20 +92,21 @@ class FEM(nn.Module):
 
 @NECK_REGISTRY.register()
 class SARL(nn.Module):
-    """Scale-adaptive relay layer between a backbone and its neck: ``R_l = C_l + γ_l · FEM(FIM(C_l, R_{l+1}))``.
+    """Scale-aware relay layer between a backbone and its neck: ``R_l = C_l + γ_l · FEM(FIM(C_l, R_{l+1}))``.
 
     It works top-down from the highest level, for which ``R_{l+1}`` is the level itself. γ starts at zero, so that the
     neck starts as the identity and pretrained weights keep their meaning. Use it as
     ``FPN(bottom_up=NeckedBackbone(backbone=…, neck=SARL(…)))``.
 
-    The papers show the layers only in figures that are missing from them: they are our reading (docs/papers/sarl.md).
+    The papers show the layers only in figures that are missing from them: they are our reading, see
+    docs/papers/sarl.md#fim-and-fem.
     """
 
     def __init__(
         self,
         *,
-        channels: Sequence[int],
-        levels: Sequence[str] = ("res2", "res3", "res4", "res5"),
+        in_channels: Sequence[int],
+        in_features: Sequence[str] = ("res2", "res3", "res4", "res5"),
         norm: str = "GN",
         activation: str = "relu",
         use_channel: bool = True,
@@ -115,8 +116,8 @@ class SARL(nn.Module):
         """Build a block for each level.
 
         Args:
-            channels: of the levels.
-            levels: names of the levels, finest first; other feature maps are passed on unchanged.
+            in_channels: channels of the levels.
+            in_features: names of the levels, finest first; other feature maps are passed on unchanged.
             norm: of Detectron2: ``GN`` (32 groups), ``BN``, …, or ``YOLO``: batch norm with ε 10⁻³ and momentum 0.03.
             activation: ``relu`` or ``silu``.
             use_channel: use channel attention.
@@ -124,22 +125,23 @@ class SARL(nn.Module):
             top_down: read the next higher level after it was relayed; False reads the backbone's.
 
         Raises:
-            ValueError: ``levels`` and ``channels`` differ in length, or an unknown activation.
+            ValueError: ``in_features`` and ``in_channels`` differ in length, or an unknown activation.
         """
         super().__init__()
-        if not levels or len(levels) != len(channels) or len(set(levels)) != len(levels):
+        if not in_features or len(in_features) != len(in_channels) or len(set(in_features)) != len(in_features):
             raise ValueError(
-                f"SARL: {len(levels)} levels {list(levels)} and {len(channels)} channels {list(channels)}."
+                f"SARL: {len(in_features)} in_features {list(in_features)} and {len(in_channels)} in_channels "
+                f"{list(in_channels)}; give as many of each, and each level once."
             )
         if activation not in _ACTIVATIONS:
             raise ValueError(f"SARL: unknown activation '{activation}'. {did_you_mean(activation, _ACTIVATIONS)}")
-        self.levels = tuple(levels)
+        self.in_features = tuple(in_features)
         self.top_down = top_down
         self.fim, self.fem, self.scale = nn.ModuleDict(), nn.ModuleDict(), nn.ParameterDict()
-        for index, (name, count) in enumerate(zip(levels, channels, strict=True)):
+        for index, (name, count) in enumerate(zip(in_features, in_channels, strict=True)):
             self.fim[name] = FIM(
                 count,
-                channels[min(index + 1, len(channels) - 1)],
+                in_channels[min(index + 1, len(in_channels) - 1)],
                 norm=norm,
                 activation=activation,
                 use_channel=use_channel,
@@ -163,12 +165,12 @@ class SARL(nn.Module):
         Raises:
             KeyError: a level is missing; says which exist.
         """
-        for name in self.levels:
+        for name in self.in_features:
             if name not in features:
                 raise KeyError(f"SARL: no level '{name}'. {did_you_mean(name, features)}")
         result = dict(features)
-        high = features[self.levels[-1]]
-        for name in reversed(self.levels):
+        high = features[self.in_features[-1]]
+        for name in reversed(self.in_features):
             weighted, aligned = self.fim[name](features[name], high)
             result[name] = features[name] + self.scale[name] * self.fem[name](weighted, aligned)
             high = result[name] if self.top_down else features[name]
