@@ -4,9 +4,9 @@
     python benchmarks/assigners.py [--reference FILE]
 
 800 × 800 px, P2-P6, receptive-field anchors; objects of 12 px on average. Every contender runs in a process of its own
-on one thread; times are CPU seconds of one call, memory is the increase during the call. The dense definition
-(``tests/reference/hla_dense.py``) is written as published code computes it: full matrices and a loop over objects. It
-runs where its matrices fit. ``--reference`` adds another implementation (the published one, if you have it): a Python
+on one thread; times are processor seconds of one call, memory is what the call adds. The dense definition
+(``tests/reference/hla_dense.py``) is written as published code computes it: whole matrices, a loop over objects. It
+runs where its matrices fit. ``--reference`` adds another implementation (the published one, for who has it): a Python
 file with ``assign(priors, gt_boxes)``, XYXY float32, that returns 0, -1 or the matched object + 1 for each prior.
 Results go to ``results/assigners``.
 """
@@ -32,12 +32,12 @@ _DENSE_BYTES = 12e9  # largest (object × prior) matrices that are tried; the de
 
 
 def peak() -> float:
-    """Return the peak resident memory so far in MB."""
+    """Largest resident memory so far, MB."""
     return float(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 
 def contend(name: str, ratios: int, objects: int, reference: Path | None) -> dict[str, Any]:
-    """Measure one call in this process; the result is returned as a checksum."""
+    """One call in this process; the answer as a checksum."""
     import numpy as np
     import torch
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Share of label assignment in a training step, and growth of the step with the number of objects.
+"""What label assignment costs in a training step, and whether the step grows with the number of objects.
 
     python benchmarks/assignment_share.py
     python benchmarks/assignment_share.py --device cuda --objects 10 100 1000 5000 --steps 20
@@ -32,7 +32,7 @@ ASSIGNERS = ("HLAAssigner", "RKAAssigner", "ATSSAssigner", "MaxIoUAssigner")
 
 
 def measure(assigner: str, objects: list[int], steps: int, size: int, device: str) -> list[dict[str, Any]]:
-    """Measure median times of one assigner for each number of objects."""
+    """Median times of one assigner for each number of objects."""
     cfg = load_config("aitod/faster_rcnn_r50_fpn_rfla_1x", [f"model.proposal_generator.assigner={assigner}"])
     torch.manual_seed(0)
     model = instantiate(cfg.model).to(device).train()

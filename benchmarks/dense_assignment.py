@@ -4,9 +4,9 @@
     python benchmarks/dense_assignment.py
 
 Objects of 12 px on average; predictions lie near the objects, as those of a trained model. Processor seconds of a call
-on one thread, every case in a process of its own; ``dense`` is the same rule over the full matrix of objects and
-priors, as released code computes it (SimOTA and TAL; left out where it would need more than 8 GB). Its answer differs
-for SimOTA, which there also counts priors near other objects. Results go to ``results/assigners``.
+on one thread, every case in a process of its own; ``dense`` is the same rule over the whole matrix of objects and
+places, as released codes compute it (SimOTA and TAL; left out where it would need more than 8 GB). Its answer differs
+for SimOTA, which there also counts places near other objects. Results go to ``results/assigners``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ OBJECTS, SIZE, LIMIT_GB = (50, 500, 2000, 10000), 800, 8
 
 
 def case(kind: str, objects: int) -> tuple[Any, GridPriors, Tensor, Predictions]:
-    """Return assigner, priors, objects and predictions."""
+    """Assigner, priors, objects and predictions."""
     head = instantiate(load_config(CONFIGS[kind]).model.head)
     priors = head.priors([torch.zeros(1, 1, SIZE // s, SIZE // s) for s in head.strides])
     gts = batch(objects, SIZE)[0]["instances"].gt_boxes.tensor
@@ -49,25 +49,25 @@ def case(kind: str, objects: int) -> tuple[Any, GridPriors, Tensor, Predictions]
     near = torch.cat(
         [torch.cdist((b[:, :2] + b[:, 2:]) / 2, (gts[:, :2] + gts[:, 2:]) / 2).argmin(1) for b in boxes.split(256)]
     )
-    pred = gts[near] + torch.randn(len(boxes), 4, generator=generator)
-    pred = torch.cat((pred[:, :2], torch.maximum(pred[:, 2:], pred[:, :2] + 1)), dim=1)
+    said = gts[near] + torch.randn(len(boxes), 4, generator=generator)
+    said = torch.cat((said[:, :2], torch.maximum(said[:, 2:], said[:, :2] + 1)), dim=1)
     scores = torch.rand(len(boxes), 8, generator=generator)
-    return head.assigner, priors, gts, Predictions(pred, scores, torch.zeros(len(gts), dtype=torch.int64))
+    return head.assigner, priors, gts, Predictions(said, scores, torch.zeros(len(gts), dtype=torch.int64))
 
 
-def dense(kind: str, priors: GridPriors, gts: Tensor, pred: Predictions) -> Tensor:
-    """Return the matched object of each prior, (N,), -1 without one, by the full matrix."""
+def dense(kind: str, priors: GridPriors, gts: Tensor, said: Predictions) -> Tensor:
+    """(N,) matched object by the whole matrix; -1 where none."""
     boxes = priors.boxes()
     middle, stride = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2] - boxes[:, 0]
     if kind == "SimOTA":
         centre = (gts[:, :2] + gts[:, 2:]) / 2
         zone = ((middle[None] - centre[:, None]).abs().amax(2) < 1.5 * stride).float()
-        root = pred.scores.sqrt()
+        root = said.scores.sqrt()
         onehot = torch.zeros(len(gts), 1, 8)
         onehot[:, :, 0] = 1
         target = onehot.expand(-1, len(boxes), -1)
         cls = torch.nn.functional.binary_cross_entropy(root[None].expand(len(gts), -1, -1), target, reduction="none")
-        iou = pairwise_iou(gts, pred.boxes)
+        iou = pairwise_iou(gts, said.boxes)
         cost = cls.sum(2) - 3 * torch.log(iou + 1e-8) + 1e6 * (1 - zone)
         count = iou.topk(10, dim=1).values.sum(1).int().clamp(min=1)
         chosen = torch.zeros_like(cost)
@@ -78,8 +78,8 @@ def dense(kind: str, priors: GridPriors, gts: Tensor, pred: Predictions) -> Tens
         inside = torch.minimum(middle[None] - gts[:, None, :2], gts[:, None, 2:] - middle[None]).amin(2) > 1e-9
         pairs = inside.nonzero()
         iou = torch.zeros(inside.shape)
-        iou[pairs[:, 0], pairs[:, 1]] = aligned_ciou(pred.boxes[pairs[:, 1]], gts[pairs[:, 0]]).clamp(min=0)
-        align = pred.scores[:, 0][None] ** 0.5 * iou**6 * inside
+        iou[pairs[:, 0], pairs[:, 1]] = aligned_ciou(said.boxes[pairs[:, 1]], gts[pairs[:, 0]]).clamp(min=0)
+        align = said.scores[:, 0][None] ** 0.5 * iou**6 * inside
         chosen = torch.zeros_like(align).scatter_(1, align.topk(10, dim=1).indices, 1.0) * inside
         best = iou.argmax(0)
     owner = chosen.argmax(0)
@@ -88,9 +88,9 @@ def dense(kind: str, priors: GridPriors, gts: Tensor, pred: Predictions) -> Tens
 
 
 def measure(kind: str, name: str, objects: int) -> dict[str, float]:
-    """Measure seconds and megabytes of one contender in this process."""
+    """Seconds and megabytes of one contender in this process."""
     torch.set_num_threads(1)
-    assigner, priors, gts, pred = case(kind, objects)
+    assigner, priors, gts, said = case(kind, objects)
     _ = priors.boxes(), priors.lattices
     if kind == "ratio":
 
@@ -99,13 +99,13 @@ def measure(kind: str, name: str, objects: int) -> dict[str, float]:
     elif name == "dense":
 
         def call() -> Tensor:
-            return dense(kind, priors, gts, pred)
+            return dense(kind, priors, gts, said)
     else:
 
         def call() -> Tensor:
-            return assigner(priors, gts, predictions=pred).matched_idxs
+            return assigner(priors, gts, predictions=said).matched_idxs
 
-    few = Predictions(pred.boxes, pred.scores, pred.gt_classes[:1])
+    few = Predictions(said.boxes, said.scores, said.gt_classes[:1])
     _ = assigner(priors, gts[:1], predictions=few)  # first calls of torch
     before, seconds = peak_mb("cpu"), []
     for _ in range(1 if name == "dense" else 5):

@@ -1,4 +1,4 @@
-"""How many objects of a dataset get a positive anchor from a config's anchors and assigner."""
+"""Which objects of a dataset a config's anchors and assigner can serve at all."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _DIVISIBILITY = 32  # images are padded to a multiple of it, as FPN needs
 
 @dataclass(frozen=True)
 class Coverage:
-    """How many objects have a positive anchor.
+    """How many objects have a positive prior.
 
     Attributes:
         name: of the config.
         strides: of the pyramid levels in px.
-        objects: number of all objects.
-        by_level: number of objects with at least one positive on each level.
-        unserved: (G,) bool, in the order of the images: objects without any positive, which the RPN never learns.
+        objects: all of them.
+        by_level: objects with at least one positive on each level.
+        unserved: (G,) bool, image by image, objects without any positive: the proposal network never learns them.
     """
 
     name: str
@@ -58,10 +58,10 @@ def config_coverage(
 
     Args:
         config: lazy config or zoo name of a detector with an RPN.
-        boxes: for each image (G, 4) XYXY in px.
-        sizes: (width, height) of each image in px.
-        overrides: config overrides, ``key=value``.
-        progress: show a progress bar.
+        boxes: (G, 4) XYXY boxes of each image in px.
+        sizes: (width, height) of each image.
+        overrides: config overrides.
+        progress: show a bar.
 
     Raises:
         ConfigError: the config has no RPN with an assigner.
@@ -85,12 +85,12 @@ def config_coverage(
         with torch.no_grad():
             result = assigner(grid, torch.from_numpy(objects).float())
         matched = result.matched_idxs.where(result.labels == 1, torch.tensor(-1)).numpy()
-        first = np.cumsum([0, *(lv.height * lv.width * len(lv.cell_anchors) for lv in grid.levels)])
-        has_positive = np.zeros((len(strides), len(objects)), dtype=bool)
+        counts = np.cumsum([0, *(lv.height * lv.width * len(lv.cell_anchors) for lv in grid.levels)])
+        here = np.zeros((len(strides), len(objects)), dtype=bool)
         for level in range(len(strides)):
-            idxs = matched[first[level] : first[level + 1]]
-            has_positive[level, idxs[idxs >= 0]] = True
-        by_level += has_positive.sum(axis=1)
-        served.append(np.asarray(has_positive.any(axis=0)))
+            found = matched[counts[level] : counts[level + 1]]
+            here[level, found[found >= 0]] = True
+        by_level += here.sum(axis=1)
+        served.append(np.asarray(here.any(axis=0)))
     unserved = ~np.concatenate([np.zeros(0, dtype=bool), *served])
     return Coverage(config, strides, len(unserved), tuple(by_level.tolist()), unserved)
