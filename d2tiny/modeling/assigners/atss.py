@@ -73,7 +73,9 @@ class ATSSAssigner(Assigner):
         gts = xyxy_to_cxcywh(gt_boxes)
         index = spatial_index(priors)
         boxes = xyxy_to_cxcywh((priors if isinstance(priors, Tensor) else priors.boxes()).double())
-        levels = [index.of_level(int(i)) for i in index.level.unique()] if isinstance(index, Lattices) else [index]
+        levels = (
+            [index.of_level(int(i)) for i in index.level.unique()] if isinstance(index, Lattices) else [index]
+        )
         nearest = [first_k(find_best(level, gts, _NEAREST, self.topk), self.topk) for level in levels]
         candidates = Matches.cat(nearest, device)
         score = score_aligned(boxes, gts, get_score(self.metric, self.constant), candidates)

@@ -34,7 +34,7 @@ __all__ = [
 def spatial_index(priors: Priors) -> Lattices | Blocks:
     """Return the priors in the form that :mod:`d2tiny.ops.prior_search` searches.
 
-    :class:`GridPriors` become lattices, which are searched by windows, boxes become blocks of neighbours.
+    :class:`GridPriors` are searched by windows around each object, boxes by blocks of neighbours.
     """
     return Blocks.of(xyxy_to_cxcywh(priors.double())) if isinstance(priors, Tensor) else priors.lattices
 

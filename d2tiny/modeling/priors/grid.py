@@ -101,7 +101,7 @@ class GridPriors:
 
     @cached_property
     def lattices(self) -> Lattices:
-        """The grids as tensors, one lattice for each cell anchor of each level."""
+        """The grids as tensors, one for each cell anchor of each level."""
         columns: list[list[float]] = []
         base = 0
         for number, level in enumerate(self.levels):
