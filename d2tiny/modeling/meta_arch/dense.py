@@ -127,6 +127,9 @@ class TinyDenseDetector(DenseDetector):
         if auxiliary is not None:
             neck = auxiliary.neck
             check_levels("ARB", dict(zip(neck.in_features, neck.in_channels, strict=True)), shapes)
+            # Levels of other strides would be resized to those of the branch without an error.
+            strides = [shapes[name].stride for name in neck.in_features]
+            check_head("AuxiliaryBranch", auxiliary.head, list(neck.in_features), neck.out_channels, strides)
         self.auxiliary = auxiliary
 
     def strip_auxiliary(self) -> None:
