@@ -71,9 +71,9 @@ PARTS = {
     "routing": ("routing", "forward"),
     "encoder": ("encoder", "forward"),
     "proposals of tokens": ("selection", "propose"),
-    "density": ("density", "density"),
+    "density": ("density", "predict_density"),
     "decoder": ("decoder", "forward"),
-    "losses of queries": ("criterion", "decoded"),
+    "losses of queries": ("criterion", "decoder_losses"),
 }
 
 

@@ -4,8 +4,8 @@
     python benchmarks/deform_attn.py
     python benchmarks/deform_attn.py --device cuda --dtype bfloat16
 
-Five scales of 800² px (53,294 cells), 8 heads of 32 channels, 4 places a level; every cell as a query (encoder), and
-900 queries (decoder), which look near their reference as a trained model does. Every contender runs in a process of
+Five scales of 800² px (53,294 cells), 8 heads of 32 channels, 4 points a level; every cell as a query (encoder), and
+900 queries (decoder), which sample near their reference as a trained model does. Every contender runs in a process of
 its own, on one thread of the processor or on a GPU; the best of some calls. ``arithmetic`` is what the multiply-adds
 would take at the processor's or GPU's measured peak (a matrix product), ``memory`` what inputs and outputs would take
 at the measured speed of a copy. Results go to ``results/models``.
@@ -28,29 +28,29 @@ from d2tiny.layers.deform_attn import ms_deform_attn, reference_deform_attn
 from d2tiny.utils.env import describe_hardware
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "models"
-SIZES = ((200, 200), (100, 100), (50, 50), (25, 25), (13, 13))
+SHAPES = ((200, 200), (100, 100), (50, 50), (25, 25), (13, 13))
 HEADS, DEPTH, POINTS = 8, 32, 4
 FUNCTIONS = {"grid_sample": reference_deform_attn, "d2tiny": ms_deform_attn}
 
 
 def inputs(queries: int, device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Values, places and weights; places lie a few cells around the middle of the query's cell."""
+    """Return value, sampling locations and attention weights; locations lie a few cells around the query's cell."""
     generator = torch.Generator().manual_seed(0)
-    cells = sum(h * w for h, w in SIZES)
+    cells = sum(h * w for h, w in SHAPES)
     grids = [
         torch.stack(torch.meshgrid((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w, indexing="ij")[::-1], -1)
-        for h, w in SIZES
+        for h, w in SHAPES
     ]
-    middle = torch.cat([g.reshape(-1, 2) for g in grids])
+    centres = torch.cat([g.reshape(-1, 2) for g in grids])
     if queries != cells:
-        middle = torch.rand(queries, 2, generator=generator)
-    sides = torch.tensor([(w, h) for h, w in SIZES]).float()
-    shape = (1, queries, HEADS, len(SIZES), POINTS)
+        centres = torch.rand(queries, 2, generator=generator)
+    sides = torch.tensor([(w, h) for h, w in SHAPES]).float()
+    shape = (1, queries, HEADS, len(SHAPES), POINTS)
     shift = torch.randn(*shape, 2, generator=generator) * 2 / sides[:, None]
-    places = middle[None, :, None, None, None] + shift
+    locations = centres[None, :, None, None, None] + shift
     weights = torch.rand(shape, generator=generator).flatten(3).softmax(-1).view(shape)
     value = torch.randn(1, cells, HEADS, DEPTH, generator=generator)
-    return value.to(device, dtype), places.to(device), weights.to(device)
+    return value.to(device, dtype), locations.to(device), weights.to(device)
 
 
 def measure(name: str, queries: int, args: argparse.Namespace) -> dict[str, float]:
@@ -59,16 +59,16 @@ def measure(name: str, queries: int, args: argparse.Namespace) -> dict[str, floa
         torch.set_num_threads(1)
     leaves = [x.requires_grad_() for x in inputs(queries, args.device, getattr(torch, args.dtype))]
     few = [x.detach()[:, : 16 if i else None].requires_grad_() for i, x in enumerate(leaves)]
-    FUNCTIONS[name](few[0], SIZES, *few[1:]).sum().backward()  # a compiler's memory is none of the call's
+    FUNCTIONS[name](few[0], SHAPES, *few[1:]).sum().backward()  # compilation must not count as the call's memory
     few.clear()
-    value, places, weights = leaves
+    value, locations, weights = leaves
     upstream = torch.ones(1, queries, HEADS * DEPTH, device=args.device, dtype=value.dtype)
     before, clock = peak_mb(args.device), Stopwatch(args.device)
     for _ in range(args.calls + 1):
         with clock.of("forward"), torch.no_grad():
-            FUNCTIONS[name](value, SIZES, places, weights)
+            FUNCTIONS[name](value, SHAPES, locations, weights)
         with clock.of("both"):
-            out = FUNCTIONS[name](value, SIZES, places, weights)
+            out = FUNCTIONS[name](value, SHAPES, locations, weights)
             gradients = torch.autograd.grad(out, leaves, upstream)
         del out, gradients
     best = clock.best()
@@ -88,11 +88,11 @@ def floors(queries: int, args: argparse.Namespace) -> dict[str, float]:
         with clock.of("copy"):
             block.clone()
     best = clock.best()
-    places = queries * HEADS * len(SIZES) * POINTS
+    locations = queries * HEADS * len(SHAPES) * POINTS
     peak, speed = side**3 / max(best["product"], 1e-6), 2 * block.nbytes / max(best["copy"], 1e-6)
     size = torch.finfo(getattr(torch, args.dtype)).bits // 8
-    moved = (sum(h * w for h, w in SIZES) + queries) * HEADS * DEPTH * size + places * 3 * 4
-    return {"arithmetic_s": places * 4 * DEPTH / peak, "memory_s": moved / speed}
+    moved = (sum(h * w for h, w in SHAPES) + queries) * HEADS * DEPTH * size + locations * 3 * 4
+    return {"arithmetic_s": locations * 4 * DEPTH / peak, "memory_s": moved / speed}
 
 
 def main() -> None:
@@ -108,7 +108,7 @@ def main() -> None:
         print(json.dumps(floors(queries, args) if name == "floor" else measure(name, queries, args)))
         return
     rows: dict[str, Any] = {}
-    cells = sum(h * w for h, w in SIZES)
+    cells = sum(h * w for h, w in SHAPES)
     for title, queries in (("encoder", cells), ("decoder", 900)):
         for name in (*FUNCTIONS, "floor"):
             options = ["--device", args.device, "--dtype", args.dtype, "--calls", str(args.calls)]

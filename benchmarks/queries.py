@@ -33,7 +33,7 @@ GROUPS = {"under 10 objects": (0, 10), "10 to 49": (10, 50), "50 and more": (50,
 
 
 class Watched:
-    """A trained model that tells its queries, its count and its time."""
+    """A trained model that records its number of queries, its predicted number of objects and its time."""
 
     def __init__(self, row: Row, weights: Path) -> None:
         self.model = instantiate(load_config(f"quick/{row.config}", list(row.overrides)).model).eval()
@@ -41,8 +41,8 @@ class Watched:
         self.queries, self.count = 0, float("nan")
         self.model.decoder.register_forward_pre_hook(self._keep)
         if self.model.density is not None:
-            density = self.model.density.density
-            self.model.density.density = lambda *args: self._summed(density(*args))
+            density = self.model.density.predict_density
+            self.model.density.predict_density = lambda *args: self._summed(density(*args))
 
     def _keep(self, _: Any, args: tuple[Any, ...]) -> None:
         self.queries = args[0].shape[1]
@@ -52,7 +52,7 @@ class Watched:
         return density
 
     def __call__(self, item: dict[str, Any], calls: int) -> dict[str, float]:
-        """Queries, count and least seconds for one image."""
+        """Return number of queries, predicted number of objects and least seconds for one image."""
         times = []
         for _ in range(calls):
             start = time.perf_counter()
@@ -63,18 +63,18 @@ class Watched:
 
 
 def summary(rows: list[dict[str, float]], objects: list[int]) -> dict[str, Any]:
-    """Means over the images, queries also by number of objects."""
-    said: dict[str, Any] = {
+    """Return means over the images; those of the queries also by number of objects."""
+    means: dict[str, Any] = {
         "queries": round(statistics.mean(r["queries"] for r in rows), 1),
         "seconds": round(statistics.mean(r["seconds"] for r in rows), 4),
     }
     for name, (low, high) in GROUPS.items():
         part = [r["queries"] for r, n in zip(rows, objects, strict=True) if low <= n < high]
-        said[f"queries, {name}"] = round(statistics.mean(part), 1) if part else None
+        means[f"queries, {name}"] = round(statistics.mean(part), 1) if part else None
     if rows[0]["count"] == rows[0]["count"]:
         off = [abs(r["count"] - n) for r, n in zip(rows, objects, strict=True)]
-        said["mean error of the count"] = round(statistics.mean(off), 1)
-    return said
+        means["mean error of the count"] = round(statistics.mean(off), 1)
+    return means
 
 
 def main() -> None:
@@ -107,10 +107,10 @@ def main() -> None:
             objects.append(counts[item["image_id"]])
             for name, model in models.items():
                 rows[name].append(model(item, args.calls))
-    said = {name: summary(results, objects) for name, results in rows.items()}
-    columns = list(dict.fromkeys(key for row in said.values() for key in row))
+    means = {name: summary(results, objects) for name, results in rows.items()}
+    columns = list(dict.fromkeys(key for row in means.values() for key in row))
     print("| model | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 1))
-    for name, row in said.items():
+    for name, row in means.items():
         print(f"| {name} | " + " | ".join(str(row.get(key, "-")) for key in columns) + " |")
     record = {
         "command": "python benchmarks/queries.py",
@@ -118,7 +118,7 @@ def main() -> None:
         "images": len(objects),
         "calls": args.calls,
         "objects": {name: sum(low <= n < high for n in objects) for name, (low, high) in GROUPS.items()},
-        "rows": said,
+        "rows": means,
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / "queries.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -21,9 +21,10 @@ from d2tiny.config import load_config
 from d2tiny.data.coco.arrays import load_ground_truth
 from d2tiny.data.coco.check import check_dataset, check_json
 from d2tiny.data.coco.findings import Findings
+from d2tiny.data.coco.writer import write_coco
 from d2tiny.data.datasets import DatasetSource, load_coco_like
 from d2tiny.data.tools.anchors import TINY_ANCHORS, anchor_recall, fit_anchors
-from d2tiny.data.tools.converters import FORMATS, Conversion, convert_dataset, write_coco
+from d2tiny.data.tools.converters import FORMATS, Conversion, convert_dataset
 from d2tiny.data.tools.preview import augmentation_sheet
 from d2tiny.data.tools.statistics import size_table, summary, write_statistics
 from d2tiny.data.tools.tiling import TileSettings, tile_dataset
@@ -31,7 +32,7 @@ from d2tiny.evaluation import PROTOCOLS, evaluate_arrays, format_table, get_prot
 from d2tiny.evaluation.protocols import INFINITE
 from d2tiny.evaluation.report import write_report
 from d2tiny.utils.errors import ConfigError, D2TinyError
-from d2tiny.utils.files import open_whole, write_text
+from d2tiny.utils.files import open_atomic, write_text
 
 __all__ = ["EXAMPLES", "build_parser", "main"]
 
@@ -249,7 +250,7 @@ def _augment(args: argparse.Namespace) -> int:
     )
     args.output.parent.mkdir(parents=True, exist_ok=True)
     _, data = cv2.imencode(args.output.suffix, cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
-    with open_whole(args.output) as file:
+    with open_atomic(args.output) as file:
         file.write(data.tobytes())
     print(f"Picture: {args.output}")
     return 0

@@ -12,6 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultPredictor
 
 from d2tiny import model_zoo
+from d2tiny.data.coco.boxes import xywh_to_xyxy
 from d2tiny.data.datasets import register_coco_like
 from d2tiny.data.loading.images import read_image
 from d2tiny.engine.run import run
@@ -68,8 +69,7 @@ def _pictures(cfg_name: str, overrides: list[str], weights: Path, dataset: str, 
         found = predictor(image)["instances"].to("cpu")
         found = found[found.scores >= SCORE]
         objects = [a for a in record["annotations"] if not a["iscrowd"]]
-        boxes = np.array([a["bbox"] for a in objects], dtype=np.float64).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
+        boxes = xywh_to_xyxy(np.array([a["bbox"] for a in objects], dtype=np.float64).reshape(-1, 4))
         picture = side_by_side(
             np.ascontiguousarray(image[:, :, ::-1]),
             Boxes2D(boxes, np.array([a["category_id"] for a in objects], dtype=np.int64)),

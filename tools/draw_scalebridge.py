@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Draw the predicted density with the queries, and which expert of each category is asked where.
+"""Draw the predicted density with the queries, and which expert of each category is selected where.
 
 python tools/draw_scalebridge.py --config quick/scalebridge_r18 --weights model_final.pth --image tile.png \
     --output output/scalebridge.jpg
 
-A model that was trained with overrides: ``--config RUN/config.yaml``. ``--blank`` leaves the image itself out, for
-images that may not be shown; ``--truth instances.json`` marks the true objects in the density.
+For a model that was trained with overrides give the config of its run, ``--config RUN/config.yaml``. ``--blank`` leaves
+the image itself out, for images that must not be published; ``--truth instances.json`` marks the true objects.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from d2tiny.data.loading.images import read_image
 from d2tiny.modeling.meta_arch import TinyDINO
 from d2tiny.utils.errors import ConfigError, DatasetError
 
-SIDE, COLUMNS = 480, 3  # px of a panel, panels of a row
-# of the experts of a category, RGB
+SIDE, COLUMNS = 480, 3  # longest side of a panel in px, panels in a row
+# RGB colours of the experts of a category
 COLORS = ((255, 190, 0), (0, 190, 255), (255, 90, 80), (120, 255, 120), (190, 120, 255), (255, 255, 255))
 QUERY, TRUE = (0, 255, 200), (255, 255, 255)
 
 
 def _fit(image: np.ndarray) -> np.ndarray:
-    """An image enlarged or reduced to the panel."""
+    """Resize an image so that its longest side is that of a panel."""
     factor = SIDE / max(image.shape[:2])
     kind = cv2.INTER_AREA if factor < 1 else cv2.INTER_NEAREST
     return cv2.resize(image, None, fx=factor, fy=factor, interpolation=kind)
@@ -43,7 +43,7 @@ def _write(canvas: np.ndarray, text: str, x: int, y: int) -> None:
 
 
 def _panel(picture: np.ndarray, title: str, legend: list[tuple[tuple[int, int, int], str]]) -> np.ndarray:
-    """A picture of the panel's size with two lines below: a title and what the colours mean."""
+    """Add two lines below a picture: a title, and a legend of colours and their meanings."""
     height, width = picture.shape[:2]
     canvas = np.full((height + 46, max(width, SIDE), 3), 25, np.uint8)
     canvas[:height, :width] = picture
@@ -56,65 +56,83 @@ def _panel(picture: np.ndarray, title: str, legend: list[tuple[tuple[int, int, i
     return canvas
 
 
-def _over(image: np.ndarray, colors: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Colours (h, w, 3) laid over the image by weights (h, w) in [0, 1], cell by cell."""
+def _overlay(image: np.ndarray, colors: np.ndarray, opacity: np.ndarray) -> np.ndarray:
+    """Blend colours (h, w, 3) over an image with opacities (h, w) in [0, 1], one for each cell."""
     size = image.shape[1::-1]
     colors = cv2.resize(colors.astype(np.float32), size, interpolation=cv2.INTER_NEAREST)
-    share = cv2.resize(weight.astype(np.float32), size, interpolation=cv2.INTER_NEAREST)[..., None]
+    alpha = cv2.resize(opacity.astype(np.float32), size, interpolation=cv2.INTER_NEAREST)[..., None]
     grey = image.mean(axis=2, keepdims=True) * 0.7
-    return (grey * (1 - share) + colors * share).clip(0, 255).astype(np.uint8)
+    return (grey * (1 - alpha) + colors * alpha).clip(0, 255).astype(np.uint8)
 
 
 def draw(model: TinyDINO, image: np.ndarray, *, blank: bool = False, truth: np.ndarray | None = None) -> np.ndarray:
-    """The picture (H, W, 3) RGB: image, density and queries, and of two levels the expert asked in each category.
+    """Draw image, density with queries, and for two levels the selected expert of each category.
 
     Args:
-        model: in evaluation mode.
-        image: (H, W, 3) RGB.
+        model: a model in evaluation mode.
+        image: (H, W, 3) uint8 RGB.
         blank: leave the image out.
-        truth: (G, 2) middles of the true objects in px, marked in the density.
+        truth: (G, 2) centres x, y of the true objects in px, marked in the density; None for none.
+
+    Returns:
+        (height, width, 3) uint8 RGB.
 
     Raises:
         ConfigError: a model without DGQ and without REM.
     """
     tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-    said = model.explain({"image": tensor, "height": image.shape[0], "width": image.shape[1]})
-    if said.density is None and said.shares is None:
+    explained = model.explain({"image": tensor, "height": image.shape[0], "width": image.shape[1]})
+    if explained.density is None and explained.routing_weights is None:
         raise ConfigError("This model has neither model.density nor model.routing: there is nothing to draw.")
     below = np.zeros_like(_fit(image)) if blank else _fit(image)
     panels = [] if blank else [_panel(below, f"image, {image.shape[1]} x {image.shape[0]} px", [])]
-    if said.density is not None:
-        density = said.density.cpu().numpy()
-        heat = cv2.applyColorMap((255 * density / max(density.max(), 1e-6)).astype(np.uint8), cv2.COLORMAP_INFERNO)
-        picture = _over(below, heat[:, :, ::-1], np.sqrt(density / max(density.max(), 1e-6)))
-        for x, y in said.queries.cpu().numpy() * SIDE / max(image.shape[:2]):
-            cv2.circle(picture, (round(float(x)), round(float(y))), 1, QUERY, -1)
-        legend = [(QUERY, f"{len(said.queries)} queries begin")]
-        for x, y in [] if truth is None else truth * SIDE / max(image.shape[:2]):
-            cv2.drawMarker(picture, (round(float(x)), round(float(y))), TRUE, cv2.MARKER_SQUARE, 9, 1)
-        if truth is not None:
-            legend.append((TRUE, f"{len(truth)} true objects"))
-        panels.append(_panel(picture, f"density: {density.sum():.0f} objects", legend))
-    if said.shares is not None:
-        for level in (0, min(2, len(said.shares) - 1)):
-            shares, start = said.shares[level].cpu().numpy(), 0
-            for category, names in said.categories.items():
-                own = shares[start : start + len(names)]
-                start += len(names)
-                best = own.argmax(axis=0)
-                colors = np.array(COLORS, dtype=np.float32)[best % len(COLORS)]
-                part = [float((best == e).mean()) for e in range(len(names))]
-                legend = [(COLORS[e % len(COLORS)], f"{name} {part[e]:.0%}") for e, name in enumerate(names)]
-                picture = _over(below, colors, np.full(best.shape, 1.0 if blank else 0.5))
-                panels.append(_panel(picture, f"level {level}, {category}: {own.sum(0).mean():.0%} of it", legend))
+    scale = SIDE / max(image.shape[:2])
+    if explained.density is not None:
+        points = explained.reference_points.cpu().numpy() * scale
+        objects = None if truth is None else truth * scale
+        panels.append(_density_panel(below, explained.density.cpu().numpy(), points, objects))
+    for level, weights in enumerate(explained.routing_weights or []):
+        if level in (0, min(2, len(explained.routing_weights or []) - 1)):
+            panels += _expert_panels(below, weights.cpu().numpy(), level, explained.categories, 1.0 if blank else 0.5)
     panels += [np.full_like(panels[0], 25)] * (-len(panels) % COLUMNS)
     return np.concatenate(
         [np.concatenate(panels[i : i + COLUMNS], axis=1) for i in range(0, len(panels), COLUMNS)], axis=0
     )
 
 
+def _density_panel(below: np.ndarray, density: np.ndarray, points: np.ndarray, truth: np.ndarray | None) -> np.ndarray:
+    """Draw a density map over an image, with the queries' points and the true objects in px of the panel."""
+    peak = max(density.max(), 1e-6)
+    heat = cv2.applyColorMap((255 * density / peak).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    picture = _overlay(below, heat[:, :, ::-1], np.sqrt(density / peak))
+    for x, y in points:
+        cv2.circle(picture, (round(float(x)), round(float(y))), 1, QUERY, -1)
+    legend = [(QUERY, f"{len(points)} queries start")]
+    for x, y in [] if truth is None else truth:
+        cv2.drawMarker(picture, (round(float(x)), round(float(y))), TRUE, cv2.MARKER_SQUARE, 9, 1)
+    if truth is not None:
+        legend.append((TRUE, f"{len(truth)} true objects"))
+    return _panel(picture, f"density: {density.sum():.0f} objects", legend)
+
+
+def _expert_panels(
+    below: np.ndarray, weights: np.ndarray, level: int, categories: dict[str, list[str]], opacity: float
+) -> list[np.ndarray]:
+    """Draw for each category which of its experts has the largest routing weight (E, H, W) in a cell of a level."""
+    panels, start = [], 0
+    for category, names in categories.items():
+        members = weights[start : start + len(names)]
+        start += len(names)
+        best = members.argmax(axis=0)
+        colors = np.array(COLORS, dtype=np.float32)[best % len(COLORS)]
+        legend = [(COLORS[e % len(COLORS)], f"{name} {float((best == e).mean()):.0%}") for e, name in enumerate(names)]
+        picture = _overlay(below, colors, np.full(best.shape, opacity))
+        panels.append(_panel(picture, f"level {level}, {category}: {members.sum(0).mean():.0%} of it", legend))
+    return panels
+
+
 def main() -> int:
-    """Write the picture."""
+    """Draw the picture of one image and write it to a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="quick/scalebridge_r18")
     parser.add_argument("--weights", required=True)
@@ -129,25 +147,25 @@ def main() -> int:
     return guarded(lambda: _draw_file(args))
 
 
-def _middles(path: Path, name: str) -> np.ndarray:
-    """(G, 2) middles of the objects of an image in px.
+def _centres(path: Path, name: str) -> np.ndarray:
+    """Return the (G, 2) centres x, y of the objects of an image in px.
 
     Raises:
-        DatasetError: the file cannot be read, or does not know the image.
+        DatasetError: the file cannot be read, or does not contain the image.
     """
     data = read_coco_json(path)
     number = next((i["id"] for i in data["images"] if Path(i["file_name"]).name == name), None)
     if number is None:
         raise DatasetError(f"{path}: no image '{name}'.")
-    found = [a["bbox"] for a in data["annotations"] if a["image_id"] == number and not a.get("iscrowd")]
-    boxes = np.array(found, dtype=float).reshape(-1, 4)
+    annotated = [a["bbox"] for a in data["annotations"] if a["image_id"] == number and not a.get("iscrowd")]
+    boxes = np.array(annotated, dtype=float).reshape(-1, 4)
     return boxes[:, :2] + boxes[:, 2:] / 2
 
 
 def _draw_file(args: argparse.Namespace) -> None:
     image = read_image(args.image)
     predictor = DefaultPredictor(model_zoo.get_cfg(args.config, args.weights, args.opts))
-    truth = _middles(args.truth, args.image.name) if args.truth else None
+    truth = _centres(args.truth, args.image.name) if args.truth else None
     picture = draw(predictor.model, image, blank=args.blank, truth=truth)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(args.output), picture[:, :, ::-1])

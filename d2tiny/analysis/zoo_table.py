@@ -90,18 +90,18 @@ def _two_stage(model: Any, features: dict[str, Tensor]) -> None:
 def _transformer(model: Any, features: dict[str, Tensor]) -> None:
     """Encoder, proposals of all tokens, and the decoder with as many queries as it may have."""
     maps = [features[level] for level in model.head_in_features]
-    paddings = [torch.zeros(1, *m.shape[-2:], dtype=torch.bool, device="meta") for m in maps]
+    masks = [torch.zeros(1, *m.shape[-2:], dtype=torch.bool, device="meta") for m in maps]
     if model.routing is not None:
-        # it looks whether there is padding, which tensors without data cannot say
-        maps, _ = model.routing(maps, [torch.zeros(p.shape, dtype=torch.bool) for p in paddings])
-    tokens = flatten_maps(maps, [model.position(p) for p in paddings], paddings, model.level_embed)
+        # REM checks whether there is padding, which needs a mask with data
+        maps, _ = model.routing(maps, [torch.zeros(m.shape, dtype=torch.bool) for m in masks])
+    tokens = flatten_maps(maps, [model.position(m) for m in masks], masks, model.level_embed)
     memory = model.encoder(tokens)
     model.selection.propose(memory, tokens)
     if model.density is not None:
         model.density.head(maps[0])
     content = model.selection.content.weight.detach()[None]
     boxes = torch.zeros(1, content.shape[1], 4, device="meta")
-    model.selection.boxes(content, boxes)
+    model.selection.predict_boxes(content, boxes)
     model.decoder(content, boxes, memory, tokens, None)
 
 

@@ -16,7 +16,9 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
 from tabulate import tabulate
 
-from d2tiny.data.coco.arrays import find_ids, ground_truth_from_dict, load_ground_truth
+from d2tiny.data.coco.arrays import ground_truth_from_dict, load_ground_truth
+from d2tiny.data.coco.boxes import xyxy_to_xywh
+from d2tiny.data.coco.reader import find_ids
 from d2tiny.data.datasets import find_source
 from d2tiny.evaluation.detections import Detections, detections_from_dicts, write_detections
 from d2tiny.evaluation.engine import evaluate_arrays
@@ -143,8 +145,7 @@ class TinyCOCOEvaluator(COCOEvaluator):
         """Store the predictions of some images: XYWH, score, class in float32, as the model gave them."""
         for source, output in zip(inputs, outputs, strict=True):
             found = output["instances"].to(self._cpu_device)
-            boxes = found.pred_boxes.tensor.detach().float().numpy().copy()
-            boxes[:, 2:] -= boxes[:, :2]
+            boxes = xyxy_to_xywh(found.pred_boxes.tensor.detach().float().numpy())
             columns = (boxes, found.scores.detach().float().numpy()[:, None], found.pred_classes.numpy()[:, None])
             self._ids.append(int(source["image_id"]))
             self._arrays.append(np.concatenate(columns, axis=1, dtype=np.float32))

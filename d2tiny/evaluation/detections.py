@@ -1,4 +1,4 @@
-"""Detections as arrays, from COCO result files and back, fast and in little memory."""
+"""Detections as arrays: read from COCO result files and written to them, fast and in little memory."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from typing import Any, BinaryIO
 import msgspec
 import numpy as np
 
-from d2tiny.data.coco.arrays import GroundTruth, find_ids
+from d2tiny.data.coco.arrays import GroundTruth
+from d2tiny.data.coco.reader import find_ids
+from d2tiny.data.coco.writer import write_coco_results
 from d2tiny.utils.errors import DatasetError
-from d2tiny.utils.files import open_whole, read_json
+from d2tiny.utils.files import read_json
 
 __all__ = ["Detections", "detections_from_dicts", "load_detections", "write_detections"]
 
 _BLOCK = 8 << 20  # bytes that are decoded at a time; a detection takes some hundred bytes as Python objects
+_WRITTEN = 50_000  # detections that are encoded at a time
 
 
 class _Detection(msgspec.Struct, gc=False):
@@ -67,10 +70,10 @@ class Detections:
 
 
 def detections_from_dicts(truth: GroundTruth, detections: Sequence[Mapping[str, Any]]) -> Detections:
-    """Build the arrays from COCO-style dicts ``image_id, category_id, bbox`` (XYWH), ``score``.
+    """Build the arrays from COCO-style dicts with ``image_id``, ``category_id``, ``bbox`` (XYWH) and ``score``.
 
     Raises:
-        DatasetError: an unknown image or category, or NaN.
+        DatasetError: an unknown image or category, NaN or infinity.
     """
     return Detections(
         find_ids(truth.image_ids, np.array([d["image_id"] for d in detections], dtype=np.int64), "image ids"),
@@ -81,20 +84,20 @@ def detections_from_dicts(truth: GroundTruth, detections: Sequence[Mapping[str, 
 
 
 def _last_object(text: bytes) -> int:
-    """Start of the last ``{`` that follows ``},``; 0 if there is none."""
-    place = text.rfind(b"{")
-    while place > 0:
-        head = text[max(0, place - 200) : place].rstrip()
+    """Return the position of the last ``{`` that follows ``},``; 0 if there is none."""
+    start = text.rfind(b"{")
+    while start > 0:
+        head = text[max(0, start - 200) : start].rstrip()
         if head.endswith(b",") and head[:-1].rstrip().endswith(b"}"):
-            return place
-        place = text.rfind(b"{", 0, place)
+            return start
+        start = text.rfind(b"{", 0, start)
     return 0
 
 
 def _pieces(file: BinaryIO) -> Iterator[bytes]:
-    """Cut a json array of objects into json arrays of about a block each.
+    """Yield a json array of objects as smaller json arrays of about ``_BLOCK`` bytes each.
 
-    A cut that falls into a string or a nested object gives an array that cannot be decoded, so that the caller notices.
+    Where a cut falls into a string or a nested object, the array cannot be decoded, which the caller notices.
     """
     rest = file.read(_BLOCK).lstrip()
     if not rest.startswith(b"["):
@@ -114,7 +117,7 @@ def _pieces(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _columns(entries: list[_Detection], images: Mapping[str, int], path: Path) -> _Columns:
-    """Arrays of some detections; ``images`` gives the number of a text id."""
+    """Return image ids, category ids, boxes and scores; ``images`` holds the number of each image id that is text."""
     number = len(entries)
     ids: Iterator[Any] = map(attrgetter("image_id"), entries)
     if images:
@@ -138,8 +141,8 @@ def load_detections(path: Path, truth: GroundTruth) -> Detections:
     Args:
         path: COCO result json (a list of ``image_id, category_id, bbox, score``), or an object with ``images,
             categories, annotations`` whose annotations have scores (as ``tools/demo.py`` writes), which is matched by
-            file and class names. A list is streamed, so that memory stays near that of the arrays.
-        truth: what they belong to.
+            file and class names. A list is streamed, so that peak memory stays close to the size of the arrays.
+        truth: the ground truth of these images.
 
     Raises:
         DatasetError: not json, a detection without a number or with NaN, an unknown image or category.
@@ -153,7 +156,7 @@ def load_detections(path: Path, truth: GroundTruth) -> Detections:
     except IsADirectoryError as err:
         raise DatasetError(f"{path} is a folder, not a json file.") from err
     except msgspec.DecodeError:
-        columns = [_columns(_entries_slowly(path, truth), truth.text_ids, path)]
+        columns = [_columns(_entries_leniently(path, truth), truth.text_ids, path)]
     image, category, boxes, scores = (np.concatenate(parts) for parts in zip(*columns, strict=True))
     try:
         return Detections(
@@ -166,8 +169,8 @@ def load_detections(path: Path, truth: GroundTruth) -> Detections:
         raise DatasetError(f"{path}: {err}") from err
 
 
-def _entries_slowly(path: Path, truth: GroundTruth) -> list[_Detection]:
-    """Read what the fast way does not: NaN as Python writes it, the layout with names, and files with a mistake."""
+def _entries_leniently(path: Path, truth: GroundTruth) -> list[_Detection]:
+    """Read what the typed decoder refuses: NaN as Python writes it, the layout with names, and files with a mistake."""
     data = read_json(path)
     if isinstance(data, dict) and {"images", "categories", "annotations"} <= set(data):
         return _entries(_named(data, truth, path), path)
@@ -190,7 +193,7 @@ def _entries(data: list[Any], path: Path) -> list[_Detection]:
 
 
 def _named(data: dict[str, Any], truth: GroundTruth, path: Path) -> list[dict[str, Any]]:
-    """Detections of a json with its own ids, renumbered by file and class names."""
+    """Return the detections of a json with its own ids, renumbered by file and class names."""
     images = _NameIndex(truth)
     classes = {name: int(i) for i, name in zip(truth.category_ids, truth.classes, strict=True)}
     try:
@@ -208,7 +211,7 @@ def _named(data: dict[str, Any], truth: GroundTruth, path: Path) -> list[dict[st
 
 
 class _NameIndex:
-    """Images of a ground truth by file name; of longer or shorter paths, the one with the most folders in common."""
+    """Images of a ground truth by file name; among equal names, the one whose path shares the most folders wins."""
 
     def __init__(self, truth: GroundTruth) -> None:
         self._by_name: dict[str, list[tuple[tuple[str, ...], int]]] = {}
@@ -217,10 +220,10 @@ class _NameIndex:
             self._by_name.setdefault(parts[-1] if parts else "", []).append((parts, number))
 
     def find(self, name: str, path: Path) -> int | None:
-        """Return the image's id, or None.
+        """Return the id of the image with this file name, or None.
 
         Raises:
-            DatasetError: two images fit as well.
+            DatasetError: two images match equally well.
         """
         parts = PurePosixPath(str(name).replace("\\", "/")).parts
         candidates = self._by_name.get(parts[-1] if parts else "", [])
@@ -238,17 +241,14 @@ class _NameIndex:
 
 
 def write_detections(path: Path, truth: GroundTruth, found: Detections) -> None:
-    """Write a COCO result json, whole or not at all."""
-    encoder = msgspec.json.Encoder()
+    """Write a COCO result json atomically, with the ground truth's image and category ids."""
+    write_coco_results(_blocks(truth, found), path)
+
+
+def _blocks(truth: GroundTruth, found: Detections) -> Iterator[list[_Detection]]:
     images, categories = truth.image_ids[found.image], truth.category_ids[found.category]
-    with open_whole(path) as file:
-        file.write(b"[")
-        for start in range(0, len(found), 50_000):
-            part = slice(start, start + 50_000)
-            quads = zip(*found.boxes[part].T.tolist(), strict=True)  # tuples are cheaper than lists of lists
-            entries = list(
-                map(_Detection, images[part].tolist(), categories[part].tolist(), quads, found.scores[part].tolist())
-            )
-            file.write(b",\n" if start else b"")
-            file.write(encoder.encode(entries)[1:-1])
-        file.write(b"]\n")
+    for start in range(0, len(found), _WRITTEN):
+        part = slice(start, start + _WRITTEN)
+        boxes = zip(*found.boxes[part].T.tolist(), strict=True)  # tuples are cheaper than lists of lists
+        columns = (images[part].tolist(), categories[part].tolist(), boxes, found.scores[part].tolist())
+        yield list(map(_Detection, *columns))

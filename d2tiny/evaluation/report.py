@@ -12,7 +12,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from d2tiny.data.coco.arrays import GroundTruth
-from d2tiny.data.coco.records import relative_name
+from d2tiny.data.coco.boxes import xywh_to_xyxy
+from d2tiny.data.coco.source import relative_name
 from d2tiny.data.loading.images import read_image
 from d2tiny.evaluation import curves, errors
 from d2tiny.evaluation.detections import Detections
@@ -172,7 +173,7 @@ def _draw(analysis: ErrorAnalysis, thresholds: np.ndarray, index: int, pixels: n
     shown_boxes = {"found": found.boxes[right], "false": found.boxes[wrong], "missed": truth.boxes[missed]}
     limit = np.array([canvas.shape[1], canvas.shape[0]] * 2) + 2.0
     for name, boxes in shown_boxes.items():
-        corners = np.concatenate((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), axis=1) * scale
+        corners = xywh_to_xyxy(boxes) * scale
         for x1, y1, x2, y2 in np.round(corners.clip(-2, limit)).astype(int).tolist():
             cv2.rectangle(canvas, (x1 - 1, y1 - 1), (x2, y2), _DRAWN[name], 1)
     largest = 1600 / max(canvas.shape[:2])

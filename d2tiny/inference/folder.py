@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +12,14 @@ import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultPredictor
 from tqdm import tqdm
 
+from d2tiny.data.coco.boxes import box_xyxy_to_xywh
+from d2tiny.data.coco.writer import write_coco
+from d2tiny.data.datasets.register import class_names
 from d2tiny.data.loading.images import read_image
 from d2tiny.utils.errors import ConfigError, DatasetError
-from d2tiny.utils.files import write_text
 from d2tiny.utils.weights import load_weights
 from d2tiny.visualization import Boxes2D, draw_boxes
 
@@ -64,13 +64,11 @@ def collect_images(inputs: Sequence[str]) -> list[Path]:
 
 def dataset_classes(name: str, num_classes: int) -> list[str]:
     """Return a dataset's class names, or numbers where the dataset is unknown or absent."""
-    metadata = MetadataCatalog.get(name)
-    if not hasattr(metadata, "thing_classes") and name in DatasetCatalog.list():
-        try:
-            DatasetCatalog.get(name)
-        except DatasetError as err:
-            logger.warning("Class names are unknown: %s", err)
-    classes = list(getattr(metadata, "thing_classes", []))
+    classes: list[str] = []
+    try:
+        classes = class_names(name)
+    except DatasetError as err:
+        logger.warning("Class names are unknown: %s", err)
     return classes if len(classes) == num_classes else [f"class {i}" for i in range(num_classes)]
 
 
@@ -161,7 +159,7 @@ def predict_folder(
             height, width = image.shape[:2]
             result["images"].append({"id": number, "file_name": str(path), "width": width, "height": height})
             for box, cls, value in zip(boxes.tolist(), items.classes.tolist(), found.scores.tolist(), strict=True):
-                x, y, w, h = box[0], box[1], box[2] - box[0], box[3] - box[1]
+                x, y, w, h = box_xyxy_to_xywh(box)
                 result["annotations"].append(
                     {
                         "id": len(result["annotations"]) + 1,
@@ -173,5 +171,5 @@ def predict_folder(
                         "iscrowd": 0,
                     }
                 )
-    write_text(output / "detections.json", json.dumps(result))
+    write_coco(result, output / "detections.json")
     return failed

@@ -1,4 +1,4 @@
-"""Self-attention over the cells of a map, as YOLO11 has it above its last stage."""
+"""Self-attention over the cells of a feature map, as in YOLO11 after the last stage of the backbone."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["C2PSA", "MapAttention", "PSABlock"]
 
 
 class MapAttention(nn.Module):
-    """Multi-head attention of all H·W cells with each other; keys are half as wide as values."""
+    """Multi-head self-attention over all H·W cells; keys and queries have half as many channels as values."""
 
     def __init__(self, channels: int) -> None:
-        """Set the width; there is a head for each 64 channels, at least one.
+        """Set the number of channels; there is one head for every 64 of them, at least one.
 
         Raises:
-            ValueError: channels that the heads do not divide.
+            ValueError: twice the number of heads does not divide the channels.
         """
         super().__init__()
         self.heads = max(channels // 64, 1)
@@ -36,13 +36,13 @@ class MapAttention(nn.Module):
         batch, channels, height, width = x.shape
         qkv = self.qkv(x).view(batch, self.heads, 2 * self.width, height * width)
         q, k, v = qkv.split((self.width // 2, self.width // 2, self.width), dim=2)
-        seen = F.scaled_dot_product_attention(q.mT, k.mT, v.mT).mT
+        out = F.scaled_dot_product_attention(q.mT, k.mT, v.mT).mT
         shape = (batch, channels, height, width)
-        return self.project(seen.reshape(shape) + self.position(v.reshape(shape)))
+        return self.project(out.reshape(shape) + self.position(v.reshape(shape)))
 
 
 class PSABlock(nn.Module):
-    """Attention and a feed-forward network, each added to its input."""
+    """Self-attention and a feed-forward network of convolutions, each with a residual connection."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class PSABlock(nn.Module):
 
 
 class C2PSA(nn.Module):
-    """Half of the channels pass ``count`` :class:`PSABlock`, half pass by."""
+    """Cross-stage block: half of the channels go through ``count`` :class:`PSABlock`, the others past them."""
 
     def __init__(self, channels: int, count: int) -> None:
         super().__init__()
@@ -67,5 +67,5 @@ class C2PSA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
-        aside, main = self.enter(x).chunk(2, dim=1)
-        return self.join(torch.cat((aside, self.blocks(main)), dim=1))
+        skipped, main = self.enter(x).chunk(2, dim=1)
+        return self.join(torch.cat((skipped, self.blocks(main)), dim=1))

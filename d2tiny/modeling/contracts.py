@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from detectron2.layers import ShapeSpec, cat
@@ -27,7 +27,9 @@ __all__ = [
     "DenseHead",
     "DenseTargets",
     "HeadOutputs",
+    "MatchIndices",
     "Neck",
+    "QueryPredictions",
     "Targets",
 ]
 
@@ -154,6 +156,33 @@ class Targets:
     labels: list[Tensor]
     boxes: list[Tensor]
     ignore_boxes: list[Tensor]
+
+
+@dataclass(frozen=True)
+class QueryPredictions:
+    """Predictions of queries: of one decoder layer, or of the encoder for the tokens that became queries.
+
+    Attributes:
+        pred_logits: (B, Q, K) class logits.
+        pred_boxes: (B, Q, 4) cx, cy, w, h in shares of the image.
+    """
+
+    pred_logits: Tensor
+    pred_boxes: Tensor
+
+
+class MatchIndices(NamedTuple):
+    """Pairs of a query and the object that it is trained on; P pairs over all images of a batch.
+
+    Attributes:
+        batch_idx: (P,) int64, the image.
+        query_idx: (P,) int64, the query in that image.
+        target_idx: (P,) int64, the object in that image.
+    """
+
+    batch_idx: Tensor
+    query_idx: Tensor
+    target_idx: Tensor
 
 
 @dataclass(frozen=True)

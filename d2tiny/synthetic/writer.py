@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any, Literal
 
 import cv2
 
+from d2tiny.data.coco.boxes import box_xyxy_to_xywh
+from d2tiny.data.coco.writer import write_coco
 from d2tiny.data.datasets.categories import AITOD_CLASSES
 from d2tiny.synthetic.scene import Scene, render_scene
+from d2tiny.utils.files import write_text
 
 Layout = Literal["flat", "aitod"]
 
@@ -89,8 +91,8 @@ def write_dataset(
             scenes.add(render_scene(first + k, height=height, width=width, density=density))
             if progress and ((k + 1) % 50 == 0 or k + 1 == count):
                 print(f"{split}: {k + 1}/{count} synthetic scenes in {root}", file=sys.stderr)
-        _write_json(paths[f"{split}_json"], scenes.as_coco())
-    _write_json(stamp, arguments)
+        write_coco(scenes.as_coco(), paths[f"{split}_json"])
+    write_text(stamp, json.dumps(arguments))
     return paths
 
 
@@ -113,7 +115,7 @@ class _Split:
             raise OSError(f"write_dataset: cannot write {self.folder / name}.")
         self.images.append({"id": image_id, "file_name": name, "height": self.height, "width": self.width})
         for box, category in zip(scene.boxes.tolist(), scene.classes.tolist(), strict=True):
-            x, y, w, h = box[0], box[1], box[2] - box[0], box[3] - box[1]
+            x, y, w, h = box_xyxy_to_xywh(box)
             self.annotations.append(
                 {
                     "id": len(self.annotations),
@@ -159,11 +161,4 @@ def _claim(root: Path, stamp: Path, paths: dict[str, Path]) -> None:
             f"(no {_STAMP} in {root}). Choose another folder, or remove the file first."
         )
     root.mkdir(parents=True, exist_ok=True)
-    _write_json(stamp, {"unfinished": True})
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content))
-    temporary.replace(path)
+    write_text(stamp, json.dumps({"unfinished": True}))

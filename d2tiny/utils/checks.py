@@ -1,4 +1,4 @@
-"""Checks of tensors that come from users' data."""
+"""Check and convert tensors that come from users' data."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ __all__ = ["check_boxes", "upcast"]
 
 
 def check_boxes(boxes: Tensor, name: str) -> None:
-    """Check that ``boxes`` is (N, 4) and finite.
+    """Raise an error unless ``boxes`` is (N, 4) and finite.
 
     Args:
-        boxes: boxes in any four-number format.
-        name: what the boxes are called in the error message.
+        boxes: boxes in any format of four numbers.
+        name: name of the argument, for the message.
 
     Raises:
-        ValueError: wrong shape, NaN or infinity; says where and how many.
+        ValueError: wrong shape, NaN or infinity; names the first row and counts them.
     """
     if boxes.dim() != 2 or boxes.shape[1] != 4:
         raise ValueError(f"{name} must have shape (N, 4), got {tuple(boxes.shape)}.")
@@ -29,5 +29,5 @@ def check_boxes(boxes: Tensor, name: str) -> None:
 
 
 def upcast(x: Tensor) -> Tensor:
-    """Return ``x`` in at least float32: half precision and integers are widened, float64 is kept."""
+    """Return ``x`` as float32; float64 is kept."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()

@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Write files atomically, and read json with messages that say what is wrong."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ import msgspec
 
 from d2tiny.utils.errors import ConfigError, DatasetError
 
-__all__ = ["open_whole", "read_json", "write_text"]
+__all__ = ["open_atomic", "read_json", "write_text"]
 
 
 @contextmanager
-def open_whole(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that gets its name at the end only.
+def open_atomic(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing; it replaces the file at ``path`` when the block ends without an exception.
 
-    A process that is killed or an exception inside leaves the old file, or none; never half of the new one.
+    A process that is killed or an exception in the block leaves the old file, or none, but never an incomplete one.
+
+    Raises:
+        ConfigError: ``path`` is a folder.
     """
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; name a file in it.")
@@ -35,16 +38,16 @@ def open_whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file (UTF-8) as :func:`open_whole` does."""
-    with open_whole(path) as file:
+    """Write a text file (UTF-8) atomically, see :func:`open_atomic`."""
+    with open_atomic(path) as file:
         file.write(text.encode("utf-8"))
 
 
 def read_json(path: Path) -> Any:
-    """Read a json file, also with the NaN and Infinity that Python's json writes.
+    """Read a json file, also one with the NaN and Infinity that Python's json module writes.
 
     Raises:
-        DatasetError: there is no such file, or it is not json; says where.
+        DatasetError: there is no such file, or it is not json; says in which line and column.
     """
     try:
         text = path.read_bytes()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import torch
 
-SIZES = [(5, 6), (3, 2), (1, 1)]
+SHAPES = [(5, 6), (3, 2), (1, 1)]
 
 
-def case(dtype=torch.float64, batch=2, queries=7, heads=3, depth=4, points=2, sizes=SIZES, spread=1.3):
+def case(dtype=torch.float64, batch=2, queries=7, heads=3, depth=4, points=2, spatial_shapes=SHAPES, spread=1.3):
     """Return random values, level sizes, sampling locations and weights; some locations lie outside the maps."""
     generator = torch.Generator().manual_seed(0)
-    cells, levels = sum(h * w for h, w in sizes), len(sizes)
+    cells, levels = sum(h * w for h, w in spatial_shapes), len(spatial_shapes)
     value = torch.randn(batch, cells, heads, depth, generator=generator, dtype=dtype)
-    places = torch.rand(batch, queries, heads, levels, points, 2, generator=generator, dtype=dtype) * spread
-    places = places - (spread - 1) / 2  # some outside
+    locations = torch.rand(batch, queries, heads, levels, points, 2, generator=generator, dtype=dtype) * spread
+    locations = locations - (spread - 1) / 2  # some outside
     weights = torch.rand(batch, queries, heads, levels, points, generator=generator, dtype=dtype)
-    return value, sizes, places, weights
+    return value, spatial_shapes, locations, weights

@@ -79,9 +79,9 @@ _NARROW = {
     "PAFPN": {"repeats": 1},
     "YOLOXHead": {"width": 32},
     "ARB": {"stem": [8, 16, 32], "repeats": 1},
-    "TinyDINO": {"channels": 32},
-    "DeformableEncoder": {"layers": 1, "heads": 2, "hidden": 32},
-    "DINODecoder": {"layers": 2},
+    "TinyDINO": {"embed_dim": 32},
+    "DeformableEncoder": {"num_layers": 1, "num_heads": 2, "feedforward_dim": 32},
+    "DINODecoder": {"num_layers": 2},
 }
 
 

@@ -14,18 +14,18 @@ from d2tiny.layers.deform_attn import MSDeformAttn, ms_deform_attn, reference_de
 from tests.helpers.attention import case
 
 
-def slow(value, sizes, places, weights):
+def slow(value, spatial_shapes, locations, weights):
     """One sample and corner at a time."""
-    batch, queries, heads, _, points, _ = places.shape
+    batch, queries, heads, _, points, _ = locations.shape
     out = torch.zeros(batch, queries, heads, value.shape[3], dtype=value.dtype)
     for b in range(batch):
         for q in range(queries):
             for m in range(heads):
                 start = 0
-                for level, (h, w) in enumerate(sizes):
+                for level, (h, w) in enumerate(spatial_shapes):
                     for p in range(points):
-                        x = float(places[b, q, m, level, p, 0]) * w - 0.5
-                        y = float(places[b, q, m, level, p, 1]) * h - 0.5
+                        x = float(locations[b, q, m, level, p, 0]) * w - 0.5
+                        y = float(locations[b, q, m, level, p, 1]) * h - 0.5
                         for cy in (math.floor(y), math.floor(y) + 1):
                             for cx in (math.floor(x), math.floor(x) + 1):
                                 if 0 <= cx < w and 0 <= cy < h:
@@ -42,43 +42,45 @@ def test_equals_a_slow_loop(function):
     torch.testing.assert_close(function(*args), slow(*args))
 
 
-@pytest.mark.parametrize("queries", [1, 7])  # values as they lie, or each head's together
+@pytest.mark.parametrize("queries", [1, 7])  # values in place, or copied for each head
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gradients_equal_those_of_grid_sample(dtype, queries):
-    value, sizes, places, weights = case(dtype, queries=queries)
-    given = torch.randn(2, queries, 12, dtype=dtype)
+    value, spatial_shapes, locations, weights = case(dtype, queries=queries)
+    grad_out = torch.randn(2, queries, 12, dtype=dtype)
     found = []
     for function in (ms_deform_attn, reference_deform_attn):
-        leaves = [x.clone().requires_grad_() for x in (value, places, weights)]
-        out = function(leaves[0], sizes, leaves[1], leaves[2])
-        found.append(torch.autograd.grad(out, leaves, given))
+        leaves = [x.clone().requires_grad_() for x in (value, locations, weights)]
+        out = function(leaves[0], spatial_shapes, leaves[1], leaves[2])
+        found.append(torch.autograd.grad(out, leaves, grad_out))
     for one, two in zip(*found, strict=True):
         torch.testing.assert_close(one, two, atol=2e-5 if dtype == torch.float32 else 1e-10, rtol=1e-4)
 
 
 def test_gradcheck():
-    value, sizes, places, weights = case(queries=3, heads=2, depth=3)
-    leaves = [x.requires_grad_() for x in (value, places, weights)]
-    assert torch.autograd.gradcheck(lambda v, p, w: ms_deform_attn(v, sizes, p, w), leaves)
+    value, spatial_shapes, locations, weights = case(queries=3, heads=2, depth=3)
+    leaves = [x.requires_grad_() for x in (value, locations, weights)]
+    assert torch.autograd.gradcheck(lambda v, p, w: ms_deform_attn(v, spatial_shapes, p, w), leaves)
 
 
-def test_borders_and_far_places():
+def test_borders_and_far_locations():
     """The middle of the first cell is its value; the very corner a quarter of it; beyond is nothing, as is NaN."""
     value = torch.tensor([[[[8.0]], [[4.0]], [[2.0]], [[6.0]]]])
-    places = torch.tensor([[0.25, 0.25], [0.0, 0.0], [1.0, 1.0], [0.5, 0.5], [-0.3, 0.5], [9.0, 9.0], [math.nan, 0.5]])
-    places = places.view(1, 7, 1, 1, 1, 2)
-    out = ms_deform_attn(value, [(2, 2)], places, torch.ones(1, 7, 1, 1, 1))
+    locations = torch.tensor(
+        [[0.25, 0.25], [0.0, 0.0], [1.0, 1.0], [0.5, 0.5], [-0.3, 0.5], [9.0, 9.0], [math.nan, 0.5]]
+    )
+    locations = locations.view(1, 7, 1, 1, 1, 2)
+    out = ms_deform_attn(value, [(2, 2)], locations, torch.ones(1, 7, 1, 1, 1))
     assert out.flatten().tolist() == [8, 2, 1.5, 5, 0, 0, 0]
 
 
 def test_threads_change_no_bit():
-    value, sizes, places, weights = case(torch.float32, queries=50, heads=8, depth=8)
+    value, spatial_shapes, locations, weights = case(torch.float32, queries=50, heads=8, depth=8)
     results = []
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            leaves = [x.clone().requires_grad_() for x in (value, places, weights)]
-            out = ms_deform_attn(leaves[0], sizes, leaves[1], leaves[2])
+            leaves = [x.clone().requires_grad_() for x in (value, locations, weights)]
+            out = ms_deform_attn(leaves[0], spatial_shapes, leaves[1], leaves[2])
             results.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
     finally:
         torch.set_num_threads(1)
@@ -86,15 +88,15 @@ def test_threads_change_no_bit():
 
 
 def test_half_precision_is_computed_in_float32():
-    value, sizes, places, weights = case(torch.float32)
-    half = ms_deform_attn(value.bfloat16(), sizes, places, weights)
+    value, spatial_shapes, locations, weights = case(torch.float32)
+    half = ms_deform_attn(value.bfloat16(), spatial_shapes, locations, weights)
     assert half.dtype == torch.bfloat16
-    torch.testing.assert_close(half, reference_deform_attn(value.bfloat16(), sizes, places, weights))
+    torch.testing.assert_close(half, reference_deform_attn(value.bfloat16(), spatial_shapes, locations, weights))
 
 
 def test_nothing_to_do():
-    value, sizes, places, weights = case(torch.float32, queries=0)
-    assert ms_deform_attn(value, sizes, places, weights).shape == (2, 0, 12)
+    value, spatial_shapes, locations, weights = case(torch.float32, queries=0)
+    assert ms_deform_attn(value, spatial_shapes, locations, weights).shape == (2, 0, 12)
 
 
 @pytest.mark.parametrize("part", [0, 1, 2, 3])
@@ -111,12 +113,12 @@ from d2tiny.layers.deform_attn import reference_deform_attn
 from d2tiny.layers.deform_attn_gpu import DeformAttnGPU
 from tests.helpers.attention import case
 for dtype, depth, queries in ((torch.float32, 6, 21), (torch.float32, 8, 3), (torch.float16, 4, 17)):
-    value, sizes, places, weights = case(torch.float32, depth=depth, queries=queries)
-    given, found = torch.randn(2, queries, 3 * depth), []
+    value, spatial_shapes, locations, weights = case(torch.float32, depth=depth, queries=queries)
+    grad_out, found = torch.randn(2, queries, 3 * depth), []
     for function in (lambda v, s, p, w: DeformAttnGPU.apply(v, tuple(s), p, w), reference_deform_attn):
-        leaves = [value.to(dtype).requires_grad_(), places.clone().requires_grad_(), weights.clone().requires_grad_()]
-        out = function(leaves[0], sizes, leaves[1], leaves[2])
-        found.append([out, *torch.autograd.grad(out, leaves, given.to(dtype))])
+        leaves = [x.clone().requires_grad_() for x in (value.to(dtype), locations, weights)]
+        out = function(leaves[0], spatial_shapes, leaves[1], leaves[2])
+        found.append([out, *torch.autograd.grad(out, leaves, grad_out.to(dtype))])
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     for one, two in zip(*found, strict=True):
         assert one.dtype == two.dtype
@@ -138,41 +140,43 @@ def test_triton_in_its_interpreter():
     assert done.stdout.strip().endswith("equal"), done.stderr[-2000:]
 
 
-def test_heads_look_into_eight_directions_at_first():
-    """(1, 0), (1, 1), (0, 1), …, p + 1 cells far; all places weigh the same."""
-    layer = MSDeformAttn(channels=16, heads=8, levels=2, points=3)
-    offsets = layer.offsets.bias.view(8, 2, 3, 2)
+def test_heads_sample_in_eight_directions_at_first():
+    """(1, 0), (1, 1), (0, 1), …, p + 1 cells far; all points have the same weight."""
+    layer = MSDeformAttn(embed_dim=16, num_heads=8, num_levels=2, num_points=3)
+    offsets = layer.sampling_offsets.bias.view(8, 2, 3, 2)
     directions = [(1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1)]
     for head, direction in enumerate(directions):
         for point in range(3):
-            wanted = torch.tensor(direction).float() * (point + 1)
-            torch.testing.assert_close(offsets[head, :, point], wanted.expand(2, 2), atol=1e-5, rtol=0)
-    assert not layer.weights.weight.any()
+            expected = torch.tensor(direction).float() * (point + 1)
+            torch.testing.assert_close(offsets[head, :, point], expected.expand(2, 2), atol=1e-5, rtol=0)
+    assert not layer.attention_weights.weight.any()
 
 
 def test_layer_equals_its_formula():
     torch.manual_seed(0)
-    layer = MSDeformAttn(channels=8, heads=2, levels=2, points=2)
-    torch.nn.init.normal_(layer.offsets.weight, std=0.5)
-    torch.nn.init.normal_(layer.weights.weight)
-    sizes = [(4, 3), (2, 2)]
+    layer = MSDeformAttn(embed_dim=8, num_heads=2, num_levels=2, num_points=2)
+    torch.nn.init.normal_(layer.sampling_offsets.weight, std=0.5)
+    torch.nn.init.normal_(layer.attention_weights.weight)
+    spatial_shapes = [(4, 3), (2, 2)]
     query, memory, padding = torch.randn(1, 5, 8), torch.randn(1, 16, 8), torch.rand(1, 16) < 0.2
     for width in (2, 4):
         reference = torch.rand(1, 5, 2, width)
-        value = layer.value(memory).masked_fill(padding[..., None], 0).view(1, 16, 2, 4)
-        weights = layer.weights(query).view(1, 5, 2, 4).softmax(-1).view(1, 5, 2, 2, 2)
-        delta = layer.offsets(query).view(1, 5, 2, 2, 2, 2)
-        places = torch.zeros(1, 5, 2, 2, 2, 2)
-        for level, (h, w) in enumerate(sizes):
+        value = layer.value_proj(memory).masked_fill(padding[..., None], 0).view(1, 16, 2, 4)
+        weights = layer.attention_weights(query).view(1, 5, 2, 4).softmax(-1).view(1, 5, 2, 2, 2)
+        offsets = layer.sampling_offsets(query).view(1, 5, 2, 2, 2, 2)
+        locations = torch.zeros(1, 5, 2, 2, 2, 2)
+        for level, (h, w) in enumerate(spatial_shapes):
             if width == 2:
-                step = delta[:, :, :, level] / torch.tensor([w, h])
+                step = offsets[:, :, :, level] / torch.tensor([w, h])
             else:
-                step = delta[:, :, :, level] / 2 * reference[:, :, None, level, None, 2:] * 0.5
-            places[:, :, :, level] = reference[:, :, None, level, None, :2] + step
-        wanted = layer.output(slow(value, sizes, places, weights))
-        torch.testing.assert_close(layer(query, reference, memory, sizes, padding), wanted, atol=1e-5, rtol=1e-4)
+                step = offsets[:, :, :, level] / 2 * reference[:, :, None, level, None, 2:] * 0.5
+            locations[:, :, :, level] = reference[:, :, None, level, None, :2] + step
+        expected = layer.output_proj(slow(value, spatial_shapes, locations, weights))
+        torch.testing.assert_close(
+            layer(query, reference, memory, spatial_shapes, padding), expected, atol=1e-5, rtol=1e-4
+        )
 
 
 def test_heads_must_divide_the_channels():
-    with pytest.raises(ValueError, match="heads must divide"):
-        MSDeformAttn(channels=10, heads=4)
+    with pytest.raises(ValueError, match="num_heads must divide"):
+        MSDeformAttn(embed_dim=10, num_heads=4)

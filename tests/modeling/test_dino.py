@@ -10,16 +10,17 @@ import torch
 from detectron2.utils.events import EventStorage
 
 from d2tiny.engine.checkpoint import TinyCheckpointer
-from d2tiny.layers.position import MapPosition, box_position, inverse_sigmoid
+from d2tiny.layers.position import PositionEmbeddingSine, box_sine_embedding, inverse_sigmoid
 from d2tiny.modeling.assigners import HungarianMatcher
-from d2tiny.modeling.transformer import Denoising, DINOCriterion, DINODecoder, QuerySelection, Tokens
+from d2tiny.modeling.contracts import QueryPredictions
+from d2tiny.modeling.transformer import DecoderOutput, Denoising, DINOCriterion, DINODecoder, QuerySelection, Tokens
 from d2tiny.ops.boxes import cxcywh_to_xyxy, pairwise_giou
-from tests.helpers.images import item
+from tests.helpers.images import item, query_targets
 from tests.helpers.models import small
 
 
 def settle(model):
-    """Values that are zero at first get some, so that nothing is hidden."""
+    """Give parameters that are zero at first other values, so that nothing is hidden."""
     torch.manual_seed(1)
     with torch.no_grad():
         for p in model.parameters():
@@ -31,6 +32,12 @@ def settle(model):
 def step(model, batch):
     with EventStorage(0):
         return model(batch)
+
+
+def match(matcher, logits, boxes, labels, gt_boxes):
+    """Indices of queries and objects of one image."""
+    indices = matcher(QueryPredictions(logits[None], boxes[None]), query_targets([labels], [gt_boxes]))
+    return indices.query_idx, indices.target_idx
 
 
 # --- matching and losses -------------------------------------------------------------------------------------------
@@ -62,22 +69,51 @@ def test_matching_is_the_cheapest_of_all(seed):
     logits, boxes = torch.randn(5, 3), torch.rand(5, 4) * 0.5 + 0.1
     classes, gt = torch.randint(0, 3, (3,)), torch.rand(3, 4) * 0.5 + 0.1
     cost = matcher.cost(logits, boxes, classes, gt)
-    query, found = matcher(logits, boxes, classes, gt)
+    query, found = match(matcher, logits, boxes, classes, gt)
     best = min(sum(float(cost[q, g]) for g, q in enumerate(qs)) for qs in itertools.permutations(range(5), 3))
     assert float(cost[query, found].sum()) == pytest.approx(best, rel=1e-5)
 
 
 def test_matching_edges(caplog):
     matcher = HungarianMatcher()
-    none = matcher(torch.zeros(3, 2), torch.rand(3, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
+    none = match(matcher, torch.zeros(3, 2), torch.rand(3, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
     assert len(none[0]) == len(none[1]) == 0
-    query, _ = matcher(torch.zeros(2, 2), torch.rand(2, 4), torch.zeros(5, dtype=torch.int64), torch.rand(5, 4))
+    query, _ = match(matcher, torch.zeros(2, 2), torch.rand(2, 4), torch.zeros(5, dtype=torch.int64), torch.rand(5, 4))
     assert len(query) == 2
     assert "2 queries for 5 objects" in caplog.text
     with pytest.raises(FloatingPointError, match="NaN"):
-        matcher(torch.full((2, 2), math.nan), torch.rand(2, 4), torch.tensor([0]), torch.rand(1, 4))
+        match(matcher, torch.full((2, 2), math.nan), torch.rand(2, 4), torch.tensor([0]), torch.rand(1, 4))
     with pytest.raises(ValueError, match="weights"):
         HungarianMatcher(class_weight=-1.0)
+
+
+def test_matching_of_a_batch_excludes_padding_queries():
+    torch.manual_seed(0)
+    matcher, gt = HungarianMatcher(), torch.rand(3, 4) * 0.5 + 0.1
+    labels = torch.zeros(3, dtype=torch.int64)
+    boxes = torch.cat((gt, torch.rand(2, 4) * 0.5 + 0.1))[None].repeat(2, 1, 1)  # the first three queries are exact
+    objects = query_targets([labels, labels[:1]], [gt, gt[:1]])
+    indices = matcher(QueryPredictions(torch.zeros(2, 5, 1), boxes), objects)
+    assert [x.tolist() for x in indices] == [[0, 0, 0, 1], [0, 1, 2, 0], [0, 1, 2, 0]]
+    valid = torch.tensor([[False, True, True, True, True], [False, False, False, True, False]])
+    indices = matcher(QueryPredictions(torch.zeros(2, 5, 1), boxes), objects, valid)
+    assert indices.batch_idx.tolist() == [0, 0, 0, 1]
+    assert valid[indices.batch_idx, indices.query_idx].all()
+    assert (indices.query_idx[3], indices.target_idx[3]) == (3, 0)
+    assert sorted(indices.target_idx[:3].tolist()) == [0, 1, 2]
+
+
+def test_decoder_output_by_layer_and_by_kind_of_query():
+    logits, boxes = torch.rand(2, 1, 5, 3), torch.rand(2, 1, 5, 4)
+    output = DecoderOutput(logits, boxes)
+    assert len(output.layers) == 2
+    assert torch.equal(output.layers[1].pred_logits, logits[1])
+    assert torch.equal(output.layers[1].pred_boxes, boxes[1])
+    for count in (0, 2):
+        denoising, matching = output.split(count)
+        assert denoising.pred_boxes.shape[2] == count
+        assert torch.equal(matching.pred_logits, logits[:, :, count:])
+        assert torch.equal(matching.pred_boxes, boxes[:, :, count:])
 
 
 def test_losses_by_hand():
@@ -85,24 +121,29 @@ def test_losses_by_hand():
     criterion = DINOCriterion(matcher=HungarianMatcher())
     gt = torch.tensor([[0.5, 0.5, 0.2, 0.2]])
     boxes = torch.stack((gt, torch.tensor([[0.1, 0.1, 0.1, 0.1]])), dim=1)
-    given = (torch.zeros(1, 2, 1), boxes, [torch.tensor([0])], [gt], torch.tensor(1.0))
-    losses = criterion.matched(*given)
+    predictions, one = QueryPredictions(torch.zeros(1, 2, 1), boxes), torch.tensor(1.0)
+    objects = query_targets([torch.tensor([0])], [gt])
+    losses = criterion.matched_losses(predictions, objects, one)
     assert float(losses["loss_class"]) == pytest.approx((0.25 + 0.75) * 0.25 * math.log(2))
     assert float(losses["loss_bbox"]) == pytest.approx(0, abs=1e-6)
     assert float(losses["loss_giou"]) == pytest.approx(0, abs=1e-5)
-    pads = torch.tensor([[True, False]])
-    masked = criterion.matched(*given, pads)
+    masked = criterion.matched_losses(predictions, objects, one, torch.tensor([[True, False]]))
     assert float(masked["loss_class"]) == pytest.approx(0.25 * 0.25 * math.log(2))
     region = [torch.tensor([[0.1, 0.1, 0.2, 0.2]])]
-    ignored = criterion.matched(*given, None, region)
+    ignored = criterion.matched_losses(predictions, query_targets(objects.labels, objects.boxes, region), one)
     assert float(ignored["loss_class"]) == pytest.approx(float(masked["loss_class"]))
 
 
 @pytest.mark.parametrize("side", [2 / 800, 2 / 4000, 1 / 6000])
 def test_an_exact_tiny_box_has_no_loss(side):
     gt = torch.tensor([[0.5, 0.5, side, side]])
-    given = (torch.zeros(1, 1, 1), gt[None], [torch.tensor([0])], [gt], torch.tensor(1.0))
-    assert float(DINOCriterion(matcher=HungarianMatcher()).matched(*given)["loss_giou"]) == pytest.approx(0, abs=1e-3)
+    given = (
+        QueryPredictions(torch.zeros(1, 1, 1), gt[None]),
+        query_targets([torch.tensor([0])], [gt]),
+        torch.tensor(1.0),
+    )
+    losses = DINOCriterion(matcher=HungarianMatcher()).matched_losses(*given)
+    assert float(losses["loss_giou"]) == pytest.approx(0, abs=1e-3)
 
 
 def test_losses_name_the_same_with_and_without_objects():
@@ -115,7 +156,7 @@ def test_losses_name_the_same_with_and_without_objects():
 
 def test_denoising_a_part_of_the_objects_weighs_each_the_same():
     """Losses are divided by the objects that are denoised, not by all."""
-    model = small(denoising__label_noise=0.0, denoising__number=1).train()
+    model = small(denoising__label_noise_ratio=0.0, denoising__num_denoising=1).train()
     boxes = [[x, y, x + 8.0, y + 8.0] for x in range(0, 80, 10) for y in range(0, 80, 10)]
     losses = []
     for most in (64, 16):
@@ -135,37 +176,38 @@ def test_denoising_a_part_of_the_objects_weighs_each_the_same():
     [(0, 0, 0), (1, 100, 200), (10, 10, 200), (37, 2, 148), (100, 1, 200), (500, 1, 1000), (2667, 1, 5334)],
 )
 def test_number_of_denoising_groups(largest, groups, total):
-    assert Denoising(num_classes=2, channels=4).groups(largest) == (groups, total)
+    assert Denoising(num_classes=2, embed_dim=4).group_layout(largest) == (groups, total)
 
 
 def test_noise_stays_in_its_bounds():
     """Positives move each corner by less than half a side, negatives by half to one side (before the border)."""
     torch.manual_seed(0)
-    noise = Denoising(num_classes=3, channels=4, number=1000, label_noise=0.0, box_noise=1.0)
+    noise = Denoising(num_classes=3, embed_dim=4, num_denoising=1000, label_noise_ratio=0.0, box_noise_scale=1.0)
     box = torch.tensor([[0.5, 0.5, 0.2, 0.1]])
-    made = noise([torch.tensor([2])], [box], 5)
-    corners = cxcywh_to_xyxy(made.reference[0].sigmoid())
+    made = noise(query_targets([torch.tensor([2])], [box]), 5)
+    corners = cxcywh_to_xyxy(made.reference_logits[0].sigmoid())
     moved = (corners - cxcywh_to_xyxy(box)).abs() / torch.tensor([0.1, 0.05, 0.1, 0.05])
     positive = torch.zeros(len(corners), dtype=torch.bool)
-    positive[made.query] = True
+    positive[made.indices.query_idx] = True
     assert moved[positive].max() < 1 + 1e-4
-    # a negative of more than the whole side turns over, which the logit of its width cannot say
+    # a negative that moves by more than the side has a negative width, which its logit cannot express
     negative = corners[~positive]
-    whole = (negative[:, 2] - negative[:, 0] > 0.01) & (negative[:, 3] - negative[:, 1] > 0.01)
-    assert moved[~positive][whole].min() > 1 - 1e-3
-    assert torch.equal(made.content[0, made.query], noise.labels.weight[2].expand(1000, -1))
+    upright = (negative[:, 2] - negative[:, 0] > 0.01) & (negative[:, 3] - negative[:, 1] > 0.01)
+    assert moved[~positive][upright].min() > 1 - 1e-3
+    embedding = noise.label_embedding.weight[2].expand(1000, -1)
+    assert torch.equal(made.content[0, made.indices.query_idx], embedding)
 
 
-def test_labels_flip_as_often_as_said():
+def test_labels_flip_as_often_as_configured():
     torch.manual_seed(0)
-    noise = Denoising(num_classes=100, channels=4, label_noise=0.5)
-    flipped = noise._flipped(torch.zeros(20000, dtype=torch.int64)) != 0
+    noise = Denoising(num_classes=100, embed_dim=4, label_noise_ratio=0.5)
+    flipped = noise._noisy_labels(torch.zeros(20000, dtype=torch.int64)) != 0
     assert float(flipped.float().mean()) == pytest.approx(0.25 * 0.99, abs=0.01)
 
 
-def test_who_may_look_at_whom():
-    """Two groups of 2·1, three matching queries: matching sees matching, a group itself and the matching ones."""
-    mask = Denoising._mask(2, 1, 4, 3, torch.device("cpu"))
+def test_attention_mask_by_hand():
+    """Two groups of 2·1, three matching queries: a group attends to itself and to the matching ones."""
+    mask = Denoising._attn_mask(2, 1, 3, torch.device("cpu"))
     allowed = ~mask
     assert allowed[:2].tolist() == [[True, True, False, False, True, True, True]] * 2
     assert allowed[2:4].tolist() == [[False, False, True, True, True, True, True]] * 2
@@ -173,12 +215,12 @@ def test_who_may_look_at_whom():
 
 
 def test_images_with_too_many_objects_are_denoised_in_part():
-    noise = Denoising(num_classes=2, channels=4, max_gts=5)
+    noise = Denoising(num_classes=2, embed_dim=4, max_gts=5)
     classes, boxes = [torch.zeros(n, dtype=torch.int64) for n in (40, 0)], [torch.rand(n, 4) for n in (40, 0)]
-    made = noise(classes, boxes, 3)
+    made = noise(query_targets(classes, boxes), 3)
     assert made.content.shape[1] == 2 * 5 * 20
-    assert made.gt.unique().numel() == 5
-    assert noise(classes[1:], boxes[1:], 3) is None
+    assert made.indices.target_idx.unique().numel() == 5
+    assert noise(query_targets(classes[1:], boxes[1:]), 3) is None
 
 
 def test_denoising_does_not_leak_into_the_matching_queries():
@@ -192,11 +234,11 @@ def test_denoising_does_not_leak_into_the_matching_queries():
         with torch.no_grad():
             step(model, batch)
     hook.remove()
-    extra = outputs[0].logits.shape[2] - model.selection.queries
-    extra = max(extra, outputs[0].logits.shape[2] - min(model.selection.queries, 128))
-    assert not torch.equal(outputs[0].logits[:, :, :extra], outputs[1].logits[:, :, :extra])
-    torch.testing.assert_close(outputs[0].logits[:, :, extra:], outputs[1].logits[:, :, extra:])
-    torch.testing.assert_close(outputs[0].boxes[:, :, extra:], outputs[1].boxes[:, :, extra:])
+    extra = outputs[0].pred_logits.shape[2] - model.selection.num_queries
+    extra = max(extra, outputs[0].pred_logits.shape[2] - min(model.selection.num_queries, 128))
+    assert not torch.equal(outputs[0].pred_logits[:, :, :extra], outputs[1].pred_logits[:, :, :extra])
+    torch.testing.assert_close(outputs[0].pred_logits[:, :, extra:], outputs[1].pred_logits[:, :, extra:])
+    torch.testing.assert_close(outputs[0].pred_boxes[:, :, extra:], outputs[1].pred_boxes[:, :, extra:])
 
 
 # --- decoder -------------------------------------------------------------------------------------------------------
@@ -215,8 +257,8 @@ def toy_tokens(channels=16):
 def test_look_forward_twice_reaches_one_layer_back(twice):
     """Box head l gets a gradient from the boxes of layer l, of layer l + 1 only if it looks twice, never of l + 2."""
     decoder = DINODecoder(
-        num_classes=2, channels=16, layers=3, heads=2, levels=2, points=1, hidden=16, shared_heads=False,
-        look_forward_twice=twice,
+        num_classes=2, embed_dim=16, num_layers=3, num_heads=2, num_levels=2, num_points=1, feedforward_dim=16,
+        shared_heads=False, look_forward_twice=twice,
     )  # fmt: skip
     for head in decoder.box_heads:
         torch.nn.init.normal_(head.layers[-1].weight, std=0.1)
@@ -226,7 +268,7 @@ def test_look_forward_twice_reaches_one_layer_back(twice):
     def reaches(layer, head):
         decoder.zero_grad()
         out = decoder(content, torch.zeros(1, 3, 4), tokens.features, tokens, None)
-        out.boxes[layer].sum().backward()
+        out.pred_boxes[layer].sum().backward()
         grad = decoder.box_heads[head].layers[-1].weight.grad
         return grad is not None and bool(grad.any())
 
@@ -236,20 +278,24 @@ def test_look_forward_twice_reaches_one_layer_back(twice):
 
 
 def test_boxes_stay_at_first():
-    """The last layer of the box head is zero: every layer says the reference."""
-    decoder = DINODecoder(num_classes=2, channels=16, layers=2, heads=2, levels=2, points=1, hidden=16)
+    """The last layer of the box head is zero: every layer predicts the reference box."""
+    decoder = DINODecoder(
+        num_classes=2, embed_dim=16, num_layers=2, num_heads=2, num_levels=2, num_points=1, feedforward_dim=16
+    )
     tokens, reference = toy_tokens(), torch.randn(1, 3, 4)
     out = decoder(torch.randn(1, 3, 16), reference, tokens.features, tokens, None)
-    torch.testing.assert_close(out.boxes, reference.sigmoid().expand(2, -1, -1, -1), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(out.pred_boxes, reference.sigmoid().expand(2, -1, -1, -1), atol=1e-4, rtol=1e-4)
 
 
 def test_position_embeddings_by_hand():
-    wave = box_position(torch.tensor([0.25, 0.5, 0.0, 1.0]), 2)  # one frequency: sin and cos of 2π·value; y, x, w, h
-    wanted = [math.sin(math.pi), math.cos(math.pi), 1.0, 0.0, 0.0, 1.0, math.sin(2 * math.pi), 1.0]
-    torch.testing.assert_close(wave, torch.tensor(wanted), atol=1e-6, rtol=1e-5)
+    wave = box_sine_embedding(
+        torch.tensor([0.25, 0.5, 0.0, 1.0]), 2
+    )  # one frequency: sin and cos of 2π·value; y, x, w, h
+    expected = [math.sin(math.pi), math.cos(math.pi), 1.0, 0.0, 0.0, 1.0, math.sin(2 * math.pi), 1.0]
+    torch.testing.assert_close(wave, torch.tensor(expected), atol=1e-6, rtol=1e-5)
     padding = torch.zeros(1, 2, 4, dtype=torch.bool)
     padding[:, :, 2:] = True
-    maps = MapPosition(2, 20.0)(padding)  # two columns count: their middles are at ¼ and ¾ of 2π
+    maps = PositionEmbeddingSine(2, 20.0)(padding)  # two columns count: their middles are at ¼ and ¾ of 2π
     torch.testing.assert_close(maps[0, 2, 0, :2], torch.tensor([1.0, -1.0]), atol=1e-6, rtol=1e-5)
 
 
@@ -259,7 +305,7 @@ def test_logit_is_fine_enough_for_tiny_boxes():
     torch.testing.assert_close(inverse_sigmoid(x).sigmoid(), x.clamp(1e-5, 1 - 1e-5))
 
 
-def test_where_queries_start_by_hand():
+def test_initial_boxes_by_hand():
     """16×12 px in cells of 2 and 4 px; the right half of the second image is padding."""
     sizes = ((6, 8), (3, 4))
     padding = torch.zeros(2, 60, dtype=torch.bool)
@@ -268,7 +314,7 @@ def test_where_queries_start_by_hand():
     valid = torch.tensor([[[1.0, 1.0]] * 2, [[0.5, 1.0]] * 2])
     tokens = Tokens(torch.zeros(2, 60, 8), torch.zeros(2, 60, 8), padding, sizes, valid)
     px = torch.tensor([[16.0, 12, 16, 12], [8, 12, 8, 12]])
-    boxes, usable = QuerySelection(num_classes=1, channels=8, base_cells=2.0).starts(tokens)
+    boxes, usable = QuerySelection(num_classes=1, embed_dim=8, base_cells=2.0).initial_boxes(tokens)
     torch.testing.assert_close(boxes[0, :2] * px[0], torch.tensor([[1.0, 1, 4, 4], [3, 1, 4, 4]]))
     torch.testing.assert_close(boxes[0, 48] * px[0], torch.tensor([2.0, 2, 8, 8]))
     assert usable[0].all(), "also at the border"
@@ -276,12 +322,12 @@ def test_where_queries_start_by_hand():
     assert torch.equal(usable[1], inside)
     large = torch.tensor([8.0, 12, 0.99 * 8, 12])  # as wide as the image at most
     torch.testing.assert_close(boxes[1, inside] * px[1], (boxes[0, inside] * px[0]).minimum(large))
-    shares, usable = QuerySelection(num_classes=1, channels=8, base_wh=0.05).starts(tokens)
+    shares, usable = QuerySelection(num_classes=1, embed_dim=8, base_wh=0.05).initial_boxes(tokens)
     torch.testing.assert_close(shares[0, [0, 48], 2:], torch.tensor([[0.05, 0.05], [0.1, 0.1]]))
     assert torch.equal(usable, ~padding)
     line = Tokens(torch.zeros(1, 400, 8), torch.zeros(1, 400, 8), torch.zeros(1, 400, dtype=torch.bool), ((1, 400),),
                   torch.ones(1, 1, 2))  # fmt: skip
-    boxes, _ = QuerySelection(num_classes=1, channels=8, base_cells=2.0).starts(line)
+    boxes, _ = QuerySelection(num_classes=1, embed_dim=8, base_cells=2.0).initial_boxes(line)
     torch.testing.assert_close(boxes[0, :, 0], (torch.arange(400) + 0.5) / 400)
 
 
@@ -300,7 +346,7 @@ def test_an_image_does_not_depend_on_its_batch_mates(name):
         assert abs(counts[0] - counts[1]) > 1e-3
         one, other = (one, other) if counts[0] < counts[1] else (other, one)
         model.density.thresholds, model.density.buckets = [0.0, sum(counts) / 2, 1e9], [20, 40, 60, 80]
-        assert [len(model.explain(x).queries) for x in (one, other)] == [40, 60]
+        assert [len(model.explain(x).reference_points) for x in (one, other)] == [40, 60]
     with torch.no_grad():
         alone = model([one])[0]["instances"]
         beside = model([one, other])[0]["instances"]
@@ -313,12 +359,12 @@ def test_an_image_does_not_depend_on_its_batch_mates(name):
 
 def test_pad_queries_get_no_gradient_and_are_never_detected():
     model = settle(small("scalebridge_r18")).train()
-    seen = {}
+    inputs = {}
 
     def keep(_, args):
         content = args[0]
         content.retain_grad()
-        seen["content"] = content
+        inputs["content"] = content
 
     hook = model.decoder.register_forward_pre_hook(keep)
     few = item([[10, 10, 18, 17]])
@@ -329,8 +375,8 @@ def test_pad_queries_get_no_gradient_and_are_never_detected():
     losses = step(model, [few, many])
     sum(losses.values()).backward()
     hook.remove()
-    noisy = seen["content"].shape[1] - 100  # the first bucket with a query for each of 70 objects
-    grads = seen["content"].grad[:, noisy:].abs().sum(-1)
+    noisy = inputs["content"].shape[1] - 100  # the first bucket with a query for each of 70 objects
+    grads = inputs["content"].grad[:, noisy:].abs().sum(-1)
     assert (grads[0, 10:] == 0).all()
     assert (grads[0, :10] > 0).all()
     assert (grads[1] > 0).all()
@@ -342,7 +388,7 @@ def test_pad_queries_get_no_gradient_and_are_never_detected():
 
 def test_switched_off_parts_leave_plain_dino_bit_for_bit():
     plain = small().eval()
-    off = small("scalebridge_r18", density=None, routing=None, selection__queries=300).eval()
+    off = small("scalebridge_r18", density=None, routing=None, selection__num_queries=300).eval()
     off.load_state_dict(plain.state_dict(), strict=True)
     image = [{"image": torch.randint(0, 255, (3, 64, 96), dtype=torch.uint8)}]
     with torch.no_grad():
@@ -383,23 +429,23 @@ def test_any_number_of_objects_in_both_precisions(name, objects, dtype):
 
 
 def test_what_cannot_work_is_refused():
-    with pytest.raises(ValueError, match=r"selection\.queries=50"):
-        small("scalebridge_r18", selection__queries=50)
-    with pytest.raises(ValueError, match="channels=32"):
+    with pytest.raises(ValueError, match=r"selection\.num_queries=50"):
+        small("scalebridge_r18", selection__num_queries=50)
+    with pytest.raises(ValueError, match="embed_dim=32"):
         small(backbone__neck__channels=64)
     with pytest.raises(ValueError, match="base_wh"):
         small(selection__base_wh=2.0)
     for changes, words in (
         ({"selection__base_cells": 0.0}, "base_cells"),
-        ({"encoder__levels": 3}, r"encoder\.levels=3"),
-        ({"decoder__levels": 5}, r"decoder\.levels=5"),
+        ({"encoder__num_levels": 3}, r"encoder\.num_levels=3"),
+        ({"decoder__num_levels": 5}, r"decoder\.num_levels=5"),
         ({"in_features": ["m3", "m2", "m1", "m0"]}, "finest"),
-        ({"in_features": ["m0", "m1", "m2"], "encoder__levels": 3}, "nothing reads"),
+        ({"in_features": ["m0", "m1", "m2"], "encoder__num_levels": 3}, "nothing reads"),
         ({"selection__num_classes": 3}, r"selection\.num_classes=3"),
         ({"denoising__num_classes": 9}, r"denoising\.num_classes=9"),
-        ({"decoder__heads": 3}, "heads"),
-        ({"decoder__layers": 0}, "layers"),
-        ({"encoder__points": 0}, "points"),
+        ({"decoder__num_heads": 3}, "num_heads"),
+        ({"decoder__num_layers": 0}, "num_layers"),
+        ({"encoder__num_points": 0}, "num_points"),
         ({"max_detections": 0}, "max_detections"),
         ({"score_thresh": 2.0}, "score_thresh"),
         ({"density": "DensityQueries"}, "dgq"),
@@ -411,7 +457,7 @@ def test_what_cannot_work_is_refused():
 
 @pytest.mark.parametrize("queries", [40, 200])
 def test_a_model_with_another_number_of_queries_starts_from_trained_contents(tmp_path, queries):
-    trained, other = small(selection__queries=100), small(selection__queries=queries)
+    trained, other = small(selection__num_queries=100), small(selection__num_queries=queries)
     torch.save({"model": trained.state_dict()}, tmp_path / "model.pth")
     own = other.selection.content.weight.detach().clone()
     TinyCheckpointer(other).load(str(tmp_path / "model.pth"))

@@ -1,4 +1,4 @@
-"""Density-guided queries (DGQ) and routed mixture attention (REM)."""
+"""Density-guided dynamic queries (DGQ) and routing-enhanced mixture attention (REM) of ScaleBridge-Det."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from d2tiny.modeling.transformer import (
 from d2tiny.synthetic import write_dataset
 from d2tiny.utils.errors import ConfigError, DatasetError
 from tests.helpers import ROOT
+from tests.helpers.images import query_targets
 from tests.helpers.models import small
 
 
@@ -50,8 +51,8 @@ def test_density_of_one_object_by_hand():
 
     row = [weight(2), weight(1), 1, weight(1), weight(2)]
     column = [weight(1), 1, weight(1)]
-    wanted = [[c * r / sum(row) / sum(column) for r in row] for c in column]
-    torch.testing.assert_close(target, torch.tensor(wanted))
+    expected = [[c * r / sum(row) / sum(column) for r in row] for c in column]
+    torch.testing.assert_close(target, torch.tensor(expected))
 
 
 @pytest.mark.parametrize(
@@ -59,13 +60,13 @@ def test_density_of_one_object_by_hand():
     [(0, 300), (9, 300), (10, 500), (99, 500), (100, 900), (499, 900), (500, 1500), (9999, 1500)],
 )
 def test_number_of_queries_by_bucket(objects, queries):
-    assert DensityQueries(channels=32, hidden=32).number(objects) == queries
+    assert DensityQueries(embed_dim=32, hidden_dim=32).num_queries(objects) == queries
 
 
 @pytest.mark.parametrize(("objects", "queries"), [(0, 300), (120, 384), (200, 512), (2000, 1500), (math.inf, 1500)])
 def test_number_of_queries_by_line(objects, queries):
     """64 · ⌈(1.5 N + 150) / 64⌉: 120 → 330 / 64 = 5.2 → 6 · 64."""
-    assert DensityQueries(channels=32, hidden=32, rule="linear").number(objects) == queries
+    assert DensityQueries(embed_dim=32, hidden_dim=32, rule="linear").num_queries(objects) == queries
 
 
 def toy(batch=2, classes=3, sizes=((8, 8), (4, 4)), channels=32, seed=0):
@@ -79,36 +80,37 @@ def toy(batch=2, classes=3, sizes=((8, 8), (4, 4)), channels=32, seed=0):
 
 
 def test_training_has_at_least_a_query_for_each_object():
-    dgq = DensityQueries(channels=32, hidden=32, buckets=[5, 10, 20], thresholds=[4, 9]).train()
+    dgq = DensityQueries(embed_dim=32, hidden_dim=32, buckets=[5, 10, 20], thresholds=[4, 9]).train()
     density = torch.zeros(2, 8, 8)
-    assert dgq.numbers(density, [3, 12]) == [5, 20]
-    density[0] = 1.0  # says 64
-    assert dgq.numbers(density, [3, 12]) == [20, 20]
-    assert dgq.numbers(density, None) == [20, 5]
+    assert dgq.num_queries_of_images(density, [3, 12]) == [5, 20]
+    density[0] = 1.0  # 64 objects
+    assert dgq.num_queries_of_images(density, [3, 12]) == [20, 20]
+    assert dgq.num_queries_of_images(density, None) == [20, 5]
     dgq.warmup = 10
-    assert dgq.numbers(density, [3, 12]) == [5, 20]
+    assert dgq.num_queries_of_images(density, [3, 12]) == [5, 20]
 
 
 def test_small_buckets_do_not_leave_objects_without_queries():
-    dgq = DensityQueries(channels=32, hidden=32, buckets=[5, 10, 20], thresholds=[8, 100]).train()
-    assert dgq.numbers(torch.zeros(4, 8, 8), [5, 7, 11, 50]) == [5, 10, 20, 20]
+    dgq = DensityQueries(embed_dim=32, hidden_dim=32, buckets=[5, 10, 20], thresholds=[8, 100]).train()
+    assert dgq.num_queries_of_images(torch.zeros(4, 8, 8), [5, 7, 11, 50]) == [5, 10, 20, 20]
 
 
 def test_ignore_regions_count_neither_in_the_map_nor_in_the_number():
     """Density in a region costs nothing; elsewhere it does."""
     tokens, _ = toy(batch=1)
-    dgq = DensityQueries(channels=32, hidden=32)
+    dgq = DensityQueries(embed_dim=32, hidden_dim=32)
     region = [torch.tensor([[0.75, 0.5, 0.5, 1.0]])]  # the right half
-    box = [torch.tensor([[0.25, 0.25, 0.1, 0.1]])]
+    label, box = [torch.tensor([0])], [torch.tensor([[0.25, 0.25, 0.1, 0.1]])]
+    plain, ignoring = query_targets(label, box), query_targets(label, box, region)
     right = density_target(box[0] * 8, (8, 8))[None]
     wrong = right.clone()
     wrong[0, :, 4:] += 3.0
-    assert float(dgq.losses(right, tokens, box)["loss_density"]) == pytest.approx(0, abs=1e-6)
-    for key, value in dgq.losses(wrong, tokens, box, region).items():
+    assert float(dgq.losses(right, tokens, plain)["loss_density"]) == pytest.approx(0, abs=1e-6)
+    for key, value in dgq.losses(wrong, tokens, ignoring).items():
         assert float(value) == pytest.approx(0, abs=0.02), key
-        assert float(dgq.losses(wrong, tokens, box)[key]) > 0.1
+        assert float(dgq.losses(wrong, tokens, plain)[key]) > 0.1
     wrong[0, 7, 0] += 30.0
-    assert all(float(v) > 0.1 for v in dgq.losses(wrong, tokens, box, region).values())
+    assert all(float(v) > 0.1 for v in dgq.losses(wrong, tokens, ignoring).values())
 
 
 def test_density_of_coarse_levels_lies_where_the_finest_has_it():
@@ -119,73 +121,78 @@ def test_density_of_coarse_levels_lies_where_the_finest_has_it():
     tokens = Tokens(none, none, torch.zeros(1, cells, dtype=torch.bool), sizes, torch.ones(1, 5, 2))
     density = torch.zeros(1, 200, 200)
     density[0, 190, 3] = density[0, 197, 197] = 0.5
-    found = DensityQueries._of_tokens(density, tokens)[0].split([h * w for h, w in sizes])
+    found = DensityQueries._token_density(density, tokens)[0].split([h * w for h, w in sizes])
     for level, (values, (height, width)) in enumerate(zip(found, sizes, strict=True)):
-        wanted = torch.zeros(height, width)
-        wanted[190 >> level, 3 >> level] = wanted[197 >> level, 197 >> level] = 1.0
-        torch.testing.assert_close(values.view(height, width), wanted)
+        expected = torch.zeros(height, width)
+        expected[190 >> level, 3 >> level] = expected[197 >> level, 197 >> level] = 1.0
+        torch.testing.assert_close(values.view(height, width), expected)
 
 
 def test_selection_by_hand():
     """Eight queries: two peaks of the map first, then the best tokens, none twice; the density shifts the order."""
     tokens, proposals = toy(batch=1)
-    dgq = DensityQueries(channels=32, hidden=32, buckets=[8], thresholds=[], density_weight=0.0)
+    dgq = DensityQueries(embed_dim=32, hidden_dim=32, buckets=[8], thresholds=[], density_weight=0.0)
     density = torch.zeros(1, 8, 8)
     density[0, 2, 3], density[0, 6, 6], density[0, 6, 5] = 0.5, 0.9, 0.4  # the last is no peak
     chosen = dgq.select(proposals, density, tokens)
-    assert chosen.tokens[0, :2].tolist() == [6 * 8 + 6, 2 * 8 + 3]
-    assert chosen.peaks[0].tolist() == [True, True] + [False] * 6
-    best = proposals.logits[0].amax(-1).argsort(descending=True).tolist()
+    assert chosen.token_idx[0, :2].tolist() == [6 * 8 + 6, 2 * 8 + 3]
+    assert chosen.is_peak[0].tolist() == [True, True] + [False] * 6
+    best = proposals.pred_logits[0].amax(-1).argsort(descending=True).tolist()
     rest = [t for t in best if t not in (54, 19)][:6]
-    assert chosen.tokens[0, 2:].tolist() == rest
-    assert not chosen.padding.any()
-    strong = DensityQueries(channels=32, hidden=32, buckets=[8], thresholds=[], density_weight=100.0, peak_share=0.0)
-    assert {54, 53, 19} <= set(strong.select(proposals, density, tokens).tokens[0].tolist())
+    assert chosen.token_idx[0, 2:].tolist() == rest
+    assert not chosen.padding_mask.any()
+    strong = DensityQueries(
+        embed_dim=32, hidden_dim=32, buckets=[8], thresholds=[], density_weight=100.0, peak_share=0.0
+    )
+    assert {54, 53, 19} <= set(strong.select(proposals, density, tokens).token_idx[0].tolist())
 
 
 @pytest.mark.parametrize("plain", [True, False])
-def test_where_peaks_start(plain):
+def test_initial_boxes_of_peaks(plain):
     """From the box of their cell, or from the encoder's."""
     model = small("scalebridge_r18", density__plain_peaks=plain).eval()
     nn.init.constant_(model.selection.box_head.layers[-1].bias, 0.5)  # the encoder makes boxes larger
     model.density.buckets, model.density.thresholds, model.density.peak_share = [20], [], 1.0
     image = torch.randint(0, 255, (3, 96, 96), dtype=torch.uint8)
-    seen = model._look(model._images([{"image": image}]), None)
-    chosen = model.density.select(model.selection.propose(seen.memory, seen.tokens), seen.density, seen.tokens)
-    peaks = chosen.peaks[0]
+    encoded = model._encode(model._preprocess([{"image": image}]), None)
+    proposals = model.selection.propose(encoded.memory, encoded.tokens)
+    chosen = model.density.select(proposals, encoded.density, encoded.tokens)
+    peaks = chosen.is_peak[0]
     assert peaks.any()
-    starts, _ = model.selection.starts(seen.tokens)
-    sides, plain_sides = seen.queries.reference[0].sigmoid()[:, 2:], starts[0, chosen.tokens[0], 2:]
+    sides = encoded.queries.reference_logits[0].sigmoid()[:, 2:]
+    plain_sides = proposals.boxes[0, chosen.token_idx[0], 2:]
     assert torch.allclose(sides[peaks], plain_sides[peaks], atol=1e-5) == plain
     assert not torch.isclose(sides[~peaks], plain_sides[~peaks], atol=1e-5).any()
 
 
-def test_selection_pads_and_leaves_unusable_tokens_out():
+def test_selection_pads_and_excludes_invalid_tokens():
     tokens, proposals = toy()
-    proposals.usable[1, 10:] = False
-    proposals.logits[1, 10:] = -torch.inf
-    dgq = DensityQueries(channels=32, hidden=32, buckets=[30], thresholds=[])
+    proposals.valid_mask[1, 10:] = False
+    proposals.pred_logits[1, 10:] = -torch.inf
+    dgq = DensityQueries(embed_dim=32, hidden_dim=32, buckets=[30], thresholds=[])
     chosen = dgq.select(proposals, torch.rand(2, 8, 8), tokens)
-    assert (~chosen.padding).sum(1).tolist() == [30, 10]
-    assert sorted(chosen.tokens[1, :10].tolist()) == list(range(10))
-    assert len(set(chosen.tokens[0].tolist())) == 30
+    assert (~chosen.padding_mask).sum(1).tolist() == [30, 10]
+    assert sorted(chosen.token_idx[1, :10].tolist()) == list(range(10))
+    assert len(set(chosen.token_idx[0].tolist())) == 30
 
 
 def test_density_head_learns_and_knows_no_padding():
     tokens, _ = toy(batch=1, seed=1)
     torch.manual_seed(0)
-    dgq = DensityQueries(channels=32, hidden=32).train()
-    boxes = [torch.tensor([[0.3, 0.3, 0.1, 0.1], [0.8, 0.6, 0.1, 0.1]])]
+    dgq = DensityQueries(embed_dim=32, hidden_dim=32).train()
+    objects = query_targets(
+        [torch.zeros(2, dtype=torch.int64)], [torch.tensor([[0.3, 0.3, 0.1, 0.1], [0.8, 0.6, 0.1, 0.1]])]
+    )
     optimizer = torch.optim.Adam(dgq.parameters(), lr=5e-3)
     first = None
     for _ in range(150):
-        loss = sum(dgq.losses(dgq.density(tokens.features, tokens), tokens, boxes).values())
+        loss = sum(dgq.losses(dgq.predict_density(tokens.features, tokens), tokens, objects).values())
         first = first or float(loss)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert float(loss) < 0.05 * first
-    assert float(dgq.density(tokens.features, tokens).sum()) == pytest.approx(2, abs=0.3)
+    assert float(dgq.predict_density(tokens.features, tokens).sum()) == pytest.approx(2, abs=0.3)
     # the same image with padding to the right and below
     wide = torch.zeros(1, 12, 10, 32)
     wide[:, :8, :8] = tokens.features[:, :64].view(1, 8, 8, 32)
@@ -193,8 +200,8 @@ def test_density_head_learns_and_knows_no_padding():
     padding = torch.ones(1, 12, 10, dtype=torch.bool)
     padding[:, :8, :8] = False
     more = Tokens(wide.view(1, -1, 32), torch.zeros(1, 120, 32), padding.view(1, -1), ((12, 10),), torch.ones(1, 1, 2))
-    alone = dgq.density(tokens.features, tokens)
-    padded = dgq.density(more.features, more)
+    alone = dgq.predict_density(tokens.features, tokens)
+    padded = dgq.predict_density(more.features, more)
     torch.testing.assert_close(padded[:, :8, :8], alone, atol=1e-5, rtol=1e-4)
     assert not padded[:, 8:].any()
 
@@ -211,7 +218,7 @@ def test_target_is_float32_under_autocast():
 def test_density_is_summed_in_float32_under_autocast():
     tokens, _ = toy(batch=1)
     with torch.autocast("cpu", torch.bfloat16):
-        density = DensityQueries(channels=32, hidden=32).density(tokens.features.bfloat16(), tokens)
+        density = DensityQueries(embed_dim=32, hidden_dim=32).predict_density(tokens.features.bfloat16(), tokens)
     assert density.dtype == torch.float32
     assert torch.isfinite(density).all()
 
@@ -229,7 +236,7 @@ def test_density_is_summed_in_float32_under_autocast():
 )
 def test_bad_density_settings_are_refused(kwargs, words):
     with pytest.raises(ValueError, match=words):
-        DensityQueries(channels=32, hidden=32, **kwargs)
+        DensityQueries(embed_dim=32, hidden_dim=32, **kwargs)
 
 
 # --- REM -----------------------------------------------------------------------------------------------------------
@@ -238,7 +245,7 @@ def test_bad_density_settings_are_refused(kwargs, words):
 def rem(channels=32, **kwargs):
     experts = [kind(channels) for kind in (LocalExpert, WideExpert, DetailExpert, ContextExpert)]
     torch.manual_seed(0)
-    return REM(experts=experts, channels=channels, heads=4, hidden=32, **kwargs)
+    return REM(experts=experts, embed_dim=channels, num_heads=4, hidden_dim=32, **kwargs)
 
 
 def maps(channels=32, batch=2, sizes=((12, 16), (6, 8), (3, 4))):
@@ -249,56 +256,56 @@ def maps(channels=32, batch=2, sizes=((12, 16), (6, 8), (3, 4))):
 
 def test_nothing_changes_at_first_and_every_parameter_learns():
     module, (levels, paddings) = rem(), maps()
-    out, routed = module(levels, paddings)
+    out, routing = module(levels, paddings)
     assert all(torch.equal(a, b) for a, b in zip(out, levels, strict=True))
     assert module.names == ["local", "detail", "wide", "context"]
     nn.init.ones_(module.scale)
-    out, routed = module(levels, paddings)
-    (sum(o.square().sum() for o in out) + sum(routed.losses.values())).backward()
+    out, routing = module(levels, paddings)
+    (sum(o.square().sum() for o in out) + sum(routing.losses.values())).backward()
     assert not [n for n, p in module.named_parameters() if p.grad is None]
 
 
 @pytest.mark.parametrize("topk", [1, 2])
-def test_shares(topk):
-    """They add up to 1, k of each category are asked, and no category gets less than its least share."""
-    module, (levels, paddings) = rem(topk=topk, least_share=0.2), maps()
-    _, routed = module(levels, paddings)
-    for pi in routed.shares:
+def test_routing_weights(topk):
+    """They add up to 1, k of each category are selected, and no category gets less than the minimum of the gate."""
+    module, (levels, paddings) = rem(topk=topk, min_gate=0.2), maps()
+    _, routing = module(levels, paddings)
+    for pi in routing.routing_weights:
         torch.testing.assert_close(pi.sum(1), torch.ones_like(pi[:, 0]))
         for category in pi.split([2, 2], dim=1):
             assert ((category > 0).sum(1) == topk).all()
             assert category.sum(1).min() >= 0.2 - 1e-6
-    assert sum(routed.statistics().values()) == pytest.approx(1, abs=1e-5)
+    assert sum(routing.statistics().values()) == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize(("bias", "wanted"), [((0.0, 0.0), 1.0), ((30.0, 0.0), 2.0)])
-def test_balance_is_one_when_even_and_the_number_of_experts_when_collapsed(bias, wanted):
+@pytest.mark.parametrize(("bias", "expected"), [((0.0, 0.0), 1.0), ((30.0, 0.0), 2.0)])
+def test_balance_is_one_when_even_and_the_number_of_experts_when_collapsed(bias, expected):
     module, (levels, paddings) = rem(balance_weight=1.0), maps()
     with torch.no_grad():
         module.router[-1].weight.zero_()
         module.router[-1].bias.copy_(torch.tensor([*bias, *bias]))
-    _, routed = module(levels, paddings)
-    assert float(routed.losses["loss_balance"]) == pytest.approx(wanted, abs=1e-4)
+    _, routing = module(levels, paddings)
+    assert float(routing.losses["loss_balance"]) == pytest.approx(expected, abs=1e-4)
 
 
 def test_mixture_equals_a_slow_loop():
     module, (levels, paddings) = rem(topk=1).eval(), maps(batch=1, sizes=((2, 3),))
     nn.init.ones_(module.scale)
-    out, routed = module(levels, paddings)
-    x, pi = levels[0], routed.shares[0]
-    said = [expert(levels)[0] for expert in module.experts.values()]
+    out, routing = module(levels, paddings)
+    x, pi = levels[0], routing.routing_weights[0]
+    features = [expert(levels)[0] for expert in module.experts.values()]
     for i in range(2):
         for j in range(3):
             q = module.query(x)[0, :, i, j].view(4, 8)
             mixed = torch.zeros(4, 8)
             for m in range(4):
                 scores = []
-                for e, f in enumerate(said):
+                for e, f in enumerate(features):
                     k = module.key(f)[0, :, i, j].view(4, 8)[m]
                     score = float(q[m] @ k) / math.sqrt(8) + math.log(float(pi[0, e, i, j]) + 1e-6)
                     scores.append(score if pi[0, e, i, j] > 0 else -math.inf)
                 weight = torch.tensor(scores).softmax(0)
-                for e, f in enumerate(said):
+                for e, f in enumerate(features):
                     mixed[m] += weight[e] * module.value(f)[0, :, i, j].view(4, 8)[m]
             y = module.output(mixed.view(1, 32, 1, 1))[0, :, 0, 0]
             torch.testing.assert_close(out[0][0, :, i, j], x[0, :, i, j] + y, atol=1e-5, rtol=1e-4)
@@ -315,8 +322,8 @@ def test_frozen_experts_never_learn():
         def forward(self, image):
             return {"out": self.body(image)}
 
-    frozen = FrozenExpert(backbone=Net(), features=["out"] * 3, in_channels=[8] * 3, channels=32)
-    module = REM(experts=[LocalExpert(32), frozen], channels=32, heads=4, hidden=32).train()
+    frozen = FrozenExpert(backbone=Net(), in_features=["out"] * 3, in_channels=[8] * 3, embed_dim=32)
+    module = REM(experts=[LocalExpert(32), frozen], embed_dim=32, num_heads=4, hidden_dim=32).train()
     nn.init.ones_(module.scale)
     before = {k: v.clone() for k, v in backbone.state_dict().items()}
     levels, paddings = maps()
@@ -346,7 +353,9 @@ def test_padding_changes_nothing(topk):
     for i, x in enumerate(levels):
         rows, columns = x.shape[2:]
         torch.testing.assert_close(padded[i][:, :, :rows, :columns], out[i], atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(beside.shares[i][:, :, :rows, :columns], alone.shares[i], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            beside.routing_weights[i][:, :, :rows, :columns], alone.routing_weights[i], atol=1e-5, rtol=1e-4
+        )
     for key, value in alone.losses.items():
         torch.testing.assert_close(beside.losses[key], value, atol=1e-5, rtol=1e-4)
     assert beside.statistics() == pytest.approx(alone.statistics(), abs=1e-4)
@@ -354,7 +363,7 @@ def test_padding_changes_nothing(topk):
 
 @pytest.mark.parametrize("topk", [1, 2])
 def test_the_router_learns_from_the_task(topk):
-    """Not only from the balance loss: every logit that is asked feels what its expert is worth."""
+    """Not only from the balance loss: the logit of every selected expert gets a gradient from the output."""
     module, (levels, paddings) = rem(topk=topk), maps()
     nn.init.ones_(module.scale)
     out, _ = module(levels, paddings)
@@ -364,21 +373,21 @@ def test_the_router_learns_from_the_task(topk):
 
 
 def test_one_expert_is_a_residual():
-    module, (levels, paddings) = REM(experts=[LocalExpert(32)], channels=32, heads=4, hidden=32), maps()
+    module, (levels, paddings) = REM(experts=[LocalExpert(32)], embed_dim=32, num_heads=4, hidden_dim=32), maps()
     nn.init.ones_(module.scale)
-    out, routed = module(levels, paddings)
-    said = LocalExpert.forward(module.experts["local"], levels)
-    for x, y, f in zip(levels, out, said, strict=True):
+    out, routing = module(levels, paddings)
+    features = LocalExpert.forward(module.experts["local"], levels)
+    for x, y, f in zip(levels, out, features, strict=True):
         torch.testing.assert_close(y, x + module.output(module.value(f)), atol=1e-5, rtol=1e-4)
-    assert all((pi == 1).all() for pi in routed.shares)
+    assert all((pi == 1).all() for pi in routing.routing_weights)
 
 
-@pytest.mark.parametrize("kwargs", [{"topk": 0}, {"topk": 3}, {"least_share": 0.6}])
+@pytest.mark.parametrize("kwargs", [{"topk": 0}, {"topk": 3}, {"min_gate": 0.6}])
 def test_bad_routing_settings_are_refused(kwargs):
     with pytest.raises(ValueError, match="REM"):
         rem(**kwargs)
-    with pytest.raises(ValueError, match="different titles"):
-        REM(experts=[LocalExpert(32), LocalExpert(32)], channels=32, heads=4)
+    with pytest.raises(ValueError, match="different names"):
+        REM(experts=[LocalExpert(32), LocalExpert(32)], embed_dim=32, num_heads=4)
 
 
 def test_the_picture_of_densities_and_experts(tmp_path):
@@ -386,11 +395,11 @@ def test_the_picture_of_densities_and_experts(tmp_path):
     scope = runpy.run_path(str(ROOT / "tools" / "draw_scalebridge.py"))
     image = np.random.default_rng(0).integers(0, 255, (72, 104, 3)).astype(np.uint8)
     model = small("scalebridge_r18").eval()
-    said = model.explain({"image": torch.from_numpy(image.transpose(2, 0, 1).copy())})
-    assert said.density.shape == (18, 26)
-    assert [tuple(level.shape) for level in said.shares[:2]] == [(4, 18, 26), (4, 9, 13)]
-    assert said.categories == {"tiny": ["local", "detail"], "general": ["wide", "context"]}
-    assert float(said.queries[:, 0].max()) <= 104
+    explained = model.explain({"image": torch.from_numpy(image.transpose(2, 0, 1).copy())})
+    assert explained.density.shape == (18, 26)
+    assert [tuple(level.shape) for level in explained.routing_weights[:2]] == [(4, 18, 26), (4, 9, 13)]
+    assert explained.categories == {"tiny": ["local", "detail"], "general": ["wide", "context"]}
+    assert float(explained.reference_points[:, 0].max()) <= 104
     picture = scope["draw"](model, image)
     assert picture.shape == (2 * (332 + 46), 3 * 480, 3)  # 72 px of 104 are 332 of 480
     plain = scope["draw"](model, image, blank=True)
@@ -398,11 +407,11 @@ def test_the_picture_of_densities_and_experts(tmp_path):
     marked = scope["draw"](model, image, blank=True, truth=np.array([[52.0, 36.0]]))
     assert (marked[:332, :480] != plain[:332, :480]).any()
     write_dataset(tmp_path, train=1, val=0, height=64, width=64, seed=3)
-    middles = scope["_middles"](tmp_path / "instances_train.json", "synthetic_000000.png")
-    assert middles.shape[1] == 2
-    assert 0 < middles.min() < middles.max() < 64
+    centres = scope["_centres"](tmp_path / "instances_train.json", "synthetic_000000.png")
+    assert centres.shape[1] == 2
+    assert 0 < centres.min() < centres.max() < 64
     with pytest.raises(DatasetError, match=r"no image 'x\.png'"):
-        scope["_middles"](tmp_path / "instances_train.json", "x.png")
+        scope["_centres"](tmp_path / "instances_train.json", "x.png")
     assert picture.std() > 10
     with pytest.raises(ConfigError, match="nothing to draw"):
         scope["draw"](small().eval(), image)

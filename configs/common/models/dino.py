@@ -19,34 +19,44 @@ def _dino(stages, extra, num_classes):
             neck=L(ChannelMapper)(
                 in_features="${..backbone.out_features}",
                 in_channels="${channels:${..backbone},${.in_features}}",
-                channels="${...channels}",
+                channels="${...embed_dim}",
                 extra=extra,
                 norm="GN",
             ),
         ),
         in_features=[f"m{i}" for i in range(levels)],
         num_classes=num_classes,
-        channels=256,
+        embed_dim=256,
         encoder=L(DeformableEncoder)(
-            channels="${..channels}", layers=6, heads=8, levels=levels, points=4, hidden=2048, checkpointing=False
+            embed_dim="${..embed_dim}",
+            num_layers=6,
+            num_heads=8,
+            num_levels=levels,
+            num_points=4,
+            feedforward_dim=2048,
+            checkpointing=False,
         ),
         selection=L(QuerySelection)(
-            num_classes="${..num_classes}", channels="${..channels}", queries=900, base_cells=2.0
+            num_classes="${..num_classes}", embed_dim="${..embed_dim}", num_queries=900, base_cells=2.0
         ),
         decoder=L(DINODecoder)(
             num_classes="${..num_classes}",
-            channels="${..channels}",
-            layers=6,
-            heads="${..encoder.heads}",
-            levels="${..encoder.levels}",
-            points=4,
-            hidden="${..encoder.hidden}",
+            embed_dim="${..embed_dim}",
+            num_layers=6,
+            num_heads="${..encoder.num_heads}",
+            num_levels="${..encoder.num_levels}",
+            num_points=4,
+            feedforward_dim="${..encoder.feedforward_dim}",
             shared_heads=True,
             look_forward_twice=True,
             checkpointing=False,
         ),
         denoising=L(Denoising)(
-            num_classes="${..num_classes}", channels="${..channels}", number=100, label_noise=0.5, box_noise=1.0
+            num_classes="${..num_classes}",
+            embed_dim="${..embed_dim}",
+            num_denoising=100,
+            label_noise_ratio=0.5,
+            box_noise_scale=1.0,
         ),
         criterion=L(DINOCriterion)(
             matcher=L(HungarianMatcher)(class_weight=2.0, l1_weight=5.0, giou_weight=2.0),
@@ -77,8 +87,8 @@ def dino_r50_5scale(num_classes):
 def dino_r18(num_classes):
     """A small DINO for quick trainings from random weights: ResNet-18, 128 channels, four scales from stride 4."""
     model = _dino(resnet18(), 0, num_classes)
-    model.channels = 128
-    model.encoder.update(layers=2, heads=4, hidden=256)
-    model.decoder.layers = 3
-    model.selection.queries = 300
+    model.embed_dim = 128
+    model.encoder.update(num_layers=2, num_heads=4, feedforward_dim=256)
+    model.decoder.num_layers = 3
+    model.selection.num_queries = 300
     return model

@@ -14,8 +14,8 @@ from d2tiny.modeling.transformer import (
 
 def dgq(model, **settings):
     """Density-guided queries; docs/papers/scalebridge.md."""
-    model.density = L(DensityQueries)(channels="${..channels}", **settings)
-    model.selection.queries = max(model.density.get("buckets", [1500]))
+    model.density = L(DensityQueries)(embed_dim="${..embed_dim}", **settings)
+    model.selection.num_queries = max(model.density.get("buckets", [1500]))
     return model
 
 
@@ -23,10 +23,10 @@ def rem(model, **settings):
     """Routed mixture attention with light experts; docs/papers/scalebridge.md."""
     model.routing = L(REM)(
         experts=[
-            L(expert)(channels="${....channels}") for expert in (LocalExpert, DetailExpert, WideExpert, ContextExpert)
+            L(expert)(embed_dim="${....embed_dim}") for expert in (LocalExpert, DetailExpert, WideExpert, ContextExpert)
         ],
-        channels="${..channels}",
-        heads="${..encoder.heads}",
+        embed_dim="${..embed_dim}",
+        num_heads="${..encoder.num_heads}",
         **settings,
     )
     return model

@@ -1,8 +1,9 @@
-"""What is wrong with a dataset: counted by kind, with examples."""
+"""Findings: the problems of a dataset, counted by kind, with examples."""
 
 from __future__ import annotations
 
 import logging
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,42 +27,49 @@ class _Kind:
 class Findings:
     """A counted list of problems.
 
-    An ``error`` makes training or evaluation wrong or impossible, a ``warning`` is left out or changed where the data
-    are used, a ``note`` is only worth knowing.
+    An ``error`` makes training or evaluation wrong or impossible, a ``warning`` marks data that are left out or changed
+    where they are used, and a ``note`` is for information only.
+
+    Attributes:
+        kinds: severity, count and first examples of each kind.
     """
 
     kinds: dict[str, _Kind] = field(default_factory=dict)
 
     def add(self, kind: str, example: str, severity: Severity = "warning", count: int = 1) -> None:
-        """Count a case.
+        """Count one or several cases.
 
         Args:
-            kind: in the plural, such as ``"boxes without area"``.
-            example: where it is; the first few are kept.
-            severity: of the kind; the first call decides.
-            count: of cases.
+            kind: description in the plural, such as ``"boxes without area"``.
+            example: location of the case; the first five different ones of a kind are kept.
+            severity: severity of the kind; later calls for the same kind do not change it.
+            count: number of cases.
         """
         entry = self.kinds.setdefault(kind, _Kind(severity))
         entry.count += count
         if len(entry.examples) < _EXAMPLES and example not in entry.examples:
             entry.examples.append(example)
 
+    def copy(self) -> Findings:
+        """Return findings with the same cases, to which others can be added."""
+        return deepcopy(self)
+
     def __bool__(self) -> bool:
         return bool(self.kinds)
 
     def count(self, severity: Severity) -> int:
-        """Return how many cases of a severity there are."""
+        """Return the number of cases of one severity."""
         return sum(k.count for k in self.kinds.values() if k.severity == severity)
 
     def sorted(self) -> list[tuple[str, _Kind]]:
-        """Return the kinds, the worst and most frequent first."""
+        """Return the kinds, sorted by severity, then by falling count."""
         return sorted(self.kinds.items(), key=lambda item: (_ORDER.index(item[1].severity), -item[1].count))
 
     def __str__(self) -> str:
         return "; ".join(f"{k.count} {name} (first: {k.examples[0]})" for name, k in self.sorted())
 
     def table(self) -> str:
-        """Return a text table with all examples."""
+        """Return a text table with the examples that were kept."""
         rows = [
             ["" if i else kind.severity, "" if i else kind.count, "" if i else name, example]
             for name, kind in self.sorted()
@@ -70,13 +78,13 @@ class Findings:
         return tabulate(rows, headers=["", "count", "what", "examples"], tablefmt="simple", maxcolwidths=[8, 8, 44, 90])
 
     def to_dict(self) -> list[dict[str, Any]]:
-        """Return it for json."""
+        """Return one dict for each kind, for json."""
         return [
             {"what": name, "severity": k.severity, "count": k.count, "examples": k.examples}
             for name, k in self.sorted()
         ]
 
     def log(self, logger: logging.Logger, where: object) -> None:
-        """Write one warning, if there is anything."""
+        """Log all findings as one warning; nothing if there are none."""
         if self.kinds:
             logger.warning("%s: %s", where, self)

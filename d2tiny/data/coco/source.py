@@ -1,20 +1,28 @@
-"""Where a dataset lies on disk, found out when it is first used and not at import."""
+"""Paths of a dataset's json and images, looked up when the dataset is first used and not at import."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from d2tiny.utils.errors import DatasetError
 
-__all__ = ["DatasetSource", "datasets_root"]
+__all__ = ["DatasetSource", "datasets_root", "relative_name"]
 
 
 def datasets_root() -> Path:
     """Return ``$DETECTRON2_DATASETS``, by default ``./datasets`` as in Detectron2."""
     return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
+
+
+def relative_name(name: object) -> PurePosixPath | None:
+    """Return a ``file_name`` as a path below the image folder, or None if it is empty or leaves the folder."""
+    pure = PurePosixPath(str(name or "").replace("\\", "/"))
+    if pure.is_absolute() or not pure.parts or ".." in pure.parts or ":" in pure.parts[0]:
+        return None
+    return pure
 
 
 @dataclass(frozen=True)
@@ -23,9 +31,9 @@ class DatasetSource:
 
     Attributes:
         name: the registered name.
-        jsons: possible json files, the preferred first; relative ones lie under :func:`datasets_root`.
-        images: possible image folders likewise; an image is looked for in all that exist.
-        classes: names in the order of contiguous ids; None reads them from the json.
+        jsons: candidates for the json, the preferred one first; relative paths start at :func:`datasets_root`.
+        images: candidates for the image folder likewise; an image is looked for in all folders that exist.
+        classes: class names in the order of contiguous ids; None reads them from the json.
     """
 
     name: str
@@ -37,7 +45,7 @@ class DatasetSource:
         """Return the first json that exists.
 
         Raises:
-            DatasetError: none does; lists where it looked.
+            DatasetError: no candidate exists; lists all of them.
         """
         return self._first(self.jsons, "annotations")
 
@@ -45,7 +53,7 @@ class DatasetSource:
         """Return all image folders that exist.
 
         Raises:
-            DatasetError: none does; lists where it looked.
+            DatasetError: no candidate exists; lists all of them.
         """
         self._first(self.images, "images")
         return [path for path in map(self._absolute, self.images) if path.is_dir()]

@@ -1,8 +1,8 @@
-"""Category names of the benchmarks, in the order of their contiguous ids."""
+"""Class names of the benchmarks, in the order of their contiguous ids."""
 
 from __future__ import annotations
 
-# The official json files number these 1..8 (SPEC: AI-TOD v1 and v2, and the aerial tiles).
+# The official json files of AI-TOD v1 and v2 number these 1..8.
 AITOD_CLASSES: tuple[str, ...] = (
     "airplane",
     "bridge",
@@ -14,7 +14,7 @@ AITOD_CLASSES: tuple[str, ...] = (
     "wind-mill",
 )
 
-# VisDrone-DET numbers them 1..10; 0 is an ignored region, 11 "others".
+# VisDrone-DET numbers these 1..10; 0 is an ignored region, 11 "others".
 VISDRONE_CLASSES: tuple[str, ...] = (
     "pedestrian",
     "people",
@@ -28,7 +28,7 @@ VISDRONE_CLASSES: tuple[str, ...] = (
     "motor",
 )
 
-# In the order of the tiny-object repositories; their json files number them 1..18.
+# In the order of the tiny-object repositories, whose json files number these 1..18.
 DOTA_V2_CLASSES: tuple[str, ...] = (
     "plane",
     "baseball-diamond",

@@ -1,4 +1,4 @@
-"""Names of datasets. Nothing is read before a dataset is used."""
+"""Register datasets under names; no file is read before a dataset is used."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from d2tiny.data.coco.records import load_coco_like
+from d2tiny.data.coco.records import load_classes, load_coco_like
 from d2tiny.data.coco.source import DatasetSource
 from d2tiny.data.datasets.categories import AITOD_CLASSES, DIOR_CLASSES, DOTA_V2_CLASSES, VISDRONE_CLASSES
 from d2tiny.utils.errors import DatasetError
 
-__all__ = ["find_source", "register_builtin", "register_coco_like"]
+__all__ = ["class_names", "find_source", "register_builtin", "register_coco_like"]
 
 _SOURCES: dict[str, DatasetSource] = {}
 
-# Names that the json files of AI-TOD carry in the wild (SPEC §13), by split.
+# File names under which AI-TOD's json files are published or shared, by split.
 _AITOD_JSONS = {
     "train": ("aitod_train_v1.json", "aitod_training_v1.0.json", "small_train_v1_1.0.json"),
     "val": ("aitod_val_v1.json", "aitod_validation_v1.0.json", "small_val_v1_1.0.json"),
@@ -32,8 +32,8 @@ _AITODV2_JSONS = {
     "test": ("aitodv2_test.json", "small_test_v2_2.0.json", "small_test_v2_1.0.json"),
 }
 
-# The others: name, splits, json files, image folders, classes; {} is the split. `d2tiny convert` makes the json files
-# of VisDrone, DOTA and DIOR.
+# The other datasets: name, splits, json files, image folders, classes; {} stands for the split. `d2tiny convert` writes
+# the json files of VisDrone, DOTA and DIOR.
 _OTHERS: tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[str, ...] | None], ...] = (
     ("aerial", ("train", "val"), ("aerial/instances_{}.json",), ("aerial/{}",), AITOD_CLASSES),
     (
@@ -57,7 +57,7 @@ _OTHERS: tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...], tup
         ("dior", "dior/JPEGImages"),
         DIOR_CLASSES,
     ),
-    (  # its class list is in the user's json
+    (  # the class list is read from the user's json
         "dtod",
         ("train", "val", "test"),
         ("dtod/annotations/dtod_{}.json", "dtod/annotations/{}.json", "dtod/annotations/instances_{}.json"),
@@ -86,16 +86,16 @@ def register_coco_like(
     images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     classes: Sequence[str] | None = None,
 ) -> None:
-    """Register your own COCO json; the same call twice is fine.
+    """Register a COCO json under a name; repeating the same call has no effect.
 
     Args:
-        name: how configs call it.
+        name: name of the dataset in configs.
         json_file: COCO detection json; read when the dataset is first used.
         images: folder (or folders) that ``file_name`` is relative to.
-        classes: names in the order of contiguous ids; by default the json's categories by rising id.
+        classes: class names in the order of contiguous ids; by default the json's categories by rising id.
 
     Raises:
-        DatasetError: the name is taken by other files.
+        DatasetError: the name is registered already, with other files.
     """
     folders = [images] if isinstance(images, str | os.PathLike) else list(images)
     _register(
@@ -109,8 +109,24 @@ def register_coco_like(
 
 
 def find_source(name: str) -> DatasetSource | None:
-    """Return where a dataset of ours lies, or None for one registered by others."""
+    """Return the source of a dataset that d2tiny registered, or None for other names."""
     return _SOURCES.get(name)
+
+
+def class_names(name: str) -> list[str]:
+    """Return the class names of a registered dataset in the order of contiguous ids; empty if it has none.
+
+    Names that are not registered with the dataset are read from its json, without its images and annotations.
+
+    Raises:
+        DatasetError: the json is missing or unusable.
+    """
+    if not hasattr(MetadataCatalog.get(name), "thing_classes"):
+        if (source := find_source(name)) is not None:
+            return list(load_classes(source))
+        if name in DatasetCatalog.list():
+            DatasetCatalog.get(name)  # a dataset registered by others sets its metadata when it is loaded
+    return list(getattr(MetadataCatalog.get(name), "thing_classes", ()))
 
 
 def register_builtin() -> None:

@@ -1,1 +1,1 @@
-"""From files to batches: images, mappers, loaders."""
+"""Load images and build batches: decoders, dataset mappers, data loaders."""

@@ -1,4 +1,4 @@
-"""A look at every image file before training starts, not in the middle of the night."""
+"""Check image files by their header and end, so that training does not start with missing or broken images."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from PIL import Image
 
 from d2tiny.utils.errors import DatasetError
 
-__all__ = ["ImageHeader", "check_image", "read_header", "verify_images"]
+__all__ = ["IMAGE_SUFFIXES", "ImageHeader", "check_images", "decoding_problem", "image_problem", "read_header"]
 
-# How the formats end; a file cut short lacks it. JPEG may carry padding after it.
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+
+# Last bytes of complete files; truncated files lack them. JPEG may carry padding after them.
 _TRAILERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _EXIF_ORIENTATION = 0x0112
 _pillow_limit = threading.Lock()  # Pillow's limit is a global
 
 
 class ImageHeader(NamedTuple):
-    """What a file's header says: (width, height) as decoders show it, format, EXIF orientation (1: as stored)."""
+    """The header of an image file: (width, height) in px after EXIF rotation, format, EXIF orientation (1: upright)."""
 
     size: tuple[int, int]
     kind: str
@@ -32,29 +34,34 @@ def read_header(path: str | Path) -> ImageHeader:
     """Read the header of an image of any size.
 
     Raises:
-        OSError: it is missing or no image.
-        ValueError: its header is damaged.
+        OSError: the file is missing or no image.
+        ValueError: the header is damaged.
     """
     with _pillow_limit:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # large scenes are the point here
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # aerial scenes exceed it
         try:
             image = Image.open(path)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
     with image:
         width, height = image.size
-        # Asking a PNG without the chunk would decode it whole.
+        # Asking a PNG without an EXIF chunk for its orientation would decode all its pixels.
         known = image.format == "JPEG" or "exif" in image.info
         orientation = int(image.getexif().get(_EXIF_ORIENTATION, 1)) if known else 1
         size = (height, width) if orientation in (5, 6, 7, 8) else (width, height)
         return ImageHeader(size, str(image.format), orientation)
 
 
-def check_image(path: str, width: int, height: int) -> str | None:
-    """Return what is wrong with an image file, or None.
+def image_problem(path: str, width: int, height: int) -> str | None:
+    """Return why an image file cannot be used, or None.
 
-    Reads header and end of the file, so it takes a fraction of a millisecond; damage in the middle of the pixel data
-    is not seen.
+    Only the header and the end of the file are read, in a fraction of a millisecond; damage in the middle of the pixel
+    data is not detected.
+
+    Args:
+        path: of the image.
+        width: in px, as the json states it.
+        height: likewise.
     """
     try:
         size, kind, _ = read_header(path)
@@ -63,8 +70,9 @@ def check_image(path: str, width: int, height: int) -> str | None:
             with Path(path).open("rb") as file:
                 file.seek(0, 2)
                 file.seek(max(0, file.tell() - 4096))
-                whole = trailer in file.read()
-            if not whole and not (kind == "JPEG" and _decodes(path)):
+                complete = trailer in file.read()
+            # The end of a JPEG may be far from that of the file, behind which cameras store other data.
+            if not complete and not (kind == "JPEG" and decoding_problem(path) is None):
                 return "cut short (the end of the image is missing)"
     except FileNotFoundError:
         return "missing"
@@ -75,18 +83,18 @@ def check_image(path: str, width: int, height: int) -> str | None:
     return None
 
 
-def _decodes(path: str) -> bool:
-    """Decode the whole image; for the rare file with data of others behind its end."""
+def decoding_problem(path: str | Path) -> str | None:
+    """Decode all pixels of an image; return why that fails, or None."""
     try:
         with Image.open(path) as image:
             image.load()
-    except (OSError, ValueError, SyntaxError):
-        return False
-    return True
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as err:
+        return f"damaged ({err})"
+    return None
 
 
-def verify_images(records: Sequence[dict[str, Any]], name: str) -> None:
-    """Check that all images exist, can be read and have the size that the json states.
+def check_images(records: Sequence[dict[str, Any]], name: str) -> None:
+    """Check that all images of a dataset exist, can be read and have the size that the json states.
 
     Args:
         records: Detectron2 dataset dicts.
@@ -96,7 +104,7 @@ def verify_images(records: Sequence[dict[str, Any]], name: str) -> None:
         DatasetError: counts the broken files and names the first ten.
     """
     with ThreadPoolExecutor(8) as pool:
-        results = pool.map(lambda r: check_image(r["file_name"], r["width"], r["height"]), records)
+        results = pool.map(lambda r: image_problem(r["file_name"], r["width"], r["height"]), records)
         bad = [
             f"  {record['file_name']}: {problem}" for record, problem in zip(records, results, strict=True) if problem
         ]

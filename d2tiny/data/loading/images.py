@@ -1,4 +1,4 @@
-"""Image files to arrays: the fastest decoder that gives exactly Detectron2's pixels, and a cache of decoded images."""
+"""Read images with the fastest decoder that gives exactly Detectron2's pixels, and cache decoded images."""
 
 from __future__ import annotations
 
@@ -12,26 +12,25 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from detectron2.data import detection_utils
 
 from d2tiny.utils.errors import ConfigError, DatasetError
-from d2tiny.utils.files import open_whole
+from d2tiny.utils.files import open_atomic
 
 __all__ = ["DecodedCache", "read_image"]
 
 logger = logging.getLogger(__name__)
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
-_GRAY = (0, 4)  # PNG colour types without colour
-# Chunks that change how a PNG is shown; kornia-rs does not know them.
-_PNG_SHOWN_OTHERWISE = frozenset({b"eXIf", b"tRNS"})
+_GRAY = (0, 4)  # PNG colour types: grey, grey with alpha
+# Chunks with orientation and transparency; kornia-rs does not apply them.
+_PNG_UNSUPPORTED = frozenset({b"eXIf", b"tRNS"})
 _PNG_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
 _ORIENTED = (b"XML:com.adobe.xmp", b"Raw profile type")
 
 
 @lru_cache(maxsize=1)
 def _png_decoder() -> Callable[[bytes], np.ndarray] | None:
-    """kornia-rs decodes plain PNGs more than twice as fast as OpenCV; an extra, because it is young."""
+    """Return the decoder of kornia-rs, more than twice as fast as OpenCV, or None if it is not installed (optional)."""
     try:
         from kornia_rs.io import decode_image_png_u8
     except ImportError:
@@ -45,50 +44,50 @@ def _png_decoder() -> Callable[[bytes], np.ndarray] | None:
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int]]:
-    """Kind and place of the content of each chunk of a PNG."""
-    place = 8
-    while place + 12 <= len(data):
-        yield data[place + 4 : place + 8], place + 8
-        place += 12 + int.from_bytes(data[place : place + 4], "big")
+    """Yield the type of each chunk of a PNG and the offset of its content."""
+    offset = 8
+    while offset + 12 <= len(data):
+        yield data[offset + 4 : offset + 8], offset + 8
+        offset += 12 + int.from_bytes(data[offset : offset + 4], "big")
 
 
 def _decode_png(data: bytes) -> np.ndarray | None:
-    plain = data[24:29] == b"\x08\x02\0\0\0" and _honest_size(data)  # 8-bit RGB, not interlaced
-    for kind, place in _png_chunks(data):
-        if kind in _PNG_TEXTS and data[place : place + 40].startswith(_ORIENTED):
-            return None  # an orientation that only PIL finds
-        plain &= kind not in _PNG_SHOWN_OTHERWISE
+    plain = data[24:29] == b"\x08\x02\0\0\0" and _plausible_size(data)  # 8-bit RGB, not interlaced
+    for kind, offset in _png_chunks(data):
+        if kind in _PNG_TEXTS and data[offset : offset + 40].startswith(_ORIENTED):
+            return None  # only PIL applies an orientation of these texts
+        plain &= kind not in _PNG_UNSUPPORTED
     decoder = _png_decoder()
     if plain and decoder is not None:
         try:
             return decoder(data)
-        except Exception:  # damaged: the slow way says what is wrong
+        except Exception:  # damaged: the decoder of Detectron2 says what is wrong
             return None
     if data[24:25] == b"\x10" and data[25] in _GRAY:
-        return None  # PIL scales 16-bit grey in its own way
+        return None  # PIL converts 16-bit grey in another way than OpenCV
     return _decode_by_opencv(data)
 
 
-def _honest_size(data: bytes) -> bool:
-    """Whether a PNG's header is undamaged and its size can come from so few bytes (deflate shrinks to 1/1032)."""
+def _plausible_size(data: bytes) -> bool:
+    """Return whether a PNG's header is undamaged and the file is long enough for its pixels (deflate: up to 1032:1)."""
     width, height = (int.from_bytes(data[i : i + 4], "big") for i in (16, 20))
     return zlib.crc32(data[12:29]) == int.from_bytes(data[29:33], "big") and width * height * 3 <= 1032 * len(data)
 
 
 def _decode_jpeg(data: bytes) -> np.ndarray | None:
-    """Reads the segments before the frame: four components are rounded otherwise by OpenCV, and XMP only PIL knows."""
-    place = 2
-    while place + 10 <= len(data) and data[place] == 0xFF:
-        marker = data[place + 1]
+    """Return the pixels; None for four components, which OpenCV rounds otherwise, or an XMP orientation."""
+    offset = 2
+    while offset + 10 <= len(data) and data[offset] == 0xFF:  # the segments before the frame
+        marker = data[offset + 1]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            odd = data[place + 9] == 4 or data.find(b"tiff:Orientation", 0, place) >= 0
+            odd = data[offset + 9] == 4 or data.find(b"tiff:Orientation", 0, offset) >= 0
             return None if odd else _decode_by_opencv(data)
-        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        offset += 2 + int.from_bytes(data[offset + 2 : offset + 4], "big")
     return None  # no frame found
 
 
 def _decode_by_opencv(data: bytes) -> np.ndarray | None:
-    """RGB pixels, turned as EXIF says; None if the file is damaged."""
+    """Return RGB pixels after EXIF rotation; None if the file is damaged."""
     if hasattr(cv2, "IMREAD_COLOR_RGB"):
         return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
@@ -96,7 +95,7 @@ def _decode_by_opencv(data: bytes) -> np.ndarray | None:
 
 
 def _decode(data: bytes) -> np.ndarray | None:
-    """RGB pixels, or None where only PIL gives Detectron2's."""
+    """Return RGB pixels, or None where only PIL gives the same pixels as Detectron2."""
     if data.startswith(_PNG):
         return _decode_png(data)
     return _decode_jpeg(data) if data.startswith(_JPEG) else None
@@ -109,8 +108,8 @@ def read_image(path: str | os.PathLike[str], image_format: str = "RGB") -> np.nd
     damaged file by Detectron2's own function, so that pixels and errors are the same.
 
     Args:
-        path: of the file.
-        image_format: ``RGB`` or ``BGR``.
+        path: image file.
+        image_format: order of the channels, ``RGB`` or ``BGR``.
 
     Returns:
         (H, W, 3) uint8, writable.
@@ -122,6 +121,8 @@ def read_image(path: str | os.PathLike[str], image_format: str = "RGB") -> np.nd
         with Path(path).open("rb", buffering=0) as file:
             image = _decode(file.read())
         if image is None:
+            from detectron2.data import detection_utils  # slow to import, and rarely needed
+
             return np.array(detection_utils.read_image(os.fspath(path), format=image_format))
     except Exception as err:
         raise DatasetError(f"{os.fspath(path)}: cannot read this image ({err}).") from err
@@ -129,23 +130,23 @@ def read_image(path: str | os.PathLike[str], image_format: str = "RGB") -> np.nd
 
 
 class DecodedCache:
-    """Decoded images on disk, so that each is decoded once; the system's page cache makes them fast.
+    """A cache of decoded images on disk; reading them is fast while they are in the system's page cache.
 
-    An image takes width × height × 3 bytes (800²: 1.9 MB). A file that changes (time or size) is decoded anew. Several
-    processes may share a folder. Images are handed out as copy-on-write maps: a crop reads only its own rows, and
-    writing into one does not change the cache.
+    An image takes width × height × 3 bytes (800²: 1.9 MB). A file whose time or size changes is decoded again. Several
+    processes may share a folder. Images are returned as copy-on-write memory maps: a crop reads only its own rows, and
+    writing into an image does not change the cache.
     """
 
     def __init__(self, folder: str | os.PathLike[str], max_gb: float = 50.0) -> None:
         """Open or create a cache.
 
         Args:
-            folder: where it lies; delete it at will.
-            max_gb: when it has grown to this size, further images are decoded every time. Each process counts what was
-                there when it started and what it adds itself.
+            folder: folder of the cache; it may be deleted at any time.
+            max_gb: size limit in GB; when it is reached, further images are decoded every time. Each process counts the
+                files that existed when it started and those that it adds.
 
         Raises:
-            ConfigError: a limit that is not positive.
+            ConfigError: ``max_gb`` is not positive.
         """
         if max_gb <= 0:
             raise ConfigError(f"max_gb must be positive, got {max_gb}.")
@@ -165,21 +166,21 @@ class DecodedCache:
         except OSError as err:
             raise DatasetError(f"{os.fspath(path)}: cannot read this image ({err}).") from err
         key = f"{os.path.abspath(path)}|{state.st_mtime_ns}|{state.st_size}"  # noqa: PTH100  keeps symlinks
-        place = self.folder / f"{hashlib.sha1(key.encode()).hexdigest()}.npy"
+        file = self.folder / f"{hashlib.sha1(key.encode()).hexdigest()}.npy"
         try:
-            return np.load(place, mmap_mode="c")
+            return np.load(file, mmap_mode="c")
         except FileNotFoundError:
             pass
         except (OSError, ValueError, EOFError):
-            logger.warning("%s: damaged, written anew.", place)
+            logger.warning("%s: damaged, written anew.", file)
         image = read_image(path)
         if self._used + image.nbytes <= self._limit:
-            self._store(place, image)
+            self._store(file, image)
         return image
 
-    def _store(self, place: Path, image: np.ndarray) -> None:
+    def _store(self, path: Path, image: np.ndarray) -> None:
         try:
-            with open_whole(place) as file:
+            with open_atomic(path) as file:
                 np.save(file, image)
         except OSError as err:
             logger.warning("%s: no longer filled (%s).", self.folder, err)

@@ -1,4 +1,4 @@
-"""Data loaders whose every batch is a function of (seed, iteration), so that training resumes exactly."""
+"""Data loaders. Every training batch is a function of (seed, iteration), so that training resumes exactly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from d2tiny.data.loading.headers import verify_images
+from d2tiny.data.loading.headers import check_images
 from d2tiny.utils.errors import ConfigError, DatasetError
 
 __all__ = ["ResumableLoader", "StreamMapper", "build_test_loader", "build_train_loader", "load_datasets"]
@@ -26,22 +26,25 @@ Mapper = Callable[[Record], Record]
 
 @runtime_checkable
 class StreamMapper(Protocol):
-    """A mapper that also looks at other images, or at how far training is."""
+    """A mapper that also needs other images, or the iteration of the training."""
 
     def draw(self, records: Sequence[Record], index: int, iteration: int) -> Record:
-        """The input made of ``records[index]`` in an iteration; random numbers are of that place in the stream.
+        """Return the training input made of ``records[index]``; random generators are seeded by the caller.
 
-        What the images of a batch must share may depend on ``iteration`` only.
+        Properties that all images of a batch share, such as their size, may depend on ``iteration`` only.
         """
 
 
-def load_datasets(names: str | Sequence[str], *, verify: bool = True, filter_empty: bool = False) -> list[Record]:
+def load_datasets(names: str | Sequence[str], *, check: bool = True, filter_empty: bool = False) -> list[Record]:
     """Load one or several registered datasets.
 
     Args:
         names: registered names; all must have the same classes.
-        verify: check every image file first.
-        filter_empty: leave images without learnable objects out.
+        check: check every image file first, see :func:`~d2tiny.data.loading.headers.check_images`.
+        filter_empty: leave out images that have no objects, or ignored ones only.
+
+    Returns:
+        Detectron2 dataset dicts of all datasets, in the order of ``names``.
 
     Raises:
         DatasetError: an unknown name, different classes, broken images, or nothing left.
@@ -55,8 +58,8 @@ def load_datasets(names: str | Sequence[str], *, verify: bool = True, filter_emp
         if classes is not None and here != classes:
             raise DatasetError(f"'{name}' has the classes {here}, but '{names[0]}' has {classes}.")
         classes = here
-        if verify and comm.is_main_process():
-            verify_images(part, name)
+        if check and comm.is_main_process():
+            check_images(part, name)
         records += part
     if filter_empty:
         records = [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])]
@@ -68,7 +71,7 @@ def load_datasets(names: str | Sequence[str], *, verify: bool = True, filter_emp
 
 
 class _Positioned(Dataset[Record]):
-    """Maps a record with random generators seeded by its position in the training stream."""
+    """Maps each record with random generators that are seeded by its position in the training stream."""
 
     def __init__(self, records: list[Record], mapper: Mapper, seed: int, batch: int) -> None:
         self.records, self.mapper, self.seed, self.batch = records, mapper, seed, batch
@@ -94,7 +97,7 @@ class _Positioned(Dataset[Record]):
 
 
 class _StreamSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (position, index) of an endless stream of permutations, from one iteration on."""
+    """Yields batches of (position, index) of an endless stream of permutations, beginning at an iteration."""
 
     def __init__(self, size: int, batch: int, seed: int, start: int) -> None:
         self.size, self.batch, self.seed, self.start = size, batch, seed, start
@@ -122,7 +125,7 @@ def _as_list(batch: list[Record]) -> list[Record]:
 
 
 class ResumableLoader:
-    """An endless training loader; batch i is the same whenever and wherever it is asked for."""
+    """An endless training loader; batch i is always the same, also when training was interrupted before it."""
 
     def __init__(
         self, records: list[Record], mapper: Mapper, total_batch_size: int, num_workers: int, seed: int
@@ -138,14 +141,14 @@ class ResumableLoader:
         self.seed = seed
 
     def iter_from(self, iteration: int) -> Iterator[list[Record]]:
-        """Yield the batches of this process from ``iteration`` on."""
+        """Yield the batches of this process, beginning with that of ``iteration``."""
         sampler = _StreamSampler(len(self.dataset), self.total_batch_size, self.seed, iteration)
         yield from DataLoader(
             self.dataset,
             batch_sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=_as_list,
-            generator=torch.Generator(),  # else it draws from the global one
+            generator=torch.Generator(),  # else the loader would draw from the global generator
         )
 
 
@@ -160,11 +163,14 @@ def build_train_loader(
     """Build the training loader.
 
     Args:
-        dataset: records, as from :func:`load_datasets`.
-        mapper: for example :class:`TinyDatasetMapper`.
-        total_batch_size: images of all processes together.
-        num_workers: loading processes; 0 loads in the main process.
-        seed: of the order and of all augmentations.
+        dataset: Detectron2 dataset dicts, as from :func:`load_datasets`.
+        mapper: maps a dataset dict to a training input, such as :class:`TinyDatasetMapper`.
+        total_batch_size: number of images in an iteration, over all processes.
+        num_workers: number of loading processes; 0 loads in the main process.
+        seed: random seed of the order of the images and of all augmentations.
+
+    Raises:
+        ConfigError: ``total_batch_size`` is no multiple of the number of processes.
     """
     return ResumableLoader(list(dataset), mapper, total_batch_size, num_workers, seed)
 
@@ -183,7 +189,14 @@ class _Mapped(Dataset[Record]):
 def build_test_loader(
     *, dataset: list[Record], mapper: Mapper, batch_size: int = 1, num_workers: int = 0
 ) -> DataLoader[list[Record]]:
-    """Build a loader that visits each image once, each process its own share."""
+    """Build a loader that yields each image once, divided among the processes.
+
+    Args:
+        dataset: Detectron2 dataset dicts, as from :func:`load_datasets`.
+        mapper: maps a dataset dict to a test input, such as :class:`TinyDatasetMapper`.
+        batch_size: number of images of a batch in one process.
+        num_workers: number of loading processes; 0 loads in the main process.
+    """
     records = list(dataset)[comm.get_rank() :: comm.get_world_size()]
     mapped: Dataset[Any] = _Mapped(records, mapper)
     return DataLoader(mapped, batch_size=batch_size, num_workers=num_workers, collate_fn=_as_list)

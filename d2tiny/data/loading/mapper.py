@@ -1,4 +1,4 @@
-"""From a dataset dict to a training or test input."""
+"""Dataset mapper: from a Detectron2 dataset dict to a training or test input."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, BoxMode, Instances
 
+from d2tiny.data.coco.boxes import xywh_to_xyxy
 from d2tiny.data.loading.images import DecodedCache, read_image
 from d2tiny.utils.errors import DatasetError
 
@@ -20,15 +21,15 @@ __all__ = ["TinyDatasetMapper"]
 
 
 class TinyDatasetMapper:
-    """Reads and augments an image at its native size, and never loses a tiny box silently.
+    """A dataset mapper that keeps images at their native size and never drops a tiny box silently.
 
-    What augmentation does to boxes: they are clipped to the image; one that keeps less than ``min_visible`` of its
-    area becomes an ignore region (counted as ``cut``), and so does one with a side under ``min_gt_size`` (counted as
-    ``small``): learning it as background would be worse than not learning it. One that leaves the image is not part of
-    it any more (not counted). Images without boxes are kept.
+    After augmentation, boxes are clipped to the image. A box that keeps less than ``min_visible`` of its area becomes
+    an ignore region (counted as ``cut``), and so does a box with a side under ``min_gt_size`` (counted as ``small``),
+    because a dropped box would be learned as background. A box outside the image is dropped and not counted. Images
+    without boxes are kept.
 
-    Augmentations get an ``AugInput`` with the further fields ``classes`` (G,) int64 and ``ignore`` (G,) bool, and may
-    add objects to all three.
+    Augmentations get an ``AugInput`` with the additional fields ``classes`` (G,) int64 and ``ignore`` (G,) bool. They
+    may add objects to ``boxes`` and these two.
     """
 
     def __init__(
@@ -43,19 +44,18 @@ class TinyDatasetMapper:
         cache_dir: str | os.PathLike[str] | None = None,
         cache_gb: float = 50.0,
     ) -> None:
-        """Set what is done.
+        """Create a mapper.
 
         Args:
-            is_train: hand on annotations.
-            augmentations: Detectron2 augmentations; none keeps the native size.
-            image_format: ``RGB`` or ``BGR``, as the model wants.
-            ignore_regions: hand ignore regions on in the ``gt_ignore`` field; False drops them (for Detectron2's own
-                heads, which would learn them as objects).
+            is_train: return annotations as ``instances``, too.
+            augmentations: Detectron2 augmentations; by default none.
+            image_format: order of the model's input channels, ``RGB`` or ``BGR``.
+            ignore_regions: return ignore regions in the ``gt_ignore`` field of the instances; False drops them, for
+                Detectron2's own heads, which would learn them as objects.
             min_gt_size: shortest side in px after augmentation of a box that is learned.
             min_visible: share of the area that must be left after cropping, in [0, 1].
-            cache_dir: keep decoded images there (see :class:`~d2tiny.data.loading.images.DecodedCache`); None decodes
-                each time.
-            cache_gb: limit of the cache.
+            cache_dir: folder of a :class:`~d2tiny.data.loading.images.DecodedCache`; None decodes each time.
+            cache_gb: size limit of the cache in GB.
 
         Raises:
             ValueError: unknown image format.
@@ -71,7 +71,10 @@ class TinyDatasetMapper:
         self.cache = DecodedCache(cache_dir, cache_gb) if cache_dir else None
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Return the model input of one dataset dict; the dict is not modified.
+        """Return the model input of one dataset dict.
+
+        Args:
+            record: Detectron2 dataset dict; it is not modified.
 
         Returns:
             ``image`` (3, H, W) uint8, the record's ``file_name, image_id, height, width``, and in training
@@ -85,7 +88,7 @@ class TinyDatasetMapper:
         return self.finish(record, augmented)
 
     def load(self, record: dict[str, Any]) -> T.AugInput:
-        """The image of a record and, in training, its objects, before any augmentation."""
+        """Return the image of a record and, in training, its objects, before augmentation."""
         augmented = T.AugInput(self._read(record["file_name"]))
         annotations = record.get("annotations", []) if self.is_train else []
         augmented.boxes = _boxes(annotations)
@@ -96,7 +99,13 @@ class TinyDatasetMapper:
     def finish(
         self, record: dict[str, Any], augmented: T.AugInput, dropped: Counter[str] | None = None
     ) -> dict[str, Any]:
-        """The model input of an augmented image; ``dropped`` is what was taken out on the way."""
+        """Return the model input of an augmented image.
+
+        Args:
+            record: Detectron2 dataset dict of the image.
+            augmented: image and objects; the objects are clipped in place.
+            dropped: counts of ``cut`` and ``small`` boxes during augmentation, to which those found here are added.
+        """
         result = {k: v for k, v in record.items() if k != "annotations"}
         result["image"] = torch.from_numpy(_planes(augmented.image))
         if self.is_train:
@@ -107,7 +116,11 @@ class TinyDatasetMapper:
         return result
 
     def clip(self, augmented: T.AugInput) -> Counter[str]:
-        """Clip boxes to the image, in place, and ignore what is not to be learned any more; counts by reason."""
+        """Clip boxes to the image, in place, and ignore those that became too small; return the counts by reason.
+
+        Raises:
+            DatasetError: an augmentation left different numbers of boxes, classes and ignore flags.
+        """
         size = augmented.image.shape[:2]
         boxes = np.asarray(augmented.boxes, dtype=np.float64).reshape(-1, 4)
         classes, ignore = augmented.classes, augmented.ignore
@@ -120,7 +133,7 @@ class TinyDatasetMapper:
         full = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
         sides = clipped[:, 2:] - clipped[:, :2]
         inside = (sides > 0).all(axis=1)
-        # What several cuts in a row have left; objects that an augmentation added in between are whole.
+        # Visible shares of several crops in a row are multiplied; objects that an augmentation added start at 1.
         before = getattr(augmented, "visible", np.ones(0))
         visible = np.concatenate((before, np.ones(len(boxes) - len(before))))
         visible = visible * np.divide(sides.prod(axis=1), full, out=np.zeros(len(full)), where=full > 0)
@@ -147,22 +160,21 @@ class TinyDatasetMapper:
 
 
 def _boxes(annotations: Sequence[dict[str, Any]]) -> np.ndarray:
-    """XYXY boxes (G, 4) float64, with the corners added up in float32 as Detectron2 does."""
+    """Return the XYXY boxes (G, 4) float64 of annotations; corners are computed in float32, as in Detectron2."""
     if any(a["bbox_mode"] != BoxMode.XYWH_ABS for a in annotations):
         converted = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
         return np.array(converted, dtype=np.float64).reshape(-1, 4)
     boxes = np.array([a["bbox"] for a in annotations], dtype=np.float32).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    return boxes.astype(np.float64)
+    return xywh_to_xyxy(boxes).astype(np.float64)
 
 
 def _planes(image: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 to contiguous (3, H, W); several times faster than a transposed copy, also of flipped views."""
-    if image.dtype != np.uint8 or not image.size:  # what an augmentation may give; OpenCV would not fill the planes
+    """Return an image (H, W, 3) as contiguous planes (3, H, W); several times faster than a transposed copy."""
+    if image.dtype != np.uint8 or not image.size:  # OpenCV would not fill the planes
         return np.ascontiguousarray(image.transpose(2, 0, 1))
     flip = [axis for axis in (0, 1) if image.strides[axis] < 0]
     for axis in flip:
-        image = np.flip(image, axis)  # undo the view: OpenCV takes no negative strides
+        image = np.flip(image, axis)  # undo the flip, because OpenCV does not support negative strides
     if flip:
         image = cv2.flip(image, {(0,): 0, (1,): 1, (0, 1): -1}[tuple(flip)])
     planes = np.empty((3, *image.shape[:2]), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Training images made of several: mosaic, mixup, and one size for a whole batch."""
+"""Training images made of several images: mosaic and mixup; and multi-scale training."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from d2tiny.data.transforms.affine import FILL, RandomAffine
 __all__ = ["MosaicMapper"]
 
 Record = dict[str, Any]
-_STEP = 32  # px between the sizes of multi-scale training
+_OBJECT_FIELDS = ("boxes", "classes", "ignore", "visible")  # of an AugInput after TinyDatasetMapper.clip
+_STEP = 32  # px, step between the sizes of multi-scale training
 
 
 class MosaicMapper(TinyDatasetMapper):
-    """Four images around a random point, cut out by a random affine map; perhaps blended with another such.
+    """A dataset mapper with mosaic (four images around a random point), random affine map and mixup.
 
-    In order: ``source`` augmentations on each image, mosaic (Bochkovskiy et al., 2020), ``affine``, mixup (Zhang et
-    al., 2018), ``augmentations``, multi-scale. From ``close_share`` of the training on images are plain: only
-    ``augmentations`` and multi-scale are left, as the YOLO recipes end. Works with every detector; the training
-    loader hands over what it needs (:class:`~d2tiny.data.loading.loader.StreamMapper`), and resumes exactly.
+    Steps in order: ``source`` augmentations of each image, mosaic (Bochkovskiy et al., 2020), random affine map, mixup
+    (Zhang et al., 2018), ``augmentations``, multi-scale. After the share ``close_share`` of the training, only
+    ``augmentations`` and multi-scale are applied, as in the last epochs of the YOLO recipes. It can be used with every
+    detector; :class:`~d2tiny.data.loading.loader.ResumableLoader` passes the other images and the iteration.
 
-    Boxes cut by the borders of the mosaic or of the image, or made too small, become ignore regions and are counted, as
-    in :class:`TinyDatasetMapper`; no number of objects is too large.
+    Boxes that are cut at the borders of the mosaic or of the image, or become too small, are ignored and counted as in
+    :class:`TinyDatasetMapper`. The number of objects is not limited.
     """
 
     def __init__(
@@ -51,28 +52,28 @@ class MosaicMapper(TinyDatasetMapper):
         source: Sequence[T.Augmentation | T.Transform] = (),
         **kwargs: Any,
     ) -> None:
-        """Set the recipe.
+        """Create a mapper.
 
         Args:
-            size: side of the training image, px; the mosaic's canvas is twice as large.
-            max_iter: iterations of the training.
-            mosaic_prob: how often an image is a mosaic, in [0, 1]; else only ``augmentations`` change it.
-            mixup_prob: how often a mosaic is blended with another, in [0, 1].
-            mixup_alpha: α of the Beta distribution of the share.
+            size: side of the training image in px; the canvas of the mosaic is twice as large.
+            max_iter: number of iterations of the training.
+            mosaic_prob: probability of a mosaic, in [0, 1]; other images get ``augmentations`` only.
+            mixup_prob: probability that a mosaic is blended with another one, in [0, 1].
+            mixup_alpha: parameter α of the Beta(α, α) distribution of the blending weight.
             scale: see :class:`RandomAffine`.
-            translate: likewise.
-            degrees: likewise.
-            shear: likewise.
-            min_object: likewise.
-            close_share: part of the training after which images are plain, in [0, 1].
-            multi_scale: a batch is scaled so that ``size`` changes by up to so many steps of 32 px; 0 never.
-            multi_scale_period: iterations for which that size stays.
-            multi_scale_seed: of the sizes.
-            source: augmentations of each image before it becomes part of a mosaic (a crop, for large images).
-            **kwargs: of :class:`TinyDatasetMapper`.
+            translate: see :class:`RandomAffine`.
+            degrees: see :class:`RandomAffine`.
+            shear: see :class:`RandomAffine`.
+            min_object: see :class:`RandomAffine`.
+            close_share: share of the training after which mosaic and mixup end, in [0, 1].
+            multi_scale: largest change of ``size`` in multi-scale training, in steps of 32 px; 0 disables it.
+            multi_scale_period: number of iterations between changes of the size.
+            multi_scale_seed: random seed of the sizes.
+            source: augmentations of each image before it becomes part of a mosaic, such as a crop of large images.
+            **kwargs: arguments of :class:`TinyDatasetMapper`.
 
         Raises:
-            ValueError: a setting outside its range.
+            ValueError: an argument outside its range.
         """
         super().__init__(**kwargs)
         if not self.is_train:
@@ -96,7 +97,7 @@ class MosaicMapper(TinyDatasetMapper):
         self.source = T.AugmentationList(list(source))
 
     def __call__(self, record: Record) -> Record:
-        """Refuse: one record makes no mosaic.
+        """Raise an error, because a mosaic needs several records; use :meth:`draw`.
 
         Raises:
             TypeError: always.
@@ -106,7 +107,7 @@ class MosaicMapper(TinyDatasetMapper):
         )
 
     def draw(self, records: Sequence[Record], index: int, iteration: int) -> Record:
-        """The input made of ``records[index]`` and others."""
+        """Return the training input made of ``records[index]`` and other records."""
         dropped: Counter[str] = Counter()
         if iteration < self.close_share * self.max_iter and np.random.rand() < self.mosaic_prob:
             image = self._mosaic(records, index, dropped)
@@ -120,7 +121,7 @@ class MosaicMapper(TinyDatasetMapper):
         return self.finish(records[index], image, dropped)
 
     def _mosaic(self, records: Sequence[Record], index: int, dropped: Counter[str]) -> T.AugInput:
-        """Four images on a canvas of twice the size, each with a corner at its centre, through the affine map."""
+        """Return a mosaic: four images that meet at a point of the canvas, warped by the random affine map."""
         size = self.size
         canvas = np.full((2 * size, 2 * size, 3), FILL, dtype=np.uint8)
         centre = np.random.randint(size // 2, size + size // 2 + 1, 2)
@@ -129,20 +130,18 @@ class MosaicMapper(TinyDatasetMapper):
         for corner, which in enumerate(chosen):
             part = self.load(records[which])
             self.source(part)
-            dropped.update(self.clip(part))  # what a crop left outside must not land on the neighbours
-            parts.append(_placed(canvas, part, centre, right=corner % 2 == 1, lower=corner >= 2))
-        whole = T.AugInput(canvas)
-        whole.boxes = np.concatenate([p.boxes for p in parts])
-        whole.classes = np.concatenate([p.classes for p in parts])
-        whole.ignore = np.concatenate([p.ignore for p in parts])
-        whole.visible = np.concatenate([p.visible for p in parts])
-        dropped.update(self.clip(whole))
-        T.AugmentationList([self.affine])(whole)
-        dropped.update(self.clip(whole))
-        return whole
+            dropped.update(self.clip(part))  # boxes outside a crop must not land on the other images
+            parts.append(_paste(canvas, part, centre, right=corner % 2 == 1, lower=corner >= 2))
+        mosaic = T.AugInput(canvas)
+        for name in _OBJECT_FIELDS:
+            setattr(mosaic, name, np.concatenate([getattr(part, name) for part in parts]))
+        dropped.update(self.clip(mosaic))
+        T.AugmentationList([self.affine])(mosaic)
+        dropped.update(self.clip(mosaic))
+        return mosaic
 
     def _rescale(self, image: T.AugInput, iteration: int) -> None:
-        """Bring the image to the size of its batch."""
+        """Resize the image to the current size of multi-scale training."""
         steps = _steps(self.multi_scale_seed, iteration // self.period, self.multi_scale)
         if not steps:
             return
@@ -153,12 +152,12 @@ class MosaicMapper(TinyDatasetMapper):
 
 @functools.lru_cache(maxsize=64)
 def _steps(seed: int, period: int, largest: int) -> int:
-    """Steps by which the size of a period differs."""
+    """Return the number of steps by which the size of a period differs, in [-largest, largest]."""
     return int(np.random.default_rng((seed, period)).integers(-largest, largest + 1))
 
 
-def _placed(canvas: np.ndarray, part: T.AugInput, centre: np.ndarray, *, right: bool, lower: bool) -> T.AugInput:
-    """Paste an image so that one of its corners lies at the centre, and shift its boxes."""
+def _paste(canvas: np.ndarray, part: T.AugInput, centre: np.ndarray, *, right: bool, lower: bool) -> T.AugInput:
+    """Paste an image on the canvas so that one of its corners lies at ``centre``; return it with shifted boxes."""
     height, width = part.image.shape[:2]
     x = int(centre[0]) - (0 if right else width)
     y = int(centre[1]) - (0 if lower else height)
@@ -169,10 +168,8 @@ def _placed(canvas: np.ndarray, part: T.AugInput, centre: np.ndarray, *, right: 
 
 
 def _blend(image: T.AugInput, other: T.AugInput, share: float) -> None:
-    """Mix two images of one size, in place; the objects of both are learned."""
+    """Blend ``other`` into ``image`` (of the same size) with weight 1 - ``share``; the objects of both are learned."""
     mixed = image.image.astype(np.float32) * share + other.image.astype(np.float32) * (1 - share)
     image.image = (mixed + 0.5).astype(np.uint8)
-    image.boxes = np.concatenate((image.boxes, other.boxes))
-    image.classes = np.concatenate((image.classes, other.classes))
-    image.ignore = np.concatenate((image.ignore, other.ignore))
-    image.visible = np.concatenate((image.visible, other.visible))
+    for name in _OBJECT_FIELDS:
+        setattr(image, name, np.concatenate((getattr(image, name), getattr(other, name))))

@@ -1,4 +1,4 @@
-"""Windows of large images without holding the whole image."""
+"""Read large images in bands of rows, without decoding them at once."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ import numpy as np
 
 from d2tiny.data.loading.headers import read_header
 from d2tiny.data.loading.images import read_image
-from d2tiny.utils.env import require_extra
 from d2tiny.utils.errors import DatasetError
 
 __all__ = ["RasterReader"]
 
-# Bytes; and no reading of PNGs as a whole, which takes the rest of a damaged file for zeros.
+# GDAL_CACHEMAX is in bytes. With the PNG optimisation, GDAL would read the rest of a damaged file as zeros.
 _GDAL = {"GDAL_CACHEMAX": 32 << 20, "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO"}
-_WHOLE_PIXELS = 40_000_000  # up to here an image is simply decoded (120 MB)
+_DECODED_PIXELS = 40_000_000  # images up to this size are decoded at once (120 MB)
 
 
 class RasterReader:
-    """An image that is read in bands from top to bottom.
+    """An image that is read in bands of rows, from top to bottom. A context manager.
 
-    Images up to 40 megapixels are decoded as training decodes them. Larger ones are read through rasterio (GDAL), which
-    decodes PNG, JPEG and TIFF line by line, so that memory is that of the band. A context manager.
+    Images up to 40 megapixels are decoded as in training. Larger ones are read with rasterio (GDAL), which decodes PNG,
+    JPEG and TIFF row by row, so that only one band is in memory.
 
     Attributes:
-        width: px.
-        height: px.
+        width: width of the image in px.
+        height: height of the image in px.
     """
 
-    def __init__(self, path: Path, whole_pixels: int = _WHOLE_PIXELS) -> None:
+    def __init__(self, path: Path, max_decoded: int = _DECODED_PIXELS) -> None:
         """Open an image.
 
         Args:
-            path: of the file.
-            whole_pixels: up to so many pixels are decoded at once.
+            path: image file.
+            max_decoded: number of pixels up to which an image is decoded at once.
 
         Raises:
-            DatasetError: it cannot be read; or it is large, and not 8-bit or turned by EXIF.
-            ImportError: it is large and rasterio is not installed.
+            DatasetError: the image cannot be read; or it is larger than ``max_decoded`` and not 8-bit or rotated by
+                EXIF.
+            ImportError: the image is larger than ``max_decoded`` and rasterio is not installed.
         """
         self.path = path
         self._image: np.ndarray | None = None
@@ -52,7 +52,7 @@ class RasterReader:
         except (OSError, ValueError) as err:
             raise DatasetError(f"{path}: cannot read this image ({err}).") from err
         self.width, self.height = header.size
-        if self.width * self.height <= whole_pixels:
+        if self.width * self.height <= max_decoded:
             self._image = read_image(path)
         elif header.orientation != 1:
             raise DatasetError(
@@ -63,9 +63,11 @@ class RasterReader:
             self._open_large()
 
     def _open_large(self) -> None:
+        from d2tiny.utils.env import require_extra  # imports torch
+
         rasterio = require_extra("rasterio", "geo")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # images without coordinates are normal here
+            warnings.simplefilter("ignore")  # rasterio warns about images without geographic coordinates
             try:
                 with rasterio.Env(**_GDAL):
                     self._file = rasterio.open(self.path)
@@ -78,7 +80,7 @@ class RasterReader:
             )
 
     def __enter__(self) -> RasterReader:
-        """Return itself."""
+        """Return the reader."""
         return self
 
     def __exit__(
@@ -93,11 +95,11 @@ class RasterReader:
         """Return rows ``first`` to ``last`` (excluded) as (rows, W, 3) uint8 RGB.
 
         Raises:
-            DatasetError: the file is damaged there.
+            DatasetError: the file is damaged in these rows.
         """
         if self._image is not None:
             return self._image[first:last]
-        # Rows of the last band are not read again: decoders of single lines would start from the top for them.
+        # Rows of the last band are kept: to read them again, decoders of PNG and JPEG would start from the top.
         start, kept = self._band
         fresh = max(first, start + len(kept))
         if not start <= first <= fresh < last:

@@ -1,1 +1,1 @@
-"""Tools for datasets: convert, tile, count, preview, fit anchors."""
+"""Tools for datasets: converters, tiling, statistics, preview of augmentations, anchors."""

@@ -1,4 +1,4 @@
-"""A picture of what augmentations do to real tiles."""
+"""Draw what augmentations do to the images of a dataset."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from d2tiny.visualization import Boxes2D, draw_boxes
 
 __all__ = ["DEFAULT_AUGMENTATIONS", "augmentation_sheet"]
 
-_SIDE = 380  # px of a cell
+_SIDE = 380  # px, side of a cell
 
 Steps = Sequence[T.Augmentation | T.Transform] | TinyDatasetMapper
 
@@ -49,7 +49,7 @@ DEFAULT_AUGMENTATIONS: dict[str, Steps] = {
 
 
 def _cell(result: Mapping[str, Any], classes: Sequence[str], title: str) -> np.ndarray:
-    """One augmented image with its boxes; ignored ones are not drawn. Fills the cell, whole pixels enlarged."""
+    """Return an augmented image with its boxes, without ignored ones, scaled to a cell (_SIDE, _SIDE, 3) uint8."""
     image = np.ascontiguousarray(result["image"].numpy().transpose(1, 2, 0))
     instances = result["instances"]
     keep = ~instances.gt_ignore.numpy()
@@ -72,21 +72,21 @@ def augmentation_sheet(
     samples: int = 4,
     seed: int = 0,
 ) -> np.ndarray:
-    """Draw one row for each augmentation, one column for each sample; samples walk through the images.
+    """Draw one row for each augmentation, with one image in each column.
 
     Args:
-        records: Detectron2 dataset dicts; those with the most objects are shown.
-        classes: names for the legends.
-        augmentations: title → augmentations or a mapper; by default each of ours alone, and all together.
-        samples: columns.
-        seed: of the random choices.
+        records: Detectron2 dataset dicts; images among the quarter with the most objects are shown.
+        classes: class names for the legends.
+        augmentations: title → augmentations or a mapper; by default each of d2tiny's alone, and all together.
+        samples: number of columns.
+        seed: random seed; each row starts with it.
 
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    fullest = sorted(records, key=lambda r: -sum(not a["iscrowd"] for a in r["annotations"]))
-    shown = fullest[: max(1, len(fullest) // 4)]  # crowded ones, but not the same scene in all columns
-    chosen = [shown[i * len(shown) // samples] for i in range(samples)]
+    by_count = sorted(records, key=lambda r: -sum(not a["iscrowd"] for a in r["annotations"]))
+    crowded = by_count[: max(1, len(by_count) // 4)]  # a quarter, so that columns do not all show the same scene
+    chosen = [crowded[i * len(crowded) // samples] for i in range(samples)]
     rows = []
     for title, steps in (augmentations or DEFAULT_AUGMENTATIONS).items():
         mapper = (
@@ -98,7 +98,7 @@ def augmentation_sheet(
 
 
 def _result(mapper: TinyDatasetMapper, records: Sequence[dict[str, Any]], index: int) -> dict[str, Any]:
-    """What training would see; other images of a mosaic are those of the other columns. RGB."""
+    """Return the training input of a record in RGB; a mosaic takes its other images from the other columns."""
     result = mapper.draw(records, index, 0) if isinstance(mapper, StreamMapper) else mapper(records[index])
     if mapper.image_format == "BGR":
         result["image"] = result["image"].flip(0)

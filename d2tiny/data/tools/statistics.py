@@ -1,50 +1,49 @@
-"""What a dataset holds: sizes, classes, density, and a page that shows it."""
+"""Statistics of a dataset: sizes, classes and density of its objects, as numbers and as an HTML page."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import cv2
 import numpy as np
-from matplotlib.figure import Figure
 
 from d2tiny.data.coco.arrays import GroundTruth
-from d2tiny.data.coco.records import relative_name
-from d2tiny.data.loading.images import read_image
+from d2tiny.data.coco.boxes import xywh_to_xyxy
+from d2tiny.data.coco.source import relative_name
 from d2tiny.utils.errors import DatasetError
-from d2tiny.visualization import Boxes2D, draw_boxes
-from d2tiny.visualization.html_report import COLORS, HtmlPage, new_figure
+
+if TYPE_CHECKING:  # matplotlib and OpenCV are slow to import; the functions that draw import them
+    from matplotlib.figure import Figure
 
 __all__ = ["CoverageLike", "crowded_images", "size_table", "summary", "write_statistics"]
 
 logger = logging.getLogger(__name__)
 
 _TILES = 24
-_SIDE = 800  # px of the pictures, so that the page stays small
+_SIDE = 800  # px, longer side of the pictures: larger ones would make the page slow to open
 Areas = Mapping[str, tuple[float, float]]
 
 
 class CoverageLike(Protocol):
-    """Objects that a detector's assigner can serve (see :class:`d2tiny.analysis.coverage.Coverage`)."""
+    """Coverage of the objects by a config's anchors (see :class:`d2tiny.analysis.coverage.Coverage`)."""
 
     @property
     def name(self) -> str:
-        """Of the config."""
+        """Name of the config."""
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Of its levels in px."""
+        """Strides of the feature levels in px."""
 
     @property
     def by_level(self) -> tuple[int, ...]:
-        """Objects with a positive on each level."""
+        """Number of objects with a positive anchor on each level."""
 
     @property
     def unserved(self) -> np.ndarray:
-        """(G,) bool, objects without any positive, image by image."""
+        """Objects without any positive anchor, (G,) bool, image by image."""
 
 
 def _label(low: float, high: float) -> str:
@@ -52,7 +51,7 @@ def _label(low: float, high: float) -> str:
 
 
 def _bins(areas: Areas, values: np.ndarray) -> np.ndarray:
-    """Index of the bin of each area; an area on a border goes to the lower bin. -1 outside all."""
+    """Return the index of the bin of each area, -1 outside all bins; an area on a border goes to the lower bin."""
     result = np.full(len(values), -1)
     for i, (low, high) in enumerate(areas.values()):
         result[(result < 0) & (values >= low) & (values <= high)] = i
@@ -60,7 +59,15 @@ def _bins(areas: Areas, values: np.ndarray) -> np.ndarray:
 
 
 def size_table(truth: GroundTruth, areas: Areas) -> np.ndarray:
-    """Count objects: (K, bins + 1), the last column with all; ignored ones do not count."""
+    """Count the objects of each class and area bin, without ignored ones.
+
+    Args:
+        truth: the objects.
+        areas: bins in px², label → (low, high).
+
+    Returns:
+        (K, bins + 1) int64; the last column holds all objects of the class.
+    """
     use = ~truth.ignore
     bins, category = _bins(areas, truth.area[use]), truth.category[use]
     table = np.zeros((len(truth.classes), len(areas) + 1), dtype=np.int64)
@@ -70,7 +77,7 @@ def size_table(truth: GroundTruth, areas: Areas) -> np.ndarray:
 
 
 def summary(truth: GroundTruth) -> dict[str, str]:
-    """Return the main numbers as texts."""
+    """Return the main numbers of a dataset as texts, label → value."""
     use = ~truth.ignore
     sides = np.sqrt(truth.area[use])
     counts = np.bincount(truth.image[use], minlength=len(truth.image_ids))
@@ -88,13 +95,15 @@ def summary(truth: GroundTruth) -> dict[str, str]:
 
 
 def crowded_images(truth: GroundTruth, number: int = _TILES) -> np.ndarray:
-    """Indices of the images with the most objects, the fullest first; images without objects are left out."""
+    """Return the indices of the images with the most objects, by falling count; images without objects are left out."""
     counts = np.bincount(truth.image[~truth.ignore], minlength=len(truth.image_ids))
     order = np.argsort(-counts, kind="stable")[:number]
     return order[counts[order] > 0]
 
 
 def _histogram(values: np.ndarray, edges: np.ndarray, label: str, color: str) -> Figure:
+    from d2tiny.visualization.html_report import new_figure
+
     figure, axes = new_figure()
     axes.hist(values, bins=edges, color=color, edgecolor="white", linewidth=0.4)
     axes.set_xlabel(label, fontsize=9)
@@ -104,18 +113,17 @@ def _histogram(values: np.ndarray, edges: np.ndarray, label: str, color: str) ->
 
 
 def _plots(truth: GroundTruth, areas: Areas) -> list[tuple[Figure, str]]:
+    from d2tiny.visualization.html_report import COLORS
+
     use = ~truth.ignore
     sides = np.sqrt(truth.area[use])
     counts = np.bincount(truth.image[use], minlength=len(truth.image_ids))
     largest = float(np.percentile(sides, 99.5)) if len(sides) else 32.0
-    size = _histogram(
-        sides, np.linspace(0, max(32.0, largest), 65), "square root of the area, px", COLORS[0]
-    )  # fmt: skip
+    size = _histogram(sides, np.linspace(0, max(32.0, largest), 65), "square root of the area, px", COLORS[0])
     for low, _ in list(areas.values())[1:]:
         size.axes[0].axvline(low**0.5, color="#d55e00", linewidth=1, linestyle="--")
-    density = _histogram(
-        counts, np.linspace(0, max(10, counts.max(initial=0) + 1), 51), "objects in an image", COLORS[2]
-    )
+    most = max(10, counts.max(initial=0) + 1)
+    density = _histogram(counts, np.linspace(0, most, 51), "objects in an image", COLORS[2])
     ratio = truth.boxes[use, 2] / np.maximum(truth.boxes[use, 3], 1e-9)
     shape = _histogram(np.log2(ratio.clip(1 / 8, 8)), np.linspace(-3, 3, 61), "log2 of width / height", COLORS[3])
     return [
@@ -128,7 +136,7 @@ def _plots(truth: GroundTruth, areas: Areas) -> list[tuple[Figure, str]]:
 def _coverage_rows(
     coverages: Sequence[CoverageLike], strides: Sequence[int], truth: GroundTruth, areas: Areas
 ) -> list[list[object]]:
-    """One row for each config: share with a positive on each level, share without any, by size bin too."""
+    """Return a row for each config: percent of objects with a positive on each level, and without any, by area bin."""
     use = np.flatnonzero(~truth.ignore)
     use = use[np.argsort(truth.image[use], kind="stable")]  # the order of GroundTruth.boxes_by_image
     bins = _bins(areas, truth.area[use])
@@ -146,6 +154,12 @@ def _coverage_rows(
 
 
 def _pictures(truth: GroundTruth, images: Path) -> list[tuple[np.ndarray, str]]:
+    """Return the most crowded images with their boxes, and a caption for each; unreadable images are left out."""
+    import cv2
+
+    from d2tiny.data.loading.images import read_image
+    from d2tiny.visualization import Boxes2D, draw_boxes
+
     result = []
     for index in crowded_images(truth).tolist():
         name = relative_name(truth.file_names[index])
@@ -157,8 +171,7 @@ def _pictures(truth: GroundTruth, images: Path) -> list[tuple[np.ndarray, str]]:
         if pixels is None:
             continue
         here = (truth.image == index) & ~truth.ignore
-        boxes = truth.boxes[here].copy()
-        boxes[:, 2:] += boxes[:, :2]
+        boxes = xywh_to_xyxy(truth.boxes[here])
         scale = max(1, round(_SIDE / max(pixels.shape[:2])))
         drawn = draw_boxes(pixels, Boxes2D(boxes, truth.category[here]), truth.classes, scale=scale)
         smaller = _SIDE / max(drawn.shape[:2])
@@ -185,10 +198,12 @@ def write_statistics(
         areas: bins in px², label → (low, high).
         output: folder.
         images: folder of the images; without it the page has no pictures.
-        coverages: what some configs can serve; objects in the order of ``sample.boxes_by_image()``.
-        sample: the objects that they were tried on, by default all.
+        coverages: coverage by some configs; objects in the order of ``sample.boxes_by_image()``.
+        sample: the objects that coverage was computed on, by default all.
         title: of the page.
     """
+    from d2tiny.visualization.html_report import HtmlPage
+
     page = HtmlPage(title, "sizes, classes, density")
     page.cards(summary(truth))
     names = [f"{label} ({_label(low, high)})" for label, (low, high) in areas.items()]

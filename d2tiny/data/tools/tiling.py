@@ -17,20 +17,22 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from d2tiny.data.coco.findings import Findings
-from d2tiny.data.coco.records import (
-    REGION_KEYS,
+from d2tiny.data.coco.boxes import (
+    box_xyxy_to_xywh,
     fitting_area,
-    image_numbers,
+    has_area,
     is_ignored,
     read_box,
-    read_coco_json,
-    relative_name,
+    xywh_to_xyxy,
+    xyxy_to_xywh,
 )
+from d2tiny.data.coco.document import REGION_KEYS, image_numbers, read_coco_json
+from d2tiny.data.coco.findings import Findings
+from d2tiny.data.coco.source import relative_name
+from d2tiny.data.coco.writer import write_coco
 from d2tiny.data.loading.raster import RasterReader
-from d2tiny.data.tools.converters.base import write_coco
 from d2tiny.utils.errors import ConfigError, DatasetError
-from d2tiny.utils.files import open_whole, read_json, write_text
+from d2tiny.utils.files import open_atomic, read_json, write_text
 
 __all__ = ["TileSettings", "tile_dataset", "tile_starts"]
 
@@ -41,15 +43,16 @@ _PARTS = ".parts"
 
 @dataclass(frozen=True)
 class TileSettings:
-    """How images are cut.
+    """Settings of tiling.
 
     Attributes:
-        size: side of the square tiles in px; an image smaller than that stays whole along that side.
-        overlap: of neighbours in px. The last tile of a row or column moves back so that it ends with the image.
+        size: side of the square tiles in px; a side of the image that is shorter is not cut.
+        overlap: overlap of neighbouring tiles in px. The last tile of a row or column is shifted so that it ends at the
+            image border.
         keep: share of an object's area, in [0, 1], that must lie in a tile for the object to be learned there; its box
             is clipped to the tile.
-        cut: what becomes of objects of which less lies inside: ``ignore`` regions, or ``drop``.
-        empty: ``keep`` or ``drop`` tiles without anything.
+        cut: treatment of objects of which a smaller share lies in the tile: ``ignore`` regions, or ``drop``.
+        empty: ``keep`` or ``drop`` tiles without objects and regions.
         suffix: ``.png`` or ``.jpg`` (quality 95).
     """
 
@@ -72,7 +75,7 @@ class TileSettings:
 
 
 def tile_starts(length: int, size: int, overlap: int) -> list[int]:
-    """Return where tiles start along a side: steps of ``size - overlap``, the last one ending with the image."""
+    """Return the positions of the tiles along a side in px: steps of ``size - overlap``, the last one at the border."""
     if length <= size:
         return [0]
     count = math.ceil((length - overlap) / (size - overlap))
@@ -81,7 +84,7 @@ def tile_starts(length: int, size: int, overlap: int) -> list[int]:
 
 @dataclass(frozen=True)
 class _Source:
-    """One large image with its usable annotations; boxes (G, 4) float64 XYXY."""
+    """One large image with its usable annotations and their boxes (G, 4) float64 XYXY, clipped to the image."""
 
     image: dict[str, Any]
     annotations: list[dict[str, Any]]
@@ -90,7 +93,7 @@ class _Source:
 
     @property
     def stem(self) -> str:
-        """Name of its tiles; folders become part of it, so that equal names in two folders stay apart."""
+        """Prefix of the tiles' names; it has the folder, so that equal names in two folders stay apart."""
         name = relative_name(self.image["file_name"])
         return "_".join(name.with_suffix("").parts) if name is not None else ""
 
@@ -101,8 +104,8 @@ def _sources(path: Path, images: Path, findings: Findings) -> tuple[list[_Source
     known = {image["id"] for image in data["images"]}
     by_image: dict[Any, list[tuple[dict[str, Any], list[float]]]] = defaultdict(list)
     for annotation in data["annotations"]:
-        box = read_box(annotation)
-        if isinstance(box, str) or box[2] <= 0 or box[3] <= 0:
+        box = read_box(annotation.get("bbox"))
+        if isinstance(box, str) or not has_area(box):
             findings.add("annotations without a usable box, left out", f"annotation {annotation.get('id')}")
         elif annotation.get("image_id") not in known:
             findings.add("annotations of an unknown image, left out", f"annotation {annotation.get('id')}")
@@ -114,9 +117,8 @@ def _sources(path: Path, images: Path, findings: Findings) -> tuple[list[_Source
         if name is None:
             raise DatasetError(f"{path}: file_name '{image.get('file_name')}' leaves the image folder.")
         pairs = by_image.get(image["id"], [])
-        boxes: np.ndarray = np.array([box for _, box in pairs], dtype=np.float64).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        # What sticks out of the image counts no more than in training, which clips it.
+        boxes = xywh_to_xyxy(np.array([box for _, box in pairs], dtype=np.float64).reshape(-1, 4))
+        # Training clips boxes to the image, so the part outside must not count for the visible share either.
         width, height = (float(image.get(key) or np.inf) for key in ("width", "height"))
         boxes = boxes.clip(0, (width, height, width, height))
         result.append(_Source(image, [a for a, _ in pairs], boxes, images / name))
@@ -128,7 +130,7 @@ def _sources(path: Path, images: Path, findings: Findings) -> tuple[list[_Source
 
 
 def _clip(boxes: np.ndarray, x: int, y: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes in the tile's own pixels, clipped, and the share of their area that lies inside."""
+    """Return XYXY boxes relative to the tile and clipped to it, and the share of their area that lies inside."""
     moved = boxes - (x, y, x, y)
     clipped = moved.clip(0, (width, height, width, height))
     full = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
@@ -138,7 +140,7 @@ def _clip(boxes: np.ndarray, x: int, y: int, width: int, height: int) -> tuple[n
 def _annotations(
     source: _Source, x: int, y: int, width: int, height: int, settings: TileSettings
 ) -> Iterator[dict[str, Any]]:
-    """Annotations of one tile; ids come later."""
+    """Yield the annotations of one tile, without ids."""
     clipped, share = _clip(source.boxes, x, y, width, height)
     for i in np.flatnonzero(share > 0):
         old = source.annotations[i]
@@ -147,9 +149,9 @@ def _annotations(
             if settings.cut == "drop":
                 continue
             ignored = True
-        x1, y1, x2, y2 = clipped[i].tolist()
-        w, h = np.ptp(source.boxes[i].reshape(2, 2), axis=0)
-        area = fitting_area(old, w, h)
+        box = box_xyxy_to_xywh(clipped[i].tolist())
+        area, (w, h) = box[2] * box[3], xyxy_to_xywh(source.boxes[i])[2:]
+        old_area = fitting_area(old, w, h)
         new = {k: v for k, v in old.items() if k not in ("id", "image_id", "segmentation")}
         if share[i] > 1 - 1e-9 and isinstance(old.get("segmentation"), list):
             new["segmentation"] = [
@@ -157,9 +159,9 @@ def _annotations(
             ]
         yield {
             **new,
-            "bbox": [x1, y1, x2 - x1, y2 - y1],
-            # clipping takes the same share of the area, whatever its outline
-            "area": (x2 - x1) * (y2 - y1) if area is None else min(area * float(share[i]), (x2 - x1) * (y2 - y1)),
+            "bbox": list(box),
+            # The outline is unknown: clipping takes the same share of it as of the box.
+            "area": area if old_area is None else min(old_area * float(share[i]), area),
             "iscrowd": int(ignored),
             "ignore": int(ignored),
             "source_id": old.get("id"),
@@ -168,7 +170,7 @@ def _annotations(
 
 
 def _tiles(source: _Source, output: Path, settings: TileSettings) -> list[dict[str, Any]]:
-    """Cut one image; writes its tiles and returns their entries, each with its annotations."""
+    """Cut one image: write its tiles, and return their entries, each with its annotations."""
     entries = []
     with RasterReader(source.path) as reader:
         if (reader.width, reader.height) != (source.image.get("width"), source.image.get("height")):
@@ -197,12 +199,10 @@ def _entry(source: _Source, x: int, y: int, width: int, height: int, settings: T
         "annotations": list(_annotations(source, x, y, width, height, settings)),
     }
     for key in REGION_KEYS:
-        boxes = np.array(source.image.get(key, []), dtype=np.float64).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
+        boxes = xywh_to_xyxy(np.array(source.image.get(key, []), dtype=np.float64).reshape(-1, 4))
         clipped, share = _clip(boxes, x, y, width, height)
-        clipped[:, 2:] -= clipped[:, :2]
         if (share > 0).any():
-            entry[key] = clipped[share > 0].tolist()
+            entry[key] = xyxy_to_xywh(clipped[share > 0]).tolist()
     return entry
 
 
@@ -211,12 +211,12 @@ def _write(path: Path, pixels: np.ndarray) -> None:
     done, data = cv2.imencode(path.suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
     if not done:
         raise DatasetError(f"{path}: cannot encode this tile.")
-    with open_whole(path) as file:
+    with open_atomic(path) as file:
         file.write(data.tobytes())
 
 
 def _cut_or_resume(source: _Source, folder: Path, settings: TileSettings) -> list[dict[str, Any]]:
-    """Tiles of an image, from an earlier run if that finished the image and the file is the same."""
+    """Return the tiles of an image, from an earlier run if it finished this image and nothing changed since."""
     part = folder / _PARTS / f"{source.stem}.json"
     try:
         state = source.path.stat()
@@ -247,24 +247,23 @@ def tile_dataset(
 ) -> dict[str, Any]:
     """Cut a dataset into ``output/images/*`` and ``output/instances.json``.
 
-    Each tile's entry says where it comes from (``source``: file, image id, x, y), each annotation which one it was
-    (``source_id``) and how much of it is ``visible``. A run that was stopped goes on where it was; memory is that of
-    one row of tiles for each job.
+    Each tile's entry has its ``source`` (file, image id, x, y), each annotation its ``source_id`` and its ``visible``
+    share, in [0, 1]. An interrupted run is resumed by the next one. Each job holds one row of tiles in memory.
 
     Args:
         path: COCO json.
         images: folder that ``file_name`` is relative to.
-        output: folder; made if missing.
-        settings: how to cut.
-        jobs: images that are cut at the same time.
-        progress: show a bar.
+        output: folder; created if missing.
+        settings: sizes, and treatment of cut objects; by default those of :class:`TileSettings`.
+        jobs: number of images that are cut at the same time.
+        progress: show a progress bar.
 
     Returns:
         The COCO dict that was written.
 
     Raises:
         ConfigError: ``output`` holds tiles of other settings.
-        DatasetError: an image is missing, broken or of another size than stated; mend it and run again, finished
+        DatasetError: an image is missing, broken or of another size than stated; repair it and run again, finished
             images are kept.
     """
     settings = settings or TileSettings()
@@ -272,7 +271,7 @@ def tile_dataset(
     sources, categories = _sources(path, images, findings)
     (output / _PARTS).mkdir(parents=True, exist_ok=True)
     (output / "images").mkdir(exist_ok=True)
-    _claim(output, settings)
+    _store_settings(output, settings)
     with ThreadPoolExecutor(max(1, jobs)) as pool:
         futures = [pool.submit(_cut_or_resume, source, output, settings) for source in sources]
         try:
@@ -287,15 +286,15 @@ def tile_dataset(
     return data
 
 
-def _claim(output: Path, settings: TileSettings) -> None:
-    """Note the settings of a folder, or refuse one that has others."""
-    place, mine = output / ".tiling.json", asdict(settings)
-    if place.exists():
-        theirs = read_json(place)
-        if theirs != mine:
-            raise ConfigError(f"{output} holds tiles of other settings ({theirs}). Choose another folder or empty it.")
+def _store_settings(output: Path, settings: TileSettings) -> None:
+    """Store the settings in the folder; refuse a folder that has other settings."""
+    file, new = output / ".tiling.json", asdict(settings)
+    if file.exists():
+        old = read_json(file)
+        if old != new:
+            raise ConfigError(f"{output} holds tiles of other settings ({old}). Choose another folder or empty it.")
         return
-    write_text(place, json.dumps(mine))
+    write_text(file, json.dumps(new))
 
 
 def _collect(tiles: list[dict[str, Any]], categories: list[dict[str, Any]], settings: TileSettings) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Augmentations, as Detectron2 augmentations."""
+"""Augmentations for tiny objects, as Detectron2 augmentations."""
 
 from d2tiny.data.transforms.affine import AffineTransform, RandomAffine
 from d2tiny.data.transforms.copy_paste import BoxCopyPaste

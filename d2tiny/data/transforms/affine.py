@@ -1,4 +1,4 @@
-"""Scale, shift, turn and shear in one step, onto an image of a given size."""
+"""Random affine map: scale, translation, rotation and shear in one step."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from detectron2.data import transforms as T
 
 __all__ = ["AffineTransform", "RandomAffine"]
 
-FILL = 114  # grey of what lies outside the image, as in the YOLO recipes
+FILL = 114  # grey value of pixels outside the source image, as in the YOLO recipes
 
 
 class AffineTransform(T.Transform):
-    """An affine map of an image onto another of any size."""
+    """An affine map of an image onto an image of another size."""
 
     def __init__(self, matrix: np.ndarray, size: tuple[int, int]) -> None:
-        """Set the map.
+        """Create the transform.
 
         Args:
-            matrix: (2, 3), of (x, y, 1) of corners of pixels.
-            size: (height, width) of the new image.
+            matrix: (2, 3), applied to (x, y, 1) in px, where (0, 0) is the corner of the first pixel.
+            size: (height, width) of the new image in px.
         """
         super().__init__()
         self.matrix, self.size = np.asarray(matrix, dtype=np.float64), size
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
-        """Warp (H, W, C), linearly; what lies outside is grey."""
-        # OpenCV counts in middles of pixels.
+        """Warp an image (H, W, C) with bilinear interpolation; pixels outside it become grey."""
+        # In OpenCV, (0, 0) is the centre of the first pixel.
         matrix = self.matrix.copy()
         matrix[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5
         height, width = self.size
@@ -42,15 +42,15 @@ class AffineTransform(T.Transform):
         )
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        """Map (N, 2) points."""
+        """Map points (N, 2) in px."""
         return coords @ self.matrix[:, :2].T + self.matrix[:, 2]
 
 
 class RandomAffine(T.Augmentation):
-    """Random scale, shift, rotation and shear about the image's middle, onto an image of ``size``.
+    """Random scale, translation, rotation and shear about the image's centre, onto an image of ``size``.
 
-    Boxes become the upright boxes around the four corners; where they leave the image or get too small,
-    :class:`~d2tiny.data.TinyDatasetMapper` ignores them instead of losing them.
+    Boxes become the axis-aligned boxes around their four mapped corners. Those that leave the image or become too small
+    are turned into ignore regions by :class:`~d2tiny.data.TinyDatasetMapper`.
     """
 
     def __init__(
@@ -63,20 +63,19 @@ class RandomAffine(T.Augmentation):
         shear: float = 0.0,
         min_object: float = 0.0,
     ) -> None:
-        """Set the ranges.
+        """Create the augmentation.
 
         Args:
-            size: (height, width) of the result; None keeps the image's.
+            size: (height, width) of the result in px; None keeps the size of the image.
             scale: smallest and largest factor.
-            translate: largest shift, share of the new sides.
-            degrees: largest rotation.
-            shear: largest shear, degrees.
-            min_object: no object that has so many px (√(w·h)) is scaled under them, smaller ones are never shrunk, as
-            far
-                as the largest factor allows.
+            translate: largest translation, as a share of the result's sides.
+            degrees: largest rotation in degrees.
+            shear: largest shear in degrees, below 90.
+            min_object: size √(w·h) in px under which no object is scaled; objects that are smaller already are not
+                shrunk. The largest factor of ``scale`` takes precedence.
 
         Raises:
-            ValueError: a setting outside its range.
+            ValueError: an argument outside its range.
         """
         super().__init__()
         if len(scale) != 2 or not 0 < scale[0] <= scale[1] or translate < 0 or degrees < 0 or not 0 <= shear < 90:
@@ -90,12 +89,12 @@ class RandomAffine(T.Augmentation):
         self.degrees, self.shear, self.min_object = float(degrees), float(shear), float(min_object)
 
     def get_transform(self, image: np.ndarray, boxes: np.ndarray, ignore: np.ndarray) -> T.Transform:
-        """Choose the map.
+        """Return a random map for an image.
 
         Args:
             image: (H, W, 3).
-            boxes: (G, 4) XYXY.
-            ignore: (G,) boolean, boxes that are no objects.
+            boxes: (G, 4) XYXY in px.
+            ignore: (G,) bool, ignore regions among the boxes.
         """
         height, width = image.shape[:2]
         new_h, new_w = self.size or (height, width)
@@ -106,9 +105,9 @@ class RandomAffine(T.Augmentation):
             low = min(max(low, min(1.0, self.min_object / max(float(sides.min()), 1e-6))), high)
         factor = np.random.uniform(low, high)
         angle = np.deg2rad(np.random.uniform(-1, 1) * self.degrees)
-        slant = np.tan(np.deg2rad(np.random.uniform(-1, 1, 2) * self.shear))
-        turn = factor * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        linear = np.array([[1.0, slant[0]], [slant[1], 1.0]]) @ turn
+        shear = np.tan(np.deg2rad(np.random.uniform(-1, 1, 2) * self.shear))
+        rotation = factor * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        linear = np.array([[1.0, shear[0]], [shear[1], 1.0]]) @ rotation
         shift = np.random.uniform(-1, 1, 2) * self.translate * (new_w, new_h)
-        middle = np.array([new_w / 2, new_h / 2]) + shift - linear @ (width / 2, height / 2)
-        return AffineTransform(np.concatenate((linear, middle[:, None]), axis=1), (new_h, new_w))
+        offset = np.array([new_w / 2, new_h / 2]) + shift - linear @ (width / 2, height / 2)
+        return AffineTransform(np.concatenate((linear, offset[:, None]), axis=1), (new_h, new_w))

@@ -1,4 +1,4 @@
-"""Crops that look at the objects."""
+"""Random crops that contain objects more often than uniform ones."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ __all__ = ["ObjectCrop"]
 
 
 class ObjectCrop(T.Augmentation):
-    """A fixed-size crop that holds a random object with a given probability, otherwise lies anywhere.
+    """A crop of fixed size that contains a random object with a given probability, and is uniformly random otherwise.
 
-    The crop never enlarges: an image smaller than it is kept whole along that side.
+    Images are not padded: a side that is shorter than the crop is kept.
     """
 
     def __init__(self, size: Sequence[int], object_prob: float = 0.8) -> None:
-        """Set the crop.
+        """Create the augmentation.
 
         Args:
-            size: (height, width) in px.
-            object_prob: how often the crop is placed so that a random object lies inside it, in [0, 1].
+            size: (height, width) of the crop in px.
+            object_prob: probability that the crop is positioned around a random object, in [0, 1].
 
         Raises:
-            ValueError: a setting outside its range.
+            ValueError: an argument outside its range.
         """
         super().__init__()
         if len(size) != 2 or min(size) < 1 or not 0 <= object_prob <= 1:
@@ -33,12 +33,12 @@ class ObjectCrop(T.Augmentation):
         self.object_prob = object_prob
 
     def get_transform(self, image: np.ndarray, boxes: np.ndarray, ignore: np.ndarray) -> T.Transform:
-        """Place the crop.
+        """Return a random crop for an image.
 
         Args:
             image: (H, W, 3).
-            boxes: (G, 4) XYXY.
-            ignore: (G,) boolean, boxes that are no objects; ``TinyDatasetMapper`` hands it to augmentations.
+            boxes: (G, 4) XYXY in px.
+            ignore: (G,) bool, ignore regions among the boxes.
         """
         boxes = boxes[~ignore]
         height, width = image.shape[:2]
@@ -46,19 +46,19 @@ class ObjectCrop(T.Augmentation):
         chosen = None
         if len(boxes) and np.random.rand() < self.object_prob:
             chosen = boxes[np.random.randint(len(boxes))]
-        x0 = self._place(width, crop_w, None if chosen is None else (chosen[0], chosen[2]))
-        y0 = self._place(height, crop_h, None if chosen is None else (chosen[1], chosen[3]))
+        x0 = self._start(width, crop_w, None if chosen is None else (chosen[0], chosen[2]))
+        y0 = self._start(height, crop_h, None if chosen is None else (chosen[1], chosen[3]))
         return T.CropTransform(x0, y0, crop_w, crop_h, width, height)
 
     @staticmethod
-    def _place(side: int, crop: int, span: tuple[float, float] | None) -> int:
-        """Start of the crop along one axis; it covers ``span`` where that fits."""
+    def _start(side: int, crop: int, span: tuple[float, float] | None) -> int:
+        """Return a random start of the crop along one axis in px; the crop contains ``span`` if that is possible."""
         low, high = 0, side - crop
         if span is not None:
             first, last = int(np.ceil(span[1])) - crop, int(np.floor(span[0]))
             if first <= last:
                 low, high = max(low, first), min(high, last)
-            else:  # an object larger than the crop: take its middle
+            else:  # an object larger than the crop: centre the crop on it
                 low = high = int((span[0] + span[1] - crop) / 2)
             low, high = min(max(low, 0), side - crop), min(max(high, 0), side - crop)
         return int(np.random.randint(low, high + 1)) if high >= low else low

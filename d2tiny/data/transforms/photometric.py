@@ -1,4 +1,4 @@
-"""Light, haze and sensor: changes of colour that leave boxes alone."""
+"""Photometric augmentation: changes of light, haze and sensor that do not move boxes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ __all__ = ["Photometric"]
 
 
 class Photometric(T.Augmentation):
-    """Random gamma, contrast, brightness, saturation, hue and channel gain, in one table lookup and one conversion.
+    """Random gamma, contrast, brightness, saturation, hue and channel gain.
 
-    Each setting is the largest change; 0 switches it off. Images are RGB or BGR (hue turns the other way in BGR).
+    All are applied with one lookup table and one conversion to HSV and back. Each argument is the largest change; 0
+    disables it. Images are RGB or BGR (in BGR, hue is shifted in the opposite direction).
     """
 
     def __init__(
@@ -26,19 +27,19 @@ class Photometric(T.Augmentation):
         hue: float = 6.0,
         prob: float = 0.8,
     ) -> None:
-        """Set the ranges.
+        """Create the augmentation.
 
         Args:
-            brightness: shift, share of the full range.
-            contrast: factor 1 ± contrast about the middle of the image's own range.
-            gamma: exponent within (1 + gamma) ** ±1.
-            gain: factor 1 ± gain of each channel by itself (white balance).
-            saturation: factor 1 ± saturation.
-            hue: turn in degrees.
-            prob: how often anything happens, in [0, 1].
+            brightness: largest offset, as a share of the value range, in [0, 1].
+            contrast: factor in 1 ± contrast about the mean of the image, in [0, 1].
+            gamma: exponent in (1 + gamma) ** ±1.
+            gain: factor in 1 ± gain, drawn for each channel (white balance), in [0, 1].
+            saturation: factor in 1 ± saturation, in [0, 1].
+            hue: largest shift in degrees, in [0, 180].
+            prob: probability that the image is changed, in [0, 1].
 
         Raises:
-            ValueError: a setting outside its range.
+            ValueError: an argument outside its range.
         """
         super().__init__()
         shares = (brightness, contrast, gain, saturation, prob)
@@ -48,28 +49,28 @@ class Photometric(T.Augmentation):
         self.saturation, self.hue, self.prob = saturation, hue, prob
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        """Choose the change."""
+        """Return a random change for an image (H, W, 3)."""
         if np.random.rand() >= self.prob:
             return T.NoOpTransform()
         exponent = (1 + self.gamma) ** np.random.uniform(-1, 1)
-        slope = 1 + np.random.uniform(-1, 1) * self.contrast
-        shift = np.random.uniform(-1, 1) * self.brightness
+        contrast = 1 + np.random.uniform(-1, 1) * self.contrast
+        brightness = np.random.uniform(-1, 1) * self.brightness
         gains = 1 + np.random.uniform(-1, 1, 3) * self.gain
         saturation = 1 + np.random.uniform(-1, 1) * self.saturation
-        turn = np.random.uniform(-1, 1) * self.hue
-        middle = float(image[::8, ::8].mean()) / 255
+        hue = np.random.uniform(-1, 1) * self.hue
+        mean = float(image[::8, ::8].mean()) / 255
         levels = (np.arange(256) / 255) ** exponent
-        table = ((levels - middle) * slope + middle + shift)[:, None] * gains
+        table = ((levels - mean) * contrast + mean + brightness)[:, None] * gains
         table = (table.clip(0, 1) * 255 + 0.5).astype(np.uint8).reshape(256, 1, 3)
-        return T.ColorTransform(lambda img: _apply(img, table, saturation, turn))
+        return T.ColorTransform(lambda img: _apply(img, table, saturation, hue))
 
 
-def _apply(image: np.ndarray, table: np.ndarray, saturation: float, turn: float) -> np.ndarray:
+def _apply(image: np.ndarray, table: np.ndarray, saturation: float, hue: float) -> np.ndarray:
     image = cv2.LUT(np.ascontiguousarray(image), table)
-    if saturation == 1 and turn == 0:
+    if saturation == 1 and hue == 0:
         return image
-    hls = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
-    hue = ((np.arange(256) + turn * 256 / 360) % 256).astype(np.uint8)
-    full = (np.arange(256) * saturation).clip(0, 255).astype(np.uint8)
-    same = np.arange(256, dtype=np.uint8)
-    return cv2.cvtColor(cv2.LUT(hls, np.stack((hue, full, same), axis=1)[:, None]), cv2.COLOR_HSV2RGB_FULL)
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
+    hues = ((np.arange(256) + hue * 256 / 360) % 256).astype(np.uint8)
+    saturations = (np.arange(256) * saturation).clip(0, 255).astype(np.uint8)
+    values = np.arange(256, dtype=np.uint8)
+    return cv2.cvtColor(cv2.LUT(hsv, np.stack((hues, saturations, values), axis=1)[:, None]), cv2.COLOR_HSV2RGB_FULL)

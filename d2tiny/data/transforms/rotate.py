@@ -1,4 +1,4 @@
-"""Rotations by quarter turns: from above there is no up."""
+"""Rotations by multiples of 90°: aerial images have no upright orientation."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ __all__ = ["QuarterTurn", "RandomQuarterTurn"]
 
 
 class QuarterTurn(T.Transform):
-    """Rotate counter-clockwise by ``turns`` × 90°, exactly: pixels move, none is interpolated."""
+    """Rotate counter-clockwise by ``turns`` × 90°, without interpolation."""
 
     def __init__(self, turns: int, height: int, width: int) -> None:
-        """Set the turn of an image of this size."""
+        """Create the transform.
+
+        Args:
+            turns: number of quarter turns.
+            height: height of the image before rotation in px.
+            width: width of the image before rotation in px.
+        """
         super().__init__()
         self.turns, self.height, self.width = turns % 4, height, width
 
@@ -28,18 +34,18 @@ class QuarterTurn(T.Transform):
         return np.stack(turned, axis=1)
 
     def inverse(self) -> T.Transform:
-        """Return the turn back."""
+        """Return the opposite rotation."""
         turned = self.turns % 2
         return QuarterTurn(-self.turns, *((self.width, self.height) if turned else (self.height, self.width)))
 
 
 class RandomQuarterTurn(T.Augmentation):
-    """Rotate by 0°, 90°, 180° or 270°, each as often."""
+    """Rotate by 0°, 90°, 180° or 270° with equal probability."""
 
     def __init__(self) -> None:
-        """There is nothing to set."""
+        """Create the augmentation; it has no arguments."""
         super().__init__()
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        """Choose the turn."""
+        """Return a random rotation for an image (H, W, 3)."""
         return QuarterTurn(int(np.random.randint(4)), *image.shape[:2])

@@ -1,4 +1,4 @@
-"""Multi-scale training that knows how small objects get."""
+"""Random scale with a lower limit for the size of objects."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ __all__ = ["GuardedScale"]
 
 
 class GuardedScale(T.Augmentation):
-    """Scale by a random factor that leaves no object smaller than ``min_object``.
+    """Scale by a random factor that makes no object smaller than ``min_object``.
 
-    The range is cut from below, image by image, so that every object that has ``min_object`` px before still has it
-    after; objects that are smaller already are never shrunk at all. Without objects the whole range is used.
+    The lower end of the range is raised for each image so that objects of at least ``min_object`` px keep that size,
+    and smaller objects are not shrunk at all. Images without objects use the full range.
     """
 
     def __init__(self, scales: Sequence[float] = (0.5, 2.0), min_object: float = 4.0, max_side: int = 4096) -> None:
-        """Set the range.
+        """Create the augmentation.
 
         Args:
-            scales: smallest and largest factor; drawn so that halving is as frequent as doubling.
-            min_object: px, square root of width × height.
-            max_side: the longer side of the image never becomes larger, in px (but it is not shrunk for that).
+            scales: smallest and largest factor; its logarithm is drawn uniformly.
+            min_object: smallest size √(w·h) of an object in px.
+            max_side: limit for the longer side of the image in px; images that exceed it already are not shrunk.
 
         Raises:
-            ValueError: a setting outside its range.
+            ValueError: an argument outside its range.
         """
         super().__init__()
         if len(scales) != 2 or not 0 < scales[0] <= scales[1] or min_object < 0 or max_side < 1:
@@ -36,18 +36,18 @@ class GuardedScale(T.Augmentation):
         self.max_side = int(max_side)
 
     def get_transform(self, image: np.ndarray, boxes: np.ndarray, ignore: np.ndarray) -> T.Transform:
-        """Choose the factor.
+        """Return a random scale for an image.
 
         Args:
             image: (H, W, 3).
-            boxes: (G, 4) XYXY.
-            ignore: (G,) bool, boxes that are no objects.
+            boxes: (G, 4) XYXY in px.
+            ignore: (G,) bool, ignore regions among the boxes.
         """
         height, width = image.shape[:2]
         low, high = self.scales
         sides = np.sqrt((boxes[~ignore, 2:] - boxes[~ignore, :2]).prod(axis=1))
         if len(sides):
-            # an object at or under the limit allows no shrinking
+            # an object at or below the limit must not be shrunk
             low = max(low, min(1.0, self.min_object / max(float(sides.min()), 1e-6)))
         limit = max(1.0, self.max_side / max(height, width))
         low = min(low, limit)

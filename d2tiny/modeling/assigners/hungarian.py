@@ -9,13 +9,17 @@ from detectron2.utils.logger import log_first_n
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from d2tiny.modeling.contracts import MatchIndices, QueryPredictions, Targets
 from d2tiny.ops.boxes import cxcywh_to_xyxy, pairwise_giou
 
 __all__ = ["HungarianMatcher"]
 
 
 class HungarianMatcher:
-    """The assignment of least total cost: focal cost of the class, L1 and 1 − GIoU of the boxes."""
+    """Matches each object with one query so that the total cost is least.
+
+    The cost of a pair is the weighted sum of a focal cost of the class, the L1 distance of the boxes and -GIoU.
+    """
 
     def __init__(
         self, *, class_weight: float = 2.0, l1_weight: float = 5.0, giou_weight: float = 2.0,
@@ -33,42 +37,66 @@ class HungarianMatcher:
         self.class_weight, self.l1_weight, self.giou_weight = class_weight, l1_weight, giou_weight
         self.alpha, self.gamma = alpha, gamma
 
-    def cost(self, logits: Tensor, boxes: Tensor, gt_classes: Tensor, gt_boxes: Tensor) -> Tensor:
-        """(K, G) costs of an image, in float32.
+    def cost(self, pred_logits: Tensor, pred_boxes: Tensor, labels: Tensor, boxes: Tensor) -> Tensor:
+        """Return the (Q, G) float32 costs of all pairs in one image.
 
         Args:
-            logits: (K, C) of the classes.
-            boxes: (K, 4) cx, cy, w, h as shares of the image.
-            gt_classes: (G,).
-            gt_boxes: (G, 4) likewise.
+            pred_logits: (Q, K) class logits.
+            pred_boxes: (Q, 4) cx, cy, w, h in shares of the image.
+            labels: (G,) int64 classes of the objects.
+            boxes: (G, 4) boxes of the objects, as ``pred_boxes``.
         """
-        probability = logits.float().sigmoid()[:, gt_classes]
-        found = self.alpha * (1 - probability) ** self.gamma * -torch.log(probability + 1e-8)
-        missed = (1 - self.alpha) * probability**self.gamma * -torch.log(1 - probability + 1e-8)
-        boxes, gt_boxes = boxes.float(), gt_boxes.float()
-        total = self.class_weight * (found - missed)
-        total += self.l1_weight * torch.cdist(boxes, gt_boxes, p=1)
-        total -= self.giou_weight * pairwise_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(gt_boxes))
+        probability = pred_logits.float().sigmoid()[:, labels]
+        positive = self.alpha * (1 - probability) ** self.gamma * -torch.log(probability + 1e-8)
+        negative = (1 - self.alpha) * probability**self.gamma * -torch.log(1 - probability + 1e-8)
+        pred_boxes, boxes = pred_boxes.float(), boxes.float()
+        total = self.class_weight * (positive - negative)
+        total += self.l1_weight * torch.cdist(pred_boxes, boxes, p=1)
+        total -= self.giou_weight * pairwise_giou(cxcywh_to_xyxy(pred_boxes), cxcywh_to_xyxy(boxes))
         return total
 
     @torch.no_grad()
-    def __call__(self, logits: Tensor, boxes: Tensor, gt_classes: Tensor, gt_boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Match; arguments as of :meth:`cost`.
+    def __call__(
+        self, predictions: QueryPredictions, targets: Targets, valid_mask: Tensor | None = None
+    ) -> MatchIndices:
+        """Match queries and objects of each image.
+
+        Args:
+            predictions: (B, Q, ...) of the queries.
+            targets: objects of the B images.
+            valid_mask: (B, Q) boolean, False for padding queries, which are never matched; None without padding.
 
         Returns:
-            (N,) queries and (N,) objects, N = min(K, G), by query. With fewer queries than objects some are left out.
+            min(Q, G) pairs for each image, ordered by query. With fewer queries than objects some objects have none.
 
         Raises:
-            FloatingPointError: NaN or infinity in the costs.
+            FloatingPointError: NaN or infinity in the predictions.
         """
-        if not len(gt_boxes):
-            none = torch.zeros(0, dtype=torch.int64, device=logits.device)
-            return none, none
-        cost = self.cost(logits, boxes, gt_classes, gt_boxes)
+        pairs = []
+        for i, (labels, boxes) in enumerate(zip(targets.labels, targets.boxes, strict=True)):
+            logits, pred_boxes = predictions.pred_logits[i], predictions.pred_boxes[i]
+            if valid_mask is None:
+                query_idx, target_idx = self._match_image(logits, pred_boxes, labels, boxes)
+            else:
+                valid = valid_mask[i].nonzero().flatten()
+                query_idx, target_idx = self._match_image(logits[valid], pred_boxes[valid], labels, boxes)
+                query_idx = valid[query_idx]
+            pairs.append((torch.full_like(query_idx, i), query_idx, target_idx))
+        return MatchIndices(*(torch.cat(parts) for parts in zip(*pairs, strict=True)))
+
+    def _match_image(
+        self, pred_logits: Tensor, pred_boxes: Tensor, labels: Tensor, boxes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the indices of queries and objects of one image; arguments as of :meth:`cost`."""
+        if not len(boxes):
+            empty = torch.zeros(0, dtype=torch.int64, device=pred_logits.device)
+            return empty, empty
+        cost = self.cost(pred_logits, pred_boxes, labels, boxes)
         if not bool(torch.isfinite(cost).all()):
             raise FloatingPointError("HungarianMatcher: predictions contain NaN or infinity.")
-        if len(logits) < len(gt_boxes):
-            message = f"{len(logits)} queries for {len(gt_boxes)} objects: not all can be learned. Said once."
+        if len(pred_logits) < len(boxes):
+            message = f"{len(pred_logits)} queries for {len(boxes)} objects: not all can be learned. Logged once."
             log_first_n(logging.WARNING, message, name=__name__)
-        query, gt = linear_sum_assignment(cost.cpu().numpy())
-        return torch.as_tensor(query, device=logits.device), torch.as_tensor(gt, device=logits.device)
+        query_idx, target_idx = linear_sum_assignment(cost.cpu().numpy())
+        device = pred_logits.device
+        return torch.as_tensor(query_idx, device=device), torch.as_tensor(target_idx, device=device)

@@ -13,93 +13,72 @@ from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from d2tiny.layers.position import MapPosition, inverse_sigmoid
+from d2tiny.layers.position import PositionEmbeddingSine
+from d2tiny.modeling.contracts import Backbone, QueryPredictions, Targets
 from d2tiny.modeling.targets import split_ignored
 from d2tiny.modeling.transformer import (
     REM,
-    Decoded,
+    DecoderOutput,
     DeformableEncoder,
     Denoising,
+    DenoisingQueries,
     DensityQueries,
     DINOCriterion,
     DINODecoder,
-    Proposals,
+    InitialQueries,
     QuerySelection,
-    Routed,
+    RoutingOutput,
     Tokens,
     flatten_maps,
     padding_masks,
 )
-from d2tiny.modeling.transformer.denoising import DenoisingQueries
 from d2tiny.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 
 __all__ = ["Explanation", "TinyDINO"]
 
-_PAD_BOX = (0.5, 0.5, 0.01, 0.01)
-
 
 @dataclass(frozen=True)
 class Explanation:
-    """Decisions for one image.
+    """Decisions of DGQ and REM for one image, without padding.
 
     Attributes:
-        density: (H, W) objects in each cell of the finest level, without padding.
-        queries: (K, 2) where the queries begin, x and y in px.
-        shares: L times (E, H, W) of the experts, without padding.
-        categories: names of the E experts by category, in order.
+        density: (H, W) objects per cell of the finest level; None without DGQ.
+        reference_points: (Q, 2) centres x, y of the queries' first reference boxes in px.
+        routing_weights: L tensors (E, H, W), weights of the experts; None without REM.
+        categories: names of the E experts by category, in order; empty without REM.
     """
 
     density: Tensor | None
-    queries: Tensor
-    shares: list[Tensor] | None
+    reference_points: Tensor
+    routing_weights: list[Tensor] | None
     categories: dict[str, list[str]]
 
 
 @dataclass(frozen=True)
-class _Truth:
-    """Objects of a batch: classes (G,), boxes (G, 4) and ignore regions (R, 4) in shares of the image."""
-
-    classes: list[Tensor]
-    boxes: list[Tensor]
-    ignored: list[Tensor]
-
-
-@dataclass(frozen=True)
-class _Queries:
-    """Queries of a batch.
+class _EncoderOutput:
+    """Inputs of the decoder, and what led to them.
 
     Attributes:
-        content: (B, K, C).
-        reference: (B, K, 4) logits of boxes, without gradient.
-        padding: (B, K) boolean, queries that are none; None where all images have K.
-        logits: (B, K, classes) of the encoder.
-        boxes: (B, K, 4) of the encoder in [0, 1].
+        tokens: inputs of the encoder.
+        memory: (B, S, C), output of the encoder.
+        queries: matching queries.
+        density: (B, H, W) objects per cell of the finest level; None without DGQ.
+        routing: decisions of REM; None without it.
     """
-
-    content: Tensor
-    reference: Tensor
-    padding: Tensor | None
-    logits: Tensor
-    boxes: Tensor
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What comes before the decoder: tokens, their memory, the queries, density (B, H, W), and what was routed."""
 
     tokens: Tokens
     memory: Tensor
-    queries: _Queries
+    queries: InitialQueries
     density: Tensor | None
-    routed: Routed | None
+    routing: RoutingOutput | None
 
 
 @META_ARCH_REGISTRY.register()
 class TinyDINO(nn.Module):
-    """Detection transformer: encoder over all levels, queries from its best tokens, decoder, no NMS.
+    """Detection transformer: deformable encoder, queries from its best tokens, decoder; no NMS.
 
-    Without ``density`` and ``routing`` it is plain DINO; with both it is ScaleBridge-Det. ``pred_boxes`` of a query
-    may occur with several classes, as in DINO.
+    Without ``density`` and ``routing`` it is DINO (Zhang et al., ICLR 2023); with both it is ScaleBridge-Det. As in
+    DINO, one query may give detections of several classes with the same box.
     """
 
     def __init__(
@@ -114,7 +93,7 @@ class TinyDINO(nn.Module):
         criterion: DINOCriterion,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
-        channels: int = 256,
+        embed_dim: int = 256,
         denoising: Denoising | None = None,
         density: DensityQueries | None = None,
         routing: REM | None = None,
@@ -123,88 +102,70 @@ class TinyDINO(nn.Module):
         score_thresh: float = 0.0,
         input_format: str = "RGB",
     ) -> None:
-        """Put the parts together.
+        """Assemble the detector.
 
         Args:
-            backbone: with a :class:`~d2tiny.modeling.necks.ChannelMapper`.
-            in_features: names of the levels, finest first.
-            num_classes: of objects.
-            encoder: over all levels.
-            selection: of the queries.
-            decoder: of the queries.
-            criterion: of training.
-            pixel_mean: of each channel.
-            pixel_std: of each channel.
-            channels: C of all levels.
-            denoising: of training; None for none.
-            density: chooses number and places of the queries (DGQ).
-            routing: mixes experts into the levels (REM).
-            temperature: of the position embedding.
-            max_detections: of an image.
-            score_thresh: scores of detections must be above it.
+            backbone: with a :class:`~d2tiny.modeling.necks.ChannelMapper`, all of whose levels have ``embed_dim``
+                channels.
+            in_features: names of the backbone's levels, finest first.
+            num_classes: K, number of classes.
+            encoder: encoder of all levels.
+            selection: selects the queries.
+            decoder: decoder of the queries.
+            criterion: losses.
+            pixel_mean: mean of each channel in the range of the input, 0 to 255.
+            pixel_std: standard deviation of each channel, likewise.
+            embed_dim: C, channels of all levels.
+            denoising: makes the denoising queries in training; None for none.
+            density: density-guided queries (DGQ), which choose number and positions of the queries.
+            routing: routed mixture attention (REM), which mixes experts into the levels.
+            temperature: of the sine position embedding.
+            max_detections: largest number of detections of an image.
+            score_thresh: detections have a score above this, in [0, 1).
             input_format: order of the channels, for visualisation.
 
         Raises:
-            ValueError: parts that do not fit together.
+            ValueError: components that do not fit together, or a setting outside its range.
         """
         super().__init__()
-        for name, part in (("density", density), ("routing", routing)):
-            if part is not None and not isinstance(part, nn.Module):
-                raise ValueError(
-                    f"TinyDINO: {name}={part!r} is no component. In a config, dgq(model) and rem(model) of "
-                    "configs/common/parts/dino.py put them in."
-                )
-        shapes = backbone.output_shape()
-        strides = [shapes[n].stride for n in in_features if n in shapes]
-        if strides != sorted(strides):
-            raise ValueError(f"TinyDINO: in_features={list(in_features)} must begin with the finest level.")
-        if unread := sorted(set(shapes) - set(in_features)):
-            raise ValueError(f"TinyDINO: nothing reads the backbone's levels {unread}; name them in in_features.")
-        for name, levels in (("encoder", encoder.levels), ("decoder", decoder.levels)):
-            if levels != len(in_features):
-                raise ValueError(f"TinyDINO: {name}.levels={levels}, but in_features has {len(in_features)} levels.")
-        for name, owner in (("selection", selection), ("decoder", decoder), ("denoising", denoising)):
-            if owner is not None and owner.num_classes != num_classes:
-                raise ValueError(f"TinyDINO: {name}.num_classes={owner.num_classes}, but num_classes={num_classes}.")
+        _check_modules(density=density, routing=routing)
+        _check_levels(backbone, in_features, embed_dim, encoder=encoder, decoder=decoder)
+        _check_classes(num_classes, selection=selection, decoder=decoder, denoising=denoising)
         if max_detections < 1 or not 0 <= score_thresh < 1:
             raise ValueError(
                 f"TinyDINO: max_detections={max_detections} must be at least 1, score_thresh={score_thresh} in [0, 1)."
             )
-        wrong = {n: shapes[n].channels for n in in_features if n in shapes and shapes[n].channels != channels}
-        if wrong:
-            raise ValueError(f"TinyDINO: channels={channels}, but the backbone's levels have {wrong}.")
-        if density is not None and density.buckets[-1] > selection.queries:
+        if density is not None and density.buckets[-1] > selection.num_queries:
             raise ValueError(
-                f"TinyDINO: density.buckets go up to {density.buckets[-1]}, but selection.queries={selection.queries}."
+                f"TinyDINO: density.buckets go up to {density.buckets[-1]}, but "
+                f"selection.num_queries={selection.num_queries}."
             )
         self.backbone, self.head_in_features = backbone, list(in_features)
         self.encoder, self.selection, self.decoder, self.criterion = encoder, selection, decoder, criterion
         self.denoising, self.density, self.routing = denoising, density, routing
         self.num_classes, self.max_detections, self.score_thresh = num_classes, max_detections, score_thresh
         self.input_format = input_format
-        self.position = MapPosition(channels // 2, temperature)
-        self.level_embed = nn.Parameter(torch.randn(len(in_features), channels))
+        self.position = PositionEmbeddingSine(embed_dim // 2, temperature)
+        self.level_embed = nn.Parameter(torch.randn(len(in_features), embed_dim))
         self.register_buffer("pixel_mean", torch.tensor(list(pixel_mean)).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(list(pixel_std)).view(-1, 1, 1), persistent=False)
 
     @property
     def device(self) -> torch.device:
-        """Where the model lives."""
+        """Device of the parameters."""
         mean: Any = self.pixel_mean
         device: torch.device = mean.device
         return device
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """Losses in training, else detections, as Detectron2's models give them."""
-        images = self._images(batched_inputs)
-        truth = None
+        """Return a dict of losses in training, else detections in Detectron2's format."""
+        images = self._preprocess(batched_inputs)
         if self.training:
-            truth = self._truth([item["instances"].to(self.device) for item in batched_inputs])
-        seen = self._look(images, None if truth is None else [len(c) for c in truth.classes])
-        if truth is not None:
-            return self._losses(seen, truth)
-        said = self._decode(seen, None)[0]
-        results = self._detections(said, seen.queries.padding, images.image_sizes)
+            targets = self._targets([item["instances"].to(self.device) for item in batched_inputs])
+            return self._losses(self._encode(images, [len(labels) for labels in targets.labels]), targets)
+        encoded = self._encode(images, None)
+        _, outputs = self._decode(encoded, None)
+        results = self._detections(outputs.layers[-1], encoded.queries.padding_mask, images.image_sizes)
         return [
             {"instances": detector_postprocess(r, item.get("height", size[0]), item.get("width", size[1]))}
             for r, item, size in zip(results, batched_inputs, images.image_sizes, strict=True)
@@ -212,156 +173,186 @@ class TinyDINO(nn.Module):
 
     @torch.no_grad()
     def explain(self, batched_input: dict[str, Any]) -> Explanation:
-        """What DGQ and REM decide for one image, for pictures; in evaluation mode."""
-        images = self._images([batched_input])
-        seen = self._look(images, None)
-        tokens, density, routed = seen.tokens, seen.density, seen.routed
+        """Return what DGQ and REM decide for one image, for pictures; the model must be in evaluation mode.
+
+        Args:
+            batched_input: an input of the model, with ``image`` (3, H, W).
+        """
+        images = self._preprocess([batched_input])
+        encoded = self._encode(images, None)
+        tokens, density, routing = encoded.tokens, encoded.density, encoded.routing
         height, width = images.image_sizes[0]
-        boxes = seen.queries.reference[0].sigmoid()
-        cells = [
-            (round(float(valid[1]) * size[0]), round(float(valid[0]) * size[1]))
-            for size, valid in zip(tokens.sizes, tokens.valid[0], strict=True)
+        boxes = encoded.queries.reference_logits[0].sigmoid()
+        sizes = [
+            (round(float(ratio[1]) * shape[0]), round(float(ratio[0]) * shape[1]))
+            for shape, ratio in zip(tokens.spatial_shapes, tokens.valid_ratios[0], strict=True)
         ]
         return Explanation(
-            density=None if density is None else density[0, : cells[0][0], : cells[0][1]],
-            queries=boxes[:, :2] * boxes.new_tensor((width, height)),
-            shares=None
-            if routed is None
-            else [p[0, :, :h, :w] for p, (h, w) in zip(routed.shares, cells, strict=True)],
+            density=None if density is None else density[0, : sizes[0][0], : sizes[0][1]],
+            reference_points=boxes[:, :2] * boxes.new_tensor((width, height)),
+            routing_weights=None
+            if routing is None
+            else [pi[0, :, :h, :w] for pi, (h, w) in zip(routing.routing_weights, sizes, strict=True)],
             categories={} if self.routing is None else self.routing.by_category(),
         )
 
-    def _images(self, batch: list[dict[str, Any]]) -> ImageList:
-        images = [(item["image"].to(self.device) - self.pixel_mean) / self.pixel_std for item in batch]
+    def _preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+        """Normalise the images and pad them to one size."""
+        images = [(item["image"].to(self.device) - self.pixel_mean) / self.pixel_std for item in batched_inputs]
         return ImageList.from_tensors(images, self.backbone.size_divisibility)
 
-    def _look(self, images: ImageList, counts: Sequence[int] | None) -> _Seen:
-        """All that comes before the decoder; in training with the numbers of objects."""
-        tokens, routed = self._tokens(images)
-        memory = self.encoder(tokens)
-        density = None if self.density is None else self.density.density(memory, tokens)
-        queries = self._queries(self.selection.propose(memory, tokens), tokens, density, counts)
-        return _Seen(tokens, memory, queries, density, routed)
-
-    def _tokens(self, images: ImageList) -> tuple[Tokens, Routed | None]:
-        features = self.backbone(images.tensor)
-        maps = [features[name] for name in self.head_in_features]
-        height, width = images.tensor.shape[-2:]
-        paddings = padding_masks(images.image_sizes, (height, width), maps)
-        routed = None
-        if self.routing is not None:
-            maps, routed = self.routing(maps, paddings, images.tensor)
-        positions = [self.position(p) for p in paddings]
-        return flatten_maps(maps, positions, paddings, self.level_embed), routed
-
-    def _truth(self, instances: Sequence[Instances]) -> _Truth:
-        classes, boxes, ignored = [], [], []
+    def _targets(self, instances: Sequence[Instances]) -> Targets:
+        """Convert ground truth to shares of the images, without objects that have no area."""
+        labels, boxes, ignore_boxes = [], [], []
         for image in instances:
             objects, regions = split_ignored(image)
-            gt = objects.gt_boxes.tensor
-            whole = ((gt[:, 2:] - gt[:, :2]) > 0).all(dim=1)
-            scale = gt.new_tensor(image.image_size[::-1]).repeat(2)
-            classes.append(objects.gt_classes[whole])
-            boxes.append(xyxy_to_cxcywh(gt[whole]) / scale)
-            ignored.append(xyxy_to_cxcywh(regions) / scale)
-        return _Truth(classes, boxes, ignored)
+            gt_boxes = objects.gt_boxes.tensor
+            nonempty = ((gt_boxes[:, 2:] - gt_boxes[:, :2]) > 0).all(dim=1)
+            scale = gt_boxes.new_tensor(image.image_size[::-1]).repeat(2)
+            labels.append(objects.gt_classes[nonempty])
+            boxes.append(xyxy_to_cxcywh(gt_boxes[nonempty]) / scale)
+            ignore_boxes.append(xyxy_to_cxcywh(regions) / scale)
+        return Targets(labels, boxes, ignore_boxes)
 
-    def _queries(
-        self, proposals: Proposals, tokens: Tokens, density: Tensor | None, counts: Sequence[int] | None
-    ) -> _Queries:
-        """Content and boxes of the queries of each image."""
+    def _encode(self, images: ImageList, gt_counts: Sequence[int] | None) -> _EncoderOutput:
+        """Compute all inputs of the decoder; in training with the numbers of objects of the images."""
+        tokens, routing = self._tokens(images)
+        memory = self.encoder(tokens)
         if self.density is None:
-            index, peaks = self.selection.select(proposals, self.selection.queries), None
-            # an image smaller than others of its batch may have fewer tokens than there are queries
-            padding = ~proposals.usable.gather(1, index)
-        else:
-            assert density is not None
-            chosen = self.density.select(proposals, density.detach(), tokens, counts)
-            index, padding = chosen.tokens, chosen.padding
-            peaks = chosen.peaks if self.density.plain_peaks else None
-        features, starts, logits = (
-            x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))
-            for x in (proposals.features, proposals.starts, proposals.logits)
-        )
-        boxes = self.selection.boxes(features, starts)
-        content = self.selection.content.weight[: index.shape[1]].expand(len(index), -1, -1)
-        reference = boxes.detach()
-        if peaks is not None:
-            content = torch.where(peaks[..., None], features.detach().to(content.dtype), content)
-            reference = torch.where(peaks[..., None], inverse_sigmoid(starts.float()), reference)
-        if not bool(padding.any()):
-            return _Queries(content, reference, None, logits, boxes.sigmoid())
-        content = content.masked_fill(padding[..., None], 0.0)
-        pad = inverse_sigmoid(reference.new_tensor(_PAD_BOX))
-        reference = torch.where(padding[..., None], pad, reference)
-        return _Queries(content, reference, padding, logits, boxes.sigmoid())
+            proposals = self.selection.propose(memory, tokens)
+            queries = self.selection.initial_queries(proposals, self.selection.select(proposals))
+            return _EncoderOutput(tokens, memory, queries, None, routing)
+        density = self.density.predict_density(memory, tokens)
+        proposals = self.selection.propose(memory, tokens)
+        selected = self.density.select(proposals, density.detach(), tokens, gt_counts)
+        queries = self.selection.initial_queries(proposals, selected, plain_peaks=self.density.plain_peaks)
+        return _EncoderOutput(tokens, memory, queries, density, routing)
 
-    def _decode(self, seen: _Seen, noisy: DenoisingQueries | None) -> tuple[Decoded, Decoded | None]:
-        """What the layers say of the matching queries, and of the noisy ones before them."""
-        queries = seen.queries
-        content, reference, extra = queries.content, queries.reference, 0
-        blocked = None
-        if noisy is not None:
-            extra = noisy.content.shape[1]
-            content = torch.cat((noisy.content.to(content.dtype), content), dim=1)
-            reference = torch.cat((noisy.reference, reference), dim=1)
-            blocked = noisy.blocked
-        if queries.padding is not None:
-            pads = torch.cat((queries.padding.new_zeros(len(content), extra), queries.padding), dim=1)
-            blocked = pads[:, None] if blocked is None else pads[:, None] | blocked[None]
-            blocked = blocked.expand(-1, content.shape[1], -1)
-        said = self.decoder(content, reference, seen.memory, seen.tokens, blocked)
-        own = Decoded(said.logits[:, :, extra:], said.boxes[:, :, extra:])
-        return own, Decoded(said.logits[:, :, :extra], said.boxes[:, :, :extra]) if extra else None
+    def _tokens(self, images: ImageList) -> tuple[Tokens, RoutingOutput | None]:
+        """Compute the levels of the backbone, mix experts into them, and flatten them."""
+        features = self.backbone(images.tensor)
+        levels = [features[name] for name in self.head_in_features]
+        height, width = images.tensor.shape[-2:]
+        masks = padding_masks(images.image_sizes, (height, width), levels)
+        routing = None
+        if self.routing is not None:
+            levels, routing = self.routing(levels, masks, images.tensor)
+        return flatten_maps(levels, [self.position(mask) for mask in masks], masks, self.level_embed), routing
 
-    def _losses(self, seen: _Seen, truth: _Truth) -> dict[str, Tensor]:
+    def _decode(
+        self, encoded: _EncoderOutput, denoising: DenoisingQueries | None
+    ) -> tuple[DecoderOutput, DecoderOutput]:
+        """Decode denoising queries (if any) and matching queries together, and return the outputs of both."""
+        queries = encoded.queries
+        content, reference_logits, num_denoising = queries.content, queries.reference_logits, 0
+        attn_mask = None
+        if denoising is not None:
+            num_denoising = denoising.content.shape[1]
+            content = torch.cat((denoising.content.to(content.dtype), content), dim=1)
+            reference_logits = torch.cat((denoising.reference_logits, reference_logits), dim=1)
+            attn_mask = denoising.attn_mask
+        if queries.padding_mask is not None:
+            unpadded = queries.padding_mask.new_zeros(len(content), num_denoising)
+            key_padding_mask = torch.cat((unpadded, queries.padding_mask), dim=1)[:, None]
+            attn_mask = key_padding_mask if attn_mask is None else key_padding_mask | attn_mask[None]
+            attn_mask = attn_mask.expand(-1, content.shape[1], -1)
+        outputs = self.decoder(content, reference_logits, encoded.memory, encoded.tokens, attn_mask)
+        return outputs.split(num_denoising)
+
+    def _losses(self, encoded: _EncoderOutput, targets: Targets) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}
-        queries = seen.queries
-        if self.density is not None and seen.density is not None:
-            losses |= self.density.losses(seen.density, seen.tokens, truth.boxes, truth.ignored)
-        noisy = None
+        queries, valid_mask = encoded.queries, encoded.queries.valid_mask
+        if self.density is not None and encoded.density is not None:
+            losses |= self.density.losses(encoded.density, encoded.tokens, targets)
+        denoising = None
         if self.denoising is not None:
-            noisy = self.denoising(truth.classes, truth.boxes, queries.content.shape[1])
-        # Once for all losses, and by every process, whatever its images hold.
-        count, noisy_count = self.criterion.counts(truth.classes, 0 if noisy is None else len(noisy.query))
-        own, extra = self._decode(seen, noisy)
-        real = None if queries.padding is None else ~queries.padding
-        losses |= self.criterion.decoded(own, truth.classes, truth.boxes, count, real, truth.ignored)
-        # tokens outside the image are never right, and their logits are infinite
-        logits = queries.logits if real is None else queries.logits.masked_fill(~real[..., None], -20.0)
-        args = (logits, queries.boxes, truth.classes, truth.boxes, count, real, truth.ignored)
-        losses |= self.criterion.matched(*args, suffix="_enc")
-        if noisy is not None and extra is not None:
-            losses |= self.criterion.denoised(extra, noisy, truth.classes, truth.boxes, noisy_count)
+            denoising = self.denoising(targets, queries.content.shape[1])
+        # all processes must take part in this mean, also those whose images have no objects
+        num_positives = 0 if denoising is None else len(denoising.indices.query_idx)
+        num_boxes, num_denoised = self.criterion.num_boxes(targets, num_positives)
+        denoising_outputs, outputs = self._decode(encoded, denoising)
+        losses |= self.criterion.decoder_losses(outputs, targets, num_boxes, valid_mask)
+        losses |= self.criterion.encoder_losses(_finite(queries), targets, num_boxes, valid_mask)
+        if denoising is not None:
+            losses |= self.criterion.denoising_losses(denoising_outputs, denoising, targets, num_denoised)
         elif self.denoising is not None:
-            # Every parameter takes part in every step, and every process names the same losses.
-            losses |= self.criterion.nothing_denoised(len(own.logits), 0.0 * self.denoising.labels.weight.sum())
-        if seen.routed is not None:
-            losses |= seen.routed.losses
-        self._log(queries, truth, seen.routed)
+            # distributed training needs the same losses from every process, and a gradient for every parameter
+            zero = 0.0 * self.denoising.label_embedding.weight.sum()
+            losses |= self.criterion.zero_denoising_losses(len(outputs.pred_logits), zero)
+        if encoded.routing is not None:
+            losses |= encoded.routing.losses
+        self._log(queries, targets, encoded.routing)
         return losses
 
-    def _log(self, queries: _Queries, truth: _Truth, routed: Routed | None) -> None:
+    def _log(self, queries: InitialQueries, targets: Targets, routing: RoutingOutput | None) -> None:
+        """Log mean numbers of queries and objects of an image, and the experts' mean routing weights."""
         storage = get_event_storage()
-        used = queries.content.shape[1] if queries.padding is None else float((~queries.padding).sum(1).float().mean())
+        valid_mask = queries.valid_mask
+        used = queries.content.shape[1] if valid_mask is None else float(valid_mask.sum(1).float().mean())
         storage.put_scalar("queries", used)
-        storage.put_scalar("objects", sum(len(c) for c in truth.classes) / max(len(truth.classes), 1))
-        if routed is not None:
-            storage.put_scalars(**routed.statistics())
+        storage.put_scalar("objects", sum(map(len, targets.labels)) / max(len(targets.labels), 1))
+        if routing is not None:
+            storage.put_scalars(**routing.statistics())
 
-    def _detections(self, said: Decoded, padding: Tensor | None, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
-        """The best pairs of query and class of each image, by falling score."""
-        scores = said.logits[-1].sigmoid()
-        if padding is not None:
-            scores = scores.masked_fill(padding[..., None], -1.0)
+    def _detections(
+        self, predictions: QueryPredictions, padding_mask: Tensor | None, image_sizes: Sequence[tuple[int, int]]
+    ) -> list[Instances]:
+        """Return the pairs of query and class with the best scores of each image, best first."""
+        scores = predictions.pred_logits.sigmoid()
+        if padding_mask is not None:
+            scores = scores.masked_fill(padding_mask[..., None], -1.0)
         results = []
-        for score, box, size in zip(scores, said.boxes[-1], sizes, strict=True):
+        for score, box, size in zip(scores, predictions.pred_boxes, image_sizes, strict=True):
             flat = score.flatten()
-            best = flat.argsort(descending=True, stable=True)[: self.max_detections]
-            best = best[flat[best] > max(self.score_thresh, 0.0)]
-            query, cls = best // score.shape[1], best % score.shape[1]
-            boxes = Boxes(cxcywh_to_xyxy(box[query]) * box.new_tensor(size[::-1]).repeat(2))
+            topk = flat.argsort(descending=True, stable=True)[: self.max_detections]
+            topk = topk[flat[topk] > max(self.score_thresh, 0.0)]
+            query_idx, classes = topk // score.shape[1], topk % score.shape[1]
+            boxes = Boxes(cxcywh_to_xyxy(box[query_idx]) * box.new_tensor(size[::-1]).repeat(2))
             boxes.clip(size)
-            whole = boxes.nonempty() & torch.isfinite(boxes.tensor).all(dim=1)
-            results.append(Instances(size, pred_boxes=boxes[whole], scores=flat[best][whole], pred_classes=cls[whole]))
+            keep = boxes.nonempty() & torch.isfinite(boxes.tensor).all(dim=1)
+            kept = {"pred_boxes": boxes[keep], "scores": flat[topk][keep], "pred_classes": classes[keep]}
+            results.append(Instances(size, **kept))
         return results
+
+
+def _finite(queries: InitialQueries) -> QueryPredictions:
+    """Return the encoder's predictions with finite logits for padding queries, whose tokens have logits of −∞."""
+    predictions = queries.predictions
+    if queries.padding_mask is None:
+        return predictions
+    logits = predictions.pred_logits.masked_fill(queries.padding_mask[..., None], -20.0)
+    return QueryPredictions(logits, predictions.pred_boxes)
+
+
+def _check_modules(**components: object) -> None:
+    for name, component in components.items():
+        if component is not None and not isinstance(component, nn.Module):
+            raise ValueError(
+                f"TinyDINO: {name}={component!r} is no component. In a config, dgq(model) and rem(model) of "
+                "configs/common/parts/dino.py put them in."
+            )
+
+
+def _check_levels(
+    backbone: Backbone, in_features: Sequence[str], embed_dim: int, **components: DeformableEncoder | DINODecoder
+) -> None:
+    shapes = backbone.output_shape()
+    strides = [shapes[n].stride for n in in_features if n in shapes]
+    if strides != sorted(strides):
+        raise ValueError(f"TinyDINO: in_features={list(in_features)} must begin with the finest level.")
+    if unread := sorted(set(shapes) - set(in_features)):
+        raise ValueError(f"TinyDINO: nothing reads the backbone's levels {unread}; name them in in_features.")
+    for name, component in components.items():
+        if component.num_levels != len(in_features):
+            raise ValueError(
+                f"TinyDINO: {name}.num_levels={component.num_levels}, but in_features has {len(in_features)} levels."
+            )
+    wrong = {n: shapes[n].channels for n in in_features if n in shapes and shapes[n].channels != embed_dim}
+    if wrong:
+        raise ValueError(f"TinyDINO: embed_dim={embed_dim}, but the backbone's levels have {wrong} channels.")
+
+
+def _check_classes(num_classes: int, **components: QuerySelection | DINODecoder | Denoising | None) -> None:
+    for name, component in components.items():
+        if component is not None and component.num_classes != num_classes:
+            raise ValueError(f"TinyDINO: {name}.num_classes={component.num_classes}, but num_classes={num_classes}.")

@@ -1,9 +1,10 @@
-"""Parts of detection transformers."""
+"""Components of detection transformers: DINO and ScaleBridge-Det."""
 
 from d2tiny.modeling.transformer.criterion import DINOCriterion
-from d2tiny.modeling.transformer.decoder import Decoded, DINODecoder
+from d2tiny.modeling.transformer.decoder import DecoderOutput, DINODecoder
 from d2tiny.modeling.transformer.denoising import Denoising, DenoisingQueries
-from d2tiny.modeling.transformer.density_queries import DensityQueries, density_target
+from d2tiny.modeling.transformer.density_map import density_target
+from d2tiny.modeling.transformer.density_queries import DensityQueries
 from d2tiny.modeling.transformer.encoder import DeformableEncoder
 from d2tiny.modeling.transformer.experts import (
     ContextExpert,
@@ -12,8 +13,8 @@ from d2tiny.modeling.transformer.experts import (
     LocalExpert,
     WideExpert,
 )
-from d2tiny.modeling.transformer.routing import REM, Routed
-from d2tiny.modeling.transformer.selection import Proposals, QuerySelection
+from d2tiny.modeling.transformer.routing import REM, RoutingOutput
+from d2tiny.modeling.transformer.selection import InitialQueries, Proposals, QuerySelection, SelectedTokens
 from d2tiny.modeling.transformer.tokens import Tokens, flatten_maps, padding_masks
 
 __all__ = [
@@ -21,17 +22,19 @@ __all__ = [
     "ContextExpert",
     "DINOCriterion",
     "DINODecoder",
-    "Decoded",
+    "DecoderOutput",
     "DeformableEncoder",
     "Denoising",
     "DenoisingQueries",
     "DensityQueries",
     "DetailExpert",
     "FrozenExpert",
+    "InitialQueries",
     "LocalExpert",
     "Proposals",
     "QuerySelection",
-    "Routed",
+    "RoutingOutput",
+    "SelectedTokens",
     "Tokens",
     "WideExpert",
     "density_target",

@@ -1,8 +1,6 @@
-"""Losses of DINO: matching, focal classes, L1 and GIoU of boxes, on all layers."""
+"""Losses of DINO: focal loss of the classes, L1 and GIoU of the boxes, on the outputs of all layers."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from fvcore.nn import sigmoid_focal_loss
@@ -11,18 +9,19 @@ from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 
 from d2tiny.modeling.assigners import HungarianMatcher
-from d2tiny.modeling.transformer.decoder import Decoded
+from d2tiny.modeling.contracts import MatchIndices, QueryPredictions, Targets
+from d2tiny.modeling.transformer.decoder import DecoderOutput
 from d2tiny.modeling.transformer.denoising import DenoisingQueries
 from d2tiny.ops.boxes import cxcywh_to_xyxy, max_iof
 from d2tiny.utils.distributed import mean_over_ranks
 
 __all__ = ["DINOCriterion"]
 
-Matched = tuple[Tensor, Tensor, Tensor]  # image, query, ground truth of each pair
+Losses = dict[str, Tensor]
 
 
 class DINOCriterion:
-    """Focal loss of the classes, L1 and GIoU of the boxes; divided by the number of objects of all processes."""
+    """Computes the losses of queries; all are divided by the number of objects of an average process."""
 
     def __init__(
         self,
@@ -37,12 +36,12 @@ class DINOCriterion:
         """Set the weights of the losses.
 
         Args:
-            matcher: finds each object its query.
-            class_weight: of the focal loss.
-            l1_weight: of L1 of cx, cy, w, h in shares of the image.
-            giou_weight: of 1 − GIoU.
-            alpha: of the focal loss.
-            gamma: likewise.
+            matcher: matches queries and objects.
+            class_weight: weight of the focal loss.
+            l1_weight: weight of the L1 loss of cx, cy, w, h in shares of the image.
+            giou_weight: weight of 1 − GIoU.
+            alpha: α of the focal loss.
+            gamma: γ of the focal loss.
 
         Raises:
             ValueError: a negative weight.
@@ -53,121 +52,130 @@ class DINOCriterion:
         self.class_weight, self.l1_weight, self.giou_weight = class_weight, l1_weight, giou_weight
         self.alpha, self.gamma = alpha, gamma
 
-    def counts(self, classes: Sequence[Tensor], positives: int = 0) -> tuple[Tensor, Tensor]:
-        """Objects and denoised positives of an average process, each at least 1; every process must call it."""
-        objects = float(sum(len(c) for c in classes))
-        count, noisy = mean_over_ranks(classes[0].new_tensor([objects, positives], dtype=torch.float32)).clamp(min=1)
-        return count, noisy
+    def num_boxes(self, targets: Targets, num_positives: int = 0) -> tuple[Tensor, Tensor]:
+        """Return by what the losses of matching and of denoising queries are divided, each at least 1.
 
-    def matched(
-        self,
-        logits: Tensor,
-        boxes: Tensor,
-        classes: Sequence[Tensor],
-        targets: Sequence[Tensor],
-        count: Tensor,
-        real: Tensor | None = None,
-        ignored: Sequence[Tensor] = (),
-        suffix: str = "",
-    ) -> dict[str, Tensor]:
-        """Losses of one layer's queries after matching.
+        Both are means over all processes, so every process must call this, whatever its images hold.
 
         Args:
-            logits: (B, K, C).
-            boxes: (B, K, 4).
-            classes: (G,) of each image.
-            targets: (G, 4) of each image, cx, cy, w, h in shares of the image.
-            count: what losses are divided by.
-            real: (B, K) boolean, queries that count; None: all.
-            ignored: (R, 4) of each image, regions whose unmatched queries learn nothing, as ``targets``.
-            suffix: of the names.
+            targets: objects of this process's images.
+            num_positives: positive denoising queries of this process.
         """
-        parts = []
-        for i, (cls, target) in enumerate(zip(classes, targets, strict=True)):
-            which = torch.arange(logits.shape[1], device=logits.device) if real is None else real[i].nonzero().flatten()
-            query, gt = self.matcher(logits[i, which].detach(), boxes[i, which].detach(), cls, target)
-            parts.append((torch.full_like(query, i), which[query], gt))
-        image, query, gt = (torch.cat(p) for p in zip(*parts, strict=True))
-        if any(len(regions) for regions in ignored):
-            quiet = torch.stack([self._inside(b, r) for b, r in zip(boxes.detach(), ignored, strict=True)])
-            quiet[image, query] = False
-            real = ~quiet if real is None else real & ~quiet
-        return self._losses(logits, boxes, classes, targets, (image, query, gt), count, real, suffix)
+        counts = [float(sum(len(labels) for labels in targets.labels)), num_positives]
+        counts_tensor = targets.labels[0].new_tensor(counts, dtype=torch.float32)
+        num_boxes, num_denoised = mean_over_ranks(counts_tensor).clamp(min=1)
+        return num_boxes, num_denoised
 
-    @staticmethod
-    def _inside(boxes: Tensor, regions: Tensor) -> Tensor:
-        """(K,) whether more than half of a box lies in an ignore region."""
-        return max_iof(cxcywh_to_xyxy(boxes.float()), cxcywh_to_xyxy(regions.float())) > 0.5
+    def matched_losses(
+        self, predictions: QueryPredictions, targets: Targets, num_boxes: Tensor, valid_mask: Tensor | None = None
+    ) -> Losses:
+        """Match queries and objects, and return ``loss_class``, ``loss_bbox`` and ``loss_giou``.
 
-    def denoised(
-        self,
-        said: Decoded,
-        noisy: DenoisingQueries,
-        classes: Sequence[Tensor],
-        targets: Sequence[Tensor],
-        count: Tensor,
-    ) -> dict[str, Tensor]:
-        """Losses of the denoising queries of all layers: positives learn their object, negatives background."""
-        pairs = (noisy.image, noisy.query, noisy.gt)
-        losses: dict[str, Tensor] = {}
-        for suffix, logits, boxes in _layers(said, "_dn"):
-            losses |= self._losses(logits, boxes, classes, targets, pairs, count, None, suffix)
+        Args:
+            predictions: (B, Q, ...) of the queries. Unmatched ones learn background, unless more than half of their box
+                lies in an ignore region.
+            targets: objects and ignore regions of the B images.
+            num_boxes: what the losses are divided by.
+            valid_mask: (B, Q) boolean, False for padding queries, which learn nothing; None without padding.
+        """
+        indices = self.matcher(predictions, targets, valid_mask)
+        if any(len(regions) for regions in targets.ignore_boxes):
+            ignored = _in_regions(predictions.pred_boxes.detach(), targets.ignore_boxes)
+            ignored[indices.batch_idx, indices.query_idx] = False
+            valid_mask = ~ignored if valid_mask is None else valid_mask & ~ignored
+        return self._losses(predictions, targets, indices, num_boxes, valid_mask)
+
+    def decoder_losses(
+        self, outputs: DecoderOutput, targets: Targets, num_boxes: Tensor, valid_mask: Tensor | None = None
+    ) -> Losses:
+        """Return the losses of the matching queries in all decoder layers.
+
+        Those of the last layer are called ``loss_class``, those of layer i ``loss_class_i``, and likewise the others.
+        Arguments are as of :meth:`matched_losses`.
+        """
+        losses: Losses = {}
+        for suffix, predictions in _named_layers(outputs, ""):
+            losses |= _with_suffix(self.matched_losses(predictions, targets, num_boxes, valid_mask), suffix)
+        return losses
+
+    def encoder_losses(
+        self, predictions: QueryPredictions, targets: Targets, num_boxes: Tensor, valid_mask: Tensor | None = None
+    ) -> Losses:
+        """Return ``loss_class_enc`` and so on, of the encoder's predictions for the selected tokens.
+
+        Arguments are as of :meth:`matched_losses`.
+        """
+        return _with_suffix(self.matched_losses(predictions, targets, num_boxes, valid_mask), "_enc")
+
+    def denoising_losses(
+        self, outputs: DecoderOutput, queries: DenoisingQueries, targets: Targets, num_boxes: Tensor
+    ) -> Losses:
+        """Return ``loss_class_dn``, ``loss_class_dn_i`` and so on, of the denoising queries in all decoder layers.
+
+        Positive queries learn their object, negative ones background.
+
+        Args:
+            outputs: predictions for the denoising queries.
+            queries: the denoising queries.
+            targets: objects of the B images.
+            num_boxes: what the losses are divided by.
+        """
+        losses: Losses = {}
+        for suffix, predictions in _named_layers(outputs, "_dn"):
+            losses |= _with_suffix(self._losses(predictions, targets, queries.indices, num_boxes, None), suffix)
         return losses
 
     @staticmethod
-    def nothing_denoised(layers: int, zero: Tensor) -> dict[str, Tensor]:
-        """The losses of :meth:`denoised` where there is no object."""
-        names = ["_dn", *(f"_dn_{i}" for i in range(layers - 1))]
-        return {f"loss_{kind}{name}": zero for name in names for kind in ("class", "bbox", "giou")}
-
-    def decoded(
-        self,
-        said: Decoded,
-        classes: Sequence[Tensor],
-        targets: Sequence[Tensor],
-        count: Tensor,
-        real: Tensor | None = None,
-        ignored: Sequence[Tensor] = (),
-    ) -> dict[str, Tensor]:
-        """Losses of the matching queries of all layers; arguments as of :meth:`matched`."""
-        losses: dict[str, Tensor] = {}
-        for suffix, logits, boxes in _layers(said, ""):
-            losses |= self.matched(logits, boxes, classes, targets, count, real, ignored, suffix)
-        return losses
+    def zero_denoising_losses(num_layers: int, zero: Tensor) -> Losses:
+        """Return what :meth:`denoising_losses` names, all ``zero``, for a batch without objects."""
+        suffixes = ["_dn", *(f"_dn_{i}" for i in range(num_layers - 1))]
+        return {f"loss_{kind}{suffix}": zero for suffix in suffixes for kind in ("class", "bbox", "giou")}
 
     def _losses(
         self,
-        logits: Tensor,
-        boxes: Tensor,
-        classes: Sequence[Tensor],
-        targets: Sequence[Tensor],
-        pairs: Matched,
-        count: Tensor,
-        real: Tensor | None,
-        suffix: str,
-    ) -> dict[str, Tensor]:
-        image, query, gt = pairs
-        first = torch.tensor([0, *(len(c) for c in classes[:-1])], device=logits.device).cumsum(0)
-        gt = gt + first[image]
-        wanted = torch.zeros_like(logits)
-        wanted[image, query, torch.cat(list(classes))[gt]] = 1
-        focal = sigmoid_focal_loss(logits, wanted, alpha=self.alpha, gamma=self.gamma)
-        if real is not None:
-            focal = focal * real[..., None]
-        said, target = boxes[image, query], torch.cat(list(targets))[gt].to(boxes.dtype)
-        # Areas are shares of the image: torchvision's 1e-7 is as much as 2 px of a side of 6,000.
-        overlap = generalized_box_iou_loss(cxcywh_to_xyxy(said), cxcywh_to_xyxy(target), reduction="sum", eps=1e-12)
+        predictions: QueryPredictions,
+        targets: Targets,
+        indices: MatchIndices,
+        num_boxes: Tensor,
+        valid_mask: Tensor | None,
+    ) -> Losses:
+        logits, boxes = predictions.pred_logits, predictions.pred_boxes
+        batch_idx, query_idx, target_idx = indices
+        counts = [len(labels) for labels in targets.labels]
+        offsets = torch.tensor([0, *counts[:-1]], device=logits.device).cumsum(0)
+        target_idx = target_idx + offsets[batch_idx]
+        target_classes = torch.zeros_like(logits)
+        target_classes[batch_idx, query_idx, torch.cat(targets.labels)[target_idx]] = 1
+        focal = sigmoid_focal_loss(logits, target_classes, alpha=self.alpha, gamma=self.gamma)
+        if valid_mask is not None:
+            focal = focal * valid_mask[..., None]
+        matched = boxes[batch_idx, query_idx]
+        target_boxes = torch.cat(targets.boxes)[target_idx].to(boxes.dtype)
+        # Areas are shares of the image: torchvision's default eps of 1e-7 would be that of 2 × 2 px in 6,000 × 6,000.
+        corners = (cxcywh_to_xyxy(matched), cxcywh_to_xyxy(target_boxes))
+        giou = generalized_box_iou_loss(*corners, reduction="sum", eps=1e-12)
         return {
-            f"loss_class{suffix}": self.class_weight * focal.sum() / count,
-            f"loss_bbox{suffix}": self.l1_weight * F.l1_loss(said, target, reduction="sum") / count,
-            f"loss_giou{suffix}": self.giou_weight * overlap / count,
+            "loss_class": self.class_weight * focal.sum() / num_boxes,
+            "loss_bbox": self.l1_weight * F.l1_loss(matched, target_boxes, reduction="sum") / num_boxes,
+            "loss_giou": self.giou_weight * giou / num_boxes,
         }
 
 
-def _layers(said: Decoded, name: str) -> list[tuple[str, Tensor, Tensor]]:
-    """Suffix, logits and boxes of each layer; the last has no number."""
-    last = len(said.logits) - 1
-    return [
-        (name if i == last else f"{name}_{i}", logits, boxes)
-        for i, (logits, boxes) in enumerate(zip(said.logits, said.boxes, strict=True))
-    ]
+def _in_regions(boxes: Tensor, regions: list[Tensor]) -> Tensor:
+    """Return (B, Q) whether more than half of a box's area lies in one of its image's ignore regions."""
+    return torch.stack(
+        [
+            max_iof(cxcywh_to_xyxy(image_boxes.float()), cxcywh_to_xyxy(image_regions.float())) > 0.5
+            for image_boxes, image_regions in zip(boxes, regions, strict=True)
+        ]
+    )
+
+
+def _named_layers(outputs: DecoderOutput, name: str) -> list[tuple[str, QueryPredictions]]:
+    """Return suffix and predictions of each layer; the suffix of the last has no number."""
+    last = len(outputs.pred_logits) - 1
+    return [(name if i == last else f"{name}_{i}", layer) for i, layer in enumerate(outputs.layers)]
+
+
+def _with_suffix(losses: Losses, suffix: str) -> Losses:
+    return {f"{name}{suffix}": loss for name, loss in losses.items()}

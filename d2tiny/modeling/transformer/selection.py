@@ -1,4 +1,4 @@
-"""Where queries start: the tokens that look most like objects (DINO's mixed query selection)."""
+"""Mixed query selection of DINO (section 3.4 of the paper): tokens with the best class scores become queries."""
 
 from __future__ import annotations
 
@@ -8,78 +8,125 @@ import torch
 from torch import Tensor, nn
 
 from d2tiny.layers.position import inverse_sigmoid
+from d2tiny.modeling.contracts import QueryPredictions
 from d2tiny.modeling.transformer.decoder import box_head, class_head
 from d2tiny.modeling.transformer.tokens import Tokens
 from d2tiny.utils.precision import without_autocast
 
-__all__ = ["Proposals", "QuerySelection"]
+__all__ = ["InitialQueries", "Proposals", "QuerySelection", "SelectedTokens"]
 
-_EDGE = 0.01  # of the image: DINO's proposals nearer to its border, smaller, or larger than 1 − this, are none
+_MARGIN = 0.01  # DINO excludes proposals with a coordinate below this share of the image, or above 1 − this
+_PADDING_BOX = (0.5, 0.5, 0.01, 0.01)  # reference box of padding queries
 
 
 @dataclass(frozen=True)
 class Proposals:
-    """What the encoder says.
+    """The encoder's proposals, one for each token.
 
     Attributes:
-        features: (B, S, C) of the tokens.
-        logits: (B, S, classes); −inf where a token is none of the image.
-        starts: (B, S, 4) boxes cx, cy, w, h in shares of the image, of which the box head says how they move.
-        usable: (B, S) boolean.
+        features: (B, S, C) projected output of the encoder.
+        pred_logits: (B, S, K) class logits; −∞ for excluded tokens.
+        boxes: (B, S, 4) initial boxes cx, cy, w, h in shares of the image, to be refined by the box head.
+        valid_mask: (B, S) boolean, False for excluded tokens: padding, and boxes at the border with DINO's ``base_wh``.
     """
 
     features: Tensor
-    logits: Tensor
-    starts: Tensor
-    usable: Tensor
+    pred_logits: Tensor
+    boxes: Tensor
+    valid_mask: Tensor
+
+
+@dataclass(frozen=True)
+class SelectedTokens:
+    """Tokens from which the queries of a batch start; Q is the largest number of queries of an image.
+
+    Attributes:
+        token_idx: (B, Q) int64, arbitrary for padding queries.
+        padding_mask: (B, Q) boolean, True for padding queries.
+        is_peak: (B, Q) boolean, True for queries at a peak of a predicted density; None without a density.
+    """
+
+    token_idx: Tensor
+    padding_mask: Tensor
+    is_peak: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class InitialQueries:
+    """Matching queries of a batch, as they enter the decoder.
+
+    Attributes:
+        content: (B, Q, C) content queries.
+        reference_logits: (B, Q, 4) inverse sigmoid of the reference boxes, without gradient.
+        padding_mask: (B, Q) boolean, True for padding queries; None if all images have Q queries.
+        predictions: the encoder's predictions for the tokens from which the queries start.
+    """
+
+    content: Tensor
+    reference_logits: Tensor
+    padding_mask: Tensor | None
+    predictions: QueryPredictions
+
+    @property
+    def valid_mask(self) -> Tensor | None:
+        """(B, Q) boolean, False for padding queries; None without padding."""
+        return None if self.padding_mask is None else ~self.padding_mask
 
 
 class QuerySelection(nn.Module):
-    """A class and a box for every token; those with the best class become queries.
+    """Predicts class and box for every token and selects those with the best class score as queries.
 
-    Boxes start at the middle of the token's cell. Their sides are ``base_cells`` cells of its level: as many px in a
-    crop as in a whole scene, so that what was learned on the one holds for the other, and cells at the border of the
-    image count. With ``base_cells=None`` they are DINO's ``base_wh · 2^level`` of the image. Positions of the queries
-    are the boxes, without gradient; contents are learned, the same for all images ("mixed").
+    The initial box of a token is centred on its cell. Its sides are ``base_cells`` cells of its level: as many px in a
+    training crop as in a whole scene, so that what is learned on one holds for the other; cells at the border of the
+    image are valid. With ``base_cells=None`` they are DINO's ``base_wh · 2^level``, shares of the image. The predicted
+    boxes become the queries' reference boxes, without gradient; the content queries are learned embeddings, the same
+    for all images ("mixed" selection).
     """
 
     def __init__(
         self,
         *,
         num_classes: int,
-        channels: int = 256,
-        queries: int = 900,
+        embed_dim: int = 256,
+        num_queries: int = 900,
         base_cells: float | None = None,
         base_wh: float = 0.05,
     ) -> None:
-        """Set the numbers.
+        """Build heads and content queries.
 
         Args:
-            num_classes: of the encoder's own class head.
-            channels: C.
-            queries: K, the most that are ever selected.
-            base_cells: sides of the boxes in cells of their level.
-            base_wh: without ``base_cells``, sides of the finest level's boxes as shares of the image.
+            num_classes: K of the encoder's own class head.
+            embed_dim: C, channels of the encoder's output.
+            num_queries: Q, largest number of queries that is ever selected.
+            base_cells: sides of the initial boxes in cells of their level; None for ``base_wh``.
+            base_wh: without ``base_cells``, sides of the initial boxes on the finest level in shares of the image.
 
         Raises:
             ValueError: a setting outside its range.
         """
         super().__init__()
-        if queries < 1 or not 0 < base_wh < 1:
-            raise ValueError(f"QuerySelection: need queries >= 1 and base_wh in (0, 1), got {queries}, {base_wh}.")
+        if num_queries < 1 or not 0 < base_wh < 1:
+            raise ValueError(
+                f"QuerySelection: need num_queries >= 1 and base_wh in (0, 1), got {num_queries}, {base_wh}."
+            )
         if base_cells is not None and base_cells <= 0:
             raise ValueError(
                 f"QuerySelection: base_cells={base_cells} must be over 0, or None for shares of the image."
             )
         self.num_classes = num_classes
-        self.queries, self.base_cells, self.base_wh = queries, base_cells, base_wh
-        self.enter = nn.Sequential(nn.Linear(channels, channels), nn.LayerNorm(channels))
-        self.class_head, self.box_head = class_head(channels, num_classes), box_head(channels)
-        self.content = nn.Embedding(queries, channels)
+        self.num_queries, self.base_cells, self.base_wh = num_queries, base_cells, base_wh
+        self.enc_output = nn.Sequential(nn.Linear(embed_dim, embed_dim), nn.LayerNorm(embed_dim))
+        self.class_head, self.box_head = class_head(embed_dim, num_classes), box_head(embed_dim)
+        self.content = nn.Embedding(num_queries, embed_dim)
         nn.init.normal_(self.content.weight)
 
     def adapt_state(self, state: dict[str, Tensor], prefix: str) -> None:
-        """Let a model with another number of queries start from trained contents: of those that both have."""
+        """Fit a checkpoint with another number of queries: the content queries that both models have are taken over.
+
+        Args:
+            state: the checkpoint's parameters by name; modified.
+            prefix: of this module's names in ``state``.
+        """
         key = f"{prefix}content.weight"
         given, own = state.get(key), self.content.weight.detach()
         if given is None or given.shape[1:] != own.shape[1:] or len(given) == len(own):
@@ -87,38 +134,87 @@ class QuerySelection(nn.Module):
         given, count = torch.as_tensor(given), min(len(given), len(own))
         state[key] = torch.cat((given[:count].to(own), own[count:]))
 
-    def starts(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """(B, S, 4) boxes of the tokens, cx, cy, w, h in shares of the image, and (B, S) which are usable."""
+    def initial_boxes(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Return the initial boxes (B, S, 4), cx, cy, w, h in shares of the image, and (B, S) which are valid."""
+        centres = tokens.reference_points
         if self.base_cells is not None:
-            # a cell as wide as the image starts from the image
-            side = (self.base_cells * tokens.cell).clamp(max=1 - _EDGE)
-            boxes = torch.cat((tokens.centres, side), dim=-1)
-            return boxes, (tokens.centres < 1).all(dim=-1) & ~tokens.padding
-        side = (self.base_wh * 2.0**tokens.level).to(tokens.centres)
-        side = side[None, :, None].expand(len(tokens.features), -1, 2)
-        boxes = torch.cat((tokens.centres, side), dim=-1)
-        inside = ((boxes > _EDGE) & (boxes < 1 - _EDGE)).all(dim=-1)
-        return boxes, inside & ~tokens.padding
+            # a box may not be larger than the image
+            sides = (self.base_cells * tokens.cell_sizes).clamp(max=1 - _MARGIN)
+            boxes = torch.cat((centres, sides), dim=-1)
+            return boxes, (centres < 1).all(dim=-1) & ~tokens.key_padding_mask
+        side = (self.base_wh * 2.0**tokens.level_index).to(centres)
+        sides = side[None, :, None].expand(len(tokens.features), -1, 2)
+        boxes = torch.cat((centres, sides), dim=-1)
+        inside = ((boxes > _MARGIN) & (boxes < 1 - _MARGIN)).all(dim=-1)
+        return boxes, inside & ~tokens.key_padding_mask
 
     def propose(self, memory: Tensor, tokens: Tokens) -> Proposals:
-        """Classes of all tokens."""
-        boxes, usable = self.starts(tokens)
-        features = self.enter(memory.masked_fill(~usable[..., None], 0.0))
-        logits = self.class_head(features).float().masked_fill(~usable[..., None], -torch.inf)
-        return Proposals(features, logits, boxes, usable)
-
-    def boxes(self, features: Tensor, starts: Tensor) -> Tensor:
-        """(B, K, 4) logits of boxes, of the selected tokens only: the head keeps much memory for the gradient.
+        """Predict the classes of all tokens.
 
         Args:
-            features: (B, K, C) of the proposals.
-            starts: (B, K, 4) likewise.
+            memory: (B, S, C), output of the encoder.
+            tokens: the encoder's tokens.
+        """
+        boxes, valid_mask = self.initial_boxes(tokens)
+        features = self.enc_output(memory.masked_fill(~valid_mask[..., None], 0.0))
+        logits = self.class_head(features).float().masked_fill(~valid_mask[..., None], -torch.inf)
+        return Proposals(features, logits, boxes, valid_mask)
+
+    def predict_boxes(self, features: Tensor, boxes: Tensor) -> Tensor:
+        """Refine the initial boxes of selected tokens; for all tokens the head would keep too much for the gradient.
+
+        Args:
+            features: (B, Q, C) of the proposals.
+            boxes: (B, Q, 4) their initial boxes.
+
+        Returns:
+            (B, Q, 4) inverse sigmoid of the refined boxes, float32.
         """
         with without_autocast(features.device):
-            moved: Tensor = self.box_head(features.float()) + inverse_sigmoid(starts.float())
-        return moved
+            logits: Tensor = self.box_head(features.float()) + inverse_sigmoid(boxes.float())
+        return logits
 
-    def select(self, proposals: Proposals, count: int) -> Tensor:
-        """(B, K) the tokens with the best class, of equal ones the first; K is at most the number of tokens."""
-        score = proposals.logits.detach().amax(dim=-1)
-        return score.argsort(dim=1, descending=True, stable=True)[:, : min(count, score.shape[1])]
+    def topk_proposals(self, proposals: Proposals, topk: int) -> Tensor:
+        """Return the tokens with the best class scores, (B, Q) int64, best first; among equal ones the first token.
+
+        Q is ``topk``, or the number of tokens if that is smaller.
+        """
+        score = proposals.pred_logits.detach().amax(dim=-1)
+        return score.argsort(dim=1, descending=True, stable=True)[:, : min(topk, score.shape[1])]
+
+    def select(self, proposals: Proposals) -> SelectedTokens:
+        """Select the ``num_queries`` tokens of each image with the best class scores."""
+        token_idx = self.topk_proposals(proposals, self.num_queries)
+        # an image that is smaller than others of its batch may have fewer valid tokens than there are queries
+        return SelectedTokens(token_idx, ~proposals.valid_mask.gather(1, token_idx))
+
+    def initial_queries(
+        self, proposals: Proposals, selected: SelectedTokens, *, plain_peaks: bool = False
+    ) -> InitialQueries:
+        """Initialise a query from each selected token.
+
+        Args:
+            proposals: of all tokens.
+            selected: the tokens.
+            plain_peaks: queries at density peaks start from the initial box of their token, with its features as
+                content query, instead of the predicted box and a learned content query.
+        """
+        token_idx, padding_mask = selected.token_idx, selected.padding_mask
+        features, initial_boxes, logits = (
+            x.gather(1, token_idx[..., None].expand(-1, -1, x.shape[2]))
+            for x in (proposals.features, proposals.boxes, proposals.pred_logits)
+        )
+        box_logits = self.predict_boxes(features, initial_boxes)
+        content = self.content.weight[: token_idx.shape[1]].expand(len(token_idx), -1, -1)
+        reference_logits = box_logits.detach()
+        if plain_peaks and selected.is_peak is not None:
+            is_peak = selected.is_peak[..., None]
+            content = torch.where(is_peak, features.detach().to(content.dtype), content)
+            reference_logits = torch.where(is_peak, inverse_sigmoid(initial_boxes.float()), reference_logits)
+        predictions = QueryPredictions(logits, box_logits.sigmoid())
+        if not bool(padding_mask.any()):
+            return InitialQueries(content, reference_logits, None, predictions)
+        content = content.masked_fill(padding_mask[..., None], 0.0)
+        padding_logits = inverse_sigmoid(reference_logits.new_tensor(_PADDING_BOX))
+        reference_logits = torch.where(padding_mask[..., None], padding_logits, reference_logits)
+        return InitialQueries(content, reference_logits, padding_mask, predictions)

@@ -1,4 +1,4 @@
-"""Feature maps as one row of tokens."""
+"""Multi-level feature maps flattened to one sequence of tokens, as in Deformable DETR."""
 
 from __future__ import annotations
 
@@ -15,89 +15,98 @@ __all__ = ["Tokens", "flatten_maps", "padding_masks"]
 
 @dataclass(frozen=True)
 class Tokens:
-    """The cells of all levels of a batch, S = Σ H·W, finest level first.
+    """The cells of all levels of a batch in one sequence, S = Σ H·W tokens, finest level first.
 
     Attributes:
         features: (B, S, C).
-        position: (B, S, C) embedding of place and level.
-        padding: (B, S) boolean, cells that are none of the image.
-        sizes: (H, W) of the levels.
-        valid: (B, L, 2) share of each level's width and height that is image.
+        pos_embed: (B, S, C) sine embedding of the cell plus learned embedding of the level.
+        key_padding_mask: (B, S) boolean, True for padding cells.
+        spatial_shapes: (H, W) of the L levels.
+        valid_ratios: (B, L, 2) share of each padded map's width and height that belongs to the image.
     """
 
     features: Tensor
-    position: Tensor
-    padding: Tensor
-    sizes: tuple[tuple[int, int], ...]
-    valid: Tensor
+    pos_embed: Tensor
+    key_padding_mask: Tensor
+    spatial_shapes: tuple[tuple[int, int], ...]
+    valid_ratios: Tensor
 
     @cached_property
-    def level(self) -> Tensor:
-        """(S,) level of each token."""
-        counts = torch.tensor([h * w for h, w in self.sizes])
-        return torch.repeat_interleave(torch.arange(len(self.sizes)), counts).to(self.features.device)
+    def level_index(self) -> Tensor:
+        """(S,) int64 level of each token, 0 for the finest."""
+        counts = torch.tensor([h * w for h, w in self.spatial_shapes])
+        return torch.repeat_interleave(torch.arange(len(self.spatial_shapes)), counts).to(self.features.device)
 
     @cached_property
-    def centres(self) -> Tensor:
-        """(B, S, 2) middles of the cells as shares of the image's width and height; over 1 in the padding."""
+    def reference_points(self) -> Tensor:
+        """(B, S, 2) centres x, y of the cells in shares of the image; above 1 in the padding."""
         parts = []
-        for level, (height, width) in enumerate(self.sizes):
+        for level, (height, width) in enumerate(self.spatial_shapes):
             y, x = torch.meshgrid(
                 torch.arange(height, device=self.features.device) + 0.5,
                 torch.arange(width, device=self.features.device) + 0.5,
                 indexing="ij",
             )
-            cells = torch.stack((x / width, y / height), dim=-1).view(1, -1, 2)
-            parts.append(cells / self.valid[:, level, None])
+            centres = torch.stack((x / width, y / height), dim=-1).view(1, -1, 2)
+            parts.append(centres / self.valid_ratios[:, level, None])
         return torch.cat(parts, dim=1)
 
     @cached_property
-    def cell(self) -> Tensor:
-        """(B, S, 2) width and height of each token's cell as shares of the image."""
-        sides = torch.tensor([(1 / w, 1 / h) for h, w in self.sizes], device=self.features.device)
-        return (sides / self.valid)[:, self.level]
+    def cell_sizes(self) -> Tensor:
+        """(B, S, 2) width and height of each token's cell in shares of the image."""
+        sides = torch.tensor([(1 / w, 1 / h) for h, w in self.spatial_shapes], device=self.features.device)
+        return (sides / self.valid_ratios)[:, self.level_index]
 
-    def places(self, shares: Tensor) -> Tensor:
-        """(B, N, L, 2 or 4) places in the padded maps from points or boxes (B, N, 2 or 4) in shares of the image."""
-        scale = self.valid if shares.shape[-1] == 2 else self.valid.repeat(1, 1, 2)
-        return shares[:, :, None] * scale[:, None]
+    def per_level(self, reference_points: Tensor) -> Tensor:
+        """Convert shares of the image to shares of each level's padded map.
+
+        Args:
+            reference_points: (B, Q, 2) points or (B, Q, 4) boxes in shares of the image.
+
+        Returns:
+            (B, Q, L, 2) or (B, Q, L, 4), as :class:`~d2tiny.layers.deform_attn.MSDeformAttn` takes them.
+        """
+        points = reference_points.shape[-1] == 2
+        scale = self.valid_ratios if points else self.valid_ratios.repeat(1, 1, 2)
+        return reference_points[:, :, None] * scale[:, None]
 
 
 def flatten_maps(
-    maps: Sequence[Tensor], positions: Sequence[Tensor], paddings: Sequence[Tensor], level_embed: Tensor
+    features: Sequence[Tensor], pos_embeds: Sequence[Tensor], masks: Sequence[Tensor], level_embed: Tensor
 ) -> Tokens:
-    """Make tokens.
+    """Flatten feature maps to tokens.
 
     Args:
-        maps: L levels (B, C, H, W).
-        positions: likewise.
-        paddings: L levels (B, H, W) boolean.
-        level_embed: (L, C).
+        features: L feature maps (B, C, H, W), finest first.
+        pos_embeds: their L position embeddings (B, C, H, W).
+        masks: their L padding masks (B, H, W), boolean, True for padding cells.
+        level_embed: (L, C) embeddings of the levels.
     """
-    position = [(p.flatten(2).transpose(1, 2) + level_embed[i]) for i, p in enumerate(positions)]
-    valid = []
-    for padding in paddings:
-        inside = ~padding
-        share = torch.stack((inside[:, 0].float().mean(dim=1), inside[:, :, 0].float().mean(dim=1)), dim=-1)
-        valid.append(share)
+    pos_embed = [(p.flatten(2).transpose(1, 2) + level_embed[i]) for i, p in enumerate(pos_embeds)]
+    ratios = []
+    for mask in masks:
+        valid = ~mask
+        ratios.append(torch.stack((valid[:, 0].float().mean(dim=1), valid[:, :, 0].float().mean(dim=1)), dim=-1))
     return Tokens(
-        torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1),
-        torch.cat(position, dim=1),
-        torch.cat([p.flatten(1) for p in paddings], dim=1),
-        tuple((m.shape[2], m.shape[3]) for m in maps),
-        torch.stack(valid, dim=1),
+        torch.cat([f.flatten(2).transpose(1, 2) for f in features], dim=1),
+        torch.cat(pos_embed, dim=1),
+        torch.cat([m.flatten(1) for m in masks], dim=1),
+        tuple((f.shape[2], f.shape[3]) for f in features),
+        torch.stack(ratios, dim=1),
     )
 
 
-def padding_masks(sizes: Sequence[tuple[int, int]], padded: tuple[int, int], maps: Sequence[Tensor]) -> list[Tensor]:
-    """(B, H, W) for each map: whether the upper left px of a cell lies outside its image.
+def padding_masks(
+    image_sizes: Sequence[tuple[int, int]], padded_size: tuple[int, int], features: Sequence[Tensor]
+) -> list[Tensor]:
+    """Return a padding mask (B, H, W) for each feature map: True where a cell's upper left pixel is outside its image.
 
     Args:
-        sizes: (height, width) of the images.
-        padded: height, width of the batch.
-        maps: (B, C, H, W).
+        image_sizes: (height, width) of each image in px.
+        padded_size: (height, width) of the padded batch in px.
+        features: L feature maps (B, C, H, W).
     """
-    full = torch.ones(len(sizes), *padded, dtype=torch.bool, device=maps[0].device)
-    for i, (height, width) in enumerate(sizes):
+    full = torch.ones(len(image_sizes), *padded_size, dtype=torch.bool, device=features[0].device)
+    for i, (height, width) in enumerate(image_sizes):
         full[i, :height, :width] = False
-    return [F.interpolate(full[:, None].float(), size=m.shape[-2:], mode="nearest")[:, 0].bool() for m in maps]
+    return [F.interpolate(full[:, None].float(), size=f.shape[-2:], mode="nearest")[:, 0].bool() for f in features]

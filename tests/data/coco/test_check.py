@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from d2tiny.data.coco.check import check_dataset, check_json
+from d2tiny.data.coco.writer import write_coco
 from d2tiny.data.datasets import load_coco_like, register_coco_like
 from d2tiny.data.datasets.register import find_source
-from d2tiny.data.tools.converters import write_coco
 from d2tiny.utils.errors import ConfigError, DatasetError
 
 NAN, INF = float("nan"), float("inf")

@@ -13,7 +13,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.data import transforms as T
 
 from d2tiny.data import TinyDatasetMapper, build_test_loader, build_train_loader, load_datasets
-from d2tiny.data.loading.headers import check_image, verify_images
+from d2tiny.data.loading.headers import check_images, image_problem
 from d2tiny.data.transforms import ObjectCrop
 from d2tiny.utils.errors import ConfigError, DatasetError
 
@@ -32,21 +32,21 @@ def record(path, boxes=(), size=(20, 30), crowd=()):
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png"])
-def test_check_image(tmp_path, ending):
+def test_image_problem(tmp_path, ending):
     path = write(tmp_path / f"a.{ending}")
-    assert check_image(str(path), 30, 20) is None
-    assert "30x20 px, but the json says 31x20" in check_image(str(path), 31, 20)
-    assert check_image(str(tmp_path / "no.png"), 1, 1) == "missing"
+    assert image_problem(str(path), 30, 20) is None
+    assert "30x20 px, but the json says 31x20" in image_problem(str(path), 31, 20)
+    assert image_problem(str(tmp_path / "no.png"), 1, 1) == "missing"
     path.write_bytes(path.read_bytes()[:-20])
-    assert "cut short" in check_image(str(path), 30, 20)
+    assert "cut short" in image_problem(str(path), 30, 20)
     path.write_bytes(b"not an image")
-    assert "unreadable" in check_image(str(path), 30, 20)
+    assert "unreadable" in image_problem(str(path), 30, 20)
 
 
 def test_a_jpeg_with_bytes_behind_its_end_is_whole(tmp_path):
     path = write(tmp_path / "a.jpg")
     path.write_bytes(path.read_bytes() + b"x" * 9000)
-    assert check_image(str(path), 30, 20) is None
+    assert image_problem(str(path), 30, 20) is None
 
 
 def test_mapper_obeys_the_box_mode(tmp_path):
@@ -55,11 +55,11 @@ def test_mapper_obeys_the_box_mode(tmp_path):
     assert TinyDatasetMapper(is_train=True)(item)["instances"].gt_boxes.tensor.tolist() == [[2, 3, 9, 8]]
 
 
-def test_verify_names_the_files(tmp_path):
+def test_check_images_names_the_files(tmp_path):
     good = write(tmp_path / "good.png")
     records = [record(good), *[record(tmp_path / f"no{i}.png") for i in range(12)]]
     with pytest.raises(DatasetError) as error:
-        verify_images(records, "mine")
+        check_images(records, "mine")
     message = str(error.value)
     assert "12 of 13 images of 'mine'" in message
     assert "no0.png: missing" in message
@@ -77,7 +77,7 @@ def test_broken_images_are_found_before_training(datasets, tmp_path, monkeypatch
     victim.unlink()
     with pytest.raises(DatasetError, match=victim.name):
         load_datasets("aerial_train")
-    assert len(load_datasets("aerial_train", verify=False)) == 8
+    assert len(load_datasets("aerial_train", check=False)) == 8
 
 
 def test_mapper_native_size_and_values(tmp_path):

@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from d2tiny.data.coco.check import check_dataset
+from d2tiny.data.coco.writer import write_coco
 from d2tiny.data.datasets import VISDRONE_CLASSES, DatasetSource, load_coco_like, register_coco_like
 from d2tiny.data.datasets.register import find_source
-from d2tiny.data.tools.converters import FORMATS, convert_dataset, write_coco
+from d2tiny.data.tools.converters import FORMATS, convert_dataset
 from d2tiny.utils.errors import ConfigError, DatasetError
 
 # Of each format: folder of the images, folder of the labels, ending of the images, ending of the labels.

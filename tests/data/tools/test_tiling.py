@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from d2tiny.data.coco.arrays import load_ground_truth
-from d2tiny.data.coco.records import relative_name
+from d2tiny.data.coco.source import relative_name
 from d2tiny.data.loading.images import read_image
 from d2tiny.data.loading.raster import RasterReader
 from d2tiny.data.tools.tiling import TileSettings, tile_dataset, tile_starts
@@ -95,11 +95,11 @@ def test_tiles_cover_every_pixel_with_the_overlap():
         assert all(0 < b - a <= 22 for a, b in itertools.pairwise(starts))
 
 
-@pytest.mark.parametrize("whole_pixels", [0, 10**9])
-def test_pixels_of_every_tile_equal_the_source(tmp_path, monkeypatch, whole_pixels):
-    if not whole_pixels:
+@pytest.mark.parametrize("max_decoded", [0, 10**9])
+def test_pixels_of_every_tile_equal_the_source(tmp_path, monkeypatch, max_decoded):
+    if not max_decoded:
         pytest.importorskip("rasterio")
-    monkeypatch.setattr("d2tiny.data.tools.tiling.RasterReader", lambda path: RasterReader(path, whole_pixels))
+    monkeypatch.setattr("d2tiny.data.tools.tiling.RasterReader", lambda path: RasterReader(path, max_decoded))
     root = write(tmp_path, {"a.png": (70, 90), "b.png": (20, 25), "c.png": (20, 90)})
     data = tile(root, SMALL)
     assert [i["id"] for i in data["images"]] == list(range(1, len(data["images"]) + 1))
@@ -445,7 +445,7 @@ def test_bands_equal_the_decoded_image(tmp_path, name):
     path = tmp_path / ("a.tif" if "tiff" in name else "a.png")
     path.write_bytes(FORMATS[name](Image.fromarray(noise(40, 48))))
     expected = read_image(path)
-    with RasterReader(path, whole_pixels=0) as large, RasterReader(path) as small:
+    with RasterReader(path, max_decoded=0) as large, RasterReader(path) as small:
         assert (large.width, large.height) == (small.width, small.height) == (48, 40)
         # overlapping, touching, skipping, inside of the last, backwards, whole
         for first, last in ((0, 10), (6, 16), (12, 22), (22, 30), (35, 40), (36, 38), (2, 9), (0, 40)):
@@ -464,7 +464,7 @@ def test_the_orientation_of_the_camera_is_obeyed_or_refused(tmp_path, kind):
     options = {"exif": exif.tobytes(), **({"subsampling": 0} if kind == "JPEG" else {})}
     path.write_bytes(as_file(Image.fromarray(noise(40, 48)), kind, **options))
     try:
-        reader = RasterReader(path, whole_pixels=0)
+        reader = RasterReader(path, max_decoded=0)
     except DatasetError:
         return
     with reader:
@@ -476,7 +476,7 @@ def test_large_images_of_16_bits_are_refused(tmp_path):
     pytest.importorskip("rasterio")
     Image.fromarray(noise(20, 20)[:, :, 0].astype(np.uint16) * 200).save(tmp_path / "a.png")
     with pytest.raises(DatasetError, match=r"a\.png: its values are uint16; make it 8-bit"):
-        RasterReader(tmp_path / "a.png", whole_pixels=0)
+        RasterReader(tmp_path / "a.png", max_decoded=0)
 
 
 @pytest.mark.parametrize("rows", [100, 400])
@@ -488,7 +488,7 @@ def test_large_damaged_images_are_refused(tmp_path, ending, rows):
     path.write_bytes(path.read_bytes()[:-200_000])
     with (
         pytest.raises(DatasetError, match=rf"a\.{ending}: cannot read"),
-        RasterReader(path, whole_pixels=0) as reader,
+        RasterReader(path, max_decoded=0) as reader,
     ):
         for first in range(0, 400, rows):
             reader.rows(first, first + rows)
@@ -498,8 +498,8 @@ def test_large_images_need_rasterio(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "rasterio", None)
     save(tmp_path / "a.png", noise(20, 20))
     with pytest.raises(ImportError, match=r"d2tiny\[geo\]"):
-        RasterReader(tmp_path / "a.png", whole_pixels=0)
-    assert RasterReader(tmp_path / "a.png", whole_pixels=400).rows(3, 5).shape == (2, 20, 3)
+        RasterReader(tmp_path / "a.png", max_decoded=0)
+    assert RasterReader(tmp_path / "a.png", max_decoded=400).rows(3, 5).shape == (2, 20, 3)
 
 
 def test_threads_do_not_change_pils_size_limit(tmp_path, monkeypatch):
@@ -536,7 +536,7 @@ from d2tiny.data.loading import raster
 from d2tiny.data.tools import tiling
 
 root = Path(sys.argv[1])
-tiling.RasterReader = functools.partial(raster.RasterReader, whole_pixels=0)
+tiling.RasterReader = functools.partial(raster.RasterReader, max_decoded=0)
 
 def run(name):
     settings = tiling.TileSettings(256, 64, empty="drop")  # time goes into reading, not writing

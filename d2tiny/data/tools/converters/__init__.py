@@ -1,6 +1,6 @@
-"""From the benchmarks' own files to COCO json."""
+"""Convert the benchmarks' own files to COCO json."""
 
-from d2tiny.data.tools.converters.base import Classes, RawImage, RawObject, to_coco, write_coco
+from d2tiny.data.tools.converters.base import Classes, RawImage, RawObject, to_coco
 from d2tiny.data.tools.converters.coco import read_coco
 from d2tiny.data.tools.converters.convert import FORMATS, Conversion, convert_dataset
 from d2tiny.data.tools.converters.dota import read_dota
@@ -22,5 +22,4 @@ __all__ = [
     "read_voc",
     "read_yolo",
     "to_coco",
-    "write_coco",
 ]

@@ -1,43 +1,46 @@
-"""What all converters share: the form between a native file and COCO json, and the writing."""
+"""What all converters share: the types between a native file and COCO json, and the conversion to COCO."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from d2tiny.data.coco.boxes import box_problem, clip_box, overhang
+from d2tiny.data.coco.document import REGION_KEYS
 from d2tiny.data.coco.findings import Findings
-from d2tiny.data.loading.headers import read_header
+from d2tiny.data.loading.headers import IMAGE_SUFFIXES, read_header
 from d2tiny.utils.errors import DatasetError
-from d2tiny.utils.files import write_text
 
 __all__ = [
-    "IMAGE_SUFFIXES",
     "Classes",
     "RawImage",
     "RawObject",
-    "box_problem",
     "find_folder",
     "image_files",
     "image_size",
+    "read_label_texts",
     "read_lines",
     "to_coco",
-    "write_coco",
 ]
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+_TOLERANCE = 0.5  # px over the image border that are not worth a note
 
 
 @dataclass
 class RawObject:
-    """One object: class name, XYWH box in px, and what else its file says.
+    """One object of a native file.
 
-    ``area`` in px² is width × height where None; ``ignore`` marks what is neither learned nor punished; ``extra`` keys
-    go to the json as they are; ``where`` names its line for findings.
+    Attributes:
+        label: class name.
+        box: XYWH in px.
+        area: in px²; None takes width × height.
+        ignore: neither learn the object nor count its detections as false positives.
+        extra: other keys of the annotation, copied to the json.
+        where: location of the object in its file, for findings.
     """
 
     label: str
@@ -53,12 +56,12 @@ class RawImage:
     """One image with its objects.
 
     Attributes:
-        path: of the image.
-        size: (width, height) in px.
-        objects: of known classes.
-        ignored_regions: XYWH areas without labels.
-        ignored_boxes: XYWH objects of no class.
-        extra: other keys of the image.
+        path: of the image file.
+        size: width and height in px.
+        objects: labelled objects.
+        ignored_regions: XYWH areas in which objects are not labelled.
+        ignored_boxes: XYWH boxes of objects that belong to no class.
+        extra: other keys of the image entry, copied to the json.
     """
 
     path: Path
@@ -71,12 +74,12 @@ class RawImage:
 
 @dataclass(frozen=True)
 class Classes:
-    """Which classes a json gets, and under which names.
+    """The classes of a json.
 
     Attributes:
-        names: in the order of their ids (from 1); None takes those that occur, sorted by name.
-        rename: native name → name.
-        ignored: names (after renaming) whose objects become ``ignored_boxes``.
+        names: class names in the order of their ids (from 1); None takes those that occur, sorted.
+        rename: native name → name in the json.
+        ignored: names (after renaming) of classes whose objects become ``ignored_boxes``.
     """
 
     names: tuple[str, ...] | None = None
@@ -84,30 +87,36 @@ class Classes:
     ignored: frozenset[str] = frozenset()
 
     def name_of(self, label: str) -> str:
-        """Return the name of a native label."""
+        """Return the name in the json of a native label."""
         stripped = label.strip()
         return self.rename.get(stripped, stripped)
 
 
 def find_folder(source: Path, names: Sequence[str], given: Path | None, what: str) -> Path:
-    """Return the folder that was given, or the first of ``names`` below ``source``.
+    """Return the folder ``given`` by the user, or the first of ``names`` that exists below ``source``.
+
+    Args:
+        source: folder of the dataset.
+        names: candidates below it, the preferred one first.
+        given: folder that the user named, if any.
+        what: the command line's option for it, for the message.
 
     Raises:
-        DatasetError: there is none; lists where it looked.
+        DatasetError: no candidate exists; lists all of them.
     """
-    places = [given] if given is not None else [source / name for name in names]
-    for place in places:
-        if place.is_dir():
-            return place
-    looked = ", ".join(str(place) for place in places)
+    candidates = [given] if given is not None else [source / name for name in names]
+    for folder in candidates:
+        if folder.is_dir():
+            return folder
+    looked = ", ".join(str(folder) for folder in candidates)
     raise DatasetError(f"No folder of {what} (looked in {looked}). Name it with --{what}.")
 
 
 def image_files(folder: Path) -> dict[str, Path]:
-    """Return the images of a folder by name without ending.
+    """Return the images of a folder, file name without suffix → path.
 
     Raises:
-        DatasetError: there are none.
+        DatasetError: the folder holds no images.
     """
     files = {f.stem: f for f in sorted(folder.iterdir()) if f.suffix.lower() in IMAGE_SUFFIXES}
     if not files:
@@ -116,7 +125,7 @@ def image_files(folder: Path) -> dict[str, Path]:
 
 
 def image_size(path: Path, findings: Findings) -> tuple[int, int] | None:
-    """Return (width, height) from the file's header, turned as EXIF says, or None and a finding."""
+    """Return (width, height) in px after EXIF rotation; None, and a finding, for an image that cannot be read."""
     try:
         return read_header(path).size
     except (OSError, ValueError) as err:
@@ -125,7 +134,7 @@ def image_size(path: Path, findings: Findings) -> tuple[int, int] | None:
 
 
 def read_lines(path: Path, findings: Findings) -> list[tuple[int, str]] | None:
-    """Return the lines of a label file that hold anything, with their numbers, or None and a finding."""
+    """Return a file's non-empty lines with their numbers; None, and a finding, for a file that cannot be read."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as err:
@@ -134,34 +143,50 @@ def read_lines(path: Path, findings: Findings) -> list[tuple[int, str]] | None:
     return [(i, line.strip()) for i, line in enumerate(text.splitlines(), start=1) if line.strip()]
 
 
-def box_problem(box: Sequence[float], size: tuple[int, int]) -> str | None:
-    """Return why an XYWH box cannot be used in an image of this size, or None."""
-    x, y, w, h = box
-    if not all(abs(v) < float("inf") for v in box):  # also False for NaN
-        return "boxes with NaN or infinity, left out"
-    if w <= 0 or h <= 0:
-        return "boxes without area, left out"
-    if x >= size[0] or y >= size[1] or x + w <= 0 or y + h <= 0:
-        return "boxes outside their image, left out"
-    return None
+def read_label_texts(
+    root: Path, texts: Path, findings: Findings, add_line: Callable[[RawImage, str, str], None]
+) -> Iterator[RawImage]:
+    """Yield the images of a folder with the objects of their label texts ``<image name>.txt``.
+
+    Args:
+        root: folder of the images.
+        texts: folder of the texts.
+        findings: gets texts without an image, and images that are left out because their text is missing.
+        add_line: adds what one line says to its image; called with the image, the line and its location.
+    """
+    files = image_files(root)
+    for text in sorted(texts.glob("*.txt")):
+        if text.stem not in files:
+            findings.add("label files without an image", str(text))
+    for stem, path in files.items():
+        text = texts / f"{stem}.txt"
+        if not text.exists():
+            findings.add("images without a label file, left out", str(path))
+            continue
+        size, lines = image_size(path, findings), read_lines(text, findings)
+        if size is None or lines is None:
+            continue
+        raw = RawImage(path, size)
+        for number, line in lines:
+            add_line(raw, line, f"{text.name}, line {number}: {line!r}")
+        yield raw
 
 
 def _add_objects(raw: RawImage, classes: Classes, ids: Mapping[str, int], findings: Findings) -> Iterator[RawObject]:
-    """Usable objects of an image; those of ignored classes go to its ``ignored_boxes``."""
+    """Yield the usable objects of an image; boxes of ignored classes are moved to its ``ignored_boxes``."""
     for item in raw.objects:
         label = classes.name_of(item.label)
         where = f"{item.where or raw.path.name}: {label} {tuple(round(v, 2) for v in item.box)}"
         problem = box_problem(item.box, raw.size)
         if problem:
-            findings.add(problem, where)
+            findings.add(f"{problem}, left out", where)
         elif label in classes.ignored:
             findings.add("objects of ignored classes", where, "note")
             raw.ignored_boxes.append(item.box)
         elif label not in ids:
             findings.add("objects of unknown classes, left out", where, "error")
         else:
-            x, y, w, h = item.box
-            if x < -0.5 or y < -0.5 or x + w > raw.size[0] + 0.5 or y + h > raw.size[1] + 0.5:
+            if overhang(item.box, raw.size) > _TOLERANCE:
                 findings.add("boxes over the image border, kept as they are", where, "note")
             yield item
 
@@ -175,15 +200,15 @@ def to_coco(
     total: int | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Turn what a reader yields into a COCO dict.
+    """Convert the images of a reader to a COCO dict.
 
     Args:
-        images: from a reader.
+        images: as a format's reader yields them.
         root: folder that ``file_name`` is relative to.
-        classes: names and order.
-        findings: gets what was left out.
+        classes: names and order of the classes.
+        findings: gets what is left out.
         total: number of images, for the progress bar.
-        progress: show a bar.
+        progress: show a progress bar.
 
     Raises:
         DatasetError: no image could be used.
@@ -220,7 +245,7 @@ def to_coco(
             "height": raw.size[1],
             **raw.extra,
         }
-        for key in ("ignored_regions", "ignored_boxes"):
+        for key in REGION_KEYS:
             boxes = list(_usable_regions(getattr(raw, key), raw, findings))
             if boxes:
                 entry[key] = boxes
@@ -231,18 +256,8 @@ def to_coco(
 
 def _usable_regions(boxes: Iterable[Sequence[float]], raw: RawImage, findings: Findings) -> Iterator[list[float]]:
     for box in boxes:
-        problem = box_problem(box, raw.size)
-        if problem:
-            findings.add(problem, f"{raw.path.name}: ignored {tuple(round(v, 2) for v in box)}")
+        clipped = clip_box(box, raw.size)
+        if isinstance(clipped, str):
+            findings.add(f"{clipped}, left out", f"{raw.path.name}: ignored {tuple(round(v, 2) for v in box)}")
         else:
-            yield _clip(box, raw.size)
-
-
-def _clip(box: Sequence[float], size: tuple[int, int]) -> list[float]:
-    x1, y1 = max(0.0, box[0]), max(0.0, box[1])
-    return [x1, y1, min(size[0], box[0] + box[2]) - x1, min(size[1], box[1] + box[3]) - y1]
-
-
-def write_coco(data: Mapping[str, Any], output: Path) -> None:
-    """Write a COCO json, whole or not at all."""
-    write_text(output, json.dumps(data, allow_nan=False) + "\n")
+            yield clipped

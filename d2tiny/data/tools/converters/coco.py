@@ -1,61 +1,20 @@
-"""COCO json of every shade: other keys, text ids, stray blanks in names."""
+"""COCO json as exporters write it: other keys, ids as text, blanks around names."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from d2tiny.data.coco.boxes import fitting_area, has_area, is_ignored, read_box
+from d2tiny.data.coco.document import REGION_KEYS, hashable, normalise_keys, read_regions, without_nan
 from d2tiny.data.coco.findings import Findings
-from d2tiny.data.coco.records import (
-    REGION_KEYS,
-    fitting_area,
-    hashable,
-    is_ignored,
-    read_box,
-    read_regions,
-    relative_name,
-)
+from d2tiny.data.coco.source import relative_name
 from d2tiny.data.tools.converters.base import RawImage, RawObject, image_size
 from d2tiny.utils.errors import DatasetError
 from d2tiny.utils.files import read_json
 
-__all__ = ["coco_class_names", "normalise_keys", "read_coco", "without_nan"]
-
-# Keys seen in the wild and what COCO calls them.
-_TOP = {"annotation": "annotations", "image": "images", "category": "categories"}
-_IMAGE = {"filename": "file_name", "image_name": "file_name", "name": "file_name"}
-
-
-def normalise_keys(data: Any, path: Path, findings: Findings) -> dict[str, Any]:
-    """Return a COCO dict with COCO's own keys.
-
-    Raises:
-        DatasetError: it is no COCO detection json.
-    """
-    if not isinstance(data, dict):
-        raise DatasetError(f"{path}: expected a COCO object with images, annotations, categories.")
-    result = dict(data)
-    for odd, key in _TOP.items():
-        if key not in result and odd in result:
-            findings.add("keys that COCO names otherwise", f"'{odd}' for '{key}'", "note")
-            result[key] = result.pop(odd)
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(result.get(key), list):
-            raise DatasetError(f"{path}: the list '{key}' is missing; this is not a COCO detection json.")
-        entries = [entry for entry in result[key] if isinstance(entry, dict)]
-        if len(entries) < len(result[key]):
-            findings.add("entries that are no objects, left out", key, count=len(result[key]) - len(entries))
-        result[key] = entries
-    images = []
-    for image in result["images"]:
-        name = next((k for k in _IMAGE if k in image), None)
-        if "file_name" not in image and name is not None:
-            findings.add("keys that COCO names otherwise", f"'{name}' for '{_IMAGE[name]}'", "note")
-            image = {**{k: v for k, v in image.items() if k != name}, "file_name": image[name]}
-        images.append(image)
-    return {**result, "images": images}
+__all__ = ["coco_class_names", "read_coco"]
 
 
 def _read(path: Path, findings: Findings) -> dict[str, Any]:
@@ -82,8 +41,8 @@ def read_coco(source: Path, findings: Findings, *, images: Path | None = None) -
 
     Args:
         source: the json.
-        findings: gets what is left out.
-        images: folder of the images, by default that of the json. Entries whose file is missing are left out.
+        findings: gets what is left out, such as entries whose image is missing.
+        images: folder of the images; by default that of the json.
 
     Returns:
         The image folder, and the images one by one.
@@ -138,32 +97,13 @@ def _images(data: dict[str, Any], source: Path, root: Path, findings: Findings) 
 
 
 def _other_keys(entry: dict[str, Any], standard: set[str], findings: Findings) -> dict[str, Any]:
-    """What COCO does not name, in the order of the file."""
+    """Return the keys that are not COCO's own, in the order of the file."""
     return without_nan({k: v for k, v in entry.items() if k not in standard}, f"id {entry.get('id')}", findings)
-
-
-def without_nan(entry: dict[str, Any], where: str, findings: Findings) -> dict[str, Any]:
-    """Return the keys whose values a json can hold."""
-    kept = {}
-    for key, value in entry.items():
-        if _finite(value):
-            kept[key] = value
-        else:
-            findings.add("other keys with NaN or infinity, left out", f"{where}: {key}")
-    return kept
-
-
-def _finite(value: Any) -> bool:
-    if isinstance(value, float):
-        return math.isfinite(value)
-    if isinstance(value, list | tuple):
-        return all(map(_finite, value))
-    return all(map(_finite, value.values())) if isinstance(value, dict) else True
 
 
 def _add(raw: RawImage, annotation: dict[str, Any], names: dict[Any, str], findings: Findings) -> None:
     where = f"{raw.path.name}, annotation {annotation.get('id')}"
-    box = read_box(annotation)
+    box = read_box(annotation.get("bbox"))
     if isinstance(box, str):
         findings.add(f"{box}, left out", f"{where}: {annotation.get('bbox')}")
         return
@@ -171,7 +111,7 @@ def _add(raw: RawImage, annotation: dict[str, Any], names: dict[Any, str], findi
         findings.add("objects of unknown classes, left out", f"{where}: {annotation.get('category_id')}", "error")
         return
     area = fitting_area(annotation, box[2], box[3])
-    if area is None and annotation.get("area") is not None and min(box[2:]) > 0:
+    if area is None and annotation.get("area") is not None and has_area(box):
         findings.add("areas that do not fit their box, replaced by width x height", f"{where}: {annotation['area']}")
     standard = {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "ignore"}
     extra = _other_keys(annotation, standard, findings)

@@ -1,4 +1,4 @@
-"""One door to all converters."""
+"""The formats that can be converted, and one function for all of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from d2tiny.data.coco.document import REGION_KEYS
 from d2tiny.data.coco.findings import Findings
 from d2tiny.data.datasets.categories import AITOD_CLASSES, DIOR_CLASSES, DOTA_V2_CLASSES, VISDRONE_CLASSES
 from d2tiny.data.tools.converters.base import Classes, RawImage, to_coco
@@ -25,7 +26,13 @@ Reader = Callable[..., tuple[Path, Iterator[RawImage]]]
 
 @dataclass(frozen=True)
 class Format:
-    """A native format: its reader, its classes (fixed, found by a function, or those that occur), one line of help."""
+    """A native format.
+
+    Attributes:
+        read: yields the images of a dataset.
+        classes: class names, a function that finds them, or None for those that occur.
+        help: description for the command line.
+    """
 
     read: Reader
     classes: tuple[str, ...] | Callable[[Path], tuple[str, ...]] | None
@@ -45,16 +52,22 @@ FORMATS: dict[str, Format] = {
 
 @dataclass(frozen=True)
 class Conversion:
-    """A converted dataset: COCO dict, folder that its file names are relative to, and what was found on the way."""
+    """A converted dataset.
+
+    Attributes:
+        data: COCO dict.
+        root: folder that file names are relative to.
+        findings: what was left out or changed.
+    """
 
     data: dict[str, Any]
     root: Path
     findings: Findings
 
     def summary(self) -> str:
-        """Return one line of counts."""
+        """Return the numbers of images, objects, classes and ignored regions as one line."""
         ignored = sum(a["iscrowd"] for a in self.data["annotations"])
-        regions = sum(len(i.get(k, ())) for i in self.data["images"] for k in ("ignored_regions", "ignored_boxes"))
+        regions = sum(len(i.get(k, ())) for i in self.data["images"] for k in REGION_KEYS)
         return (
             f"{len(self.data['images'])} images, {len(self.data['annotations']) - ignored} objects of "
             f"{len(self.data['categories'])} classes, {ignored + regions} ignored objects and regions"
@@ -62,7 +75,7 @@ class Conversion:
 
 
 def _native_classes(chosen: Format, source: Path, given: Sequence[str] | None) -> tuple[str, ...] | None:
-    """The names that the format or its files know; those that were given where no file has them (YOLO)."""
+    """Return the class names of the format or of its files; the given ones where no file has names (YOLO)."""
     if not callable(chosen.classes):
         return chosen.classes
     try:
@@ -76,7 +89,7 @@ def _native_classes(chosen: Format, source: Path, given: Sequence[str] | None) -
 def _unused_names(
     rename: Mapping[str, str], ignored: Sequence[str], native: tuple[str, ...] | None, findings: Findings
 ) -> None:
-    """Names that the format does not know are mistakes in typing."""
+    """Count renamed or ignored classes that the format does not have: probably misspelled."""
     if native is None:
         return
     known = set(native)
@@ -96,20 +109,20 @@ def convert_dataset(
     progress: bool = True,
     **options: Any,
 ) -> Conversion:
-    """Read a dataset in its own format; nothing is written.
+    """Read a dataset in its own format and convert it to COCO; nothing is written.
 
     Args:
         name: a key of :data:`FORMATS`.
         source: folder (or json) of the dataset.
-        classes: names in the order of their ids, instead of the format's.
-        rename: native class name → name.
-        ignore_classes: classes that are neither learned nor punished.
-        progress: show a bar.
-        options: of the reader, such as ``images, labels, split, area``.
+        classes: class names in the order of their ids, instead of the format's.
+        rename: native class name → name in the json.
+        ignore_classes: classes whose objects become ``ignored_boxes``.
+        progress: show a progress bar.
+        options: arguments of the format's reader, such as ``images, labels, split, area``.
 
     Raises:
         ConfigError: unknown format or option.
-        DatasetError: nothing can be read at all. Single broken files and lines are findings.
+        DatasetError: nothing could be converted. Single broken files and lines are findings.
     """
     if name not in FORMATS:
         raise ConfigError(f"Unknown format '{name}'. {did_you_mean(name, FORMATS)}")

@@ -1,19 +1,21 @@
-"""DOTA (v1.0, v1.5, v2.0): ``images/*.png`` and ``labelTxt/*.txt`` with quadrilaterals."""
+"""Read DOTA (v1.0, v1.5, v2.0): ``images/*.png``, and ``labelTxt/*.txt`` with quadrilaterals."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from d2tiny.data.coco.boxes import box_xyxy_to_xywh
 from d2tiny.data.coco.findings import Findings
-from d2tiny.data.tools.converters.base import RawImage, RawObject, find_folder, image_files, image_size, read_lines
+from d2tiny.data.tools.converters.base import RawImage, RawObject, find_folder, read_label_texts
 from d2tiny.utils.errors import ConfigError
 
 __all__ = ["read_dota"]
 
-_CUT = 2  # the devkit's splitter marks objects with at most 0.7 of their area inside the tile
+_CUT = 2  # difficulty that the devkit's splitter gives to objects with at most 0.7 of their area inside the tile
 Policy = Literal["keep", "ignore", "drop"]
 
 
@@ -27,27 +29,27 @@ def read_dota(
     difficult: Policy = "keep",
     cut: Policy = "ignore",
 ) -> tuple[Path, Iterator[RawImage]]:
-    """Read ``x1 y1 x2 y2 x3 y3 x4 y4 category [difficult]`` lines; boxes are the axis-aligned hulls.
+    """Read lines ``x1 y1 x2 y2 x3 y3 x4 y4 category [difficult]``; boxes are the axis-aligned hulls.
 
-    Header lines (``imagesource:``, ``gsd:``, acquisition dates) are skipped; the ground sampling distance is kept as
-    the image's ``gsd`` (m/px). The quadrilateral is kept as ``segmentation``.
+    Header lines (``imagesource:``, ``gsd:``, acquisition dates) are skipped; the ground sampling distance is stored as
+    the image's ``gsd`` (m/px). The quadrilateral is stored as ``segmentation``.
 
     Args:
         source: a folder with ``images`` and ``labelTxt``.
         findings: gets what is left out.
-        images: folder of the images.
-        labels: folder of the texts.
-        area: of the polygon, as the devkit's COCO export and so the published area bins have it, or of the hull.
-        difficult: what becomes of objects with difficult = 1. The papers' json files keep them, the official
-            evaluation does not count them ("ignore").
-        cut: what becomes of objects that the devkit's splitter cut (difficult = 2).
+        images: folder of the images; by default ``images`` in ``source``.
+        labels: folder of the texts; by default ``labelTxt`` or ``labelTxt-v2.0``, ``-v1.5``, ``-v1.0`` in ``source``.
+        area: take the area of the polygon, as the devkit's COCO export and published area bins do, or of the hull.
+        difficult: treatment of objects with difficult = 1. The papers' json files keep them, the official evaluation
+            does not count them ("ignore").
+        cut: treatment of objects that the devkit's splitter cut (difficult = 2).
 
     Returns:
         The image folder, and the images one by one.
 
     Raises:
         DatasetError: a folder is missing or holds no images.
-        ConfigError: an unknown policy.
+        ConfigError: an unknown value of ``area``, ``difficult`` or ``cut``.
     """
     for name, value, allowed in (
         ("area", area, ("polygon", "hbb")),
@@ -58,29 +60,11 @@ def read_dota(
             raise ConfigError(f"{name}={value!r} must be one of {', '.join(allowed)}.")
     root = find_folder(source, ["images"], images, "images")
     texts = find_folder(source, ["labelTxt", "labelTxt-v2.0", "labelTxt-v1.5", "labelTxt-v1.0"], labels, "labels")
-    return root, _images(root, texts, findings, area, {1: difficult, _CUT: cut})
+    policies: dict[int, Policy] = {1: difficult, _CUT: cut}
+    return root, read_label_texts(root, texts, findings, partial(_add_line, findings, area, policies))
 
 
-def _images(root: Path, texts: Path, findings: Findings, area: str, policies: dict[int, Policy]) -> Iterator[RawImage]:
-    files = image_files(root)
-    for text in sorted(texts.glob("*.txt")):
-        if text.stem not in files:
-            findings.add("label files without an image", str(text))
-    for stem, path in files.items():
-        text = texts / f"{stem}.txt"
-        if not text.exists():
-            findings.add("images without a label file, left out", str(path))
-            continue
-        size, lines = image_size(path, findings), read_lines(text, findings)
-        if size is None or lines is None:
-            continue
-        raw = RawImage(path, size)
-        for number, line in lines:
-            _add_line(raw, line, f"{text.name}, line {number}: {line!r}", findings, area, policies)
-        yield raw
-
-
-def _add_line(raw: RawImage, line: str, where: str, findings: Findings, area: str, policies: dict[int, Policy]) -> None:
+def _add_line(findings: Findings, area: str, policies: dict[int, Policy], raw: RawImage, line: str, where: str) -> None:
     words = line.split()
     if len(words) < 9:
         key, colon, value = line.partition(":")
@@ -102,7 +86,7 @@ def _add_line(raw: RawImage, line: str, where: str, findings: Findings, area: st
     if not all(map(math.isfinite, points)):  # min() and max() may pass over a NaN
         findings.add("boxes with NaN or infinity, left out", where)
         return
-    box = (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))
+    box = box_xyxy_to_xywh((min(xs), min(ys), max(xs), max(ys)))
     policy = policies[_CUT if level >= _CUT else 1] if level > 0 else "keep"
     if policy == "drop":
         findings.add("difficult objects, dropped as asked", where, "note")
@@ -116,6 +100,6 @@ def _add_line(raw: RawImage, line: str, where: str, findings: Findings, area: st
 
 
 def _polygon_area(xs: list[float], ys: list[float]) -> float:
-    """Shoelace formula, px²."""
+    """Return the area of a polygon in px² by the shoelace formula."""
     pairs = zip(xs, ys, [*xs[1:], xs[0]], [*ys[1:], ys[0]], strict=True)
     return abs(sum(x1 * y2 - x2 * y1 for x1, y1, x2, y2 in pairs)) / 2

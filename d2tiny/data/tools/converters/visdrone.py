@@ -1,13 +1,14 @@
-"""VisDrone-DET: ``images/*.jpg`` and ``annotations/*.txt``."""
+"""Read VisDrone-DET: ``images/*.jpg`` and ``annotations/*.txt``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from d2tiny.data.coco.findings import Findings
 from d2tiny.data.datasets.categories import VISDRONE_CLASSES
-from d2tiny.data.tools.converters.base import RawImage, RawObject, find_folder, image_files, image_size, read_lines
+from d2tiny.data.tools.converters.base import RawImage, RawObject, find_folder, read_label_texts
 
 __all__ = ["read_visdrone"]
 
@@ -17,10 +18,10 @@ _REGION, _OTHERS = 0, len(VISDRONE_CLASSES) + 1
 def read_visdrone(
     source: Path, findings: Findings, *, images: Path | None = None, labels: Path | None = None
 ) -> tuple[Path, Iterator[RawImage]]:
-    """Read ``left,top,width,height,score,category,truncation,occlusion`` lines.
+    """Read lines ``left,top,width,height,score,category,truncation,occlusion``.
 
     Category 0 becomes an ignored region of the image, 11 ("others") an ignored box, and a score of 0 marks an ignored
-    object. Truncation and occlusion are kept.
+    object. Truncation and occlusion become keys of the annotation.
 
     Args:
         source: a folder like ``VisDrone2019-DET-val``.
@@ -36,28 +37,10 @@ def read_visdrone(
     """
     root = find_folder(source, ["images"], images, "images")
     texts = find_folder(source, ["annotations", "labels"], labels, "labels")
-    return root, _images(root, texts, findings)
+    return root, read_label_texts(root, texts, findings, partial(_add_line, findings))
 
 
-def _images(root: Path, texts: Path, findings: Findings) -> Iterator[RawImage]:
-    files = image_files(root)
-    for text in sorted(texts.glob("*.txt")):
-        if text.stem not in files:
-            findings.add("label files without an image", str(text))
-    for stem, path in files.items():
-        text = texts / f"{stem}.txt"
-        if not text.exists():
-            findings.add("images without a label file, left out", str(path))
-            continue
-        size, lines = image_size(path, findings), read_lines(text, findings)
-        if size is not None and lines is not None:
-            raw = RawImage(path, size)
-            for number, line in lines:
-                _add_line(raw, line, f"{text.name}, line {number}: {line!r}", findings)
-            yield raw
-
-
-def _add_line(raw: RawImage, line: str, where: str, findings: Findings) -> None:
+def _add_line(findings: Findings, raw: RawImage, line: str, where: str) -> None:
     try:
         x, y, w, h, score, category, *rest = (float(value) for value in line.rstrip(",").split(","))
         kind = int(category)

@@ -1,4 +1,4 @@
-"""Pascal VOC xml, and DIOR, which uses it."""
+"""Read Pascal VOC xml files, and DIOR, which uses the same format."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+from d2tiny.data.coco.boxes import box_xyxy_to_xywh
 from d2tiny.data.coco.findings import Findings
-from d2tiny.data.coco.records import relative_name
+from d2tiny.data.coco.source import relative_name
+from d2tiny.data.loading.headers import IMAGE_SUFFIXES
 from d2tiny.data.tools.converters.base import (
-    IMAGE_SUFFIXES,
     RawImage,
     RawObject,
     find_folder,
@@ -21,7 +22,7 @@ from d2tiny.utils.errors import DatasetError
 
 __all__ = ["read_dior", "read_voc"]
 
-_ENDINGS = IMAGE_SUFFIXES | {".xml"}
+_SUFFIXES = IMAGE_SUFFIXES | {".xml"}
 
 
 def read_voc(
@@ -33,15 +34,15 @@ def read_voc(
     labels: Path | None = None,
     minus_one: bool = False,
 ) -> tuple[Path, Iterator[RawImage]]:
-    """Read ``Annotations/*.xml``; ``difficult`` objects are ignored, as VOC's evaluation does.
+    """Read ``Annotations/*.xml``; ``difficult`` objects become ignored objects, as in VOC's evaluation.
 
     Args:
         source: a folder with ``JPEGImages`` and ``Annotations``.
         findings: gets what is left out.
         split: name of a list in ``ImageSets/Main``; None takes every annotated image.
-        images: folder of the images.
-        labels: folder of the xml files.
-        minus_one: subtract 1 from all coordinates (files whose pixels count from 1).
+        images: folder of the images; by default ``JPEGImages`` or ``images`` in ``source``.
+        labels: folder of the xml files; by default ``Annotations`` in ``source``.
+        minus_one: subtract 1 from all coordinates, for files whose first pixel is 1.
 
     Returns:
         The image folder, and the images one by one.
@@ -63,9 +64,9 @@ def read_dior(
     labels: Path | None = None,
     minus_one: bool = False,
 ) -> tuple[Path, Iterator[RawImage]]:
-    """Read DIOR: VOC xml, with its images in ``JPEGImages-trainval`` and ``JPEGImages-test``.
+    """Read DIOR: VOC xml files, and images in ``JPEGImages-trainval`` and ``JPEGImages-test``.
 
-    Arguments as in :func:`read_voc`; ``source`` holds these folders, and file names are relative to it.
+    Arguments, result and errors are those of :func:`read_voc`; file names are relative to ``source``.
     """
     names = ["JPEGImages-trainval", "JPEGImages-test", "JPEGImages"]
     first = find_folder(source, names, images, "images")
@@ -78,7 +79,7 @@ def read_dior(
 
 
 def _stems(source: Path, split: str | None) -> list[str] | None:
-    """Image names of a split, or None for all."""
+    """Return the image names of a split, without suffix, or None for all images."""
     if split is None:
         return None
     for folder in ("ImageSets/Main", "ImageSets", "Main"):
@@ -90,7 +91,7 @@ def _stems(source: Path, split: str | None) -> list[str] | None:
                 raise DatasetError(str(findings))
             # lists of single classes have a second column
             names = [PurePosixPath(line.split()[0]) for _, line in lines]
-            return list(dict.fromkeys(n.stem if n.suffix.lower() in _ENDINGS else n.name for n in names))
+            return list(dict.fromkeys(n.stem if n.suffix.lower() in _SUFFIXES else n.name for n in names))
     raise DatasetError(f"No list of the split '{split}' (looked for {source / 'ImageSets/Main'}/{split}.txt).")
 
 
@@ -121,7 +122,7 @@ def _images(
 def _image_of(
     tree: ElementTree.Element, stem: str, files: dict[str, Path], xml: Path, findings: Findings
 ) -> Path | None:
-    """The image of an xml file: by its own name, else by the name that it states."""
+    """Return the image of an xml file: the one of the same name, else the one that the file states."""
     stated = (tree.findtext("filename") or "").strip()
     pure = relative_name(stated)
     if stated and pure is None:
@@ -157,6 +158,6 @@ def _image(
             findings.add("objects without a name, left out", where)
             continue
         difficult = (item.findtext("difficult") or "0").strip() not in ("0", "")
-        box = (x1, y1, x2 - x1, y2 - y1)
+        box = box_xyxy_to_xywh((x1, y1, x2, y2))
         raw.objects.append(RawObject(name, box, ignore=difficult, extra={"difficult": int(difficult)}, where=where))
     return raw

@@ -1,12 +1,10 @@
-"""YOLO texts: normalised boxes or polygons beside the images or in ``labels``."""
+"""Read YOLO texts: boxes or polygons in shares of the image, beside the images or in ``labels``."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-import yaml
 
 from d2tiny.data.coco.findings import Findings
 from d2tiny.data.tools.converters.base import RawImage, RawObject, image_files, image_size, read_lines
@@ -21,6 +19,8 @@ def find_yolo_classes(source: Path) -> tuple[str, ...]:
     Raises:
         DatasetError: there is no such file, or it cannot be read.
     """
+    import yaml  # not needed by other formats
+
     for folder in (source, source.parent):
         for name in ("classes.txt", "obj.names"):
             if (folder / name).is_file():
@@ -51,22 +51,22 @@ def read_yolo(
     labels: Path | None = None,
     names: Sequence[str] | None = None,
 ) -> tuple[Path, Iterator[RawImage]]:
-    """Read ``class cx cy w h`` lines (shares of the image), or polygons, whose hull is taken.
+    """Read lines ``class cx cy w h`` (shares of the image's sides), or ``class`` and a polygon, whose hull is taken.
 
-    An image without a text has no objects, as YOLO's own tools understand it; how many there are is noted.
+    An image without a text has no objects, as in YOLO's own tools; these images are counted.
 
     Args:
         source: a folder with images and texts, or with ``images`` and ``labels``.
         findings: gets what is left out.
-        images: folder of the images.
-        labels: folder of the texts.
-        names: of the classes, by number; by default :func:`find_yolo_classes`.
+        images: folder of the images; by default ``images`` in ``source``, or ``source``.
+        labels: folder of the texts; by default ``labels`` in ``source``, or the folder of the images.
+        names: class names by number, from 0; by default those of :func:`find_yolo_classes`.
 
     Returns:
         The image folder, and the images one by one.
 
     Raises:
-        DatasetError: a folder or the names are missing.
+        DatasetError: a folder or the class names are missing.
     """
     root = images or (source / "images" if (source / "images").is_dir() else source)
     texts = labels or (source / "labels" if (source / "labels").is_dir() else root)
