@@ -60,7 +60,7 @@ def test_all_combinations_are_valid_and_some_are_trained(detector, neck):
 def test_a_relay_inside_the_recursive_pyramid_is_refused():
     """RFP feeds back into the blocks of its backbones; a neck around them takes no feedback."""
     cfg = model_zoo.get_config("quick/detectors_r18_rfp_rfla")
-    relay = {"_target_": "d2tiny.modeling.necks.SARL", "channels": [64, 128, 256, 512]}
+    relay = {"_target_": "d2tiny.modeling.necks.SARL", "in_channels": [64, 128, 256, 512]}
     fpn = cfg.model.backbone.fpn
     fpn.in_features = list(fpn.in_features)
     fpn.bottom_up = {
