@@ -6,11 +6,12 @@ STAMP := $(VENV)/.installed-dev
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean distclean $(VENV)
+.PHONY: help demo test test-fast lint clean distclean $(VENV)
 
 help:  ## Show this list
 	@echo "make demo        train and show a small detector in minutes (DATA=folder: on your images)"
 	@echo "make test        ruff, mypy and pytest, as the project's own checks run them"
+	@echo "make test-fast   pytest without the slow tests, in about two minutes: for work in progress"
 	@echo "make lint        ruff and mypy only"
 	@echo "make .venv       set up .venv (reused until the files that define it change)"
 	@echo "make clean       remove caches and build files; 'make distclean' removes .venv as well"
@@ -43,7 +44,10 @@ lint: $(STAMP)  ## Style and types
 	$(BIN)/mypy
 
 test: lint  ## Style, types, tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+
+test-fast: $(STAMP)  ## The tests that are not slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not slow"
 
 clean:  ## Remove caches and build files
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

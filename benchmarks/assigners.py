@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""Label assignment with HLA (KLD): d2tiny on grids and on plain boxes beside the dense definition.
+"""Compare label assignment with HLA (KLD): d2tiny on grids and on plain boxes, and the dense definition.
 
     python benchmarks/assigners.py [--reference FILE]
 
 800 × 800 px, P2-P6, receptive-field anchors; objects of 12 px on average. Every contender runs in a process of its own
-on one thread; times are processor seconds of one call, memory is what the call adds. The dense definition
-(``tests/reference/hla_dense.py``) is written as published code computes it: whole matrices, a loop over objects. It
-runs where its matrices fit. ``--reference`` adds another implementation (the published one, for who has it): a Python
-file with ``assign(priors, gt_boxes)``, XYXY float32, that returns 0, -1 or the matched object + 1 for each prior.
-Results go to ``results/assigners``.
+on one thread; times are CPU seconds of one call, memory is what the call adds. The dense definition
+(``tests/reference/hla_dense.py``) computes full matrices and loops over objects, as published code does; it is left out
+where its matrices do not fit into memory. ``--reference`` adds another implementation, for example the published one: a
+Python file with ``assign(priors, gt_boxes)`` that takes XYXY float32 and returns 0, -1 or the matched object + 1 for
+each prior. Results go to ``results/assigners``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from common import RESULTS, ROOT, in_own_process, make_parser, peak_memory_mb, write_record
+
 CASES = ((1, 50), (1, 500), (1, 2000), (3, 500), (3, 2000), (3, 10000))  # ratios of the anchors, objects
 CONTENDERS = {
     "grid": "d2tiny on the grid",
@@ -28,16 +29,11 @@ CONTENDERS = {
     "dense": "dense definition",
     "reference": "published code",
 }
-_DENSE_BYTES = 12e9  # largest (object × prior) matrices that are tried; the definition holds about fifteen float32
+_MAX_DENSE_BYTES = 12e9  # of the (object × prior) matrices; the dense definition holds about fifteen in float32
 
 
-def peak() -> float:
-    """Largest resident memory so far, MB."""
-    return float(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
-
-
-def contend(name: str, ratios: int, objects: int, reference: Path | None) -> dict[str, Any]:
-    """One call in this process; the answer as a checksum."""
+def measure(name: str, ratios: int, objects: int, reference: Path | None) -> dict[str, Any]:
+    """Measure one contender in this process; the assignment is returned as a checksum."""
     import numpy as np
     import torch
 
@@ -66,18 +62,18 @@ def contend(name: str, ratios: int, objects: int, reference: Path | None) -> dic
     if reference is not None:
         published = runpy.run_path(str(reference))["assign"]
         calls["reference"] = lambda: published(boxes.clone(), gts.clone())  # it may change its arguments
-    assigner(grid, gts[:1])  # first calls of torch
-    before, start = peak(), time.process_time()
+    assigner(grid, gts[:1])  # initialises torch
+    before, start = peak_memory_mb(), time.process_time()
     answer = calls[name]()
     seconds = time.process_time() - start
-    if name in ("grid", "boxes"):  # short: the best of some
+    if name in ("grid", "boxes"):  # short: take the best of several calls
         for _ in range(5):
             start = time.process_time()
             calls[name]()
             seconds = min(seconds, time.process_time() - start)
     return {
         "cpu_s": seconds,
-        "extra_mb": peak() - before,
+        "extra_mb": peak_memory_mb() - before,
         "priors": len(grid),
         "positives": int((answer > 0).sum()),
         "checksum": int((answer * torch.arange(1, len(answer) + 1)).sum()),
@@ -85,17 +81,16 @@ def contend(name: str, ratios: int, objects: int, reference: Path | None) -> dic
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=ROOT / "results" / "assigners")
+    """Measure every contender in every case, print a table and write the record."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--results", type=Path, default=RESULTS / "assigners")
     parser.add_argument("--reference", type=Path, help="file with another implementation")
-    parser.add_argument("--contender", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.contender:
-        name, ratios, objects = args.contender
-        print(json.dumps(contend(name, int(ratios), int(objects), args.reference)))
+    if args.one:
+        name, ratios, objects = args.one
+        print(json.dumps(measure(name, int(ratios), int(objects), args.reference)))
         return
-    from timing import in_own_process
-
     rows = []
     print("| priors × objects | | CPU s | × faster | extra MB | positives | same |\n|---|---|---|---|---|---|---|")
     for ratios, objects in CASES:
@@ -103,9 +98,9 @@ def main() -> None:
         for name in reversed(CONTENDERS):
             if name == "reference" and args.reference is None:
                 continue
-            if name in ("dense", "reference") and 53294 * ratios * objects * 4 * 15 > _DENSE_BYTES:
+            if name in ("dense", "reference") and 53294 * ratios * objects * 4 * 15 > _MAX_DENSE_BYTES:
                 continue
-            options = ["--contender", name, str(ratios), str(objects)]
+            options = ["--one", name, str(ratios), str(objects)]
             options += ["--reference", str(args.reference)] if args.reference else []
             group[name] = in_own_process(*options)
         base = group.get("dense", group["boxes"])["cpu_s"]
@@ -120,11 +115,7 @@ def main() -> None:
             )
         if group["grid"]["checksum"] != group["boxes"]["checksum"]:
             raise SystemExit("The answers on the grid and on plain boxes disagree.")
-    from d2tiny.utils.env import describe_hardware
-
-    args.results.mkdir(parents=True, exist_ok=True)
-    record = {"command": "python benchmarks/assigners.py", "hardware": describe_hardware(), "rows": rows}
-    (args.results / "hla.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_record(args.results / "hla.json", command="python benchmarks/assigners.py", rows=rows)
 
 
 if __name__ == "__main__":

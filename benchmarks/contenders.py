@@ -1,10 +1,10 @@
-"""What `train_step.py` and `inference.py` share: the models, their parts, and one process for each model.
+"""Models, timed parts, options and result tables of ``train_step.py`` and ``inference.py``.
 
-Three families. ``rcnn``: ResNet-50 with random weights, 3,000 proposals and up to 3,000 detections everywhere; "stock"
-is Detectron2's own RPN and box head on the same backbone and settings. ``onestage``: the YOLO hosts, as many detections
-as they allow, and torchvision's SSD300 (35 GMAC at 300², as many as YOLO11m has at 640²). ``transformer``: DINO and
-ScaleBridge-Det with a ResNet-50; the first is DINO whose deformable attention is PyTorch's ``grid_sample``, as in
-implementations without a kernel. The density map of random weights asks for more queries than a trained one.
+There are three families. ``rcnn``: ResNet-50 with random weights, 3,000 proposals and up to 3,000 detections; "stock"
+is Detectron2's own RPN and box head with the same backbone and settings. ``onestage``: YOLO detectors with their
+largest number of detections, and torchvision's SSD300 (35 GMAC at 300², as many as YOLO11m at 640²). ``transformer``:
+DINO and ScaleBridge-Det with a ResNet-50; the first is DINO with PyTorch's ``grid_sample`` as deformable attention, as
+in implementations without a kernel. With random weights the density map selects more queries than after training.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "models"
-# name -> config; stock is the config with Detectron2's own RPN and heads in the place of ours
+from common import RESULTS, in_own_process, make_parser, write_record
+
+# Name -> config; "stock" replaces our RPN and heads by Detectron2's.
 RCNN = {
     "stock": "aitod/faster_rcnn_r50_fpn_maxiou_1x",
     "faster": "aitod/faster_rcnn_r50_fpn_maxiou_1x",
@@ -49,7 +50,7 @@ TRANSFORMERS = {
 }
 FAMILIES = {"rcnn": RCNN, "onestage": ONE_STAGE, "transformer": TRANSFORMERS}
 CONTENDERS = RCNN | ONE_STAGE | TRANSFORMERS
-# what is timed inside a model: attribute path, method
+# Timed parts of a model: attribute path, method.
 PARTS = {
     "backbone": ("backbone", "forward"),
     "neck": ("backbone.neck", "forward"),  # within backbone
@@ -59,10 +60,8 @@ PARTS = {
     "proposals": ("proposal_generator", "predict_proposals"),
     "label proposals": ("roi_heads", "label_and_sample_proposals"),
     "box head": ("roi_heads", "_forward_box"),
-    "pooling": (
-        "roi_heads.box_pooler",
-        "forward",
-    ),  # within the box head, and in training only: at test ours works in chunks
+    # Within the box head, and in training only: at test time ours works in chunks.
+    "pooling": ("roi_heads.box_pooler", "forward"),
     "dense head": ("head", "forward"),
     "assignment": ("head", "targets"),
     "dense losses": ("head", "losses"),
@@ -78,7 +77,7 @@ PARTS = {
 
 
 def stock(cfg: Any) -> Any:
-    """Detectron2's own RPN and heads with the settings of a config of ours."""
+    """Replace RPN and heads of a config by Detectron2's own, with the same settings."""
     from detectron2.config import LazyCall as L
     from detectron2.modeling.matcher import Matcher
     from detectron2.modeling.proposal_generator import RPN
@@ -99,7 +98,7 @@ def stock(cfg: Any) -> Any:
 
 
 def ssd300() -> Any:
-    """The SSD300 of torchvision around Detectron2's inputs; it resizes every image to 300 px."""
+    """Return torchvision's SSD300 with Detectron2's input format; it resizes every image to 300 px."""
     from torch import nn
     from torchvision.models.detection import ssd300_vgg16
 
@@ -121,7 +120,7 @@ def ssd300() -> Any:
 
 
 def build(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
-    """The model of a contender, and a stopwatch around its parts."""
+    """Return the model of a contender and a stopwatch that measures its parts."""
     import torch
     from detectron2.config import instantiate
     from timing import Stopwatch
@@ -135,9 +134,9 @@ def build(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
     if name == "ssd300":
         model: Any = ssd300().to(args.device)
     else:
-        again = ("encoder", "decoder", "routing") if name.endswith("checkpointing") else ()
-        cfg = load_config(CONTENDERS[name], [f"model.{part}.checkpointing=true" for part in again]).model
-        # NMS suppresses nothing, so that random weights too give all proposals and detections.
+        checkpointed = ("encoder", "decoder", "routing") if name.endswith("checkpointing") else ()
+        cfg = load_config(CONTENDERS[name], [f"model.{part}.checkpointing=true" for part in checkpointed]).model
+        # NMS suppresses nothing, so that random weights give all proposals and detections.
         if "proposal_generator" in cfg:
             cfg.proposal_generator.nms_thresh = 1.0
         elif "head" in cfg:
@@ -152,14 +151,14 @@ def build(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
         owner = model
         for attribute in path.split("."):
             owner = getattr(owner, attribute, None)
-        if owner is not None and not (args.compile and path.startswith("backbone")):  # a timer would cut its graph
-            setattr(owner, method, watch.around(part, getattr(owner, method)))
+        if owner is not None and not (args.compile and path.startswith("backbone")):  # a timer would split its graph
+            setattr(owner, method, watch.timed(part, getattr(owner, method)))
     return model, watch
 
 
-def arguments(description: str | None) -> argparse.ArgumentParser:
-    """The options of both benchmarks."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+def model_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return the parser with the options of both benchmarks."""
+    parser = make_parser(description)
     parser.add_argument("--family", choices=tuple(FAMILIES), default="rcnn")
     parser.add_argument("--contenders", nargs="+", choices=tuple(CONTENDERS), help="default: those of the family")
     parser.add_argument("--steps", type=int, default=3, help="calls of which the best counts, after one more")
@@ -174,18 +173,16 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 
 
 def compare(args: argparse.Namespace, measure: Callable[..., dict[str, Any]], columns: dict[str, str]) -> None:
-    """Run every contender in processes of its own, print a table and write the record.
+    """Measure every contender in processes of its own, print a table and write the record.
 
     Args:
-        args: of :func:`arguments`.
-        measure: (contender, args) → a flat row of seconds and megabytes, nested only by part.
-        columns: title → key of the row; a title that ends in × is relative to the first contender.
+        args: arguments of :func:`model_parser`.
+        measure: function of contender and args that returns seconds and MB by name, in sub-dicts for parts.
+        columns: title → key of the row; a column whose title ends in × is relative to the first contender.
     """
     if args.one:
         print(json.dumps(measure(args.one, args)))
         return
-    from timing import in_own_process
-
     script = Path(sys.argv[0]).name
     rows: dict[str, dict[str, Any]] = {}
     args.contenders = args.contenders or list(FAMILIES[args.family])
@@ -205,18 +202,16 @@ def compare(args: argparse.Namespace, measure: Callable[..., dict[str, Any]], co
             for title, key in columns.items()
         ]
         print(f"| {name} | " + " | ".join(cells) + " |")
-    from d2tiny.utils.env import describe_hardware
-
     settings = {k: v for k, v in vars(args).items() if k not in ("one", "contenders")}
-    record = {"command": f"python benchmarks/{script}", "hardware": describe_hardware(), **settings, "rows": rows}
-    RESULTS.mkdir(parents=True, exist_ok=True)
     suffix = "".join(f"_{key}" for key in ("amp", "compile") if settings.get(key))
     if args.family != "rcnn":
         suffix = f"_{args.family}_{args.size}{suffix}" + (f"_{args.objects}" if args.objects != 100 else "")
-    (RESULTS / f"{Path(script).stem}_{args.device}{suffix}.json").write_text(json.dumps(record, indent=1) + "\n")
+    path = RESULTS / "models" / f"{Path(script).stem}_{args.device}{suffix}.json"
+    write_record(path, command=f"python benchmarks/{script}", **settings, rows=rows)
 
 
 def _best(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Return the smaller value of two rows for each key."""
     return {
         key: _best(one[key], other[key]) if isinstance(one[key], dict) else min(one[key], other[key]) for key in one
     }

@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""Time and memory of multi-scale deformable attention: our kernel beside grid_sample.
+"""Compare time and memory of multi-scale deformable attention: our kernel and grid_sample.
 
     python benchmarks/deform_attn.py
     python benchmarks/deform_attn.py --device cuda --dtype bfloat16
 
-Five scales of 800² px (53,294 cells), 8 heads of 32 channels, 4 points a level; every cell as a query (encoder), and
-900 queries (decoder), which sample near their reference as a trained model does. Every contender runs in a process of
-its own, on one thread of the processor or on a GPU; the best of some calls. ``arithmetic`` is what the multiply-adds
-would take at the processor's or GPU's measured peak (a matrix product), ``memory`` what inputs and outputs would take
-at the measured speed of a copy. Results go to ``results/models``.
+Five levels of 800² px (53,294 cells), 8 heads of 32 channels, 4 points a level; every cell as a query (encoder), and
+900 queries (decoder), which sample near their reference points as in a trained model. Every contender runs in a process
+of its own, on one CPU thread or on a GPU; the table shows the best of some calls. ``floor`` is the larger of two lower
+bounds: the multiply-adds at the measured speed of a matrix product, and reading inputs and writing outputs at the
+measured speed of a copy. Results go to ``results/models``.
 """
 
 from __future__ import annotations
@@ -17,24 +17,22 @@ import argparse
 import json
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
-from timing import Stopwatch, in_own_process, peak_mb
+from common import RESULTS, in_own_process, make_parser, write_record
+from timing import Stopwatch, peak_mb
 from torch import Tensor
 
 from d2tiny.layers.deform_attn import ms_deform_attn, reference_deform_attn
-from d2tiny.utils.env import describe_hardware
 
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "models"
 SHAPES = ((200, 200), (100, 100), (50, 50), (25, 25), (13, 13))
 HEADS, DEPTH, POINTS = 8, 32, 4
 FUNCTIONS = {"grid_sample": reference_deform_attn, "d2tiny": ms_deform_attn}
 
 
 def inputs(queries: int, device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Return value, sampling locations and attention weights; locations lie a few cells around the query's cell."""
+    """Return values, sampling locations (a few cells around the query's reference point) and attention weights."""
     generator = torch.Generator().manual_seed(0)
     cells = sum(h * w for h, w in SHAPES)
     grids = [
@@ -54,20 +52,20 @@ def inputs(queries: int, device: str, dtype: torch.dtype) -> tuple[Tensor, Tenso
 
 
 def measure(name: str, queries: int, args: argparse.Namespace) -> dict[str, float]:
-    """Seconds of forward and of forward and backward, and megabytes above the inputs, results included."""
+    """Measure seconds of forward and of forward plus backward, and MB in addition to the inputs."""
     if args.device == "cpu":
         torch.set_num_threads(1)
     leaves = [x.requires_grad_() for x in inputs(queries, args.device, getattr(torch, args.dtype))]
     few = [x.detach()[:, : 16 if i else None].requires_grad_() for i, x in enumerate(leaves)]
-    FUNCTIONS[name](few[0], SHAPES, *few[1:]).sum().backward()  # compilation must not count as the call's memory
+    FUNCTIONS[name](few[0], SHAPES, *few[1:]).sum().backward()  # compiles, so that the compiler's memory is not counted
     few.clear()
     value, locations, weights = leaves
     upstream = torch.ones(1, queries, HEADS * DEPTH, device=args.device, dtype=value.dtype)
     before, clock = peak_mb(args.device), Stopwatch(args.device)
     for _ in range(args.calls + 1):
-        with clock.of("forward"), torch.no_grad():
+        with clock.measure("forward"), torch.no_grad():
             FUNCTIONS[name](value, SHAPES, locations, weights)
-        with clock.of("both"):
+        with clock.measure("both"):
             out = FUNCTIONS[name](value, SHAPES, locations, weights)
             gradients = torch.autograd.grad(out, leaves, upstream)
         del out, gradients
@@ -76,16 +74,16 @@ def measure(name: str, queries: int, args: argparse.Namespace) -> dict[str, floa
 
 
 def floors(queries: int, args: argparse.Namespace) -> dict[str, float]:
-    """Seconds of the forward pass by arithmetic and by memory alone."""
+    """Measure lower bounds of the forward pass in seconds: by arithmetic alone and by memory traffic alone."""
     if args.device == "cpu":
         torch.set_num_threads(1)
     side, clock = 4096 if args.device != "cpu" else 1024, Stopwatch(args.device)
     a = torch.randn(side, side, device=args.device)
     block = torch.randn(64 << 20, device=args.device)
     for _ in range(4):
-        with clock.of("product"):
+        with clock.measure("product"):
             a @ a
-        with clock.of("copy"):
+        with clock.measure("copy"):
             block.clone()
     best = clock.best()
     locations = queries * HEADS * len(SHAPES) * POINTS
@@ -96,8 +94,8 @@ def floors(queries: int, args: argparse.Namespace) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run every contender in a process of its own, print a table and write the record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measure every contender in a process of its own, print a table and write the record."""
+    parser = make_parser(__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--calls", type=int, default=3, help="of which the best counts, after one more")
@@ -126,16 +124,10 @@ def main() -> None:
             print(f"| {title} | {name} | " + " | ".join(cells_of) + " |")
         floor = rows[f"{title} floor"]
         print(f"| {title} | floor | {1e3 * max(floor.values()):.1f} | | | | | |")
-    record = {
-        "command": "python benchmarks/deform_attn.py",
-        "hardware": describe_hardware(),
-        **vars(args),
-        "rows": rows,
-    }
-    record.pop("one")
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    settings = {"device": args.device, "dtype": args.dtype, "calls": args.calls}
     suffix = "" if args.dtype == "float32" else f"_{args.dtype}"
-    (RESULTS / f"deform_attn_{args.device}{suffix}.json").write_text(json.dumps(record, indent=1) + "\n")
+    path = RESULTS / "models" / f"deform_attn_{args.device}{suffix}.json"
+    write_record(path, command="python benchmarks/deform_attn.py", **settings, rows=rows)
 
 
 if __name__ == "__main__":

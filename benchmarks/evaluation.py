@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Time and memory of evaluators on one drawn data set, each in a process of its own.
+"""Compare time and memory of COCO evaluators on a random dataset, each in a process of its own.
 
     pip install pycocotools faster-coco-eval hotcoco ultrafast-pycocotools
     python benchmarks/evaluation.py --images 500 2000 --aitod-reference FOLDER
 
-FOLDER is a checkout of jwwangchn/cocoapi-aitod whose ``aitodpycocotools`` can be imported (it is no package on the
-index). Contenders that are missing are named and left out. All run on one thread, get the same two json files, AI-TOD's
-areas and limits, and must agree on the result. Results go to ``results/evaluation``.
+FOLDER is a checkout of jwwangchn/cocoapi-aitod whose ``aitodpycocotools`` can be imported (it is not on the package
+index). Contenders that are not installed are named and left out. All run on one thread with the same two json files and
+AI-TOD's areas and limits, and must agree on the result. Results go to ``results/evaluation``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import importlib
 import io
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import RESULTS, ContenderError, in_own_process, make_parser, peak_memory_mb, write_record
 
-ROOT = Path(__file__).resolve().parents[1]
 AREAS = [[0, 1e10], [0, 64], [64, 256], [256, 1024], [1024, 1e10]]
 LABELS = ["all", "verytiny", "tiny", "small", "medium"]
 METRICS = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
@@ -42,22 +41,22 @@ CONTENDERS = {
 _SINGLE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "RAYON", "OPENBLAS", "MKL", "NUMBA")}
 
 
-def draw(folder: Path, images: int, seed: int = 0) -> None:
-    """Write gt.json and predictions.json: 50 objects, 100 to 1,500 detections an image, 8 classes.
+def write_random_dataset(folder: Path, images: int, seed: int = 0) -> None:
+    """Write gt.json and predictions.json: 50 objects and 100 to 1,500 detections in each image, 8 classes.
 
-    A third of the detections lie near an object, most of them of its class, with higher scores; the others anywhere.
+    A third of the detections lie near an object, most of them of its class, with higher scores; the others are random.
     """
     rng = np.random.default_rng(seed)
-    truth: list[dict[str, Any]] = []
-    found: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    detections: list[dict[str, Any]] = []
     for image in range(1, images + 1):
         boxes = np.concatenate((rng.uniform(0, 780, (50, 2)), np.exp(rng.normal(np.log(12), 0.5, (50, 2)))), axis=1)
         classes = rng.integers(1, 9, 50)
         crowd = rng.random(50) < 0.02
         for box, category, ignored in zip(boxes, classes, crowd, strict=True):
-            truth.append(
+            annotations.append(
                 {
-                    "id": len(truth) + 1,
+                    "id": len(annotations) + 1,
                     "image_id": image,
                     "category_id": int(category),
                     "bbox": box.tolist(),
@@ -76,38 +75,31 @@ def draw(folder: Path, images: int, seed: int = 0) -> None:
         scores = np.where(near, rng.beta(3, 2, number), rng.beta(1, 6, number))
         order = np.argsort(-scores)
         for box, category, score in zip(drawn[order].round(2), labels[order], scores[order], strict=True):
-            found.append(
+            detections.append(
                 {"image_id": image, "category_id": int(category), "bbox": box.tolist(), "score": round(float(score), 6)}
             )
-    outline = {
+    ground_truth = {
         "images": [{"id": i, "file_name": f"{i}.png", "width": 800, "height": 800} for i in range(1, images + 1)],
         "categories": [{"id": i, "name": f"class {i}"} for i in range(1, 9)],
-        "annotations": truth,
+        "annotations": annotations,
     }
-    (folder / "gt.json").write_text(json.dumps(outline))
-    (folder / "predictions.json").write_text(json.dumps(found))
-
-
-def megabytes() -> float:
-    """Largest resident memory so far; getrusage would also count the parent's before exec."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return float(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1024)
+    (folder / "gt.json").write_text(json.dumps(ground_truth))
+    (folder / "predictions.json").write_text(json.dumps(detections))
 
 
 def evaluate_ours(folder: Path) -> tuple[dict[str, float], float]:
+    """Evaluate with d2tiny; return metrics and the time at which the files were loaded."""
     from d2tiny.evaluation import evaluate_arrays, get_protocol, load_detections, load_ground_truth
 
     truth = load_ground_truth(folder / "gt.json")
-    found = load_detections(folder / "predictions.json", truth)
+    detections = load_detections(folder / "predictions.json", truth)
     loaded = time.perf_counter()
-    metrics = evaluate_arrays(truth, found, get_protocol("aitod")).metrics()
+    metrics = evaluate_arrays(truth, detections, get_protocol("aitod")).metrics()
     return {name: metrics[name] / 100 for name in METRICS}, loaded
 
 
 def evaluate_peer(name: str, folder: Path) -> tuple[dict[str, float], float]:
-    """All peers have pycocotools' interface, in one module or two."""
+    """Evaluate with an implementation of pycocotools' interface; return what :func:`evaluate_ours` does."""
     module = CONTENDERS[name]
     if name in ("pycocotools", "aitodpycocotools"):
         coco = importlib.import_module(f"{module.split('.')[0]}.coco").COCO
@@ -118,9 +110,9 @@ def evaluate_peer(name: str, folder: Path) -> tuple[dict[str, float], float]:
         engine = package.COCOeval_faster if name == "faster-coco-eval" else package.COCOeval
     with contextlib.redirect_stdout(io.StringIO()):
         truth = coco(str(folder / "gt.json"))
-        found = truth.loadRes(str(folder / "predictions.json"))
+        detections = truth.loadRes(str(folder / "predictions.json"))
         loaded = time.perf_counter()
-        run = engine(truth, found, "bbox")
+        run = engine(truth, detections, "bbox")
         run.params.areaRng, run.params.areaRngLbl, run.params.maxDets = AREAS, LABELS, [1, 100, 1500]
         run.evaluate()
         run.accumulate()
@@ -135,22 +127,22 @@ def evaluate_peer(name: str, folder: Path) -> tuple[dict[str, float], float]:
 
 
 def environment(name: str, reference: str) -> dict[str, str]:
-    """Return the variables of a contender's process: one thread, and the folder of the reference where it lies."""
-    variables = {**os.environ, **_SINGLE_THREAD}
+    """Return the environment variables of a contender: one thread, and the folder of the reference implementation."""
+    variables = dict(_SINGLE_THREAD)
     if name == "aitodpycocotools":
         variables["PYTHONPATH"] = os.pathsep.join(filter(None, (reference, os.environ.get("PYTHONPATH"))))
     return variables
 
 
-def contend(name: str, folder: Path) -> dict[str, Any]:
-    """One contender in this process: seconds, processor seconds and memory, without and with what imports take."""
+def measure(name: str, folder: Path) -> dict[str, Any]:
+    """Measure one contender in this process: wall and CPU seconds, and memory of the imports and at the peak."""
     if name == "aitodpycocotools":
         shim_numpy()
     started = time.perf_counter()
     importlib.import_module(CONTENDERS[name])
-    imported, base = time.perf_counter(), megabytes()
-    if name == "d2tiny":  # compiled code is cached on disk; the first call ever compiles for some seconds
-        warm()
+    imported, base = time.perf_counter(), peak_memory_mb()
+    if name == "d2tiny":  # the very first call compiles for some seconds; later processes load compiled code from disk
+        load_compiled_code()
     begin, cpu = time.perf_counter(), time.process_time()
     metrics, loaded = evaluate_ours(folder) if name == "d2tiny" else evaluate_peer(name, folder)
     end = time.perf_counter()
@@ -161,19 +153,19 @@ def contend(name: str, folder: Path) -> dict[str, Any]:
         "total_s": end - begin,
         "cpu_s": time.process_time() - cpu,
         "imports_mb": base,
-        "peak_mb": megabytes(),
+        "peak_mb": peak_memory_mb(),
         "metrics": metrics,
     }
 
 
 def shim_numpy() -> None:
-    """Names that numpy dropped and the reference asks for."""
+    """Restore names that numpy removed and the reference implementation uses."""
     np.float = float  # type: ignore[attr-defined]
     np.NPY_OWNDATA = 4  # type: ignore[attr-defined]
 
 
-def warm() -> None:
-    """Load the compiled functions: one object, one detection."""
+def load_compiled_code() -> None:
+    """Load the compiled functions by evaluating one object and one detection."""
     from d2tiny.evaluation import evaluate_detections
 
     truth = {
@@ -184,26 +176,28 @@ def warm() -> None:
     evaluate_detections(truth, [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 8, 8], "score": 1.0}])
 
 
-def available(name: str, reference: str) -> bool:
+def is_available(name: str, reference: str) -> bool:
+    """Return whether a contender can be imported."""
     shims = "import numpy; numpy.float = float; numpy.NPY_OWNDATA = 4"
     command = [sys.executable, "-c", f"{shims}; import {CONTENDERS[name]}"]
-    return subprocess.run(command, capture_output=True, env=environment(name, reference)).returncode == 0
+    variables = {**os.environ, **environment(name, reference)}
+    return subprocess.run(command, capture_output=True, env=variables).returncode == 0
 
 
-def measure(images: int, names: list[str], reference: str) -> list[dict[str, Any]]:
+def compare(images: int, names: list[str], reference: str) -> list[dict[str, Any]]:
+    """Measure all contenders on a dataset with a number of images; stop if their results differ."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        print(f"drawing {images} images ...", flush=True)
-        draw(Path(folder), images)
+        print(f"writing a dataset of {images} images ...", flush=True)
+        write_random_dataset(Path(folder), images)
         for name in names:
             print(f"{name} ...", flush=True)
-            command = [sys.executable, __file__, "--contender", name, "--data", folder]
-            variables = environment(name, reference)
-            result = subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
-            if result.returncode:
-                print(f"  failed: {result.stderr.strip().splitlines()[-1:]}")
-                continue
-            rows.append({"contender": name, **json.loads(result.stdout.splitlines()[-1])})
+            options = ["--one", name, "--data", folder]
+            try:
+                row = in_own_process(*options, environment=environment(name, reference))
+                rows.append({"contender": name, **row})
+            except ContenderError as err:
+                print(f"  failed: {str(err).strip().splitlines()[-1:]}")
     ours = rows[0]["metrics"]
     for row in rows:
         row["largest_difference"] = max(abs(row["metrics"][m] - ours[m]) for m in METRICS)
@@ -213,6 +207,7 @@ def measure(images: int, names: list[str], reference: str) -> list[dict[str, Any
 
 
 def table(images: int, rows: list[dict[str, Any]]) -> str:
+    """Return the table of one dataset in Markdown."""
     ours = rows[0]
     lines = [
         f"\n{images} images: time from the two files to the numbers, one thread; × = relative to d2tiny\n",
@@ -231,33 +226,29 @@ def table(images: int, rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measure the contenders that are installed, print tables and write the records."""
+    parser = make_parser(__doc__)
     parser.add_argument("--images", type=int, nargs="+", default=[500, 2000])
     parser.add_argument("--contenders", nargs="+", choices=tuple(CONTENDERS), default=list(CONTENDERS))
     parser.add_argument("--aitod-reference", default="", metavar="FOLDER")
-    parser.add_argument("--results", type=Path, default=ROOT / "results" / "evaluation")
-    parser.add_argument("--contender", help=argparse.SUPPRESS)
+    parser.add_argument("--results", type=Path, default=RESULTS / "evaluation")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.contender:
-        print(json.dumps(contend(args.contender, args.data)))
+    if args.one:
+        print(json.dumps(measure(args.one, args.data)))
         return
     names = []
     for name in dict.fromkeys(["d2tiny", *args.contenders]):
-        if available(name, args.aitod_reference):
+        if is_available(name, args.aitod_reference):
             names.append(name)
         else:
             print(f"{name}: not installed, left out")
-    from d2tiny.utils.env import describe_hardware
-
-    args.results.mkdir(parents=True, exist_ok=True)
     for images in args.images:
-        rows = measure(images, names, args.aitod_reference)
+        rows = compare(images, names, args.aitod_reference)
         print(table(images, rows), flush=True)
         command = ["python", "benchmarks/evaluation.py", "--images", *map(str, args.images), "--contenders", *names]
-        record = {"images": images, "command": " ".join(command), "rows": rows}
-        record["hardware"] = describe_hardware()
-        (args.results / f"images_{images}.json").write_text(json.dumps(record, indent=1) + "\n")
+        write_record(args.results / f"images_{images}.json", images=images, command=" ".join(command), rows=rows)
 
 
 if __name__ == "__main__":

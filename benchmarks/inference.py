@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Time and memory of inference beside stock Detectron2, in float32 and bfloat16, with a breakdown.
+"""Compare time and memory of inference with stock Detectron2's, in float32 and bfloat16, with a breakdown.
 
     python benchmarks/inference.py
     python benchmarks/inference.py --family onestage --size 640
     python benchmarks/inference.py --device cuda --images 2 --steps 20
 
-Models and settings: see ``contenders.py``. Every contender runs in a process of its own, on one thread of the processor
-or on a GPU; the best wall time of some calls. bfloat16 is autocast with channels last, as ``tools/demo.py --bf16`` does
-it. Results go to ``results/models``.
+For models and settings see ``contenders.py``. Every contender runs in a process of its own, on one CPU thread or on a
+GPU; the table shows the best wall time of some calls. bfloat16 means autocast and channels last, as in
+``tools/demo.py --bf16``. Results go to ``results/models``.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from contenders import arguments, build, compare
+from contenders import build, compare, model_parser
 
 
 def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds and megabytes of one contender in this process."""
+    """Measure seconds and MB of one contender in this process."""
     import torch
     from timing import batch, peak_mb
 
@@ -32,10 +32,10 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
         if half:
             model.to(memory_format=torch.channels_last)
         watch.seconds.clear()
-        # One context around all calls: it keeps the weights that it has cast.
+        # One context around all calls, because autocast caches cast weights within a context.
         with torch.no_grad(), torch.autocast(kind, torch.bfloat16, enabled=half):
             for _ in range(args.steps + 1):
-                watch.around("inference", model)(data)
+                watch.timed("inference", model)(data)
         parts = watch.best()
         row |= {f"{label}_s": parts["inference"], f"{label}_parts": parts}
         row.setdefault("mb", round(peak_mb(args.device) - before))
@@ -45,4 +45,4 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 if __name__ == "__main__":
     titles = {"float32 s": "float32_s", "×": "float32_s", "bfloat16 s": "bfloat16_s", "faster": "speedup", "MB": "mb"}
-    compare(arguments(__doc__).parse_args(), measure, titles)
+    compare(model_parser(__doc__).parse_args(), measure, titles)

@@ -1,22 +1,19 @@
 #!/usr/bin/env python
-"""Images a second on one core: Detectron2's DatasetMapper against d2tiny's, each in a process of its own.
+"""Compare Detectron2's DatasetMapper and d2tiny's in images per second on one core, each in a process of its own.
 
     python benchmarks/loading.py
-    python benchmarks/loading.py --json train.json --images train/      # your own tiles, as they are
+    python benchmarks/loading.py --json train.json --images train/      # your own images
 
-Drawn scenes of 800 × 800 px with 50 boxes each, as PNG and as JPEG (quality 95), horizontal flips. Every contender must
-give the same pixels, boxes and classes. Memory that is handed back to the system and asked for again costs page faults,
-which differ from machine to machine and slow Detectron2 more; the second table keeps memory (MALLOC_* variables), which
-is the conservative ratio. Results go to ``results/loading``.
+Synthetic scenes of 800 × 800 px with 50 boxes each, as PNG and as JPEG (quality 95), horizontal flips. Every contender
+must give the same pixels, boxes and classes. Returning memory to the system and requesting it again causes page faults,
+whose cost depends on the machine and which slow Detectron2 more. In the second table the process keeps its memory
+(MALLOC_* variables), which gives the conservative ratio. Results go to ``results/loading``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -24,8 +21,8 @@ from typing import Any
 
 import cv2
 import numpy as np
+from common import RESULTS, ContenderError, in_own_process, make_parser, write_record
 
-ROOT = Path(__file__).resolve().parents[1]
 CONTENDERS = {
     "Detectron2 DatasetMapper": "detectron2",
     "TinyDatasetMapper (OpenCV)": "opencv",
@@ -33,11 +30,11 @@ CONTENDERS = {
     "TinyDatasetMapper, decoded cache": "cache",
 }
 MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}
-_HELD = 16  # outputs that stay alive, as in a loader's queue
+_QUEUE_LENGTH = 16  # outputs that stay in memory, as in the queue of a data loader
 
 
-def draw(folder: Path, number: int) -> None:
-    """Write png.json, jpg.json and their images."""
+def write_scenes(folder: Path, number: int) -> None:
+    """Write png.json and jpg.json with the images of a number of scenes."""
     from d2tiny.synthetic import render_scene
 
     rng = np.random.default_rng(0)
@@ -60,8 +57,8 @@ def draw(folder: Path, number: int) -> None:
         (folder / f"{suffix}.json").write_text(json.dumps(data))
 
 
-def contend(kind: str, json_file: Path, images: Path, cache: Path, repeats: int) -> dict[str, Any]:
-    """Milliseconds an image of one mapper, the best of some passes over all images, and a digest of what it gives."""
+def measure(kind: str, json_file: Path, images: Path, cache: Path, repeats: int) -> dict[str, Any]:
+    """Measure milliseconds per image of one mapper (the best of some passes), and a digest of its outputs."""
     import torch
     from detectron2.data import DatasetMapper
     from detectron2.data import transforms as T
@@ -74,7 +71,7 @@ def contend(kind: str, json_file: Path, images: Path, cache: Path, repeats: int)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     records = load_coco_like(DatasetSource("benchmark", (str(json_file),), (str(images),)))
-    for record in records:  # Detectron2's mapper drops them, ours hands them on
+    for record in records:  # Detectron2's mapper drops crowds, ours keeps them
         record["annotations"] = [a for a in record["annotations"] if not a["iscrowd"]]
     flip = [T.RandomFlip(prob=0.5, horizontal=True)]
     if kind == "detectron2":
@@ -89,39 +86,33 @@ def contend(kind: str, json_file: Path, images: Path, cache: Path, repeats: int)
         raise SystemExit("kornia-rs is not installed")
     np.random.seed(0)
     digest = 0.0
-    for record in records:  # also warms caches
+    for record in records:  # also fills caches
         result = mapper(record)
         boxes = result["instances"].gt_boxes.tensor.double()
         digest += float(boxes.sum()) + float(result["image"][:, ::7, ::5].double().sum())
         digest += float(result["instances"].gt_classes.sum())
     best = float("inf")
     for _ in range(repeats):
-        held: list[Any] = []
+        queue: list[Any] = []
         start = time.perf_counter()
         for record in records:
-            held = [*held[1 - _HELD :], mapper(record)]
+            queue = [*queue[1 - _QUEUE_LENGTH :], mapper(record)]
         best = min(best, (time.perf_counter() - start) / len(records))
     return {"ms": best * 1e3, "images_per_s": 1 / best, "digest": digest}
 
 
-def measure(folder: Path, json_file: Path, images: Path, repeats: int, environment: dict[str, str]) -> list[dict]:
-    rows = []
+def compare(folder: Path, json_file: Path, images: Path, repeats: int, environment: dict[str, str]) -> list[dict]:
+    """Measure all mappers on one dataset; those that are not installed are left out."""
+    rows: list[dict] = []
     for name, kind in CONTENDERS.items():
-        command = [sys.executable, __file__, "--contender", kind, "--json", str(json_file), "--images", str(images)]
-        command += ["--cache", str(folder / f"cache_{json_file.stem}"), "--repeats", str(repeats)]
-        result = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-            check=False,
-        )
-        if result.returncode and kind == "detectron2":
-            raise SystemExit(result.stderr)
-        if result.returncode:
-            print(f"{name}: left out ({result.stderr.strip().splitlines()[-1]})")
-            continue
-        rows.append({"contender": name, **json.loads(result.stdout.splitlines()[-1])})
+        options = ["--one", kind, "--json", str(json_file), "--images", str(images)]
+        options += ["--cache", str(folder / f"cache_{json_file.stem}"), "--repeats", str(repeats)]
+        try:
+            rows.append({"contender": name, **in_own_process(*options, environment=environment)})
+        except ContenderError as err:
+            if kind == "detectron2":
+                raise
+            print(f"{name}: left out ({str(err).strip().splitlines()[-1]})")
     for row in rows:
         row["ratio"] = rows[0]["ms"] / row["ms"]
         row["same"] = abs(row["digest"] - rows[0]["digest"]) < 1e-3
@@ -129,24 +120,25 @@ def measure(folder: Path, json_file: Path, images: Path, repeats: int, environme
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="JSON", help="own data instead of drawn scenes")
+    """Measure all mappers on all datasets, print tables and write the record."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--json", type=Path, metavar="JSON", help="own data instead of synthetic scenes")
     parser.add_argument("--images", type=Path, metavar="DIR")
-    parser.add_argument("--number", type=int, default=40, help="of drawn scenes")
+    parser.add_argument("--number", type=int, default=40, help="number of synthetic scenes")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--results", type=Path, default=ROOT / "results" / "loading")
-    parser.add_argument("--contender", help=argparse.SUPPRESS)
+    parser.add_argument("--results", type=Path, default=RESULTS / "loading")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.contender:
-        print(json.dumps(contend(args.contender, args.json, args.images, args.cache, args.repeats)))
+    if args.one:
+        print(json.dumps(measure(args.one, args.json, args.images, args.cache, args.repeats)))
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if args.json:
             sets = {args.json.stem: (args.json, args.images)}
         else:
-            draw(folder, args.number)
+            write_scenes(folder, args.number)
             sets = {
                 "PNG 800²": (folder / "png.json", folder / "png"),
                 "JPEG 800²": (folder / "jpg.json", folder / "jpg"),
@@ -154,7 +146,7 @@ def main() -> None:
         tables = {}
         for name, (json_file, images) in sets.items():
             for memory, environment in (("system's malloc", {}), ("memory kept", MEMORY)):
-                rows = measure(folder, json_file, images, args.repeats, environment)
+                rows = compare(folder, json_file, images, args.repeats, environment)
                 tables[f"{name}, {memory}"] = rows
                 print(f"\n{name}, one core, {memory}\n\n| mapper | images/s | ms/image | × Detectron2 | same output |")
                 print("|---|---|---|---|---|")
@@ -164,12 +156,8 @@ def main() -> None:
                         f"{'yes' if row['same'] else 'NO'} |",
                         flush=True,
                     )
-    from d2tiny.utils.env import describe_hardware
-
-    args.results.mkdir(parents=True, exist_ok=True)
     name = args.json.stem if args.json else "scenes_800"
-    record = {"hardware": describe_hardware(), "tables": tables}
-    (args.results / f"{name}.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_record(args.results / f"{name}.json", tables=tables)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,27 @@
 #!/usr/bin/env python
-"""Eight drawn scenes learned by heart: after how many steps does a detector find them again?
+"""Overfit detectors on eight synthetic scenes, and report after how many steps they find the objects.
 
     python benchmarks/overfit.py
     python benchmarks/overfit.py --family transformers --steps 600
 
-It shows that assignment, losses and decoding agree. Without augmentation, AP of the averaged weights on the very same
-scenes (AI-TOD protocol), looked at every so many steps. Results go to ``results/overfit``, a file for each family.
+This shows that assignment, losses and decoding are consistent. There is no augmentation; the AP (AI-TOD protocol) is
+that of the averaged weights on the training scenes, evaluated periodically. Results go to
+``results/overfit``, a file for each family.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from pathlib import Path
+
+from common import RESULTS, make_parser, write_record
 
 from d2tiny.config import load_config
 from d2tiny.data.datasets import register_coco_like
 from d2tiny.engine.run import run
 from d2tiny.synthetic import write_dataset
-from d2tiny.utils.env import describe_hardware
 
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "overfit"
 FAMILIES = {
     "onestage": (
         "quick/yolox_s",
@@ -34,11 +34,11 @@ FAMILIES = {
     ),
     "transformers": ("quick/dino_r18", "quick/dino_r18_dgq", "quick/dino_r18_rem", "quick/scalebridge_r18"),
 }
-WANTED = 60.0
+TARGET_AP = 60.0
 
 
 def overfit(config: str, data: str, folder: Path, steps: int, every: int) -> dict[str, object]:
-    """AP after each period, and the first step at which it is enough."""
+    """Train a config; return the AP after each period and the first step at which it reaches the target."""
     overrides = [
         f"dataloader.train.dataset.names={data}",
         f"dataloader.test.dataset.names={data}",
@@ -58,17 +58,17 @@ def overfit(config: str, data: str, folder: Path, steps: int, every: int) -> dic
         row = json.loads(line)
         if "eval/AP" in row:
             curve[row["iteration"] + 1] = round(row["eval/AP"], 1)
-    enough = next((step for step, ap in curve.items() if ap >= WANTED), None)
-    return {"reached_at": enough, "AP": curve}
+    reached_at = next((step for step, ap in curve.items() if ap >= TARGET_AP), None)
+    return {"reached_at": reached_at, "AP": curve}
 
 
 def main() -> None:
     """Train each config, print a table, write the record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--family", choices=tuple(FAMILIES), default="onestage")
     parser.add_argument("--configs", nargs="+", help="default: those of the family")
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--every", type=int, default=50, help="steps between two looks")
+    parser.add_argument("--every", type=int, default=50, help="steps between evaluations")
     args = parser.parse_args()
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -76,19 +76,13 @@ def main() -> None:
         register_coco_like("overfit", files["train_json"], files["train_images"])
         for config in args.configs or FAMILIES[args.family]:
             rows[config] = overfit(config, "overfit", Path(folder) / config.replace("/", "_"), args.steps, args.every)
-    print(f"| config | AP {WANTED:.0f} at step | last AP |\n|---|---|---|")
+    print(f"| config | AP {TARGET_AP:.0f} at step | last AP |\n|---|---|---|")
     for config, row in rows.items():
         curve = row["AP"]
         assert isinstance(curve, dict)
         print(f"| {config} | {row['reached_at']} | {list(curve.values())[-1]} |")
-    record = {
-        "command": f"python benchmarks/overfit.py --family {args.family}",
-        "hardware": describe_hardware(),
-        "steps": args.steps,
-        "rows": rows,
-    }
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{args.family}.json").write_text(json.dumps(record, indent=1) + "\n")
+    command = f"python benchmarks/overfit.py --family {args.family}"
+    write_record(RESULTS / "overfit" / f"{args.family}.json", command=command, steps=args.steps, rows=rows)
 
 
 if __name__ == "__main__":

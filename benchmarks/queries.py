@@ -1,58 +1,56 @@
 #!/usr/bin/env python
-"""How many queries trained transformers use for an image, how well their densities count, and what an image costs.
+"""Measure the number of queries that trained transformers use per image, their count of objects, and their time.
 
     python benchmarks/quick_table.py --table transformers ...     # trains them
     DETECTRON2_DATASETS=/data python benchmarks/queries.py
 
-Final weights of ``quick_table.py --table transformers`` on the validation tiles, one at a time, on one thread, in
-float32. All models see an image before the next one comes, so that what else the machine does hits all of them; the
-best of some calls for each image, then the mean over the images. Results go to ``results/transformers/queries.json``.
+The final weights of ``quick_table.py --table transformers`` run on the validation images one at a time, on one thread,
+in float32. All models process an image before the next one, so that other load on the machine affects all of them.
+Times are the best of some calls for each image, then the mean over the images. Results go to
+``results/transformers/queries.json``.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from common import RESULTS, ROOT, make_parser, write_record
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog
-from quick_table import ROOT, TABLES, Row
+from quick_table import TABLES, Row
 from tqdm import tqdm
 
 from d2tiny.config import load_config
-from d2tiny.utils.env import describe_hardware
 
-RESULTS = ROOT / "results" / "transformers"
 GROUPS = {"under 10 objects": (0, 10), "10 to 49": (10, 50), "50 and more": (50, 10**9)}
 
 
-class Watched:
-    """A trained model that records its number of queries, its predicted number of objects and its time."""
+class MeasuredModel:
+    """A trained model whose number of queries, count of objects and time are recorded."""
 
     def __init__(self, row: Row, weights: Path) -> None:
         self.model = instantiate(load_config(f"quick/{row.config}", list(row.overrides)).model).eval()
         DetectionCheckpointer(self.model).load(str(weights))
         self.queries, self.count = 0, float("nan")
-        self.model.decoder.register_forward_pre_hook(self._keep)
+        self.model.decoder.register_forward_pre_hook(self._record_queries)
         if self.model.density is not None:
             density = self.model.density.predict_density
-            self.model.density.predict_density = lambda *args: self._summed(density(*args))
+            self.model.density.predict_density = lambda *args: self._record_count(density(*args))
 
-    def _keep(self, _: Any, args: tuple[Any, ...]) -> None:
+    def _record_queries(self, _: Any, args: tuple[Any, ...]) -> None:
         self.queries = args[0].shape[1]
 
-    def _summed(self, density: torch.Tensor) -> torch.Tensor:
+    def _record_count(self, density: torch.Tensor) -> torch.Tensor:
         self.count = float(density.sum())
         return density
 
     def __call__(self, item: dict[str, Any], calls: int) -> dict[str, float]:
-        """Return number of queries, predicted number of objects and least seconds for one image."""
+        """Return queries, count and shortest time in seconds for one image."""
         times = []
         for _ in range(calls):
             start = time.perf_counter()
@@ -63,7 +61,7 @@ class Watched:
 
 
 def summary(rows: list[dict[str, float]], objects: list[int]) -> dict[str, Any]:
-    """Return means over the images; those of the queries also by number of objects."""
+    """Return means over the images, of queries also by number of objects."""
     means: dict[str, Any] = {
         "queries": round(statistics.mean(r["queries"] for r in rows), 1),
         "seconds": round(statistics.mean(r["seconds"] for r in rows), 4),
@@ -72,17 +70,17 @@ def summary(rows: list[dict[str, float]], objects: list[int]) -> dict[str, Any]:
         part = [r["queries"] for r, n in zip(rows, objects, strict=True) if low <= n < high]
         means[f"queries, {name}"] = round(statistics.mean(part), 1) if part else None
     if rows[0]["count"] == rows[0]["count"]:
-        off = [abs(r["count"] - n) for r, n in zip(rows, objects, strict=True)]
-        means["mean error of the count"] = round(statistics.mean(off), 1)
+        errors = [abs(r["count"] - n) for r, n in zip(rows, objects, strict=True)]
+        means["mean error of the count"] = round(statistics.mean(errors), 1)
     return means
 
 
 def main() -> None:
-    """Print a table and write the record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measure all trained models, print a table and write the record."""
+    parser = make_parser(__doc__)
     parser.add_argument("--work", type=Path, default=ROOT / "output" / "quick_table")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--calls", type=int, default=3, help="of each model for each image; the best counts")
+    parser.add_argument("--calls", type=int, default=3, help="calls of each model for each image; the best counts")
     parser.add_argument("--every", type=int, default=1, help="take every n-th image")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -91,7 +89,7 @@ def main() -> None:
         for seed in args.seeds:
             weights = args.work / f"{row.name}_seed{seed}" / "model_final.pth"
             if weights.is_file():
-                models[f"{row.name}_seed{seed}"] = Watched(row, weights)
+                models[f"{row.name}_seed{seed}"] = MeasuredModel(row, weights)
     if not models:
         parser.error(f"no trained model in {args.work}: quick_table.py --table transformers trains them")
     test = load_config(f"quick/{TABLES['transformers'][0].config}").dataloader.test
@@ -112,16 +110,14 @@ def main() -> None:
     print("| model | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 1))
     for name, row in means.items():
         print(f"| {name} | " + " | ".join(str(row.get(key, "-")) for key in columns) + " |")
-    record = {
-        "command": "python benchmarks/queries.py",
-        "hardware": describe_hardware(),
-        "images": len(objects),
-        "calls": args.calls,
-        "objects": {name: sum(low <= n < high for n in objects) for name, (low, high) in GROUPS.items()},
-        "rows": means,
-    }
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "queries.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_record(
+        RESULTS / "transformers" / "queries.json",
+        command="python benchmarks/queries.py",
+        images=len(objects),
+        calls=args.calls,
+        objects={name: sum(low <= n < high for n in objects) for name, (low, high) in GROUPS.items()},
+        rows=means,
+    )
 
 
 if __name__ == "__main__":

@@ -1,15 +1,14 @@
 #!/usr/bin/env python
-"""Train variants of the quick configs under one budget; write the tables of ``results/quick`` and ``results/ablation``.
+"""Train variants of the quick configs with equal budgets, and write their tables into ``results``.
 
-Each run is one process on one thread, so that runs side by side do not disturb each other; finished runs are
-skipped and broken ones resumed, so the command may be stopped and given again.
+Each training is a process with one thread, so that parallel trainings do not disturb each other. Finished trainings are
+skipped and interrupted ones resumed, so the command can be stopped and repeated.
 
     DETECTRON2_DATASETS=/data python benchmarks/quick_table.py --table ablation --jobs 2 train.amp.enabled=true
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -20,14 +19,23 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from common import RESULTS, ROOT, make_parser
+
 ASSIGNER = "model.proposal_generator.assigner"
 RPN_LOSS, ROI_LOSS = "model.proposal_generator.box_loss", "model.roi_heads.box_predictor.box_loss"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table: a config and what is changed in it; ``start`` is a row whose final weights it starts from."""
+    """One row of a table.
+
+    Attributes:
+        name: name of the result files.
+        title: first cell of the row.
+        config: name of the config in ``configs/quick``.
+        overrides: overrides of the config.
+        start: name of the row whose final weights this training starts from; empty for none.
+    """
 
     name: str
     title: str
@@ -37,19 +45,19 @@ class Row:
 
 
 def _assigner(name: str, title: str, cls: str, *settings: str) -> Row:
-    """Another assigner on anchors of 8-128 px."""
+    """Return a row with another assigner, on anchors of 8-128 px."""
     changes = (f"{ASSIGNER}={cls}", *(f"{ASSIGNER}.{s}" for s in settings))
     return Row(name, title, "faster_rcnn_r18_fpn_maxiou_a8", changes)
 
 
 def _loss(name: str, title: str, cls: str, *settings: str) -> Row:
-    """Another box loss in RPN and box head, with RFLA."""
+    """Return a row with another box loss in RPN and box head, with RFLA."""
     changes = [f"{key}={cls}" for key in (RPN_LOSS, ROI_LOSS)]
     changes += [f"{key}.{s}" for key in (RPN_LOSS, ROI_LOSS) for s in settings]
     return Row(name, title, "faster_rcnn_r18_fpn_rfla", tuple(changes))
 
 
-# Losses on decoded boxes are at most 1 or 2 where L1 of encoded deltas is several: the weight evens it out.
+# Losses on decoded boxes are at most 1 or 2, the L1 loss of encoded deltas is larger: the weight compensates for it.
 BOX_WEIGHT = "loss_weight=5.0"
 DETECTORS_RUN = ("train.max_iter=200", "optimizer.lr=0.0005")
 
@@ -75,7 +83,7 @@ TABLES = {
         _loss("nwd", "HLA, NWD loss", "NWDLoss", BOX_WEIGHT),
     ),
 }
-# Detectors with what the E-FPN-BS paper puts into them, and the SARL relay.
+# Detectors with the parts of the E-FPN-BS paper, and with SARL.
 TABLES["rcnn"] = tuple(
     Row(config, title, config)
     for config, title in (
@@ -89,8 +97,8 @@ TABLES["rcnn"] = tuple(
         ("cascade_rcnn_r18_efpnbs_rfla_dcloss", "Cascade R-CNN, RFLA + E-FPN-BS + DCLoss"),
     )
 )
-# From random weights DetectoRS learns next to nothing in minutes: it goes on from the Cascade R-CNN with the same
-# parts, of which it is the same function at first.
+# From random weights DetectoRS learns little in minutes. It therefore starts from the trained Cascade R-CNN with the
+# same parts, whose function it has initially.
 TABLES["rcnn"] += tuple(
     Row(config, f"DetectoRS, {parts}, after the Cascade R-CNN", config, DETECTORS_RUN, start)
     for config, parts, start in (
@@ -99,7 +107,7 @@ TABLES["rcnn"] += tuple(
         ("detectors_r18_efpnbs_rfla_dcloss", "RFLA + E-FPN-BS + DCLoss", "cascade_rcnn_r18_efpnbs_rfla_dcloss"),
     )
 )
-# One-stage hosts with the parts of the SARL and RS-TinyNet papers.
+# One-stage detectors with the parts of the SARL and RS-TinyNet papers.
 TABLES["onestage"] = tuple(
     Row(config, title, config)
     for config, title in (
@@ -127,14 +135,14 @@ METRICS = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
 
 
 def train(row: Row, seed: int, work: Path, results: Path, overrides: list[str]) -> str:
-    """Run one training unless its result exists; returns a line for the terminal."""
+    """Run one training unless its result exists; return a line for the terminal."""
     target = results / f"{row.name}_seed{seed}.json"
     if target.exists():
         return f"{target.name}: done before"
     output = work / f"{row.name}_seed{seed}"
     output.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "tools/train_net.py", "--config-file", f"configs/quick/{row.config}.py", "--resume"]
-    # Those of the row come last: they stand against the table's.
+    # Overrides of the row come last, because they take precedence over those of the table.
     changes = [f"train.seed={seed}", *overrides, *row.overrides]
     if row.start:
         start = work / f"{row.start}_seed{seed}" / "model_final.pth"
@@ -149,7 +157,7 @@ def train(row: Row, seed: int, work: Path, results: Path, overrides: list[str]) 
     if code:
         return f"{target.name}: FAILED, see {output}/terminal.txt"
     record = json.loads((output / "result.json").read_text())
-    # The record names the command as a reader would give it, not the folders of this machine.
+    # The record has the command as a reader would type it, without the folders of this machine.
     record["overrides"] = [change for change in changes if "init_checkpoint" not in change]
     if row.start:
         record["overrides"].append(f"train.init_checkpoint=output/quick_table/{row.start}_seed{seed}/model_final.pth")
@@ -161,7 +169,7 @@ def train(row: Row, seed: int, work: Path, results: Path, overrides: list[str]) 
 
 
 def table(rows: Sequence[Row], results: Path) -> str:
-    """Mean and half range over the seeds, one row a config."""
+    """Return a table in Markdown: mean and half range over the seeds for each row."""
     lines = ["| config | runs | " + " | ".join(METRICS) + " |", "|---|" + "---|" * (len(METRICS) + 1)]
     for row in rows:
         records = [json.loads(f.read_text()) for f in sorted(results.glob(f"{row.name}_seed*.json"))]
@@ -177,22 +185,23 @@ def table(rows: Sequence[Row], results: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Train the rows of a table, print the table and write it."""
+    parser = make_parser(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--table", choices=tuple(TABLES), default="quick")
     parser.add_argument("--rows", nargs="+", help="names of rows; default: all")
-    parser.add_argument("--jobs", type=int, default=2, help="trainings side by side")
+    parser.add_argument("--jobs", type=int, default=2, help="number of parallel trainings")
     parser.add_argument("--work", type=Path, default=ROOT / "output" / "quick_table")
     parser.add_argument("--results", type=Path, help="default: results/TABLE")
     parser.add_argument("--table-only", action="store_true", help="train nothing")
-    # Taken out first: a list such as --seeds would swallow the overrides behind it.
+    # Overrides are removed first, because a list such as --seeds would include those that follow it.
     overrides = [arg for arg in sys.argv[1:] if "=" in arg and not arg.startswith("-")]
     args = parser.parse_args([arg for arg in sys.argv[1:] if arg not in overrides])
     names = [row.name for row in TABLES[args.table]]
     if unknown := sorted(set(args.rows or ()) - set(names)):
         parser.error(f"--rows: {unknown} not in {names}")
     rows = [row for row in TABLES[args.table] if not args.rows or row.name in args.rows]
-    args.results = args.results or ROOT / "results" / args.table
+    args.results = args.results or RESULTS / args.table
     args.results.mkdir(parents=True, exist_ok=True)
     failed = False
     if not args.table_only:

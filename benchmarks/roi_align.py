@@ -1,36 +1,32 @@
 #!/usr/bin/env python
-"""RoIAlign on a processor, forward and backward, beside torchvision's.
+"""Compare RoIAlign on the CPU with torchvision's, forward and backward.
 
     python benchmarks/roi_align.py
 
-One thread, 7 × 7 bins, one sample for each pixel that a bin spans; boxes of some mean size with random sides. The best
-of some calls. Prints a table and writes ``results/models/roi_align.json``.
+One thread, 7 × 7 bins, one sample for each pixel that a bin spans; boxes of a given mean size with random sides. The
+table shows the best of some calls. Writes ``results/models/roi_align.json``.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+from common import RESULTS, make_parser, write_record
 from torch import Tensor
 from torchvision.ops import roi_align as torchvision_roi_align
 
 from d2tiny.ops.roi_align import roi_align
-from d2tiny.utils.env import describe_hardware
 
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "models"
-# channels, cells of a side, stride, boxes, images, mean side of boxes in px
+# Channels, side of the map in cells, stride, boxes, images, mean side of the boxes in px.
 CASES = ((256, 200, 4, 3000, 1, 12), (256, 200, 4, 3000, 1, 64), (256, 200, 4, 512, 1, 32), (64, 40, 4, 1024, 8, 12))
 BINS = (7, 7)
 
 
 def contenders(rois: Tensor, stride: int) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Both functions of the map alone."""
+    """Return both implementations as functions of the feature map."""
     levels = torch.zeros(len(rois), dtype=torch.int64)
     return {
         "torchvision": lambda x: torchvision_roi_align(x, rois, BINS, 1 / stride, 0, True),
@@ -39,7 +35,7 @@ def contenders(rois: Tensor, stride: int) -> dict[str, Callable[[Tensor], Tensor
 
 
 def measure(case: tuple[int, ...], calls: int) -> dict[str, Any]:
-    """Best seconds of one case, and the largest differences of values and gradients."""
+    """Measure the best times of one case in seconds, and the largest differences of values and gradients."""
     channels, cells, stride, count, images, side = case
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(images, channels, cells, cells, generator=generator)
@@ -53,14 +49,14 @@ def measure(case: tuple[int, ...], calls: int) -> dict[str, Any]:
     for name, function in contenders(rois, stride).items():
         times = []
         for _ in range(calls):
-            given = x.clone().requires_grad_()
+            feature_map = x.clone().requires_grad_()
             start = time.perf_counter()
-            out = function(given)
+            out = function(feature_map)
             middle = time.perf_counter()
             out.sum().backward()
             times.append((middle - start, time.perf_counter() - middle))
-            assert given.grad is not None
-            answer = out.detach(), given.grad
+            assert feature_map.grad is not None
+            answer = out.detach(), feature_map.grad
         row[name] = [round(min(t), 5) for t in zip(*times, strict=True)]
         answers.append(answer)
     row["difference"] = [float((a - b).abs().max()) for a, b in zip(*answers, strict=True)]
@@ -68,8 +64,8 @@ def measure(case: tuple[int, ...], calls: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure all cases."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measure all cases, print a table and write the record."""
+    parser = make_parser(__doc__)
     parser.add_argument("--calls", type=int, default=4)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -85,9 +81,7 @@ def main() -> None:
         ]
         shape = f"{row['images']} × {row['channels']} × {row['cells']}²"
         print(f"| {row['boxes']:,} | {row['side_px']} | {shape} | " + " | ".join(cells) + " |", flush=True)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    record = {"command": "python benchmarks/roi_align.py", "hardware": describe_hardware(), "rows": rows}
-    (RESULTS / "roi_align.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_record(RESULTS / "models" / "roi_align.json", command="python benchmarks/roi_align.py", rows=rows)
 
 
 if __name__ == "__main__":

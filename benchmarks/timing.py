@@ -1,12 +1,7 @@
-"""What the benchmarks of models share: a stopwatch, an image with objects, peak memory."""
+"""Helpers of the benchmarks that run models: a stopwatch, random images with objects, peak memory."""
 
 from __future__ import annotations
 
-import json
-import os
-import resource
-import subprocess
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -14,11 +9,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from common import peak_memory_mb
 from detectron2.structures import Boxes, Instances
 
 
 def batch(objects: int, size: int, images: int = 1) -> list[dict[str, Any]]:
-    """Images of noise with objects of 12 px on average."""
+    """Return a batch of noise images with objects of 12 px on average.
+
+    Args:
+        objects: number of objects in each image.
+        size: side of the images in px.
+        images: number of images.
+    """
     generator = torch.Generator().manual_seed(0)
     result = []
     for _ in range(images):
@@ -33,60 +35,41 @@ def batch(objects: int, size: int, images: int = 1) -> list[dict[str, Any]]:
 
 
 class Stopwatch:
-    """Times calls by name; on a GPU it waits for the device first."""
+    """Measures the wall time of calls by name; on a GPU it synchronises the device before reading the clock."""
 
     def __init__(self, device: str) -> None:
         self.device = device
         self.seconds: dict[str, list[float]] = defaultdict(list)
 
     def now(self) -> float:
-        """Seconds, after all work of the device is done."""
+        """Return the time in seconds after all work of the device is done."""
         if self.device != "cpu":
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    def around(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function, timed."""
+    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function such that its calls are measured under a name."""
 
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            with self.of(name):
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            with self.measure(name):
                 return function(*args, **kwargs)
 
-        return timed
+        return wrapper
 
     @contextmanager
-    def of(self, name: str) -> Iterator[None]:
-        """Time a block."""
+    def measure(self, name: str) -> Iterator[None]:
+        """Measure a ``with`` block under a name."""
         start = self.now()
         yield
         self.seconds[name].append(self.now() - start)
 
     def best(self) -> dict[str, float]:
-        """Least seconds of each name, without its first call."""
+        """Return the shortest time of each name in seconds, without its first call."""
         return {name: round(min(times[1:]), 4) for name, times in self.seconds.items()}
 
 
 def peak_mb(device: str) -> float:
-    """Largest memory so far: of the process, or on the GPU of its tensors."""
+    """Return the largest memory so far in MB: of the process, or of the tensors on the GPU."""
     if device != "cpu":
         return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def in_own_process(*arguments: str) -> dict[str, Any]:
-    """What this script prints as its last line, as json, when it runs again with other arguments, on one thread.
-
-    Raises:
-        SystemExit: it failed; with what it wrote to stderr.
-    """
-    done = subprocess.run(
-        [sys.executable, sys.argv[0], *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return row
+    return peak_memory_mb()

@@ -115,6 +115,7 @@ def test_files_stay_readable():
         assert len(path.read_text().splitlines()) <= 450, f"{path} is too long"
 
 
+@pytest.mark.slow
 def test_importing_needs_no_data_and_no_gpu(tmp_path):
     """A fresh interpreter in an empty folder imports d2tiny without touching CUDA."""
     import subprocess

@@ -126,7 +126,7 @@ def test_the_page_of_one_stage_detectors(tmp_path):
         if "train_net" in line:
             validate_config(load_config(shlex.split(line)[3]), datasets=False)
     known = {name for name, _ in inspect.getmembers(d2tiny.modeling)} | {"RandomAffine", "MosaicMapper", "ObjectCrop"}
-    known |= {"Photometric", "Warmup", "SetFrom", "DefaultPredictor"}
+    known |= {"Photometric", "MomentumWarmup", "SetAttribute", "DefaultPredictor"}
     for name in re.findall(r"`([A-Z][A-Za-z0-9]*[a-z]\w*)`", ONE_STAGE):
         assert name in known, name
     for name in re.findall(r"`(\w+)\(model\)`", ONE_STAGE):
@@ -169,6 +169,7 @@ def test_commands_settings_and_pictures_of_the_page_of_transformers():
         assert {s.split(".")[-1] for s in settings} - {"null"} <= known, row
 
 
+@pytest.mark.slow
 def test_config_with_a_frozen_expert(tmp_path):
     """The page's config with weights from a file: they are read, and stay as they are."""
     (config,) = blocks("python", SCALEBRIDGE)

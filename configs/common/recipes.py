@@ -6,7 +6,7 @@ from detectron2.data import transforms as T
 
 from d2tiny.data.loading.mosaic import MosaicMapper
 from d2tiny.data.transforms import ObjectCrop, Photometric
-from d2tiny.engine.hooks import SetFrom, Warmup
+from d2tiny.engine.hooks import MomentumWarmup, SetAttribute
 from d2tiny.engine.optim import parameter_groups
 from d2tiny.engine.schedule import warmup_cosine, warmup_linear, warmup_multistep
 
@@ -72,7 +72,7 @@ def quick(dataset, batch_size=8, max_iter=1000, clip_norm=10.0):
     Many small crops show more objects and backgrounds for the same arithmetic than few large ones.
     """
     train = settings(max_iter=max_iter, checkpoint_period=250, ema=dict(enabled=True, decay=0.995), clip_norm=clip_norm)
-    schedule = L(warmup_cosine)(max_iter="${train.max_iter}", final=0.01, warmup_iters=100)
+    schedule = L(warmup_cosine)(max_iter="${train.max_iter}", end_factor=0.01, warmup_iters=100)
     loaders = dataloader(dataset, batch_size, small_crops(dataset), num_workers=0)
     return loaders, adamw(lr=1e-3), schedule, train
 
@@ -139,14 +139,14 @@ def yolox_sgd(dataset, epochs=300, batch_size=8, size=800):
         value=0.12,
         hue=10.0,
     )
-    l1 = L(SetFrom)(name="head.l1_weight", value=1.0, share=1 - last)
+    l1 = L(SetAttribute)(attribute="head.l1_weight", value=1.0, start_fraction=1 - last)
     schedule = L(warmup_cosine)(
         max_iter="${train.max_iter}",
-        final=0.05,
+        end_factor=0.05,
         warmup_iters=5 * dataset.iterations(batch_size),
         warmup_factor=0.0,
         warmup_power=2.0,
-        flat_share=last,
+        flat_fraction=last,
     )
     train = _yolo_settings(dataset, batch_size, epochs, 0.9998, [l1])
     return loaders, _nesterov(batch_size, momentum=0.9), schedule, train
@@ -168,8 +168,10 @@ def ultralytics_sgd(dataset, epochs=600, batch_size=16, size=800, close_epochs=1
         hue=5.4,
     )
     warmup_iters = 3 * dataset.iterations(batch_size)
-    schedule = L(warmup_linear)(max_iter="${train.max_iter}", final=0.01, warmup_iters=warmup_iters, warmup_factor=0.0)
-    warmup = L(Warmup)(iters=warmup_iters, momentum=0.8, bias_lr=0.1)
+    schedule = L(warmup_linear)(
+        max_iter="${train.max_iter}", end_factor=0.01, warmup_iters=warmup_iters, warmup_factor=0.0
+    )
+    warmup = L(MomentumWarmup)(warmup_iters=warmup_iters, warmup_momentum=0.8, warmup_bias_lr=0.1)
     train = _yolo_settings(dataset, batch_size, epochs, 0.9999, [warmup])
     return loaders, _nesterov(batch_size, momentum=0.937), schedule, train
 

@@ -1,1 +1,1 @@
-"""What can be said about a detector without training it: coverage of its anchors, cost, the zoo's table."""
+"""Analysis of detectors without training: coverage of objects by anchors, cost, and the table of the model zoo."""

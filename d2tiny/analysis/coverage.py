@@ -1,4 +1,4 @@
-"""Which objects of a dataset a config's anchors and assigner can serve at all."""
+"""Coverage: which objects of a dataset the anchors and the assigner of a config match at all."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from tqdm import tqdm
 
 from d2tiny.config import load_config
+from d2tiny.modeling.assigners import Assigner
 from d2tiny.modeling.priors import GridPriors, grid_from_generator
 from d2tiny.utils.errors import ConfigError
 
 __all__ = ["Coverage", "config_coverage"]
 
-_DIVISIBILITY = 32  # images are padded to a multiple of it, as FPN needs
+_SIZE_DIVISIBILITY = 32  # images are padded to a multiple of this, as FPN requires
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """How many objects have a positive prior.
+    """Number of objects that are assigned a positive anchor.
 
     Attributes:
-        name: of the config.
-        strides: of the pyramid levels in px.
-        objects: all of them.
-        by_level: objects with at least one positive on each level.
-        unserved: (G,) bool, image by image, objects without any positive: the proposal network never learns them.
+        name: name of the config.
+        strides: strides of the pyramid levels in px.
+        objects: number of objects.
+        by_level: number of objects with at least one positive anchor, for each level.
+        unserved: (G,) bool in the order of the images, objects without a positive anchor: the RPN never learns them.
     """
 
     name: str
@@ -40,10 +41,23 @@ class Coverage:
     unserved: np.ndarray
 
 
-def _grid(generator: DefaultAnchorGenerator, width: int, height: int) -> GridPriors:
-    padded = [math.ceil(side / _DIVISIBILITY) * _DIVISIBILITY for side in (height, width)]
+def _anchor_grid(generator: DefaultAnchorGenerator, width: int, height: int) -> GridPriors:
+    padded = [math.ceil(side / _SIZE_DIVISIBILITY) * _SIZE_DIVISIBILITY for side in (height, width)]
     maps = [torch.zeros(1, 1, 1, 1).expand(1, 1, *(math.ceil(s / t) for s in padded)) for t in generator.strides]
     return grid_from_generator(generator, maps)
+
+
+def _has_positive(assigner: Assigner, grid: GridPriors, boxes: np.ndarray) -> np.ndarray:
+    """Return (L, G) whether each of (G, 4) XYXY boxes has a positive prior on each of L levels."""
+    with torch.no_grad():
+        result = assigner(grid, torch.from_numpy(boxes).float())
+    matched = result.matched_idxs.where(result.labels == 1, torch.tensor(-1)).numpy()
+    level_starts = np.cumsum([0, *(lv.height * lv.width * len(lv.cell_anchors) for lv in grid.levels)])
+    has_positive = np.zeros((len(grid.levels), len(boxes)), dtype=bool)
+    for level in range(len(grid.levels)):
+        level_matches = matched[level_starts[level] : level_starts[level + 1]]
+        has_positive[level, level_matches[level_matches >= 0]] = True
+    return has_positive
 
 
 def config_coverage(
@@ -54,14 +68,14 @@ def config_coverage(
     *,
     progress: bool = False,
 ) -> Coverage:
-    """Assign the objects of every image to the anchors of a config's RPN, at the image's native size.
+    """Assign the objects of each image to the anchors of a config's RPN, at the original size of the image.
 
     Args:
-        config: lazy config or zoo name of a detector with an RPN.
+        config: lazy config file or zoo name of a detector with an RPN.
         boxes: (G, 4) XYXY boxes of each image in px.
-        sizes: (width, height) of each image.
-        overrides: config overrides.
-        progress: show a bar.
+        sizes: (width, height) of each image in px.
+        overrides: overrides of the config.
+        progress: show a progress bar.
 
     Raises:
         ConfigError: the config has no RPN with an assigner.
@@ -75,22 +89,14 @@ def config_coverage(
     generator, assigner = instantiate(part.anchor_generator), instantiate(part.assigner)
     strides = tuple(int(s) for s in generator.strides)
     grids: dict[tuple[int, int], GridPriors] = {}
-    served: list[np.ndarray] = []
+    covered: list[np.ndarray] = []
     by_level = np.zeros(len(strides), dtype=np.int64)
     pairs = tqdm(zip(boxes, sizes, strict=True), desc=config, total=len(boxes), disable=not progress, leave=False)
     for objects, size in pairs:
         if size not in grids:
-            grids[size] = _grid(generator, *size)
-        grid = grids[size]
-        with torch.no_grad():
-            result = assigner(grid, torch.from_numpy(objects).float())
-        matched = result.matched_idxs.where(result.labels == 1, torch.tensor(-1)).numpy()
-        counts = np.cumsum([0, *(lv.height * lv.width * len(lv.cell_anchors) for lv in grid.levels)])
-        here = np.zeros((len(strides), len(objects)), dtype=bool)
-        for level in range(len(strides)):
-            found = matched[counts[level] : counts[level + 1]]
-            here[level, found[found >= 0]] = True
-        by_level += here.sum(axis=1)
-        served.append(np.asarray(here.any(axis=0)))
-    unserved = ~np.concatenate([np.zeros(0, dtype=bool), *served])
+            grids[size] = _anchor_grid(generator, *size)
+        has_positive = _has_positive(assigner, grids[size], objects)
+        by_level += has_positive.sum(axis=1)
+        covered.append(np.asarray(has_positive.any(axis=0)))
+    unserved = ~np.concatenate([np.zeros(0, dtype=bool), *covered])
     return Coverage(config, strides, len(unserved), tuple(by_level.tolist()), unserved)

@@ -1,7 +1,7 @@
-"""MODEL_ZOO.md: every config with its cost, what was published for it, and what we measured.
+"""Table of the model zoo (MODEL_ZOO.md): cost, published metrics and measured metrics of every config.
 
-Costs are kept in ``results/zoo/cost.json`` (they take minutes), published numbers in ``results/zoo/published.json``,
-measured ones are all other records in ``results``.
+Costs are cached in ``results/zoo/cost.json`` because computing them takes minutes. Published metrics are in
+``results/zoo/published.json``, measured metrics in the other records of ``results``.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _COLUMNS = ("config", "params M", "GMAC", "published", "table", "measured")
 
 @contextmanager
 def _without_offsets() -> Iterator[None]:
-    """Deformable convolutions as plain ones: torchvision cannot run them without data."""
+    """Replace deformable convolutions by ordinary ones, because torchvision cannot run them on the meta device."""
     original = SAConv2d._deform
 
     def plain(self: SAConv2d, x: Tensor, offset: Tensor, weight: Tensor, factor: int) -> Tensor:
@@ -60,7 +60,14 @@ def _without_offsets() -> Iterator[None]:
 
 
 def cost(name: str) -> dict[str, float]:
-    """Parameters in millions and multiply-adds in billions of a lazy config of the zoo; needs no data."""
+    """Compute the cost of a lazy config of the zoo on the meta device.
+
+    Args:
+        name: zoo name.
+
+    Returns:
+        ``params_m``: parameters in millions; ``gmac``: multiply-adds in billions for one 800 × 800 px image.
+    """
     cfg = model_zoo.get_config(name)
     model = instantiate(cfg.model).eval()
     parameters = sum(p.numel() for p in model.parameters())
@@ -88,11 +95,11 @@ def _two_stage(model: Any, features: dict[str, Tensor]) -> None:
 
 
 def _transformer(model: Any, features: dict[str, Tensor]) -> None:
-    """Encoder, proposals of all tokens, and the decoder with as many queries as it may have."""
+    """Run encoder, proposals of all tokens, and decoder with the largest number of queries."""
     maps = [features[level] for level in model.head_in_features]
     masks = [torch.zeros(1, *m.shape[-2:], dtype=torch.bool, device="meta") for m in maps]
     if model.routing is not None:
-        # REM checks whether there is padding, which needs a mask with data
+        # REM checks whether there is padding, which is impossible on the meta device.
         maps, _ = model.routing(maps, [torch.zeros(m.shape, dtype=torch.bool) for m in masks])
     tokens = flatten_maps(maps, [model.position(m) for m in masks], masks, model.level_embed)
     memory = model.encoder(tokens)
@@ -111,22 +118,22 @@ def _numbers(metrics: Mapping[str, float | None]) -> str:
 
 
 def _measured(results: Path) -> dict[str, list[dict[str, float]]]:
-    """Metrics of all records of an unchanged config, and schedule, by zoo name."""
-    found: dict[str, list[dict[str, float]]] = defaultdict(list)
+    """Return the metrics of all records of unmodified configs and schedules, by zoo name."""
+    metrics: dict[str, list[dict[str, float]]] = defaultdict(list)
     for path in sorted(results.rglob("*_seed*.json")):
         record = json.loads(path.read_text())
         changed = [o for o in record.get("overrides", []) if o.startswith(("model.", "train.max_iter"))]
         name = str(record.get("config", "")).removeprefix("configs/").removesuffix(".py")
         if not changed and name:
-            found[name].append(record["metrics"])
-    return found
+            metrics[name].append(record["metrics"])
+    return metrics
 
 
 def markdown(results: Path) -> str:
-    """The whole of MODEL_ZOO.md.
+    """Return the content of MODEL_ZOO.md.
 
     Args:
-        results: the folder ``results`` of the project.
+        results: the folder ``results`` of the repository.
     """
     costs = json.loads((results / "zoo" / "cost.json").read_text())
     published = json.loads((results / "zoo" / "published.json").read_text())

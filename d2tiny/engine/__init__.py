@@ -1,4 +1,4 @@
-"""Training loop, hooks, checkpoints."""
+"""Training: loop, hooks, schedules, optimizer groups and checkpoints."""
 
 from d2tiny.engine.run import Evaluation, run
 

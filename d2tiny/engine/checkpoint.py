@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent."""
+"""Checkpoints that are written atomically and loaded strictly when training resumes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["TinyCheckpointer"]
 
 
 class TinyCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer; a run killed while it saves keeps the previous file."""
+    """Detectron2's checkpointer with atomic writes: a run killed while saving keeps the previous file."""
 
     _strict = False
 
@@ -25,9 +25,9 @@ class TinyCheckpointer(DetectionCheckpointer):
         """Write ``{name}.pth``.
 
         Args:
-            name: of the file, without the ending.
-            resumable: also save optimizer and progress, and make it the file that ``--resume`` takes.
-            **kwargs: more entries.
+            name: file name without the suffix.
+            resumable: also save the optimizer and the progress, and make ``--resume`` continue from this file.
+            **kwargs: further entries of the checkpoint.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -45,14 +45,14 @@ class TinyCheckpointer(DetectionCheckpointer):
             self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Name the file that ``--resume`` takes; whole or not at all."""
+        """Record the file that ``--resume`` continues from, with an atomic write."""
         write_text(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
 
-    def load_all(self) -> None:
-        """Load the checkpoint that ``--resume`` takes: model, optimizer, progress.
+    def resume(self) -> None:
+        """Load model, optimizer and progress from the last resumable checkpoint.
 
         Raises:
-            CheckpointError: it cannot be read, or is of another config.
+            CheckpointError: the checkpoint cannot be read or was written by another config.
         """
         self._strict = True
         try:
@@ -61,12 +61,20 @@ class TinyCheckpointer(DetectionCheckpointer):
             self._strict = False
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Load a checkpoint.
+        """Load a checkpoint into the model and, unless ``checkpointables`` says otherwise, optimizer and progress.
+
+        Args:
+            path: file or URL; empty loads nothing.
+            *args: passed on to Detectron2's checkpointer.
+            **kwargs: passed on to Detectron2's checkpointer.
+
+        Returns:
+            Entries of the checkpoint that were not loaded into an object.
 
         Raises:
-            CheckpointError: the file is missing, cannot be read, or fits no part of the model.
+            CheckpointError: the file is missing, cannot be read, or none of its tensors fits the model.
         """
-        self._parsed_url_during_load = None  # the parent leaves it set when a load fails
+        self._parsed_url_during_load = None  # the base class does not reset it when a load fails
         try:
             return super().load(path, *args, **kwargs)
         except (AssertionError, CheckpointError) as err:
@@ -75,19 +83,21 @@ class TinyCheckpointer(DetectionCheckpointer):
             raise CheckpointError(f"{path}: cannot load this checkpoint: {err}") from err
 
     def _load_model(self, checkpoint: Any) -> Any:
-        given = len(checkpoint["model"])
+        num_tensors = len(checkpoint["model"])
         if not self._strict:
             for name, module in self.model.named_modules():
                 adapt = getattr(module, "adapt_state", None)
-                if adapt is not None:  # parts that take what fits of tensors of another size
+                if adapt is not None:  # modules that can reuse part of a tensor of another size
                     adapt(checkpoint["model"], f"{name}." if name else "")
         incompatible = super()._load_model(checkpoint)
-        if given and len(incompatible.unexpected_keys) + len(incompatible.incorrect_shapes) >= given:
-            raise CheckpointError(f"none of the checkpoint's {given} tensors fits the model; is it of another config?")
-        wrong = [*incompatible.missing_keys, *incompatible.unexpected_keys, *incompatible.incorrect_shapes]
-        if self._strict and wrong:
+        if num_tensors and len(incompatible.unexpected_keys) + len(incompatible.incorrect_shapes) >= num_tensors:
             raise CheckpointError(
-                f"{len(wrong)} tensors do not fit the model (first: {wrong[0]}). The folder holds a training of "
-                "another config; choose another train.output_dir, or train without --resume."
+                f"none of the checkpoint's {num_tensors} tensors fits the model; is it of another config?"
+            )
+        mismatched = [*incompatible.missing_keys, *incompatible.unexpected_keys, *incompatible.incorrect_shapes]
+        if self._strict and mismatched:
+            raise CheckpointError(
+                f"{len(mismatched)} tensors do not fit the model (first: {mismatched[0]}). The folder holds a "
+                "training of another config; choose another train.output_dir, or train without --resume."
             )
         return incompatible

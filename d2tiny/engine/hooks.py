@@ -1,4 +1,4 @@
-"""What happens around the iterations: progress, average weights, evaluation, checkpoints."""
+"""Training hooks: progress bar, weight averaging, warm-up, evaluation and checkpoints."""
 
 from __future__ import annotations
 
@@ -17,155 +17,160 @@ from d2tiny.engine.checkpoint import TinyCheckpointer
 from d2tiny.engine.ema import ModelEMA
 from d2tiny.utils.errors import ConfigError, did_you_mean
 
-__all__ = ["EMAHook", "EvalAndSave", "ProgressBar", "SetFrom", "Warmup"]
+__all__ = ["EMAHook", "EvalAndSave", "MomentumWarmup", "ProgressBar", "SetAttribute"]
 
 
 class ProgressBar(HookBase):
-    """A bar with losses, rate and time left; in a log file a line now and then."""
+    """Show losses, iterations per second and remaining time; without a terminal, print a line every 30 seconds."""
 
     def __init__(self, max_iter: int, period: int = 20) -> None:
         self._max_iter, self._period = max_iter, period
         self._bar: tqdm | None = None
 
     def before_train(self) -> None:
-        """Open the bar."""
-        quiet = not sys.stderr.isatty()
+        """Create the progress bar at the iteration that training starts from."""
+        terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=self._max_iter,
             initial=self.trainer.start_iter,
             desc="train",
             unit="it",
-            mininterval=30 if quiet else 0.5,
-            maxinterval=60 if quiet else 10,
+            mininterval=0.5 if terminal else 30,
+            maxinterval=10 if terminal else 60,
             dynamic_ncols=True,
             disable=not comm.is_main_process(),
         )
 
     def after_step(self) -> None:
-        """Move the bar."""
+        """Advance the bar by one; refresh the smoothed losses once per period."""
         assert self._bar is not None
         if self.trainer.iter % self._period == 0 or self.trainer.iter == self._max_iter - 1:
             latest = self.trainer.storage.latest_with_smoothing_hint(self._period)
-            shown = {k.removeprefix("loss_"): f"{v[0]:.3f}" for k, v in latest.items() if "loss" in k}
-            self._bar.set_postfix(shown, refresh=False)
+            losses = {k.removeprefix("loss_"): f"{v[0]:.3f}" for k, v in latest.items() if "loss" in k}
+            self._bar.set_postfix(losses, refresh=False)
         self._bar.update()
 
     def after_train(self) -> None:
-        """Close the bar."""
+        """Close the progress bar."""
         if self._bar is not None:
             self._bar.close()
 
 
 class EMAHook(HookBase):
-    """Updates the average weights after each step."""
+    """Update the exponential moving average of the weights after each step."""
 
     def __init__(self, ema: ModelEMA) -> None:
         self.ema = ema
 
     def after_step(self) -> None:
-        """Update."""
+        """Update the moving average."""
         self.ema.update()
 
 
-class Warmup(HookBase):
-    """Warm up the momentum, and the learning rate of biases, by themselves; after ``iters`` nothing changes.
+class MomentumWarmup(HookBase):
+    """Warm up the momentum and the learning rate of biases, as YOLOv5 and YOLO11 train.
 
-    The recipe of YOLOv5 and YOLO11 (docs/papers/rs_tinynet.md#training-recipe).
+    Both change linearly over the first iterations; afterwards the optimizer's momentum and the schedule's rate hold
+    (docs/papers/rs_tinynet.md#training-recipe).
     """
 
-    def __init__(self, *, iters: int, momentum: float = 0.8, bias_lr: float = 0.1) -> None:
-        """Set where both start.
+    def __init__(self, *, warmup_iters: int, warmup_momentum: float = 0.8, warmup_bias_lr: float = 0.1) -> None:
+        """Set the length of the warm-up and the values it starts from.
 
         Args:
-            iters: of the warm-up.
-            momentum: at its start; it rises to the optimizer's.
-            bias_lr: learning rate of biases at its start; it falls to that of the schedule.
+            warmup_iters: number of warm-up iterations.
+            warmup_momentum: momentum at iteration 0, in [0, 1); it changes linearly to the optimizer's momentum.
+            warmup_bias_lr: learning rate of biases at iteration 0; it changes linearly to the schedule's rate.
 
         Raises:
-            ValueError: a setting outside its range.
+            ValueError: an argument is outside its range.
         """
-        if iters < 0 or not 0 <= momentum < 1 or bias_lr < 0:
+        if warmup_iters < 0 or not 0 <= warmup_momentum < 1 or warmup_bias_lr < 0:
             raise ValueError(
-                f"Warmup: need iters >= 0, momentum in [0, 1), bias_lr >= 0: {iters}, {momentum}, {bias_lr}."
+                "MomentumWarmup: need warmup_iters >= 0, warmup_momentum in [0, 1), warmup_bias_lr >= 0: "
+                f"{warmup_iters}, {warmup_momentum}, {warmup_bias_lr}."
             )
-        self.iters, self.momentum, self.bias_lr = iters, momentum, bias_lr
+        self.warmup_iters, self.warmup_momentum, self.warmup_bias_lr = warmup_iters, warmup_momentum, warmup_bias_lr
 
     def before_train(self) -> None:
-        """Look whether there is something to warm up.
+        """Check that the optimizer has something to warm up.
 
         Raises:
-            ConfigError: no momentum and no group of biases.
+            ConfigError: the optimizer has neither momentum nor a parameter group of biases.
         """
         groups = self.trainer.optimizer.param_groups
         if not any("momentum" in g or g.get("bias") for g in groups):
             raise ConfigError(
-                "train.hooks (Warmup): the optimizer has no momentum and no groups of biases; take SGD, or set "
+                "train.hooks (MomentumWarmup): the optimizer has no momentum and no groups of biases; take SGD, or set "
                 "optimizer.params.weight_decay_bias, or leave the hook out."
             )
 
     def before_step(self) -> None:
-        """Set both for this iteration."""
+        """Set momentum and bias learning rate for this iteration."""
         optimizer = self.trainer.optimizer
-        if self.trainer.iter > self.iters:
+        if self.trainer.iter > self.warmup_iters:
             return
-        share = self.trainer.iter / self.iters if self.iters else 1.0
+        progress = self.trainer.iter / self.warmup_iters if self.warmup_iters else 1.0
         for group in optimizer.param_groups:
             if "momentum" in group:
-                final = optimizer.defaults["momentum"]
-                group["momentum"] = self.momentum + (final - self.momentum) * share
+                momentum = optimizer.defaults["momentum"]
+                group["momentum"] = self.warmup_momentum + (momentum - self.warmup_momentum) * progress
             if group.get("bias"):
-                group["lr"] = self.bias_lr + (group["lr"] - self.bias_lr) * share  # the schedule sets it anew each step
+                # The schedule sets group["lr"] again before every step, so this does not accumulate.
+                group["lr"] = self.warmup_bias_lr + (group["lr"] - self.warmup_bias_lr) * progress
 
 
-class SetFrom(HookBase):
-    """Sets an attribute of the model from a part of the training on (YOLOX adds L1 at the end)."""
+class SetAttribute(HookBase):
+    """Set an attribute of the model once a fraction of the training is over (YOLOX adds an L1 loss at the end)."""
 
-    def __init__(self, *, name: str, value: float, share: float) -> None:
-        """Set what and when.
+    def __init__(self, *, attribute: str, value: float, start_fraction: float) -> None:
+        """Set which attribute changes, to what and when.
 
         Args:
-            name: of the attribute, with dots, as ``head.l1_weight``.
-            value: to set.
-            share: part of the training that is over, in [0, 1].
+            attribute: dotted path of the attribute in the model, for example ``head.l1_weight``.
+            value: new value of the attribute.
+            start_fraction: fraction of the iterations after which the value holds, in [0, 1].
 
         Raises:
-            ValueError: a share outside its range.
+            ValueError: ``start_fraction`` is outside [0, 1].
         """
-        if not 0 <= share <= 1:
-            raise ValueError(f"SetFrom: share must be in [0, 1], got {share}.")
-        self.name, self.value, self.share = name, value, share
+        if not 0 <= start_fraction <= 1:
+            raise ValueError(f"SetAttribute: start_fraction must be in [0, 1], got {start_fraction}.")
+        self.attribute, self.value, self.start_fraction = attribute, value, start_fraction
 
     def before_train(self) -> None:
-        """Look whether there is such an attribute.
+        """Check that the model has the attribute.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: the model has no such attribute.
         """
         self._owner()
 
     def before_step(self) -> None:
-        """Set it when the time has come."""
-        if self.trainer.iter >= self.share * self.trainer.max_iter:
-            setattr(self._owner(), self.name.rsplit(".", 1)[-1], self.value)
+        """Set the attribute if the iteration is late enough."""
+        if self.trainer.iter >= self.start_fraction * self.trainer.max_iter:
+            setattr(self._owner(), self.attribute.rsplit(".", 1)[-1], self.value)
 
     def _owner(self) -> Any:
+        """Return the module (or part) that holds the attribute."""
         model = self.trainer.model
-        *path, last = self.name.split(".")
+        *path, last = self.attribute.split(".")
         node = getattr(model, "module", model) if not hasattr(model, (path or [last])[0]) else model
         for part in path:
             node = getattr(node, part, None)
         if not hasattr(node, last):
             known = [] if node is None else [k for k in vars(node) if not k.startswith("_")]
             raise ConfigError(
-                f"train.hooks (SetFrom): the model has no attribute '{self.name}'. {did_you_mean(last, known)}"
+                f"train.hooks (SetAttribute): the model has no attribute '{self.attribute}'. "
+                f"{did_you_mean(last, known)}"
             )
         return node
 
 
 class EvalAndSave(HookBase):
-    """Evaluates and saves: ``model_last`` (resumable), ``model_best``, ``model_final``.
+    """Evaluate periodically and write ``model_last`` (resumable), ``model_best`` and ``model_final``.
 
-    ``model_best`` and ``model_final`` hold the weights that were evaluated (the average, where there is one).
+    ``model_best`` and ``model_final`` hold the weights that were evaluated: the moving average where there is one.
     """
 
     def __init__(
@@ -178,7 +183,16 @@ class EvalAndSave(HookBase):
         metric: str = "AP",
         ema: ModelEMA | None = None,
     ) -> None:
-        """Set the periods in iterations; 0 acts at the end only."""
+        """Set what is evaluated and how often.
+
+        Args:
+            checkpointer: writes the checkpoints.
+            evaluate: returns the metrics of the current weights.
+            eval_period: iterations between evaluations; 0 evaluates only after the last iteration.
+            save_period: iterations between checkpoints; 0 saves only after the last iteration.
+            metric: metric by which ``model_best`` is chosen; higher is better.
+            ema: moving average to evaluate and save instead of the current weights.
+        """
         self._checkpointer, self._evaluate, self._ema = checkpointer, evaluate, ema
         self._eval_period, self._save_period, self._metric = eval_period, save_period, metric
         self.best = -math.inf
@@ -186,21 +200,21 @@ class EvalAndSave(HookBase):
         self.results: dict[str, float] = {}
 
     def after_step(self) -> None:
-        """Act when a period is over."""
-        done = self.trainer.iter + 1
-        last = done == self.trainer.max_iter
-        evaluates = last or (self._eval_period and done % self._eval_period == 0)
-        saves = last or (self._save_period and done % self._save_period == 0)
-        if evaluates or saves:
+        """Evaluate or save if a period ends with this iteration."""
+        next_iter = self.trainer.iter + 1
+        is_last = next_iter == self.trainer.max_iter
+        evaluate = is_last or (self._eval_period and next_iter % self._eval_period == 0)
+        save = is_last or (self._save_period and next_iter % self._save_period == 0)
+        if evaluate or save:
             average_tensors(self._checkpointer.model.buffers())
             if self._ema:
                 average_tensors(self._ema.average.values())
-        if evaluates:
-            self._evaluate_now(done, last)
-        if saves:
+        if evaluate:
+            self._evaluate_and_keep_best(next_iter, is_last)
+        if save:
             self._checkpointer.save("model_last")
 
-    def _evaluate_now(self, done: int, last: bool) -> None:
+    def _evaluate_and_keep_best(self, next_iter: int, is_last: bool) -> None:
         with self._ema.applied() if self._ema else nullcontext():
             self.results = self._evaluate()
             value = self.results.get(self._metric, math.nan)
@@ -209,16 +223,16 @@ class EvalAndSave(HookBase):
                     **{f"eval/{k}": v for k, v in self.results.items()}, smoothing_hint=False
                 )
                 if value > self.best:
-                    self.best, self.best_iter = float(value), done
+                    self.best, self.best_iter = float(value), next_iter
                     self._checkpointer.save("model_best", resumable=False)
-            if last:
+            if is_last:
                 self._checkpointer.save("model_final", resumable=False)
         comm.synchronize()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best result so far."""
+        """Return the best metric so far and its iteration."""
         return {"best": self.best, "best_iter": self.best_iter}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore :meth:`state_dict`."""
+        """Restore what :meth:`state_dict` returned."""
         self.best, self.best_iter = state["best"], state["best_iter"]

@@ -1,4 +1,4 @@
-"""Parameter groups."""
+"""Parameter groups of the optimizer: weight decay and learning rates by kind of parameter."""
 
 from __future__ import annotations
 
@@ -19,19 +19,23 @@ def parameter_groups(
     base_lr: float | None = None,
     lr_factors: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return the trainable parameters with their weight decay.
+    """Return the trainable parameters in groups with their weight decay and learning rate.
+
+    Parameters that a module names in its attribute ``no_weight_decay`` have no weight decay.
 
     Args:
-        model: set by the trainer when it builds the optimizer.
-        weight_decay_norm: weight decay of normalisation layers; None leaves the optimizer's.
-        weight_decay_bias: weight decay of all biases, likewise; 0 in the YOLO recipes. Given, biases are groups of
-            their own with the key ``bias``, which :class:`~d2tiny.engine.hooks.Warmup` looks for.
+        model: the model; the trainer sets it when it builds the optimizer.
+        weight_decay_norm: weight decay of normalisation layers; None keeps the optimizer's.
+        weight_decay_bias: weight decay of biases; None keeps the optimizer's, 0 is what the YOLO recipes use. If
+            given, groups of biases have the key ``bias``, which :class:`~d2tiny.engine.hooks.MomentumWarmup` needs.
+        base_lr: the optimizer's learning rate, which ``lr_factors`` multiply.
+        lr_factors: factor of the learning rate by prefix of the parameter name; the longest matching prefix counts.
 
-        base_lr: the optimizer's rate, which ``lr_factors`` multiply.
-        lr_factors: prefix of parameter names → factor of their learning rate; the longest prefix counts.
+    Returns:
+        Parameter groups for a torch optimizer.
 
     Raises:
-        ValueError: no model, factors without a rate, or a prefix that no parameter has.
+        ValueError: no model, ``lr_factors`` without ``base_lr``, or a prefix that matches no parameter.
     """
     if model is None:
         raise ValueError("parameter_groups: the trainer sets `model` before it builds the optimizer.")

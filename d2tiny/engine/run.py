@@ -1,4 +1,4 @@
-"""Training and evaluation of a config, from set-up to the result file."""
+"""Train or evaluate a config, from set-up to the result file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from d2tiny.engine.trainer import AMP_DTYPES, Trainer
 from d2tiny.utils.env import describe_hardware, resolve_device
 from d2tiny.utils.errors import ConfigError, D2TinyError, did_you_mean
 from d2tiny.utils.files import write_text
-from d2tiny.utils.logs import setup_logs
+from d2tiny.utils.logs import setup_loggers
 from d2tiny.utils.weights import load_weights
 
 __all__ = ["Evaluation", "run"]
@@ -44,13 +44,13 @@ logger = logging.getLogger(__name__)
 
 
 def _setup(cfg: DictConfig, config_file: str) -> tuple[str, Path]:
-    """Seeds, threads, loggers and the saved config; returns device and output folder."""
+    """Set seeds, threads and loggers and save the config; return the device and the output folder."""
     device = resolve_device(cfg.train.device)
     if device == "cuda" and comm.get_world_size() > 1:
         device = f"cuda:{comm.get_local_rank()}"
     output = Path(cfg.train.output_dir)
     output.mkdir(parents=True, exist_ok=True)
-    setup_logs(output, rank=comm.get_rank())
+    setup_loggers(output, rank=comm.get_rank())
     seed = int(cfg.train.seed)
     random.seed(seed)
     np.random.seed(seed)
@@ -63,7 +63,7 @@ def _setup(cfg: DictConfig, config_file: str) -> tuple[str, Path]:
 
 
 def _build(cfg: DictConfig, key: str) -> Any:
-    """Instantiate a part of the config; a value that a component refuses is told with its key."""
+    """Instantiate ``cfg[key]``; errors of the component become a :class:`ConfigError` that names the key."""
     try:
         return instantiate(OmegaConf.select(cfg, key))
     except D2TinyError:
@@ -71,13 +71,13 @@ def _build(cfg: DictConfig, key: str) -> Any:
     except ValueError as err:
         raise ConfigError(f"{key}: {err}") from err
     except (TypeError, KeyError, IndexError, AttributeError) as err:
-        # Not a refusal with a reason, but what a component does with settings that it did not expect.
+        # Not a message about a bad value, but a crash inside the component because of unexpected settings.
         logger.debug("Traceback of the error below", exc_info=True)
         raise ConfigError(f"{key}: a component does not take its settings: {type(err).__name__}: {err}") from err
 
 
 def _check_features(model: nn.Module) -> None:
-    """Levels that heads read against those of the backbone."""
+    """Check that the backbone provides every feature level that the heads read."""
     backbone = getattr(model, "backbone", None)
     if backbone is None:
         return
@@ -91,24 +91,29 @@ def _check_features(model: nn.Module) -> None:
 
 
 class Evaluation:
-    """The test data and their evaluator, built once and before training, so that broken data are found early."""
+    """Test data loader and evaluator, built once before training so that broken data are found early."""
 
     def __init__(self, cfg: DictConfig, device: str) -> None:
-        """Load ``cfg.dataloader.test`` and ``cfg.dataloader.evaluator``."""
+        """Build the test loader and the evaluator.
+
+        Args:
+            cfg: config with ``dataloader.test``, ``dataloader.evaluator`` and ``train.amp``.
+            device: ``cpu``, ``cuda`` or ``cuda:N``, for autocast.
+        """
         self._loader = _build(cfg, "dataloader.test")
         self._evaluator = _build(cfg, "dataloader.evaluator")
         self._device = device.split(":")[0]
         self._amp = AMP_DTYPES[cfg.train.amp.dtype] if cfg.train.amp.enabled else None
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        """Evaluate a model; the main process gets the metrics, the others an empty dict."""
+        """Return the metrics of a model on the main process, an empty dict on the others."""
         with torch.autocast(self._device, dtype=self._amp, enabled=self._amp is not None):
             results = inference_on_dataset(model, self._loader, self._evaluator)
         return dict(results.get("bbox", {})) if results else {}
 
 
 def _commit() -> str:
-    """Commit of the checkout, with ``+`` where it has changes; ``unknown`` outside one."""
+    """Return the git commit of the checkout, with ``+`` if files have changed; ``unknown`` outside a checkout."""
     root = Path(__file__).resolve().parents[2]
     try:
         commit = subprocess.run(
@@ -123,6 +128,7 @@ def _commit() -> str:
 
 
 def _write_result(path: Path, cfg: DictConfig, meta: dict[str, Any], metrics: dict[str, float], seconds: float) -> None:
+    """Write the metrics with all that is needed to reproduce them."""
     record = {
         **meta,
         "commit": _commit(),
@@ -143,59 +149,63 @@ def run(
     config_name: str = "",
     overrides: Sequence[str] = (),
 ) -> dict[str, float]:
-    """Validate, build, train (or only evaluate) and write ``result.json``.
+    """Validate a config, build everything, train or evaluate, and write ``result.json`` (``eval.json``).
 
     Args:
-        cfg: lazy config with ``model, dataloader, optimizer, lr_multiplier, train``.
-        resume: go on from the last checkpoint of ``train.output_dir``; without one, start.
-        eval_only: load ``train.init_checkpoint`` and evaluate.
-        config_name: recorded in the result.
-        overrides: recorded in the result.
+        cfg: lazy config with ``model``, ``dataloader``, ``optimizer``, ``lr_multiplier`` and ``train``.
+        resume: continue from the last checkpoint in ``train.output_dir`` if there is one.
+        eval_only: load ``train.init_checkpoint`` and only evaluate.
+        config_name: name of the config, for the result file.
+        overrides: overrides of the config, for the result file.
 
     Returns:
-        The metrics of the last evaluation (main process).
+        The metrics of the last evaluation; an empty dict on processes other than the main one.
 
     Raises:
-        D2TinyError: bad config, data or checkpoint; before anything is built where that can be known.
+        D2TinyError: invalid config, data or checkpoint, raised before anything is built where possible.
     """
     validate_config(cfg, splits=("test",) if eval_only else ("train", "test"))
     device, output = _setup(cfg, "eval_config.yaml" if eval_only else "config.yaml")
-    meta = {
-        "config": config_name,
-        "overrides": list(overrides),
-        "command": " ".join(["python", *sys.argv]),
-    }
     start_time = time.perf_counter()
-    # All data are read and checked before anything is built.
+    # All data are read and checked before the model is built.
     evaluation = Evaluation(cfg, device)
     loader = None if eval_only else _build(cfg, "dataloader.train")
-    layout = torch.channels_last if cfg.train.channels_last else torch.preserve_format
-    model = _build(cfg, "model")
-    _check_features(model)
-    model = model.to(device, memory_format=layout)
-    count = sum(p.numel() for p in model.parameters())
-    logger.info("Model with %.2f M parameters on %s; output in %s.", count / 1e6, device, output)
+    model = _build_model(cfg, device)
+    parameters = sum(p.numel() for p in model.parameters())
+    logger.info("Model with %.2f M parameters on %s; output in %s.", parameters / 1e6, device, output)
     if eval_only:
-        if not cfg.train.init_checkpoint:
-            raise ConfigError("--eval-only needs weights: train.init_checkpoint=PATH.")
-        load_weights(model, cfg.train.init_checkpoint)
-        metrics = evaluation(model)
+        metrics = _evaluate_checkpoint(cfg, model, evaluation)
         seconds = time.perf_counter() - start_time
     else:
         assert loader is not None
         metrics, seconds = _train(cfg, model, loader, evaluation, device, output, resume)
     if comm.is_main_process():
-        # An evaluation does not touch the record of the training in the same folder.
+        meta = {"config": config_name, "overrides": list(overrides), "command": " ".join(["python", *sys.argv])}
+        # An evaluation does not overwrite the record of a training in the same folder.
         _write_result(output / ("eval.json" if eval_only else "result.json"), cfg, meta, metrics, seconds)
     return metrics
 
 
-def _put_aside(output: Path) -> None:
-    """A new training in a used folder: what is there is not resumed, and its curve is kept under another name."""
+def _build_model(cfg: DictConfig, device: str) -> nn.Module:
+    layout = torch.channels_last if cfg.train.channels_last else torch.preserve_format
+    model: nn.Module = _build(cfg, "model")
+    _check_features(model)
+    return model.to(device, memory_format=layout)  # type: ignore[call-overload]
+
+
+def _evaluate_checkpoint(cfg: DictConfig, model: nn.Module, evaluation: Evaluation) -> dict[str, float]:
+    if not cfg.train.init_checkpoint:
+        raise ConfigError("--eval-only needs weights: train.init_checkpoint=PATH.")
+    load_weights(model, cfg.train.init_checkpoint)
+    return evaluation(model)
+
+
+def _archive_previous_run(output: Path) -> None:
+    """Keep the metrics of an earlier training in the same folder under another name, and never resume from it."""
     (output / "last_checkpoint").unlink(missing_ok=True)
-    curve = output / "metrics.json"
-    if curve.exists():
-        curve.replace(output / "metrics.previous.json")
+    metrics = output / "metrics.json"
+    if metrics.exists():
+        metrics.replace(output / "metrics.previous.json")
 
 
 def _build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -206,17 +216,31 @@ def _build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer
         cfg.optimizer.params.model = None
 
 
-def _hooks(cfg: DictConfig, trainer: Trainer, saver: EvalAndSave, ema: ModelEMA | None, output: Path) -> list[HookBase]:
-    """Timing, learning rate, average weights, progress, evaluation and checkpoints, logs; in this order."""
+def _build_trainer(cfg: DictConfig, model: nn.Module, device: str) -> Trainer:
+    train = cfg.train
+    return Trainer(
+        wrap_ddp(model),
+        _build_optimizer(cfg, model),
+        seed=train.seed,
+        device=device.split(":")[0],
+        amp_dtype=train.amp.dtype if train.amp.enabled else None,
+        clip_norm=train.clip_norm,
+    )
+
+
+def _build_hooks(
+    cfg: DictConfig, trainer: Trainer, evaluator: EvalAndSave, ema: ModelEMA | None, output: Path
+) -> list[HookBase]:
+    """Return the hooks in the order they run: timer, learning rate, the config's, EMA, progress, evaluation, logs."""
     train = cfg.train
     scheduler = LRMultiplier(trainer.optimizer, _build(cfg, "lr_multiplier"), train.max_iter)
     result: list[HookBase] = [hooks.IterationTimer(warmup_iter=1), hooks.LRScheduler(scheduler=scheduler)]
     result += [_build(cfg, f"train.hooks.{i}") for i in range(len(train.get("hooks", ())))]
     if ema is not None:
         result.append(EMAHook(ema))
-    result += [ProgressBar(train.max_iter), saver]
+    result += [ProgressBar(train.max_iter), evaluator]
     if comm.is_main_process():
-        # Window 1: the loss of the iteration itself, so that the curves of resumed and whole runs can be compared.
+        # Window 1 records the loss of each iteration itself, so that resumed and uninterrupted runs can be compared.
         json_writer = JSONWriter(str(output / "metrics.json"), window_size=1)
         result.append(hooks.PeriodicWriter([json_writer, TensorboardXWriter(str(output))], period=train.log_period))
     return result
@@ -231,52 +255,47 @@ def _train(
     output: Path,
     resume: bool,
 ) -> tuple[dict[str, float], float]:
-    """Train from the start or the last checkpoint; returns the last metrics and the seconds spent."""
+    """Train from the start or the last checkpoint; return the last metrics and the seconds of training."""
     train = cfg.train
     ema = ModelEMA(model, train.ema.decay) if train.ema.enabled else None
     checkpointer = TinyCheckpointer(model, str(output))
     if not resume and comm.is_main_process():
-        _put_aside(output)
-    trainer = Trainer(
-        wrap_ddp(model),
-        _build_optimizer(cfg, model),
-        seed=train.seed,
-        device=device.split(":")[0],
-        amp_dtype=train.amp.dtype if train.amp.enabled else None,
-        clip_norm=train.clip_norm,
-    )
+        _archive_previous_run(output)
+    trainer = _build_trainer(cfg, model, device)
     checkpointer.add_checkpointable("trainer", trainer)
     if ema is not None:
         checkpointer.add_checkpointable("ema", ema)
-    saver = EvalAndSave(
+    evaluator = EvalAndSave(
         checkpointer,
         lambda: evaluation(model),
         eval_period=train.eval_period,
         save_period=train.checkpoint_period,
         ema=ema,
     )
-    trainer.register_hooks(_hooks(cfg, trainer, saver, ema, output))
-    start = _load(checkpointer, trainer, ema, train.init_checkpoint, resume)
+    trainer.register_hooks(_build_hooks(cfg, trainer, evaluator, ema, output))
+    start = _resume_or_load(checkpointer, trainer, ema, train.init_checkpoint, resume)
     if start >= train.max_iter:
         logger.info("Nothing to train: %s is already at iteration %d.", output, start)
         with ema.applied() if ema else nullcontext():
             return evaluation(model), trainer.seconds
-    trainer.feed(loader.iter_from(start))
+    trainer.set_data_iterator(loader.iter_from(start))
     trainer.train(start, train.max_iter)
     if trainer.dropped:
         counts = ", ".join(f"{n} {key.removeprefix('dropped/')}" for key, n in trainer.dropped.items())
         logger.info("Boxes that augmentation took out of training: %s.", counts)
-    return saver.results, trainer.seconds
+    return evaluator.results, trainer.seconds
 
 
-def _load(checkpointer: TinyCheckpointer, trainer: Trainer, ema: ModelEMA | None, init: str, resume: bool) -> int:
-    """Load the last checkpoint or the initial weights; returns the iteration to start at."""
+def _resume_or_load(
+    checkpointer: TinyCheckpointer, trainer: Trainer, ema: ModelEMA | None, init_checkpoint: str, resume: bool
+) -> int:
+    """Load the last checkpoint if training resumes, else the initial weights; return the iteration to start at."""
     if resume and checkpointer.has_checkpoint():
-        checkpointer.load_all()
+        checkpointer.resume()
         logger.info("Resuming at iteration %d.", trainer.iter + 1)
         return trainer.iter + 1
-    if init:
-        checkpointer.load(init, checkpointables=[])
+    if init_checkpoint:
+        checkpointer.load(init_checkpoint, checkpointables=[])
         if ema is not None:
             ema.reset()
     return 0

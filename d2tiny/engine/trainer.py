@@ -1,4 +1,4 @@
-"""The training loop. Every iteration is a function of (weights, optimizer, seed, iteration)."""
+"""The training loop. An iteration depends only on the weights, the optimizer, the seed and its number."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class Trainer(TrainerBase):
-    """Runs forward, backward and step, on CPU and GPU, with or without autocast."""
+    """Run forward pass, backward pass and optimizer step on CPU or GPU, with or without mixed precision."""
 
     def __init__(
         self,
@@ -36,15 +36,15 @@ class Trainer(TrainerBase):
         """Set up the loop.
 
         Args:
-            model: maps a batch to a dict of losses in training mode.
-            optimizer: over the model's parameters.
-            seed: of the sampling inside the model.
+            model: returns a dict of losses for a batch in training mode.
+            optimizer: optimizer of the model's parameters.
+            seed: seed of the random sampling inside the model; each iteration and process derives its own from it.
             device: ``cpu`` or ``cuda``.
-            amp_dtype: ``float16`` (GPU) or ``bfloat16`` for autocast; None trains in float32.
+            amp_dtype: ``float16`` (GPU only) or ``bfloat16`` for autocast; None trains in float32.
             clip_norm: largest gradient norm; 0 does not clip.
 
         Raises:
-            ConfigError: unknown type, or float16 on the CPU.
+            ConfigError: unknown ``amp_dtype``, or float16 on the CPU.
         """
         super().__init__()
         if amp_dtype is not None and amp_dtype not in AMP_DTYPES:
@@ -64,20 +64,20 @@ class Trainer(TrainerBase):
         self._start = time.perf_counter()
         self._seconds_before = 0.0
 
-    def feed(self, batches: Iterator[list[dict[str, Any]]]) -> None:
-        """Set the endless stream of batches, once it is known where training starts."""
+    def set_data_iterator(self, batches: Iterator[list[dict[str, Any]]]) -> None:
+        """Set the infinite iterator of batches; its first batch belongs to the iteration that training starts at."""
         self._batches = batches
 
     @property
     def seconds(self) -> float:
-        """Time spent in this training, over all its resumptions, without what came after the last checkpoint."""
+        """Return the seconds of training, including the runs before a resume up to their last checkpoint."""
         return self._seconds_before + time.perf_counter() - self._start
 
     def run_step(self) -> None:
-        """One iteration.
+        """Run one iteration.
 
         Raises:
-            NonFiniteLossError: a loss is NaN or infinite; names the images.
+            NonFiniteLossError: a loss or the gradient is NaN or infinite; the message names the images.
         """
         start = time.perf_counter()
         data = next(self._batches)
@@ -87,11 +87,11 @@ class Trainer(TrainerBase):
             with torch.autocast(self._device, dtype=self._amp, enabled=self._amp is not None):
                 losses = self.model(data)
         except FloatingPointError as err:
-            raise self._diverged(data, str(err)) from err
+            raise self._divergence_error(data, str(err)) from err
         total = sum(losses.values())
         assert isinstance(total, Tensor)
         if not bool(torch.isfinite(total)):
-            raise self._diverged(data, str({k: float(v) for k, v in losses.items()}))
+            raise self._divergence_error(data, str({k: float(v) for k, v in losses.items()}))
         self.optimizer.zero_grad()
         self._scaler.scale(total).backward()
         if self._clip_norm > 0:
@@ -99,19 +99,20 @@ class Trainer(TrainerBase):
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._clip_norm)
             self.storage.put_scalar("grad_norm", float(norm))
             if not self._scaler.is_enabled() and not bool(torch.isfinite(norm)):
-                raise self._diverged(data, "the gradient is NaN or infinite")
+                raise self._divergence_error(data, "the gradient is NaN or infinite")
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self._log(losses, data_time, data)
 
-    def _diverged(self, data: list[dict[str, Any]], what: str) -> NonFiniteLossError:
+    def _divergence_error(self, data: list[dict[str, Any]], reason: str) -> NonFiniteLossError:
         files = "\n  ".join(str(d.get("file_name", d.get("image_id"))) for d in data)
         return NonFiniteLossError(
-            f"Training diverged at iteration {self.iter}: {what}\nThe batch was:\n  {files}\n"
+            f"Training diverged at iteration {self.iter}: {reason}\nThe batch was:\n  {files}\n"
             "Check these images and their boxes; if they are fine, lower optimizer.lr or set train.clip_norm=10."
         )
 
     def _log(self, losses: dict[str, Tensor], data_time: float, data: list[dict[str, Any]]) -> None:
+        """Write the mean losses over all processes to the event storage, and count dropped boxes."""
         values = {k: float(v.detach()) for k, v in losses.items()}
         values["data_time"] = data_time
         dropped = Counter[str]()
@@ -130,7 +131,7 @@ class Trainer(TrainerBase):
             self.storage.put_scalars(**mean)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return progress, hooks, optimizer and gradient scaler."""
+        """Return iteration, hooks, optimizer, gradient scaler, counts of dropped boxes and training time."""
         state = super().state_dict()
         state["optimizer"] = self.optimizer.state_dict()
         state["scaler"] = self._scaler.state_dict()
@@ -139,7 +140,7 @@ class Trainer(TrainerBase):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore :meth:`state_dict`."""
+        """Restore what :meth:`state_dict` returned."""
         super().load_state_dict(state_dict)
         self.optimizer.load_state_dict(state_dict["optimizer"])
         self._scaler.load_state_dict(state_dict["scaler"])

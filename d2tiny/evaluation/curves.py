@@ -1,4 +1,4 @@
-"""Curves of the error report: recall by size, precision-recall, score calibration."""
+"""Curves of the error report: recall by size, precision and recall, score calibration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ __all__ = ["Calibration", "best_thresholds", "calibration", "precision_recall", 
 
 
 def size_edges(largest: float) -> np.ndarray:
-    """Edges in px of size bins: 2 px wide up to 32 px, then growing by a quarter."""
+    """Return the edges of size bins in px: every 2 px up to 32 px, then each 1.25 times the one before.
+
+    Args:
+        largest: largest size in px that the bins must cover.
+    """
     edges = list(np.arange(0.0, 33.0, 2.0))
     while edges[-1] < largest:
         edges.append(edges[-1] * 1.25)
@@ -25,73 +29,73 @@ def size_edges(largest: float) -> np.ndarray:
 
 
 def recall_by_size(
-    truth: GroundTruth, found: Detections, protocol: Protocol, edges: np.ndarray, thresholds: tuple[float, ...]
+    truth: GroundTruth, detections: Detections, protocol: Protocol, edges: np.ndarray, thresholds: tuple[float, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Share of the objects of each size that are found at any score.
+    """Compute the recall of objects by size, counting detections of any score.
 
     Args:
-        truth: objects.
-        found: detections.
-        protocol: its regions, last limit and matching hold; objects of every size count.
-        edges: (S + 1,) px, of the square root of the area.
-        thresholds: IoU.
+        truth: the ground truth.
+        detections: the detections.
+        protocol: its regions, last limit and matching rule are used, its areas are not.
+        edges: (S + 1,) edges of the size bins in px; the size is the square root of the area.
+        thresholds: IoU thresholds.
 
     Returns:
-        recall (len(thresholds), S) in [0, 1], NaN where there is no object; and objects (S,).
+        recall (len(thresholds), S) in [0, 1], NaN in bins without objects; number of objects (S,).
     """
-    truth, found = prepare(truth, found, protocol)
-    plain = replace(protocol, areas={}, base_area=(0.0, INFINITE))
+    truth, detections = prepare(truth, detections, protocol)
+    all_sizes = replace(protocol, areas={}, base_area=(0.0, INFINITE))
     sizes = np.sqrt(truth.area)
     counts = np.histogram(sizes[~truth.ignore], edges)[0]
     rows = []
     for threshold in thresholds:
         hit = np.zeros(len(truth), dtype=bool)
-        for matches in match_classes(truth, found, plain, np.array([threshold])):
-            hit[matches.objects[matches.matched[matches.matched >= 0]]] = True
+        for matches in match_classes(truth, detections, all_sizes, np.array([threshold])):
+            hit[matches.gt_idxs[matches.matched[matches.matched >= 0]]] = True
         with np.errstate(invalid="ignore"):
             rows.append(np.histogram(sizes[hit & ~truth.ignore], edges)[0] / counts)
     return np.stack(rows), counts
 
 
 def precision_recall(analysis: ErrorAnalysis) -> np.ndarray:
-    """Precision envelope (K, 101) of each class at IoU 0.5 and the recalls 0, 0.01, …, 1; NaN without objects."""
+    """Return the precision (K, 101) of each class at IoU 0.5 and recalls 0, 0.01, …, 1; NaN without objects."""
     truth = analysis.truth
     result = np.full((len(truth.classes), len(RECALLS)), np.nan)
     for k in range(len(truth.classes)):
         positives = int(((truth.category == k) & analysis.objects).sum())
         if positives:
-            kinds = analysis.kind[(analysis.found.category == k) & (analysis.kind != IGNORED)]
-            places = np.flatnonzero(kinds == TRUE)
-            result[k] = precision_at_recalls(places - np.arange(len(places)), positives)
+            kinds = analysis.kind[(analysis.detections.category == k) & (analysis.kind != IGNORED)]
+            tp_index = np.flatnonzero(kinds == TRUE)
+            result[k] = precision_at_recalls(tp_index - np.arange(len(tp_index)), positives)
     return result
 
 
 def best_thresholds(analysis: ErrorAnalysis) -> np.ndarray:
-    """Score (K,) at which the F1 of each class at IoU 0.5 is highest; 0.5 where nothing is right."""
+    """Return the score (K,) of the highest F1 of each class at IoU 0.5; 0.5 for a class without true positives."""
     truth = analysis.truth
     result = np.full(len(truth.classes), 0.5)
     for k in range(len(truth.classes)):
-        here = (analysis.found.category == k) & (analysis.kind != IGNORED)
-        right = np.cumsum(analysis.kind[here] == TRUE)
-        if len(right) and right[-1]:
+        counted = (analysis.detections.category == k) & (analysis.kind != IGNORED)
+        tp = np.cumsum(analysis.kind[counted] == TRUE)
+        if len(tp) and tp[-1]:
             positives = ((truth.category == k) & analysis.objects).sum()
-            f1 = 2 * right / (np.arange(1, len(right) + 1) + positives)
-            scores = analysis.found.scores[here]
-            f1[:-1][scores[1:] == scores[:-1]] = -1  # a threshold takes all of equal scores, or none
+            f1 = 2 * tp / (np.arange(1, len(tp) + 1) + positives)
+            scores = analysis.detections.scores[counted]
+            f1[:-1][scores[1:] == scores[:-1]] = -1  # a threshold cannot separate equal scores
             result[k] = scores[np.argmax(f1)]
     return result
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Scores against the share that is right, in equal steps of the score; NaN in empty bins.
+    """Reliability diagram: precision against score in bins of equal width; NaN in empty bins.
 
     Attributes:
-        score: mean of each bin.
-        precision: share of true detections of each bin.
-        count: detections of each bin.
-        error: mean absolute difference of the two, weighted by count (expected calibration error); NaN where a score
-            is no probability.
+        score: mean score of each bin.
+        precision: fraction of true positives in each bin.
+        count: number of detections in each bin.
+        error: expected calibration error: mean absolute difference of score and precision, weighted by count; NaN if
+            a score lies outside [0, 1].
     """
 
     score: np.ndarray
@@ -101,15 +105,17 @@ class Calibration:
 
 
 def calibration(analysis: ErrorAnalysis, bins: int = 20) -> Calibration:
-    """Compare scores with precision at IoU 0.5; ignored detections do not count."""
+    """Compare scores with precision at IoU 0.5 in ``bins`` equal bins of [0, 1]; ignored detections do not count."""
     use = analysis.kind != IGNORED
-    scores, right = analysis.found.scores[use], analysis.kind[use] == TRUE
-    place = np.minimum((scores.clip(0, 1) * bins).astype(np.int64), bins - 1)
-    count = np.bincount(place, minlength=bins)
+    scores, correct = analysis.detections.scores[use], analysis.kind[use] == TRUE
+    bin_index = np.minimum((scores.clip(0, 1) * bins).astype(np.int64), bins - 1)
+    count = np.bincount(bin_index, minlength=bins)
     with np.errstate(invalid="ignore"):
-        score = np.bincount(place, scores, bins) / count
-        precision = np.bincount(place, right, bins) / count
-    known = count > 0
-    gaps = np.abs(score - precision)[known] * count[known]
-    probable = ((scores >= 0) & (scores <= 1)).all()
-    return Calibration(score, precision, count, float(gaps.sum() / max(1, count.sum())) if probable else float("nan"))
+        score = np.bincount(bin_index, scores, bins) / count
+        precision = np.bincount(bin_index, correct, bins) / count
+    filled = count > 0
+    gaps = np.abs(score - precision)[filled] * count[filled]
+    are_probabilities = ((scores >= 0) & (scores <= 1)).all()
+    return Calibration(
+        score, precision, count, float(gaps.sum() / max(1, count.sum())) if are_probabilities else float("nan")
+    )

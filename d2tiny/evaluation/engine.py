@@ -1,4 +1,4 @@
-"""The one evaluation engine: ground truth and detections as arrays, any protocol."""
+"""Evaluation engine: average precision, recall and oLRP of arrays under any protocol."""
 
 from __future__ import annotations
 
@@ -22,23 +22,25 @@ _UNLIMITED = np.iinfo(np.int32).max
 
 @dataclass(frozen=True)
 class ClassMatches:
-    """One class after matching. A areas (the first is all), T thresholds, N detections in falling order of score.
+    """Detections of one class matched to its objects.
+
+    Shapes: N detections by descending score, G objects, A area ranges (first the base area), T thresholds.
 
     Attributes:
-        index: of the class.
-        detections: (N,) indices into the detections that were given.
-        rank: (N,) place of each among the detections of its image.
-        objects: (G,) indices into the ground truth that was given.
-        status: (N, A, T) uint8, see :mod:`d2tiny.evaluation.kernels`.
-        matched: (N,) index into ``objects`` of what is taken in all areas at the first threshold, or -1.
-        overlap: (N, A) IoU with what is taken at the first threshold.
-        positives: (A,) objects to find.
+        index: index of the class.
+        det_idxs: (N,) indices into the evaluated detections.
+        rank: (N,) rank of each detection among those of its image and class, from 0.
+        gt_idxs: (G,) indices into the evaluated ground truth.
+        status: (N, A, T) uint8: true positive, false positive or ignored, see :mod:`d2tiny.evaluation.kernels`.
+        matched: (N,) index into ``gt_idxs`` of the object matched in the base area at the first threshold, or -1.
+        overlap: (N, A) IoU with the object matched at the first threshold.
+        positives: (A,) number of objects that count for recall.
     """
 
     index: int
-    detections: np.ndarray
+    det_idxs: np.ndarray
     rank: np.ndarray
-    objects: np.ndarray
+    gt_idxs: np.ndarray
     status: np.ndarray
     matched: np.ndarray
     overlap: np.ndarray
@@ -47,17 +49,19 @@ class ClassMatches:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Numbers of an evaluation. T thresholds, K classes, A areas (the first is all), M limits; NaN without objects.
+    """Result of an evaluation; values are NaN where there are no objects.
+
+    Shapes: T thresholds, K classes, A area ranges (first the base area), M limits of ``max_dets``.
 
     Attributes:
-        protocol: what was computed.
-        classes: K names.
-        thresholds: (T,) the protocol's, then its extra ones.
-        ap: integrator → (T, K, A) in [0, 1].
-        recall: (T, K, A, M) in [0, 1].
-        positives: (K, A) objects to find.
-        weights: (K,) of the classes in means.
-        lrp: :class:`OptimalLRP` of each class, or None.
+        protocol: the evaluation protocol.
+        classes: names of the K classes.
+        thresholds: (T,) ``iou_thresholds`` of the protocol, then its ``extra_ious``.
+        ap: average precision (T, K, A) in [0, 1] for each integrator.
+        recall: (T, K, A, M) recall in [0, 1].
+        positives: (K, A) number of objects that count for recall.
+        weights: (K,) weights of the classes in means over classes.
+        lrp: :class:`OptimalLRP` of each class; None if the protocol does not report it.
     """
 
     protocol: Protocol
@@ -70,10 +74,11 @@ class EvaluationResult:
     lrp: list[OptimalLRP] | None
 
     def metrics(self) -> dict[str, float]:
-        """Return all metrics by name, in percent; NaN where there is no object.
+        """Return all metrics by name, in percent; NaN where there are no objects.
 
-        ``AP, AP50, AP75`` and others of ``extra_ious``, ``AP{bin}``, ``AR@{limit}``, ``AR{bin}``, ``oLRP*`` (lower is
-        better), ``AP50_{integrator}``, ``AP-{class}``, and ``threshold-{class}`` (score of the lowest LRP, in [0, 1]).
+        The names are ``AP``, ``AP50``, ``AP75`` and the same for ``extra_ious``, ``AP{area}``, ``AP50_{integrator}``,
+        ``AR@{max_dets}``, ``AR{area}``, ``oLRP*`` (errors: lower is better), ``AP-{class}``, and ``threshold-{class}``,
+        the score of the lowest LRP in [0, 1], which is not a percentage.
         """
         protocol = self.protocol
         labels = ("all", *protocol.areas)
@@ -100,7 +105,7 @@ class EvaluationResult:
         return result
 
     def _mean(self, values: np.ndarray) -> float:
-        """Mean of (T, K) over thresholds and weighted classes, in percent."""
+        """Return the mean of (T, K) values over thresholds and weighted classes, in percent."""
         weights = np.broadcast_to(self.weights, values.shape)
         known = ~np.isnan(values)
         if not known.any() or not weights[known].any():
@@ -116,108 +121,118 @@ _LRP_NAMES = {
 }
 
 
-def _limit_of_image(found: Detections, limit: int, images: int) -> np.ndarray:
-    """The first rows of each image, over all classes (VisDrone's files are sorted by score; so is this)."""
-    order = np.argsort(-found.scores, kind="stable")
-    keep = np.zeros(len(found), dtype=bool)
-    keep[order] = kernels.ranks(found.image[order], images) < limit
+def _within_image_limit(detections: Detections, limit: int, images: int) -> np.ndarray:
+    """Return a (N,) mask of the ``limit`` best detections of each image over all classes, as VisDrone counts them."""
+    order = np.argsort(-detections.scores, kind="stable")
+    keep = np.zeros(len(detections), dtype=bool)
+    keep[order] = kernels.ranks(detections.image[order], images) < limit
     return keep
 
 
-def score_order(found: Detections, images: int) -> np.ndarray:
-    """Indices by falling score; equal ones in the order of images, then of the file, as COCO's merge sorts give it."""
-    by_image, _ = kernels.group(found.image, images)
-    return by_image[np.argsort(-found.scores[by_image], kind="stable")]
+def score_order(detections: Detections, images: int) -> np.ndarray:
+    """Return the indices that sort detections by descending score.
+
+    Equal scores are ordered by image, then by position in the file, as COCO's stable merge sorts order them.
+    """
+    by_image, _ = kernels.group(detections.image, images)
+    return by_image[np.argsort(-detections.scores[by_image], kind="stable")]
 
 
 def match_classes(
-    truth: GroundTruth, found: Detections, protocol: Protocol, thresholds: np.ndarray
+    truth: GroundTruth, detections: Detections, protocol: Protocol, thresholds: np.ndarray
 ) -> Iterator[ClassMatches]:
-    """Match class by class; nothing larger than a class is held.
+    """Match detections to objects class by class, so that memory is bounded by the largest class.
 
     Args:
-        truth: regions must have been dealt with.
-        found: detections.
-        protocol: matching rule, areas and the last limit.
-        thresholds: (T,) IoU.
+        truth: the ground truth after :func:`prepare`.
+        detections: the detections after :func:`prepare`.
+        protocol: its matching rule, areas and last limit are used.
+        thresholds: (T,) IoU thresholds.
+
+    Yields:
+        The matches of each class, in the order of the classes.
     """
     areas = protocol.all_areas()
     images, classes = len(truth.image_ids), len(truth.classes)
-    by_score = score_order(found, images)
-    order, starts = kernels.group(found.category[by_score], classes)
+    by_score = score_order(detections, images)
+    order, starts = kernels.group(detections.category[by_score], classes)
     order = by_score[order]
     gt_order, _ = kernels.group(truth.image, images)
     by_class, gt_starts = kernels.group(truth.category[gt_order], classes)
     gt_order = gt_order[by_class]
-    limits = np.minimum(thresholds, 1 - 1e-10)  # COCO: boxes that are equal match at a threshold of 1
+    limits = np.minimum(thresholds, 1 - 1e-10)  # as in COCO, identical boxes match at a threshold of 1
     for k in range(classes):
-        dets = order[starts[k] : starts[k + 1]]
-        objects = gt_order[gt_starts[k] : gt_starts[k + 1]]
-        image = found.image[dets]
+        det_idxs = order[starts[k] : starts[k + 1]]
+        gt_idxs = gt_order[gt_starts[k] : gt_starts[k + 1]]
+        image = detections.image[det_idxs]
         rank = kernels.ranks(image, images)
-        area, ignore = truth.area[objects], truth.ignore[objects]
+        area, ignore = truth.area[gt_idxs], truth.ignore[gt_idxs]
         status, matched, overlap = kernels.match(
             image,
-            found.boxes[dets],
+            detections.boxes[det_idxs],
             rank,
-            np.searchsorted(truth.image[objects], np.arange(images + 1)),
-            truth.boxes[objects],
+            np.searchsorted(truth.image[gt_idxs], np.arange(images + 1)),
+            truth.boxes[gt_idxs],
             area,
             ignore,
-            truth.shared[objects],
+            truth.shared[gt_idxs],
             areas,
             limits,
-            _UNLIMITED if protocol.limit_per_image else protocol.max_dets[-1],
+            _UNLIMITED if protocol.max_dets_per_image else protocol.max_dets[-1],
             protocol.matching == "voc",
             1.0 if protocol.overlap_plus_one else 0.0,
             protocol.strict_overlap,
         )
         inside = (area >= areas[:, :1]) & (area <= areas[:, 1:])
         positives = (inside & (~ignore | protocol.count_ignored)).sum(axis=1)
-        yield ClassMatches(k, dets, rank, objects, status, matched, overlap, positives)
+        yield ClassMatches(k, det_idxs, rank, gt_idxs, status, matched, overlap, positives)
 
 
-def apply_regions(truth: GroundTruth, found: Detections, protocol: Protocol) -> tuple[GroundTruth, Detections]:
-    """Deal with ignored regions as the protocol says; afterwards there are none."""
-    if not protocol.drop_in_regions:
-        return truth.with_regions_as_crowds(), found
-    stay, stay_found = outside_regions(truth, [(truth.image, truth.boxes), (found.image, found.boxes)])
-    return truth.select(stay), found.select(stay_found)
+def _apply_ignored_regions(
+    truth: GroundTruth, detections: Detections, protocol: Protocol
+) -> tuple[GroundTruth, Detections]:
+    """Return ground truth without regions, and detections: regions become crowds, or remove what is inside them."""
+    if not protocol.drop_in_ignored_regions:
+        return truth.with_regions_as_crowds(), detections
+    keep_gt, keep_det = outside_regions(truth, [(truth.image, truth.boxes), (detections.image, detections.boxes)])
+    return truth.select(keep_gt), detections.select(keep_det)
 
 
-def prepare(truth: GroundTruth, found: Detections, protocol: Protocol) -> tuple[GroundTruth, Detections]:
-    """Return what takes part under a protocol: regions are dealt with, and limits over all classes applied."""
-    truth, found = apply_regions(truth, found, protocol)
-    if protocol.limit_per_image:
-        found = found.select(_limit_of_image(found, protocol.ap_limit, len(truth.image_ids)))
-    return truth, found
+def prepare(truth: GroundTruth, detections: Detections, protocol: Protocol) -> tuple[GroundTruth, Detections]:
+    """Return the objects and detections that a protocol counts, with ignored regions and limits per image applied."""
+    truth, detections = _apply_ignored_regions(truth, detections, protocol)
+    if protocol.max_dets_per_image:
+        detections = detections.select(_within_image_limit(detections, protocol.ap_limit, len(truth.image_ids)))
+    return truth, detections
 
 
-def evaluate_arrays(truth: GroundTruth, found: Detections, protocol: Protocol) -> EvaluationResult:
-    """Evaluate detections.
+def evaluate_arrays(truth: GroundTruth, detections: Detections, protocol: Protocol) -> EvaluationResult:
+    """Evaluate detections under a protocol.
 
     Args:
-        truth: the objects; not modified.
-        found: the detections; not modified.
-        protocol: areas, limits, thresholds, rules.
+        truth: the ground truth; it is not modified.
+        detections: the detections; they are not modified.
+        protocol: areas, limits, thresholds and matching rules.
 
     Returns:
-        All numbers; NaN where a class or bin has no object, 0 where there is no detection.
+        The result, with NaN where a class or area has no objects and 0 where it has no detections.
     """
-    truth, found = apply_regions(truth, found, protocol)
+    truth, detections = _apply_ignored_regions(truth, detections, protocol)
     thresholds = np.array([*protocol.iou_thresholds, *protocol.extra_ious])
-    if protocol.limit_per_image:
-        parts = [found.select(_limit_of_image(found, m, len(truth.image_ids))) for m in protocol.max_dets]
-        result = [_evaluate(truth, part, protocol, thresholds) for part in parts]
-        last = result[-1]
-        recall = np.concatenate([r.recall[..., -1:] for r in result], axis=-1)
+    if protocol.max_dets_per_image:
+        parts = [detections.select(_within_image_limit(detections, m, len(truth.image_ids))) for m in protocol.max_dets]
+        results = [_evaluate(truth, part, protocol, thresholds) for part in parts]
+        last = results[-1]
+        recall = np.concatenate([r.recall[..., -1:] for r in results], axis=-1)
         return EvaluationResult(
             protocol, last.classes, thresholds, last.ap, recall, last.positives, last.weights, last.lrp
         )
-    return _evaluate(truth, found, protocol, thresholds)
+    return _evaluate(truth, detections, protocol, thresholds)
 
 
-def _evaluate(truth: GroundTruth, found: Detections, protocol: Protocol, thresholds: np.ndarray) -> EvaluationResult:
+def _evaluate(
+    truth: GroundTruth, detections: Detections, protocol: Protocol, thresholds: np.ndarray
+) -> EvaluationResult:
     labels = ("all", *protocol.areas)
     shape = (len(thresholds), len(truth.classes), len(labels))
     ap = {name: np.full(shape, np.nan) for name in protocol.integrators}
@@ -226,35 +241,27 @@ def _evaluate(truth: GroundTruth, found: Detections, protocol: Protocol, thresho
     weights = np.zeros(shape[1])
     lrp: list[OptimalLRP] = []
     ap_limit, recall_limits = protocol.ap_limit, np.array(protocol.max_dets)
-    if protocol.limit_per_image:  # has been done
+    if protocol.max_dets_per_image:  # the limits were applied to the detections
         ap_limit, recall_limits = _UNLIMITED, np.full(len(recall_limits), _UNLIMITED)
-    for matches in match_classes(truth, found, protocol, thresholds):
+    for matches in match_classes(truth, detections, protocol, thresholds):
         k = matches.index
         positives[k] = matches.positives
-        images = np.unique(truth.image[matches.objects])
+        images = np.unique(truth.image[matches.gt_idxs])
         weights[k] = len(images) if protocol.class_mean == "images" else 1
-        most = max(1, len(matches.objects))
-        before, position, true, false = kernels.accumulate(matches.status, matches.rank, ap_limit, most)
-        counts = kernels.count_true(matches.status, matches.rank, recall_limits)
+        max_tp = max(1, len(matches.gt_idxs))
+        fp_before, position, num_tp, num_fp = kernels.accumulate(matches.status, matches.rank, ap_limit, max_tp)
+        counts = kernels.count_tp(matches.status, matches.rank, recall_limits)
         with np.errstate(invalid="ignore"):
             recall[:, k] = (counts / matches.positives[:, None]).transpose(2, 1, 0)
-        for a in range(shape[2]):
-            number = int(matches.positives[a])
-            for t in range(shape[0]):
-                curve = before[a, t, : true[a, t]]
-                for name in protocol.integrators:
-                    ap[name][t, k, a] = average_precision(curve, int(false[a, t]), number, name)
+        for t, a in np.ndindex(shape[0], shape[2]):
+            curve, num_gt = fp_before[a, t, : num_tp[a, t]], int(matches.positives[a])
+            for name in protocol.integrators:
+                ap[name][t, k, a] = average_precision(curve, int(num_fp[a, t]), num_gt, name)
         if protocol.olrp:
-            places = position[0, 0, : true[0, 0]]
-            lrp.append(
-                optimal_lrp(
-                    before[0, 0, : true[0, 0]],
-                    matches.overlap[places, 0],
-                    found.scores[matches.detections[places]],
-                    int(matches.positives[0]),
-                    float(thresholds[0]),
-                )
-            )
+            true_positives = position[0, 0, : num_tp[0, 0]]
+            scores, ious = detections.scores[matches.det_idxs[true_positives]], matches.overlap[true_positives, 0]
+            num_gt, tau = int(matches.positives[0]), float(thresholds[0])
+            lrp.append(optimal_lrp(fp_before[0, 0, : num_tp[0, 0]], ious, scores, num_gt, tau))
     return EvaluationResult(
         protocol, truth.classes, thresholds, ap, recall, positives, weights, lrp if protocol.olrp else None
     )

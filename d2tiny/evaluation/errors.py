@@ -1,4 +1,4 @@
-"""What average precision is lost to, in the manner of TIDE (Bolya et al., ECCV 2020), by size and by density."""
+"""Error analysis in the manner of TIDE (Bolya et al., ECCV 2020): types of errors and the AP that each costs."""
 
 from __future__ import annotations
 
@@ -13,33 +13,35 @@ from d2tiny.evaluation.engine import match_classes, prepare, score_order
 from d2tiny.evaluation.integrators import average_precision
 from d2tiny.evaluation.protocols import Protocol
 
-__all__ = ["ERRORS", "ErrorAnalysis", "analyse_errors", "lost_precision"]
+__all__ = ["ERRORS", "ErrorAnalysis", "analyse_errors", "delta_ap"]
 
-# Kinds of detections. TIDE asks for a bad box before it asks for a wrong class; here the larger overlap decides.
+# Kinds of detections. TIDE tests for a localisation error before a class error; here the larger overlap decides.
 TRUE, IGNORED, CLASS, LOCALISATION, BOTH, DUPLICATE, BACKGROUND = range(7)
 ERRORS = ("missed", "localisation", "class", "both", "duplicate", "background")
 _KIND = {"localisation": LOCALISATION, "class": CLASS, "both": BOTH, "duplicate": DUPLICATE, "background": BACKGROUND}
-_MATCH, _BACKGROUND = 0.5, 0.1  # IoU
+_MATCH_IOU, _BACKGROUND_IOU = 0.5, 0.1
 
 
 @dataclass(frozen=True)
 class ErrorAnalysis:
-    """Every detection and object with what became of it. N detections in falling order of score, G objects.
+    """Classification of every detection and object. N detections by descending score, G objects.
 
     Attributes:
-        protocol: what was judged by; IoU 0.5 alone.
-        truth: the objects that take part; regions have become ignored objects.
-        found: the detections that take part.
-        kind: (N,) of each detection: TRUE, IGNORED, or an error.
-        target: (N,) object that a detection found, mislocates, mistakes or repeats; -1 for background.
-        objects: (G,) to be found.
-        hit: (G,) found by a detection of its class with IoU of at least 0.5.
-        missed: (G,) neither found nor the target of a bad box or a wrong class; never ignored ones.
+        protocol: the protocol, applied at an IoU threshold of 0.5 only.
+        truth: the evaluated objects; ignored regions have become ignored objects.
+        detections: the evaluated detections.
+        kind: (N,) kind of each detection: TRUE, IGNORED, or a type of error.
+        target: (N,) index of the object that a detection matches, mislocates, misclassifies or duplicates; -1 for
+            background.
+        objects: (G,) bool, objects that count for recall.
+        hit: (G,) bool, objects matched by a detection of their class with IoU ≥ 0.5.
+        missed: (G,) bool, objects that count for recall and are neither matched nor the target of a localisation or
+            class error.
     """
 
     protocol: Protocol
     truth: GroundTruth
-    found: Detections
+    detections: Detections
     kind: np.ndarray
     target: np.ndarray
     objects: np.ndarray
@@ -47,91 +49,92 @@ class ErrorAnalysis:
     missed: np.ndarray
 
     def counts(self) -> dict[str, int]:
-        """Return how many cases of each error there are, at any score."""
+        """Return the number of errors of each type at any score."""
         result = {name: int((self.kind == kind).sum()) for name, kind in _KIND.items()}
         return {"missed": int(self.missed.sum()), **result}
 
 
-def analyse_errors(truth: GroundTruth, found: Detections, protocol: Protocol) -> ErrorAnalysis:
-    """Match at IoU 0.5 and name every error.
+def analyse_errors(truth: GroundTruth, detections: Detections, protocol: Protocol) -> ErrorAnalysis:
+    """Match at IoU 0.5 and classify every error.
 
-    A false detection is, by the first that holds: a *duplicate* (IoU ≥ 0.5 with an object of its class that another one
-    found), of the wrong *class* (IoU ≥ 0.5 with an object of another class), badly *localised* (IoU in [0.1, 0.5) with
-    an object of its class), *both* (IoU in [0.1, 0.5) with one of another class), or *background*.
+    The type of a false positive is the first that applies: *duplicate* (IoU ≥ 0.5 with an object of its class, which
+    another detection matches), *class* (IoU ≥ 0.5 with an object of another class), *localisation* (IoU in [0.1, 0.5)
+    with an object of its class), *both* (IoU in [0.1, 0.5) with an object of another class), *background*.
 
     Args:
-        truth: objects.
-        found: detections.
-        protocol: its regions, limits, base area and matching hold.
+        truth: the ground truth.
+        detections: the detections.
+        protocol: its regions, limits, base area and matching rule are used.
     """
-    truth, found = prepare(truth, found, protocol)
+    truth, detections = prepare(truth, detections, protocol)
     low, high = protocol.base_area
     objects = ~truth.ignore & (truth.area >= low) & (truth.area <= high)
-    order = score_order(found, len(truth.image_ids))
-    kind = np.full(len(found), IGNORED, dtype=np.int8)
-    target = np.full(len(found), -1, dtype=np.int64)
+    order = score_order(detections, len(truth.image_ids))
+    kind = np.full(len(detections), IGNORED, dtype=np.int8)
+    target = np.full(len(detections), -1, dtype=np.int64)
     hit = np.zeros(len(truth), dtype=bool)
-    for matches in match_classes(truth, found, replace(protocol, areas={}), np.array([_MATCH])):
-        counts = (matches.rank < protocol.ap_limit) | protocol.limit_per_image
+    for matches in match_classes(truth, detections, replace(protocol, areas={}), np.array([_MATCH_IOU])):
+        counts = (matches.rank < protocol.ap_limit) | protocol.max_dets_per_image
         true, false = (counts & (matches.status[:, 0, 0] == value) for value in (kernels.TRUE, kernels.FALSE))
-        kind[matches.detections[true]] = TRUE
-        kind[matches.detections[false]] = BACKGROUND
-        target[matches.detections[true]] = matches.objects[matches.matched[true]]
-        hit[matches.objects[matches.matched[true]]] = True
+        kind[matches.det_idxs[true]] = TRUE
+        kind[matches.det_idxs[false]] = BACKGROUND
+        target[matches.det_idxs[true]] = matches.gt_idxs[matches.matched[true]]
+        hit[matches.gt_idxs[matches.matched[true]]] = True
     false = np.flatnonzero(kind == BACKGROUND)
     plus = 1.0 if protocol.overlap_plus_one else 0.0
-    kind[false], target[false] = _false_kinds(truth, np.flatnonzero(objects), found.select(false), plus)
-    aimed = np.zeros(len(truth), dtype=bool)
-    aimed[target[(kind == LOCALISATION) | (kind == CLASS)]] = True
-    missed = objects & ~hit & ~aimed
-    return ErrorAnalysis(protocol, truth, found.select(order), kind[order], target[order], objects, hit, missed)
+    kind[false], target[false] = _false_kinds(truth, np.flatnonzero(objects), detections.select(false), plus)
+    is_target = np.zeros(len(truth), dtype=bool)
+    is_target[target[(kind == LOCALISATION) | (kind == CLASS)]] = True
+    missed = objects & ~hit & ~is_target
+    return ErrorAnalysis(protocol, truth, detections.select(order), kind[order], target[order], objects, hit, missed)
 
 
 def _false_kinds(
     truth: GroundTruth, objects: np.ndarray, false: Detections, plus: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Kind and target of false detections."""
+    """Return kind and target of false positives."""
     by_image, starts = kernels.group(truth.image[objects], len(truth.image_ids))
     objects = objects[by_image]
-    same, same_at, other, other_at = kernels.best_overlaps(
+    same, same_gt, other, other_gt = kernels.best_overlaps(
         false.image, false.category, false.boxes, starts, truth.category[objects], truth.boxes[objects], plus
     )
-    # in rising order of precedence
+    # Later assignments override earlier ones.
     kind = np.full(len(false), BACKGROUND, dtype=np.int8)
     target = np.full(len(false), -1, dtype=np.int64)
-    for chosen, name, at in (
-        (other >= _BACKGROUND, BOTH, other_at),
-        (same >= _BACKGROUND, LOCALISATION, same_at),
-        (other >= _MATCH, CLASS, other_at),
-        (same >= _MATCH, DUPLICATE, same_at),
+    for applies, error, gt in (
+        (other >= _BACKGROUND_IOU, BOTH, other_gt),
+        (same >= _BACKGROUND_IOU, LOCALISATION, same_gt),
+        (other >= _MATCH_IOU, CLASS, other_gt),
+        (same >= _MATCH_IOU, DUPLICATE, same_gt),
     ):
-        kind[chosen] = name
-        target[chosen] = objects[at[chosen]]
+        kind[applies] = error
+        target[applies] = objects[gt[applies]]
     return kind, target
 
 
-def lost_precision(
+def delta_ap(
     analysis: ErrorAnalysis, *, area: tuple[float, float] | None = None, images: np.ndarray | None = None
 ) -> dict[str, float]:
-    """AP50, and how much higher it would be without each kind of error, one at a time.
+    """Compute AP50 and how much it would rise if one type of error were fixed (ΔAP of TIDE), for each type.
 
-    Without *missed* means that missed objects are not counted; without *localisation* and *class*, that the best such
-    detection of an object nobody found is right and the others are gone; without the rest, that they are gone.
+    Fixing *missed* removes missed objects. Fixing *localisation* or *class* turns the best such detection of each
+    unmatched object into a true positive and removes the others. Fixing another type removes its detections.
 
     Args:
-        analysis: of the whole dataset.
-        area: consider objects of this area (px², low excluded from 0 on, high included), detections aimed at them, and
-            false detections of this size.
-        images: (I,) bool, consider these images.
+        analysis: analysis of the dataset.
+        area: consider only objects whose area lies in (low, high] px² (a low of 0 is included), detections that target
+            them, and background detections of this size; None considers all.
+        images: (I,) bool, consider only these images; None considers all.
 
     Returns:
-        In percent points: ``AP50`` and one entry for each of :data:`ERRORS`; NaN without objects. And ``objects``.
+        ``AP50`` and ΔAP for each of :data:`ERRORS` in percentage points, NaN without objects; and ``objects``, the
+        number of objects considered.
     """
-    truth, found, protocol = analysis.truth, analysis.found, analysis.protocol
+    truth, detections, protocol = analysis.truth, analysis.detections, analysis.protocol
     objects = analysis.objects.copy()
-    area_of = found.boxes[:, 2] * found.boxes[:, 3]
-    aimed = analysis.target >= 0
-    area_of[aimed] = truth.area[analysis.target[aimed]]
+    area_of = detections.boxes[:, 2] * detections.boxes[:, 3]
+    has_target = analysis.target >= 0
+    area_of[has_target] = truth.area[analysis.target[has_target]]
     use = analysis.kind != IGNORED
     if area is not None:
         low, high = area if area[0] > 0 else (-1.0, area[1])
@@ -139,35 +142,35 @@ def lost_precision(
         use &= (area_of > low) & (area_of <= high)
     if images is not None:
         objects &= images[truth.image]
-        use &= images[found.image]
+        use &= images[detections.image]
     kind, target = analysis.kind[use], analysis.target[use]
-    category = found.category[use].astype(np.int64)
-    mean = _Mean(truth, objects | (truth.ignore & protocol.count_ignored), protocol)
-    base = mean(category, kind == TRUE)
+    category = detections.category[use].astype(np.int64)
+    mean_ap = _MeanAP(truth, objects | (truth.ignore & protocol.count_ignored), protocol)
+    base = mean_ap(category, kind == TRUE)
     result = {"objects": float(objects.sum()), "AP50": base}
     missed = np.bincount(truth.category[objects & analysis.missed], minlength=len(truth.classes))
-    result["missed"] = mean(category, kind == TRUE, missed) - base
+    result["missed"] = mean_ap(category, kind == TRUE, missed) - base
     for name, error in _KIND.items():
-        here = kind == error
-        keep, right, label = ~here, kind == TRUE, category.copy()
+        has_error = kind == error
+        keep, correct, label = ~has_error, kind == TRUE, category.copy()
         if error in (LOCALISATION, CLASS):
-            mended = _first_of_each(target, here, analysis.hit)
-            keep[mended] = right[mended] = True
-            label[mended] = truth.category[target[mended]]
-        result[name] = mean(label[keep], right[keep]) - base
+            fixed = _best_of_unmatched(target, has_error, analysis.hit)
+            keep[fixed] = correct[fixed] = True
+            label[fixed] = truth.category[target[fixed]]
+        result[name] = mean_ap(label[keep], correct[keep]) - base
     return {name: result[name] for name in ("objects", "AP50", *ERRORS)}
 
 
-def _first_of_each(target: np.ndarray, among: np.ndarray, hit: np.ndarray) -> np.ndarray:
-    """Places of the first entry (best score) for each target that nobody found."""
-    places = np.flatnonzero(among)
-    places = places[~hit[target[places]]]
-    _, first = np.unique(target[places], return_index=True)
-    return places[first]
+def _best_of_unmatched(target: np.ndarray, has_error: np.ndarray, hit: np.ndarray) -> np.ndarray:
+    """Return the index of the best detection with this error for each object that no detection matches."""
+    index = np.flatnonzero(has_error)
+    index = index[~hit[target[index]]]
+    _, first = np.unique(target[index], return_index=True)
+    return index[first]
 
 
-class _Mean:
-    """Mean AP over the classes of some objects, as the protocol takes it; detections in falling order of score."""
+class _MeanAP:
+    """Mean AP over classes with the protocol's weights and integrator, for detections by descending score."""
 
     def __init__(self, truth: GroundTruth, objects: np.ndarray, protocol: Protocol) -> None:
         self.positives = np.bincount(truth.category[objects], minlength=len(truth.classes))
@@ -177,19 +180,19 @@ class _Mean:
             self.weights = np.bincount(pairs[:, 0], minlength=len(truth.classes)).astype(float)
         self.integrator = protocol.integrators[0]
 
-    def __call__(self, category: np.ndarray, true: np.ndarray, fewer: np.ndarray | None = None) -> float:
-        """In percent; ``fewer`` (K,) objects are not counted."""
+    def __call__(self, category: np.ndarray, true: np.ndarray, removed: np.ndarray | None = None) -> float:
+        """Return the mean AP in percent, with ``removed`` (K,) objects of each class left out."""
         order, starts = kernels.group(category, len(self.positives))
         values, weights = [], []
         for k in np.flatnonzero(self.positives):
-            right = true[order[starts[k] : starts[k + 1]]]
-            places = np.flatnonzero(right)
-            false = len(right) - len(places)
-            left = int(self.positives[k] - (0 if fewer is None else fewer[k]))
-            if left:
-                before = places - np.arange(len(places))
-                values.append(average_precision(before, false, left, self.integrator))
-            else:  # only misses: without them the class is perfect, or nothing but false alarms
-                values.append(0.0 if false else 1.0)
+            is_tp = true[order[starts[k] : starts[k + 1]]]
+            tp_index = np.flatnonzero(is_tp)
+            num_fp = len(is_tp) - len(tp_index)
+            positives = int(self.positives[k] - (0 if removed is None else removed[k]))
+            if positives:
+                fp_before = tp_index - np.arange(len(tp_index))
+                values.append(average_precision(fp_before, num_fp, positives, self.integrator))
+            else:  # all objects were missed: without them the class is perfect unless it has false positives
+                values.append(0.0 if num_fp else 1.0)
             weights.append(self.weights[k])
         return float(np.average(values, weights=weights) * 100) if values else float("nan")

@@ -1,8 +1,8 @@
-"""The loops of the evaluation, compiled by numba; `tests/reference/evaluation.py` holds the slow obvious version.
+"""Loops of the evaluation compiled by numba; ``tests/reference/evaluation.py`` has a slow reference implementation.
 
-Everything here works on the detections of one class, in falling order of score, so that memory is bounded by the
-largest class. Most detections of a detector overlap no object at all: they are settled by one pass over the overlaps,
-and only the rest is matched at every threshold and area.
+The functions work on the detections of one class by descending score, so that memory is bounded by the largest class.
+Most detections overlap no object: one pass over the overlaps decides them, and only the others are matched at every
+threshold and area.
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-__all__ = ["FALSE", "IGNORED", "TRUE", "accumulate", "best_overlaps", "count_true", "group", "match", "ranks"]
+__all__ = ["FALSE", "IGNORED", "TRUE", "accumulate", "best_overlaps", "count_tp", "group", "match", "ranks"]
 
 FALSE, TRUE, IGNORED = 0, 1, 2
-_MISSED_BY_LIMIT = 3  # beyond the last limit: not there at all
+_BEYOND_LIMIT = 3  # beyond the last limit of max_dets: counts as neither true nor false
 
 
 @njit(cache=True)
-def group(keys: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Stable counting sort.
+def group(keys: np.ndarray, num_groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sort integer keys with a stable counting sort.
 
     Args:
-        keys: (N,) integers in [0, number).
-        number: of groups.
+        keys: (N,) integers in [0, num_groups).
+        num_groups: num_groups of groups.
 
     Returns:
-        order (N,) int64 that sorts the keys, and starts (number + 1,) int64 of the groups in it.
+        order (N,) int64 that sorts the keys, and starts (num_groups + 1,) int64 of the groups within it.
     """
-    starts = np.zeros(number + 1, np.int64)
+    starts = np.zeros(num_groups + 1, np.int64)
     for key in keys:
         starts[key + 1] += 1
-    for i in range(number):
+    for i in range(num_groups):
         starts[i + 1] += starts[i]
     fill = starts[:-1].copy()
     order = np.empty(len(keys), np.int64)
@@ -42,19 +42,19 @@ def group(keys: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @njit(cache=True)
-def ranks(keys: np.ndarray, number: int) -> np.ndarray:
-    """Position (N,) int32 of each entry within its group, in the order given."""
-    seen = np.zeros(number, np.int32)
+def ranks(keys: np.ndarray, num_groups: int) -> np.ndarray:
+    """Return the (N,) int32 rank of each entry within its group, in input order, from 0."""
+    count = np.zeros(num_groups, np.int32)
     result = np.empty(len(keys), np.int32)
     for i in range(len(keys)):
-        result[i] = seen[keys[i]]
-        seen[keys[i]] += 1
+        result[i] = count[keys[i]]
+        count[keys[i]] += 1
     return result
 
 
 @njit(cache=True)
 def _overlap(d: np.ndarray, g: np.ndarray, ignored: bool, plus: float) -> float:
-    """IoU of two XYWH boxes, in COCO's order of operations; of ignored objects the share of the detection."""
+    """Return the IoU of two XYWH boxes in COCO's order of operations; for ignored objects, intersection by own area."""
     w = min(d[0] + d[2], g[0] + g[2]) - max(d[0], g[0]) + plus
     if w <= 0:
         return 0.0
@@ -64,7 +64,7 @@ def _overlap(d: np.ndarray, g: np.ndarray, ignored: bool, plus: float) -> float:
     inter = w * h
     own = (d[2] + plus) * (d[3] + plus)
     union = own if ignored else own + (g[2] + plus) * (g[3] + plus) - inter
-    return inter / union if union > 0 else 0.0  # areas may underflow
+    return inter / union if union > 0 else 0.0  # the areas may underflow to 0
 
 
 @njit(cache=True)
@@ -73,7 +73,7 @@ def _reaches(overlap: float, threshold: float, strict: bool) -> bool:
 
 
 @njit(cache=True)
-def _choose(
+def _choose_object(
     overlaps: np.ndarray,
     free: np.ndarray,
     outside: np.ndarray,
@@ -83,36 +83,39 @@ def _choose(
     voc: bool,
     strict: bool,
 ) -> tuple[int, bool]:
-    """Position among the candidates of the object that a detection takes, or -1; and whether it comes too late.
+    """Choose the object that a detection matches.
 
     Args:
-        overlaps: (C,) of the candidates, in the order of the file.
-        free: (C,) not taken yet.
-        outside: (C,) ignored in this area.
-        crowd: (C,) matchable many times.
-        shared: (C,) regions.
-        threshold: of the overlap.
-        voc: the best object only, taken or not.
-        strict: ``>`` instead of ``>=``.
+        overlaps: (C,) overlaps of the candidates, in file order.
+        free: (C,) whether a candidate has not been matched yet.
+        outside: (C,) whether a candidate is ignored in this area range.
+        crowd: (C,) whether a candidate may be matched several times.
+        shared: (C,) whether a candidate is an ignored region.
+        threshold: smallest overlap of a match.
+        voc: consider only the candidate of largest overlap, matched or not.
+        strict: require an overlap above the threshold, not equal to it.
+
+    Returns:
+        Index of the candidate, or -1; and whether it is already matched, which makes the detection a false positive.
     """
     best, chosen = threshold, -1
     if voc:
-        for late in (False, True):  # regions only where no object fits
+        for regions in (False, True):  # regions only if no object matches
             if chosen >= 0:
                 break
             for c in range(len(overlaps)):
-                # the first of equal ones
+                # among equal overlaps, the first
                 better = _reaches(overlaps[c], threshold, strict) if chosen < 0 else overlaps[c] > best
-                if shared[c] == late and better:
+                if shared[c] == regions and better:
                     best, chosen = overlaps[c], c
         return chosen, chosen >= 0 and not free[chosen] and not outside[chosen]
-    for late in (False, True):  # ignored objects only where no other one fits
+    for ignored in (False, True):  # ignored objects only if no other object matches
         if chosen >= 0:
             break
         for c in range(len(overlaps)):
-            if outside[c] != late or not (free[c] or crowd[c]):
+            if outside[c] != ignored or not (free[c] or crowd[c]):
                 continue
-            # COCO's comparison: the later of equal ones
+            # among equal overlaps the last, as in COCO
             if overlaps[c] < best or (strict and not overlaps[c] > threshold):
                 continue
             best, chosen = overlaps[c], c
@@ -139,25 +142,25 @@ def match(
     """Match the detections of one class to its objects.
 
     Args:
-        det_image: (N,) image of each detection, in falling order of score.
+        det_image: (N,) image index of each detection, by descending score.
         det_boxes: (N, 4) XYWH.
-        det_rank: (N,) how many of its image (and class) come before.
+        det_rank: (N,) rank of each detection among those of its image and class.
         gt_starts: (I + 1,) the objects of image i are ``gt_starts[i]:gt_starts[i + 1]``.
         gt_boxes: (G, 4) XYWH.
         gt_area: (G,) px².
         gt_ignore: (G,) bool.
-        gt_shared: (G,) bool, regions: their overlap is the share of the detection under any rule.
-        areas: (A, 2) px², closed at both ends.
-        thresholds: (T,) IoU.
-        limit: detections of lower rank count.
-        voc: VOC's matching instead of COCO's.
-        plus: added to sides (VOC's integer pixels) or 0.
-        strict: a match needs more than the threshold.
+        gt_shared: (G,) bool, ignored regions; their overlap is intersection by the detection's area under any rule.
+        areas: (A, 2) area ranges in px², closed at both ends.
+        thresholds: (T,) IoU thresholds.
+        limit: only detections of lower rank count.
+        voc: use VOC's matching instead of COCO's.
+        plus: 1 to count sides as ``x2 - x1 + 1`` (VOC's integer pixels), else 0.
+        strict: require an overlap above the threshold, not equal to it.
 
     Returns:
-        status (N, A, T) uint8: FALSE, TRUE, IGNORED (or beyond the limit);
-        matched (N,) int64: object that is taken in the first area at the first threshold, or -1;
-        overlap (N, A) float64: IoU with the object taken at the first threshold, or 0.
+        status (N, A, T) uint8: FALSE, TRUE, IGNORED, or 3 beyond the limit;
+        matched (N,) int64: object matched in the first area range at the first threshold, or -1;
+        overlap (N, A) float64: IoU with the object matched at the first threshold, or 0.
     """
     n, num_areas, num_thresholds = len(det_image), len(areas), len(thresholds)
     status = np.zeros((n, num_areas, num_thresholds), np.uint8)
@@ -176,7 +179,7 @@ def match(
     lowest = thresholds.min()
     for s in range(n):
         if det_rank[s] >= limit:
-            status[s] = _MISSED_BY_LIMIT
+            status[s] = _BEYOND_LIMIT
             continue
         box = det_boxes[s]
         area = box[2] * box[3]
@@ -194,7 +197,7 @@ def match(
         for a in range(num_areas):
             low, high = areas[a]
             if area < low or area > high:
-                status[s, a] = IGNORED  # unless matched
+                status[s, a] = IGNORED  # unless it is matched below
             for c in range(count):
                 g = candidates[c]
                 outside[c] = gt_ignore[g] or gt_area[g] < low or gt_area[g] > high
@@ -203,7 +206,7 @@ def match(
                     continue
                 for c in range(count):
                     free[c] = not taken[candidates[c], a, t]
-                c, late = _choose(
+                c, is_taken = _choose_object(
                     overlaps[:count],
                     free[:count],
                     outside[:count],
@@ -216,7 +219,7 @@ def match(
                 if c < 0:
                     continue
                 g = candidates[c]
-                if late:
+                if is_taken:
                     status[s, a, t] = FALSE
                 else:
                     status[s, a, t] = IGNORED if outside[c] else TRUE
@@ -230,25 +233,26 @@ def match(
 
 @njit(cache=True, nogil=True)
 def accumulate(
-    status: np.ndarray, rank: np.ndarray, limit: int, most: int
+    status: np.ndarray, rank: np.ndarray, limit: int, max_tp: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Walk down the scores.
+    """Count true and false positives by descending score.
 
     Args:
-        status: (N, A, T) as from :func:`match`.
-        rank: (N,) of each detection in its image.
-        limit: detections of lower rank count.
-        most: length of the result; the largest possible number of true detections.
+        status: (N, A, T) from :func:`match`.
+        rank: (N,) rank of each detection in its image.
+        limit: only detections of lower rank count.
+        max_tp: largest possible num_groups of true positives, the length of the results.
 
     Returns:
-        false_before (A, T, most) int64: false detections before the k-th true one; position (A, T, most) int64 of
-        that; true (A, T) and false (A, T) int64 at the end.
+        fp_before (A, T, max_tp) int64: false positives before the k-th true positive;
+        position (A, T, max_tp) int64: index of the k-th true positive;
+        num_tp and num_fp (A, T) int64: numbers of true and false positives.
     """
     n, num_areas, num_thresholds = status.shape
-    before = np.zeros((num_areas, num_thresholds, most), np.int64)
-    position = np.zeros((num_areas, num_thresholds, most), np.int64)
-    true = np.zeros((num_areas, num_thresholds), np.int64)
-    false = np.zeros((num_areas, num_thresholds), np.int64)
+    fp_before = np.zeros((num_areas, num_thresholds, max_tp), np.int64)
+    position = np.zeros((num_areas, num_thresholds, max_tp), np.int64)
+    num_tp = np.zeros((num_areas, num_thresholds), np.int64)
+    num_fp = np.zeros((num_areas, num_thresholds), np.int64)
     for s in range(n):
         if rank[s] >= limit:
             continue
@@ -256,17 +260,17 @@ def accumulate(
             for t in range(num_thresholds):
                 value = status[s, a, t]
                 if value == FALSE:
-                    false[a, t] += 1
+                    num_fp[a, t] += 1
                 elif value == TRUE:
-                    before[a, t, true[a, t]] = false[a, t]
-                    position[a, t, true[a, t]] = s
-                    true[a, t] += 1
-    return before, position, true, false
+                    fp_before[a, t, num_tp[a, t]] = num_fp[a, t]
+                    position[a, t, num_tp[a, t]] = s
+                    num_tp[a, t] += 1
+    return fp_before, position, num_tp, num_fp
 
 
 @njit(cache=True, nogil=True)
-def count_true(status: np.ndarray, rank: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    """Count true detections (M, A, T) of lower rank than each of the limits (M,)."""
+def count_tp(status: np.ndarray, rank: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """Return the (M, A, T) numbers of true positives whose rank is lower than each of the (M,) limits."""
     n, num_areas, num_thresholds = status.shape
     result = np.zeros((len(limits), num_areas, num_thresholds), np.int64)
     for s in range(n):
@@ -289,29 +293,29 @@ def best_overlaps(
     gt_boxes: np.ndarray,
     plus: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Largest IoU of each detection with an object of its class and with one of another class.
+    """Find for each detection the largest IoU with an object of its class and with one of another class.
 
     Args:
-        det_image: (N,) image of each detection.
-        det_class: (N,).
+        det_image: (N,) image index of each detection.
+        det_class: (N,) class index.
         det_boxes: (N, 4) XYWH.
         gt_starts: (I + 1,) the objects of image i are ``gt_starts[i]:gt_starts[i + 1]``.
-        gt_class: (G,).
+        gt_class: (G,) class index.
         gt_boxes: (G, 4) XYWH.
-        plus: added to sides (VOC's integer pixels) or 0.
+        plus: 1 to count sides as ``x2 - x1 + 1`` (VOC's integer pixels), else 0.
 
     Returns:
-        IoU (N,) and object (N,) of the own class, then of another class; 0 and -1 where nothing overlaps.
+        IoU (N,) and object index (N,) for the same class, then for other classes; 0 and -1 without any overlap.
     """
     n = len(det_image)
     same, other = np.zeros(n), np.zeros(n)
-    same_at, other_at = np.full(n, -1, np.int64), np.full(n, -1, np.int64)
+    same_gt, other_gt = np.full(n, -1, np.int64), np.full(n, -1, np.int64)
     for s in range(n):
         for g in range(gt_starts[det_image[s]], gt_starts[det_image[s] + 1]):
             value = _overlap(det_boxes[s], gt_boxes[g], False, plus)
             if gt_class[g] == det_class[s]:
                 if value > same[s]:
-                    same[s], same_at[s] = value, g
+                    same[s], same_gt[s] = value, g
             elif value > other[s]:
-                other[s], other_at[s] = value, g
-    return same, same_at, other, other_at
+                other[s], other_gt[s] = value, g
+    return same, same_gt, other, other_gt

@@ -10,14 +10,16 @@ __all__ = ["OptimalLRP", "optimal_lrp"]
 
 
 class OptimalLRP(NamedTuple):
-    """Errors in [0, 1], lower is better; NaN where undefined.
+    """Optimal LRP of one class and its components at the optimal score threshold.
+
+    All are errors in [0, 1], lower is better; NaN where undefined.
 
     Attributes:
-        total: LRP at the best score threshold; 1 if nothing is found, NaN without objects.
-        localisation: mean ``1 - IoU`` of the true detections there (not divided by ``1 - τ``).
-        false_positive: share of the detections that are false.
-        false_negative: share of the objects that are missed.
-        threshold: the score at which it is reached.
+        total: LRP at the optimal score threshold; 1 without true positives, NaN without objects.
+        localisation: mean ``1 - IoU`` of the true positives, not divided by ``1 - τ``.
+        false_positive: fraction of the detections that are false positives.
+        false_negative: fraction of the objects that are missed.
+        threshold: the optimal score threshold.
     """
 
     total: float
@@ -28,35 +30,36 @@ class OptimalLRP(NamedTuple):
 
 
 def optimal_lrp(
-    before: np.ndarray, ious: np.ndarray, scores: np.ndarray, positives: int, tau: float = 0.5
+    fp_before: np.ndarray, ious: np.ndarray, scores: np.ndarray, positives: int, tau: float = 0.5
 ) -> OptimalLRP:
-    """Compute oLRP of one class.
+    """Compute the optimal LRP of one class.
 
     ``LRP(s) = (Σ_TP (1 - IoU) / (1 - τ) + FP + FN) / (TP + FP + FN)`` over the detections with a score of at least s;
-    oLRP is its minimum over s. Between two true detections LRP only grows, so the minimum lies at a true one (the
-    reference names the first false detection instead where every true one has an IoU of exactly τ: oLRP is 1 in both).
+    oLRP is its minimum over s. LRP increases between two true positives, so the minimum is at a true positive. (The
+    reference implementation names the first false positive instead if every true positive has an IoU of exactly τ;
+    oLRP is 1 in both.)
 
     Args:
-        before: (P,) false detections before each true one, in falling order of score.
-        ious: (P,) of the true detections with their objects.
-        scores: (P,) of the true detections.
-        positives: objects to find.
-        tau: IoU from which a detection is true, below 1.
+        fp_before: (P,) number of false positives before each true positive, by descending score.
+        ious: (P,) IoU of the true positives with their objects.
+        scores: (P,) scores of the true positives.
+        positives: number of objects.
+        tau: IoU threshold of a true positive, below 1.
     """
     nan = float("nan")
     if positives == 0:
         return OptimalLRP(nan, nan, nan, nan, nan)
-    if not len(before):
+    if not len(fp_before):
         return OptimalLRP(1.0, nan, nan, 1.0, nan)
-    true = np.arange(1, len(before) + 1, dtype=np.float64)
-    loss = true - np.cumsum(ious)  # the reference's order of operations
-    missed = positives - true
-    error = (loss / (1 - tau) + before + missed) / (true + before + missed)
+    num_tp = np.arange(1, len(fp_before) + 1, dtype=np.float64)
+    loss = num_tp - np.cumsum(ious)  # in the reference implementation's order of operations
+    missed = positives - num_tp
+    error = (loss / (1 - tau) + fp_before + missed) / (num_tp + fp_before + missed)
     best = int(np.argmin(error))
     return OptimalLRP(
         float(error[best]),
-        float(loss[best] / true[best]),
-        float(before[best] / (true[best] + before[best])),
+        float(loss[best] / num_tp[best]),
+        float(fp_before[best] / (num_tp[best] + fp_before[best])),
         float(missed[best] / positives),
         float(scores[best]),
     )

@@ -1,4 +1,4 @@
-"""Evaluation protocols are data; one engine runs them."""
+"""Evaluation protocols of the datasets, as data for the evaluation engine."""
 
 from __future__ import annotations
 
@@ -29,30 +29,33 @@ def _frozen(areas: Mapping[str, Sequence[float]]) -> Mapping[str, tuple[float, f
 
 @dataclass(frozen=True)
 class Protocol:
-    """How average precision is computed.
+    """Rules of an evaluation: which objects and detections count, how they match, and how AP is averaged.
 
     Attributes:
-        name: of the protocol.
-        areas: area bins in px², label → (low, high), closed at both ends; metrics ``AP{label}``, ``AR{label}``.
-        max_dets: detections of an image and class that count, rising; AP uses the last, ``AR@k`` each.
-        iou_thresholds: AP is the mean over them.
-        extra_ious: thresholds whose AP is reported besides, and which are no part of the mean (0.25 → ``AP25``).
-        integrators: how the precision-recall curve becomes one number; the first gives AP, the others are reported
-            as ``AP50_{integrator}``. ``coco101``: envelope at 101 recalls; ``voc_area``: area under the envelope;
-            ``voc07``: mean of the envelope at 11 recalls; ``lerp101``: trapezoid over 101 points of the linearly
-            interpolated envelope (as YOLO repositories do).
-        matching: ``coco`` – a detection takes the best object that is still free, ignored ones last; ``voc`` – it
-            looks at its best object only, and is false if that is taken.
-        overlap_plus_one: sides are counted as ``x2 - x1 + 1`` (VOC's integer pixels).
+        name: name of the protocol.
+        areas: area ranges in px², label → (low, high), closed at both ends; they give ``AP{label}`` and ``AR{label}``.
+        max_dets: ascending limits on the detections of an image and class, best scores first; each gives
+            ``AR@{limit}``.
+        iou_thresholds: IoU thresholds over which AP is averaged.
+        extra_ious: further IoU thresholds whose AP is reported but not averaged (0.25 gives ``AP25``).
+        integrators: how a precision-recall curve becomes one number. The first gives AP, the others are reported as
+            ``AP50_{integrator}``. ``coco101``: mean of the envelope at 101 recalls; ``voc_area``: area under the
+            envelope; ``voc07``: mean of the envelope at 11 recalls; ``lerp101``: trapezoidal rule over 101 points of
+            the linearly interpolated envelope, as YOLO repositories compute it.
+        matching: ``coco``: a detection matches the best object that is not matched yet, ignored objects last; ``voc``:
+            it matches the object of largest IoU only, and is a false positive if that is already matched.
+        overlap_plus_one: count sides as ``x2 - x1 + 1`` (VOC's integer pixels).
         strict_overlap: a match needs IoU > threshold instead of ≥.
-        base_area: what "all" means for AP and AR, px², closed at both ends; larger objects are ignored.
-        ap_at: whether AP counts the ``first`` or the ``last`` of ``max_dets``.
-        olrp: report optimal LRP (at the first threshold) and the score thresholds where it is reached.
-        class_mean: ``classes`` – each class with objects counts once; ``images`` – as often as images hold it.
-        count_ignored: ignored objects are part of the recall's denominator (VisDrone's toolkit).
-        drop_in_regions: objects and detections half inside an image's ignored regions are removed beforehand
-            (VisDrone), and ignored boxes do not count at all, instead of both being crowds of every class.
-        limit_per_image: ``max_dets`` counts the detections of an image over all classes.
+        base_area: area range in px² of AP and AR, closed at both ends; objects outside are ignored.
+        ap_max_dets: whether AP uses the ``first`` or the ``last`` limit of ``max_dets``.
+        olrp: report optimal LRP at the first IoU threshold, and the optimal score thresholds.
+        class_mean: weights of the mean over classes; ``classes``: equal for all classes with objects; ``images``: the
+            number of images with an object of the class.
+        count_ignored: count ignored objects in the denominator of recall (VisDrone's toolkit).
+        drop_in_ignored_regions: remove objects and detections that lie at least half inside the ignored regions of
+            their image before matching, and do not use ignored boxes at all (VisDrone). Otherwise both are treated as
+            crowds of every class.
+        max_dets_per_image: ``max_dets`` limits the detections of an image over all classes, instead of by class.
     """
 
     name: str
@@ -65,12 +68,12 @@ class Protocol:
     overlap_plus_one: bool = False
     strict_overlap: bool = False
     base_area: tuple[float, float] = (0.0, INFINITE)
-    ap_at: Literal["first", "last"] = "last"
+    ap_max_dets: Literal["first", "last"] = "last"
     olrp: bool = False
     class_mean: Literal["classes", "images"] = "classes"
     count_ignored: bool = False
-    drop_in_regions: bool = False
-    limit_per_image: bool = False
+    drop_in_ignored_regions: bool = False
+    max_dets_per_image: bool = False
 
     def __post_init__(self) -> None:
         limits = self.max_dets
@@ -95,55 +98,55 @@ class Protocol:
             raise ConfigError(f"Protocol '{self.name}' needs an IoU threshold and an integrator.")
 
     def with_max_dets(self, max_dets: Sequence[int]) -> Protocol:
-        """Return the protocol with other limits.
+        """Return a copy of the protocol with other ``max_dets``.
 
         Raises:
-            ConfigError: limits that are not positive and rising.
+            ConfigError: the limits are not positive and ascending.
         """
         limits = tuple(int(k) for k in max_dets)
         return replace(self, max_dets=limits)
 
     def with_areas(self, areas: Mapping[str, Sequence[float]]) -> Protocol:
-        """Return the protocol with other area bins, label → (low, high) in px².
+        """Return a copy of the protocol with other area ranges, label → (low, high) in px².
 
         Raises:
-            ConfigError: a bin that is empty or negative.
+            ConfigError: a range is empty or negative.
         """
         return replace(self, areas=_frozen(areas))
 
     @property
     def ap_limit(self) -> int:
-        """Detections of an image and class that count for AP."""
-        return self.max_dets[0 if self.ap_at == "first" else -1]
+        """Return the limit of ``max_dets`` that AP uses."""
+        return self.max_dets[0 if self.ap_max_dets == "first" else -1]
 
     def all_areas(self) -> np.ndarray:
-        """Return (A, 2) bounds in px²: the base area, then the bins."""
+        """Return the (A, 2) area ranges in px²: the base area, then ``areas``."""
         return np.array([self.base_area, *self.areas.values()], dtype=np.float64)
 
 
-# aitodpycocotools 12.0.3: an object of exactly 64 px² counts as very tiny and as tiny.
+# As in aitodpycocotools 12.0.3, an object of exactly 64 px² counts as very tiny and as tiny.
 _AITOD_AREAS = _frozen({"vt": (0, 8**2), "t": (8**2, 16**2), "s": (16**2, 32**2), "m": (32**2, INFINITE)})
 _VOC: dict[str, Any] = {"areas": _frozen({}), "iou_thresholds": (0.5,), "matching": "voc"}
 
 _ALL = (
     Protocol("aitod", _AITOD_AREAS, (1, 100, 1500), olrp=True),
     Protocol("coco", _frozen({"s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, INFINITE)}), (1, 10, 100)),
-    # DOTA-v2's horizontal boxes as the tiny-object papers report them: COCO json of tiles, AI-TOD's bins.
+    # DOTA-v2 with horizontal boxes as papers on tiny objects report it: COCO json of tiles, AI-TOD's area ranges.
     Protocol("dota_hbb", _AITOD_AREAS, (300, 1000, 3000), olrp=True),
-    # dota_evaluation_task2.py of the devkit: VOC matching, +1, > 0.5, 11 points, on whole images.
+    # dota_evaluation_task2.py of the devkit: VOC matching, +1, IoU > 0.5, 11 points, on full images.
     Protocol("dota_task2", max_dets=(1_000_000,), overlap_plus_one=True, strict_overlap=True,
              integrators=("voc07", "voc_area"), **_VOC),
-    # No official script exists and papers differ, so that all integrators are reported.
+    # There is no official script and papers differ, so all integrators are reported.
     Protocol("dior", max_dets=(1_000_000,), integrators=("voc_area", "voc07", "coco101", "lerp101"), **_VOC),
     Protocol("visdrone", _frozen({}), (1, 10, 100, 500), integrators=("voc_area",), class_mean="images",
-             count_ignored=True, drop_in_regions=True, limit_per_image=True),
-    # The same matching and limits, but every class once and recall over the objects that must be found.
-    Protocol("visdrone_unique", _frozen({}), (1, 10, 100, 500), integrators=("voc_area",), drop_in_regions=True,
-             limit_per_image=True),
+             count_ignored=True, drop_in_ignored_regions=True, max_dets_per_image=True),
+    # The same matching and limits, but equal class weights, and ignored objects do not count for recall.
+    Protocol("visdrone_unique", _frozen({}), (1, 10, 100, 500), integrators=("voc_area",), drop_in_ignored_regions=True,
+             max_dets_per_image=True),
     # SODA / CFINet (sodadeval.py): AP is that of "Small", every AP counts 100 detections, objects over 2,000 px²
     # are ignored.
     Protocol("soda", _frozen({"eS": (0, 12**2), "rS": (12**2, 20**2), "gS": (20**2, 32**2), "Normal": (32**2, 2000)}),
-             (100, 300, 1000), base_area=(0.0, 32.0**2), ap_at="first"),
+             (100, 300, 1000), base_area=(0.0, 32.0**2), ap_max_dets="first"),
     Protocol("scalebridge", _frozen({"vt": (0, 8**2), "t": (8**2, 16**2), "s": (16**2, 32**2), "m": (32**2, 96**2),
                                      "l": (96**2, INFINITE)}), (1, 100, 1500), olrp=True),
 )  # fmt: skip
@@ -152,10 +155,10 @@ PROTOCOLS: dict[str, Protocol] = {p.name: p for p in _ALL}
 
 
 def get_protocol(protocol: str | Protocol) -> Protocol:
-    """Return a protocol by name, or the given one.
+    """Return the protocol of a name; a :class:`Protocol` is returned unchanged.
 
     Raises:
-        ConfigError: unknown name; says which exist.
+        ConfigError: unknown name; the message lists the known ones.
     """
     if isinstance(protocol, Protocol):
         return protocol
@@ -171,16 +174,16 @@ def make_protocol(
     areas: Mapping[str, Sequence[float]] | None = None,
     extra_ious: Sequence[float] | None = None,
 ) -> Protocol:
-    """Return a protocol with some of its data replaced; None keeps them.
+    """Return a protocol with some attributes replaced.
 
     Args:
         protocol: name or :class:`Protocol`.
-        max_dets: see :class:`Protocol`.
-        areas: label → (low, high) in px².
-        extra_ious: thresholds reported besides the mean.
+        max_dets: new limits; None keeps the protocol's.
+        areas: new area ranges, label → (low, high) in px²; None keeps the protocol's.
+        extra_ious: new IoU thresholds that are reported in addition; None keeps the protocol's.
 
     Raises:
-        ConfigError: unknown name or values outside their range.
+        ConfigError: unknown name, or a value outside its range.
     """
     result = get_protocol(protocol)
     if max_dets is not None:

@@ -1,4 +1,4 @@
-"""nn.Modules that know nothing about detection."""
+"""General neural-network layers, independent of detection."""
 
 from d2tiny.layers.attention import C2PSA
 from d2tiny.layers.conv import ConvBN, DilatedDepthwise, yolo_norm

@@ -27,9 +27,9 @@ class MapAttention(nn.Module):
                 f"MapAttention: {channels} channels cannot be shared by {self.heads} heads; change the width."
             )
         self.width = channels // self.heads
-        self.qkv = ConvBN(channels, 2 * channels, active=False)
-        self.position = ConvBN(channels, channels, 3, groups=channels, active=False)
-        self.project = ConvBN(channels, channels, active=False)
+        self.qkv = ConvBN(channels, 2 * channels, with_activation=False)
+        self.position = ConvBN(channels, channels, 3, groups=channels, with_activation=False)
+        self.project = ConvBN(channels, channels, with_activation=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
@@ -47,7 +47,9 @@ class PSABlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.attention = MapAttention(channels)
-        self.feed_forward = nn.Sequential(ConvBN(channels, 2 * channels), ConvBN(2 * channels, channels, active=False))
+        self.feed_forward = nn.Sequential(
+            ConvBN(channels, 2 * channels), ConvBN(2 * channels, channels, with_activation=False)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""

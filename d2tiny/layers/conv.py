@@ -1,4 +1,4 @@
-"""Convolutions: those of the YOLO family with batch normalisation and SiLU, and dilated depth-wise ones."""
+"""Convolutions: with batch normalisation and SiLU as in the YOLO family, and dilated depth-wise ones."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["ConvBN", "DilatedDepthwise", "yolo_norm"]
 
 
 def yolo_norm(channels: int) -> nn.BatchNorm2d:
-    """Batch normalisation as all YOLO models have it: ε 10⁻³, momentum 0.03."""
+    """Return batch normalisation with the settings of all YOLO models: ε = 10⁻³, momentum 0.03."""
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.03)
 
 
 class ConvBN(Conv2d):
-    """Convolution without bias, batch normalisation (ε 10⁻³, momentum 0.03), and SiLU unless switched off.
+    """Convolution without bias, batch normalisation (ε = 10⁻³, momentum 0.03) and an activation, SiLU by default.
 
-    In evaluation without gradients the normalisation is folded into the convolution. The folded weights are kept until
-    the module trains, loads a state, or a weight or statistic is changed in place; state dicts never hold them. Changes
-    that PyTorch does not count (``weight.data``) need a call of ``train`` or ``eval`` behind them.
+    In evaluation mode without gradients the normalisation is folded into the convolution. The folded weights are cached
+    until the module trains, loads a state dict, or a weight or statistic is modified in place; they are not part of the
+    state dict. After modifications that PyTorch does not track (``weight.data``), call ``train`` or ``eval``.
     """
 
     norm: nn.BatchNorm2d
@@ -33,44 +33,46 @@ class ConvBN(Conv2d):
 
     def __init__(
         self,
-        inputs: int,
-        outputs: int,
-        kernel: int = 1,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
         stride: int = 1,
         *,
         padding: int | None = None,
         groups: int = 1,
         activation: nn.Module | None = None,
-        active: bool = True,
+        with_activation: bool = True,
     ) -> None:
-        """Set the shape.
+        """Create the layer.
 
         Args:
-            inputs: channels in.
-            outputs: channels out.
-            kernel: side in cells.
-            stride: of the convolution.
-            padding: in cells; None takes ``kernel // 2``.
-            groups: of channels.
-            activation: None takes SiLU.
-            active: False leaves the activation out.
+            in_channels: number of input channels.
+            out_channels: number of output channels.
+            kernel_size: side of the square kernel.
+            stride: stride of the convolution.
+            padding: zero padding; None uses ``kernel_size // 2``.
+            groups: number of groups of channels.
+            activation: activation module; None uses SiLU.
+            with_activation: False omits the activation.
         """
         super().__init__(
-            inputs,
-            outputs,
-            kernel,
+            in_channels,
+            out_channels,
+            kernel_size,
             stride=stride,
-            padding=kernel // 2 if padding is None else padding,
+            padding=kernel_size // 2 if padding is None else padding,
             groups=groups,
             bias=False,
-            norm=yolo_norm(outputs),
-            activation=(activation or nn.SiLU(inplace=True)) if active else None,
+            norm=yolo_norm(out_channels),
+            activation=(activation or nn.SiLU(inplace=True)) if with_activation else None,
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', H', W')."""
         if self.training:
-            self._folded = None  # fused optimizers and running statistics change tensors without being counted
+            self._folded = (
+                None  # fused optimizers and running statistics change tensors without increasing their version
+            )
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or x.is_meta
         if self.training or torch.is_grad_enabled() or traced:
             return super().forward(x)
@@ -82,8 +84,8 @@ class ConvBN(Conv2d):
         norm, kind = self.norm, x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.weight.dtype
         parts = [p for p in (self.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var) if p is not None]
-        counted = not any(p.is_inference() for p in parts)
-        key = (dtype, norm.eps, *((p.data_ptr(), p._version) for p in parts)) if counted else None
+        versioned = not any(p.is_inference() for p in parts)
+        key = (dtype, norm.eps, *((p.data_ptr(), p._version) for p in parts)) if versioned else None
         if key is None or self._folded is None or self._folded[0] != key:
             mean, var = norm.running_mean, norm.running_var
             assert mean is not None and var is not None
@@ -92,7 +94,7 @@ class ConvBN(Conv2d):
         return self._folded[1], self._folded[2]
 
     def train(self, mode: bool = True) -> ConvBN:
-        """Set the mode, and forget folded weights."""
+        """Set training or evaluation mode and drop the folded weights."""
         self._folded = None
         super().train(mode)
         return self
@@ -102,34 +104,36 @@ class ConvBN(Conv2d):
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies fold their own weights."""
+        """Leave the folded weights out of copies and pickles."""
         return {k: v for k, v in self.__dict__.items() if k != "_folded"}
 
 
 class DilatedDepthwise(nn.Conv2d):
-    """Depth-wise convolution of the same size; on processors always in float32.
+    """Dilated depth-wise convolution that keeps the spatial size; on the CPU always computed in float32.
 
-    There PyTorch's bfloat16 gradient of the weights holds memory that nobody wrote when such a convolution has a
-    dilation, 128 or more channels and ``channels_last`` (seen in 2.14: NaN in every call).
+    On the CPU, PyTorch's bfloat16 weight gradient of a depth-wise convolution with dilation, 128 or more channels and
+    ``channels_last`` contains uninitialised memory (observed in PyTorch 2.14: NaN in every call).
     """
 
-    def __init__(self, channels: int, kernel: int, dilation: int, *, bias: bool = True) -> None:
-        """Set the shape.
+    def __init__(self, channels: int, kernel_size: int, dilation: int, *, bias: bool = True) -> None:
+        """Create the layer.
 
         Args:
-            channels: in and out.
-            kernel: side in cells, odd.
-            dilation: in cells.
-            bias: whether there is one.
+            channels: number of input and output channels.
+            kernel_size: side of the square kernel, odd.
+            dilation: dilation of the kernel.
+            bias: whether the convolution has a bias.
         """
-        padding = dilation * (kernel // 2)
-        super().__init__(channels, channels, kernel, padding=padding, dilation=dilation, groups=channels, bias=bias)
+        padding = dilation * (kernel_size // 2)
+        super().__init__(
+            channels, channels, kernel_size, padding=padding, dilation=dilation, groups=channels, bias=bias
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to the same shape, in the type that a plain convolution would give."""
-        half = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-        if x.device.type != "cpu" or half not in (torch.bfloat16, torch.float16):
+        """Map (B, C, H, W) to the same shape, in the dtype of an ordinary convolution under autocast."""
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        if x.device.type != "cpu" or dtype not in (torch.bfloat16, torch.float16):
             return super().forward(x)
         with without_autocast(x.device):
             bias = None if self.bias is None else self.bias.float()
-            return self._conv_forward(x.float(), self.weight.float(), bias).to(half)
+            return self._conv_forward(x.float(), self.weight.float(), bias).to(dtype)

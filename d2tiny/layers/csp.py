@@ -1,4 +1,4 @@
-"""Blocks of the YOLO family that send part of the channels past the bottlenecks (Wang et al., CSPNet, 2020)."""
+"""Cross-stage partial (CSP) blocks of the YOLO family (Wang et al., CSPNet, 2020), SPP and Focus."""
 
 from __future__ import annotations
 
@@ -12,37 +12,67 @@ __all__ = ["SPP", "Bottleneck", "C3k2", "CSPLayer", "Focus"]
 
 
 class Bottleneck(nn.Module):
-    """Two convolutions, and the input added where its channels are those of the output."""
+    """Two convolutions with a residual connection if the numbers of input and output channels are equal."""
 
     def __init__(
-        self, inputs: int, outputs: int, *, kernels: tuple[int, int], expansion: float = 1.0, shortcut: bool = True
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernels: tuple[int, int],
+        expansion: float = 1.0,
+        shortcut: bool = True,
     ) -> None:
+        """Create the block.
+
+        Args:
+            in_channels: number of input channels.
+            out_channels: number of output channels.
+            kernels: kernel sizes of the two convolutions.
+            expansion: hidden channels as a fraction of ``out_channels``.
+            shortcut: False omits the residual connection.
+        """
         super().__init__()
-        hidden = int(outputs * expansion)
-        self.first = ConvBN(inputs, hidden, kernels[0])
-        self.second = ConvBN(hidden, outputs, kernels[1])
-        self.adds = shortcut and inputs == outputs
+        hidden = int(out_channels * expansion)
+        self.first = ConvBN(in_channels, hidden, kernels[0])
+        self.second = ConvBN(hidden, out_channels, kernels[1])
+        self.residual = shortcut and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', H, W)."""
         out = self.second(self.first(x))
-        return x + out if self.adds else out
+        return x + out if self.residual else out
 
 
 class CSPLayer(nn.Module):
-    """Half of the channels pass ``count`` bottlenecks, half pass by: C3 of YOLOv5, CSPLayer of YOLOX, C3k of YOLO11."""
+    """CSP block: C3 of YOLOv5, CSPLayer of YOLOX, C3k of YOLO11. One half of the channels bypasses the bottlenecks."""
 
     def __init__(
-        self, inputs: int, outputs: int, count: int, *, shortcut: bool = True, kernels: tuple[int, int] = (1, 3)
+        self,
+        in_channels: int,
+        out_channels: int,
+        num_blocks: int,
+        *,
+        shortcut: bool = True,
+        kernels: tuple[int, int] = (1, 3),
     ) -> None:
+        """Create the block.
+
+        Args:
+            in_channels: number of input channels.
+            out_channels: number of output channels.
+            num_blocks: number of bottlenecks.
+            shortcut: whether bottlenecks have residual connections.
+            kernels: kernel sizes of the two convolutions of a bottleneck.
+        """
         super().__init__()
-        hidden = outputs // 2
-        self.main = ConvBN(inputs, hidden)
-        self.aside = ConvBN(inputs, hidden)
+        hidden = out_channels // 2
+        self.main = ConvBN(in_channels, hidden)
+        self.aside = ConvBN(in_channels, hidden)
         self.blocks = nn.Sequential(
-            *(Bottleneck(hidden, hidden, kernels=kernels, shortcut=shortcut) for _ in range(count))
+            *(Bottleneck(hidden, hidden, kernels=kernels, shortcut=shortcut) for _ in range(num_blocks))
         )
-        self.join = ConvBN(2 * hidden, outputs)
+        self.join = ConvBN(2 * hidden, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', H, W)."""
@@ -50,28 +80,30 @@ class CSPLayer(nn.Module):
 
 
 class C3k2(nn.Module):
-    """Block of YOLO11: each of ``count`` blocks reads the one before, and all their outputs are joined."""
+    """CSP block of YOLO11: concatenates the outputs of all inner blocks, each of which reads the previous one."""
 
-    def __init__(self, inputs: int, outputs: int, count: int, *, c3k: bool = False, expansion: float = 0.5) -> None:
-        """Set the shape.
+    def __init__(
+        self, in_channels: int, out_channels: int, num_blocks: int, *, c3k: bool = False, expansion: float = 0.5
+    ) -> None:
+        """Create the block.
 
         Args:
-            inputs: channels in.
-            outputs: channels out.
-            count: number of blocks.
-            c3k: blocks are :class:`CSPLayer` of two 3×3 bottlenecks instead of one bottleneck.
-            expansion: channels of a block as a share of ``outputs``.
+            in_channels: number of input channels.
+            out_channels: number of output channels.
+            num_blocks: number of inner blocks.
+            c3k: inner blocks are a :class:`CSPLayer` with two 3×3 bottlenecks instead of one bottleneck.
+            expansion: channels of an inner block as a fraction of ``out_channels``.
         """
         super().__init__()
-        self.width = int(outputs * expansion)
-        self.enter = ConvBN(inputs, 2 * self.width)
+        self.width = int(out_channels * expansion)
+        self.enter = ConvBN(in_channels, 2 * self.width)
         self.blocks = nn.ModuleList(
             CSPLayer(self.width, self.width, 2, kernels=(3, 3))
             if c3k
             else Bottleneck(self.width, self.width, kernels=(3, 3), expansion=0.5)
-            for _ in range(count)
+            for _ in range(num_blocks)
         )
-        self.join = ConvBN((2 + count) * self.width, outputs)
+        self.join = ConvBN((2 + num_blocks) * self.width, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', H, W)."""
@@ -82,12 +114,16 @@ class C3k2(nn.Module):
 
 
 class SPP(nn.Module):
-    """Pools over 5, 9 and 13 cells, joined. Three pools of 5 in a row are the same three (so SPPF is SPP)."""
+    """Spatial pyramid pooling: max pooling of sizes 5, 9 and 13, concatenated with the input.
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    Consecutive poolings of size 5 have these sizes, so SPPF of YOLOv5 computes the same.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        """Create the block with ``in_channels // 2`` hidden channels."""
         super().__init__()
-        self.enter = ConvBN(inputs, inputs // 2)
-        self.join = ConvBN(inputs // 2 * 4, outputs)
+        self.enter = ConvBN(in_channels, in_channels // 2)
+        self.join = ConvBN(in_channels // 2 * 4, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', H, W)."""
@@ -98,11 +134,15 @@ class SPP(nn.Module):
 
 
 class Focus(nn.Module):
-    """Stem of YOLOX: each 2×2 cells become four times the channels (top left, bottom left, top right, bottom right)."""
+    """Stem of YOLOX: space to depth with factor 2, then a 3×3 convolution.
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    The four pixels of a 2×2 block become channels in the order top left, bottom left, top right, bottom right.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        """Create the stem."""
         super().__init__()
-        self.conv = ConvBN(4 * inputs, outputs, 3)
+        self.conv = ConvBN(4 * in_channels, out_channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, 2H, 2W) to (B, C', H, W)."""

@@ -1,4 +1,4 @@
-"""Deformable convolution that is fast on processors too."""
+"""Deformable convolution with a fast implementation for the CPU."""
 
 from __future__ import annotations
 
@@ -22,29 +22,32 @@ def deform_conv2d(
     padding: tuple[int, int] = (0, 0),
     dilation: tuple[int, int] = (1, 1),
 ) -> Tensor:
-    """Deformable convolution v1; places are computed and read in float32.
+    """Apply a deformable convolution v1 (Dai et al., ICCV 2017); sampling locations are always float32.
 
-    On a GPU it is torchvision's, in float32. On the processor, where torchvision's gradient takes several times as long
-    as need be, the taps are read by ``grid_sample`` and multiplied as one matrix, in autocast's type if that is on.
+    On a GPU this is torchvision's implementation in float32. On the CPU, where torchvision's gradient is several times
+    slower, ``grid_sample`` reads the kernel taps and one matrix product applies the weights, in autocast's dtype if
+    autocast is on.
 
     Args:
-        x: (B, C, H, W).
-        offset: (B, 2·k·k, H', W') dy, dx of each tap in px.
+        x: (B, C, H, W) input.
+        offset: (B, 2·k·k, H', W') offsets dy, dx of each kernel tap in px.
         weight: (O, C, k, k).
-        bias: (O,).
-        stride: y, x.
-        padding: y, x, with zeros.
-        dilation: y, x.
+        bias: (O,) or None.
+        stride: in y and x.
+        padding: zero padding in y and x.
+        dilation: in y and x.
 
     Returns:
-        (B, O, H', W') in x's type.
+        (B, O, H', W') in the dtype of x.
 
     Raises:
-        ValueError: offsets of another size than the output's.
+        ValueError: the shape of ``offset`` is not that of the output.
     """
     height, width = (
-        (cells + 2 * pad - step * (taps - 1) - 1) // move + 1
-        for cells, pad, step, taps, move in zip(x.shape[2:], padding, dilation, weight.shape[2:], stride, strict=True)
+        (size + 2 * pad - dilate * (kernel - 1) - 1) // step + 1
+        for size, pad, dilate, kernel, step in zip(
+            x.shape[2:], padding, dilation, weight.shape[2:], stride, strict=True
+        )
     )
     if offset.shape != (x.shape[0], 2 * weight.shape[2] * weight.shape[3], height, width):
         expected = (x.shape[0], 2 * weight.shape[2] * weight.shape[3], height, width)
@@ -54,14 +57,14 @@ def deform_conv2d(
         bias = None if bias is None else bias.float()
         if x.device.type != "cpu":
             return _torchvision(maps, offset, weight, bias, stride, padding, dilation).to(x.dtype)
-        taps = _read_taps(maps, offset, (weight.shape[-2], weight.shape[-1]), stride, padding, dilation)
-    # One matrix of all images: its gradient needs no sum over images.
+        taps = _sample_taps(maps, offset, (weight.shape[-2], weight.shape[-1]), stride, padding, dilation)
+    # One matrix product over all images, so that the weight gradient needs no sum over images.
     out = weight.flatten(1) @ taps.transpose(0, 1).flatten(1)
     out = out.view(weight.shape[0], x.shape[0], *offset.shape[-2:]).transpose(0, 1)
     return (out if bias is None else out + bias[:, None, None]).to(x.dtype)
 
 
-def _read_taps(
+def _sample_taps(
     x: Tensor,
     offset: Tensor,
     kernel: tuple[int, int],
@@ -69,19 +72,19 @@ def _read_taps(
     padding: tuple[int, int],
     dilation: tuple[int, int],
 ) -> Tensor:
-    """(B, C·k·k, H'·W') what each tap reads at each place."""
+    """Return the (B, C·k·k, H'·W') input values that each kernel tap samples at each output location."""
     images, channels, height, width = x.shape
     rows, columns = offset.shape[-2:]
     taps = kernel[0] * kernel[1]
-    moved = offset.view(images, taps, 2, rows, columns)
+    offsets = offset.view(images, taps, 2, rows, columns)
     positions = []
     for axis, (size, count) in enumerate(((height, rows), (width, columns))):
         tap = torch.arange(kernel[axis], device=x.device) * dilation[axis] - padding[axis]
         shape = (-1, 1) if axis == 0 else (1, -1)
         tap = tap.view(shape).expand(*kernel).reshape(taps, 1, 1)
         cell = (torch.arange(count, device=x.device) * stride[axis]).view(shape)
-        place = moved[:, :, axis] + (tap + cell)  # px
-        positions.append((2 * place + 1) / size - 1)  # grid_sample's units, pixel centres at half steps
+        location = offsets[:, :, axis] + (tap + cell)  # px
+        positions.append((2 * location + 1) / size - 1)  # normalised as grid_sample without align_corners expects
     grid = torch.stack((positions[1], positions[0]), dim=-1).view(images, taps * rows, columns, 2)
-    read = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return read.view(images, channels * taps, rows * columns)
+    sampled = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return sampled.view(images, channels * taps, rows * columns)

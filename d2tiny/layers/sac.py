@@ -1,4 +1,4 @@
-"""Switchable atrous convolution (SAC) and the weight standardisation below it (DetectoRS, CVPR 2021, §4)."""
+"""Switchable atrous convolution (SAC) with adaptive weight standardisation (DetectoRS, CVPR 2021, §4)."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ _EPS = 1e-5
 
 
 def _statistics(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Standard deviation and mean of each output channel's weights, (out, 1, 1, 1)."""
+    """Return standard deviation and mean of the weights of each output channel, both (out, 1, 1, 1)."""
     variance = weight.var(dim=(1, 2, 3), keepdim=True) if weight[0].numel() > 1 else torch.zeros_like(weight[:, :1])
     return (variance + _EPS).sqrt(), weight.mean(dim=(1, 2, 3), keepdim=True)
 
 
 class ConvAWS2d(Conv2d):
-    """Convolution with adaptive weight standardisation: it uses ``γ·(W − mean)/std + β`` of each output channel.
+    """Convolution with adaptive weight standardisation (AWS): its weights are ``γ·(W − mean)/std + β`` by channel.
 
-    γ and β are buffers. They are set so that the first weights, and those of a checkpoint without γ and β, are used
-    unchanged: what is trained is where the weights go from there.
+    Mean and standard deviation are those of an output channel. γ and β are buffers, initialised so that the initial
+    weights, or those of a checkpoint without γ and β, are used unchanged.
     """
 
     weight_gamma: Tensor
     weight_beta: Tensor
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Take what Detectron2's ``Conv2d`` takes."""
+        """Create the layer with the arguments of Detectron2's ``Conv2d``."""
         super().__init__(*args, **kwargs)
         self.register_buffer("weight_gamma", torch.ones(self.out_channels, 1, 1, 1))
         self.register_buffer("weight_beta", torch.zeros(self.out_channels, 1, 1, 1))
-        self.keep_weights()
+        self.reset_affine()
 
     @classmethod
-    def like(cls, conv: Conv2d) -> ConvAWS2d:
+    def from_conv(cls, conv: Conv2d) -> ConvAWS2d:
         """Return a layer with the shape, weights, normalisation and activation of ``conv``."""
         new = cls(
             conv.in_channels,
@@ -58,16 +58,16 @@ class ConvAWS2d(Conv2d):
         return new
 
     @torch.no_grad()
-    def keep_weights(self) -> None:
-        """Set γ and β so that the present weights are used unchanged."""
+    def reset_affine(self) -> None:
+        """Set γ and β so that the current weights are used unchanged."""
         gamma, beta = _statistics(self.weight)
         self.weight_gamma.copy_(gamma)
         self.weight_beta.copy_(beta)
 
-    def effective_weight(self) -> Tensor:
-        """Return the weights that are used, (out, in / groups, k, k)."""
-        # γ·(W − mean)/std + β is batch normalisation in which every output channel is a channel with its weights as
-        # places: one pass instead of six. It divides by n where the definition divides by n − 1.
+    def standardized_weight(self) -> Tensor:
+        """Return the standardised weights, (out, in / groups, k, k)."""
+        # γ·(W − mean)/std + β is batch normalisation over the n weights of each output channel: one pass instead of
+        # six. Batch normalisation divides the variance by n, the definition by n − 1.
         weight, n = self.weight, self.weight[0].numel()
         if n == 1:
             return weight - weight + self.weight_beta
@@ -85,7 +85,7 @@ class ConvAWS2d(Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in, H, W) to (B, out, H', W')."""
-        out = F.conv2d(x, self.effective_weight(), self.bias, self.stride, self.padding, self.dilation, self.groups)
+        out = F.conv2d(x, self.standardized_weight(), self.bias, self.stride, self.padding, self.dilation, self.groups)
         return self._finish(out)
 
     def _finish(self, out: Tensor) -> Tensor:
@@ -102,20 +102,20 @@ class ConvAWS2d(Conv2d):
 
 
 class SAConv2d(ConvAWS2d):
-    """3×3 convolution that mixes, at each place, two dilations of nearly the same weights.
+    """Switchable atrous convolution: a 3×3 convolution that switches between two dilation rates at each location.
 
-    ``out = S · conv(x, W, d) + (1 − S) · conv(x, W + ΔW, 3d)`` where both convolutions are deformable and the switch S
-    is a linear function of a 5×5 average; a global context is added before and after. At the start S = 1, ΔW = 0 and
-    all offsets and contexts are zero, so the layer is the plain convolution.
+    ``out = S · conv(x, W, d) + (1 − S) · conv(x, W + ΔW, 3d)``, where both convolutions are deformable and the switch S
+    is a linear function of a 5×5 average; a global context is added before and after. Initially S = 1, ΔW = 0 and all
+    offsets and contexts are zero, so that the layer equals the ordinary convolution.
 
     Differences from the paper: none known; as in the released code the switch has no sigmoid.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Take what Detectron2's ``Conv2d`` takes.
+        """Create the layer with the arguments of Detectron2's ``Conv2d``.
 
         Raises:
-            ValueError: the kernel is not 3×3, the padding is not the dilation, or there are groups.
+            ValueError: the kernel is not 3×3, the padding differs from the dilation, or there are several groups.
         """
         super().__init__(*args, **kwargs)
         if self.kernel_size != (3, 3) or self.groups != 1 or self.padding != self.dilation:
@@ -137,18 +137,18 @@ class SAConv2d(ConvAWS2d):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in, H, W) to (B, out, H', W')."""
         x = x + self.pre_context(F.adaptive_avg_pool2d(x, 1))
-        # Reflection needs more pixels than it mirrors.
+        # Reflection of 2 pixels needs at least 3.
         mode = "reflect" if min(x.shape[-2:]) > 2 else "replicate"
         average = F.avg_pool2d(F.pad(x, (2, 2, 2, 2), mode=mode), 5, stride=1)
         switch = self.switch(average)
-        weight = self.effective_weight()
+        weight = self.standardized_weight()
         small = self._deform(x, self.offset_small(average), weight, 1)
         large = self._deform(x, self.offset_large(average), weight + self.weight_diff, 3)
         out = switch * small + (1 - switch) * large
         return self._finish(out + self.post_context(F.adaptive_avg_pool2d(out, 1)))
 
     def _deform(self, x: Tensor, offset: Tensor, weight: Tensor, factor: int) -> Tensor:
-        """Deformable convolution with ``factor`` times the dilation."""
+        """Apply the deformable convolution with ``factor`` times the dilation."""
         assert not isinstance(self.padding, str)
         (pad_y, pad_x), (step_y, step_x) = self.padding, self.dilation
         return deform_conv2d(

@@ -1,1 +1,1 @@
-"""Stateless tensor functions. Boxes are absolute XYXY float32 pixels unless a name says otherwise."""
+"""Stateless tensor functions. Boxes are absolute XYXY float32 in px unless a docstring says otherwise."""

@@ -23,33 +23,33 @@ __all__ = [
     "xyxy_to_cxcywh",
 ]
 
-# Elements of one temporary matrix in the chunked paths: 1M float64 values are 8 MB.
+# Elements of one temporary matrix in chunked computations: 1M float64 values are 8 MB.
 CHUNK_ELEMENTS = 1 << 20
-# Where many passes go over one matrix it should stay in the processor's cache.
+# The same where many passes go over one matrix, which should stay in the processor's cache.
 DENSE_ELEMENTS = 1 << 17
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """Convert (N, 4) corner boxes into (N, 4) centre, width, height."""
+    """Convert (…, 4) boxes from corners to centre, width, height."""
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.stack(((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1), dim=-1)
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """Convert (…, 4) centre, width, height into corner boxes."""
+    """Convert (…, 4) boxes from centre, width, height to corners."""
     centre, half = boxes[..., :2], boxes[..., 2:] / 2
     return torch.cat((centre - half, centre + half), dim=-1)
 
 
 def chunks(rows: int, columns: int, elements: int = CHUNK_ELEMENTS) -> Iterator[slice]:
-    """Split ``rows`` so that a (rows, columns) temporary stays under ``elements``, with at least one row."""
+    """Yield slices of ``rows`` such that (slice, columns) has at most ``elements`` elements, but at least one row."""
     step = max(1, elements // max(columns, 1))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
 
 
 def pairwise_intersection(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """Return the (N, M) intersection areas in px²; boxes of negative size overlap nothing."""
+    """Return the (N, M) intersection areas in px²; 0 for boxes of negative size."""
     top_left = torch.maximum(boxes1[:, None, :2], boxes2[None, :, :2])
     bottom_right = torch.minimum(boxes1[:, None, 2:], boxes2[None, :, 2:])
     return (bottom_right - top_left).clamp(min=0).prod(dim=-1)
@@ -78,26 +78,26 @@ def pairwise_giou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
 
 def aligned_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """Return the (N,) intersection over union in [0, 1] of boxes in pairs; 0 where both have no area."""
+    """Return the (N,) intersection over union in [0, 1] of box i with box i; 0 where both have no area."""
     top_left = torch.maximum(boxes1[:, :2], boxes2[:, :2])
     inter = (torch.minimum(boxes1[:, 2:], boxes2[:, 2:]) - top_left).clamp(min=0).prod(dim=-1)
     union = _area(boxes1) + _area(boxes2) - inter
     return inter / union.clamp(min=torch.finfo(inter.dtype).tiny)
 
 
-# px; the shape of anything smaller is rounding.
-_LEAST_SIDE = 1e-3
+# px; the aspect ratio of a smaller box is rounding error.
+_MIN_SIDE = 1e-3
 
 
 def aligned_ciou(pred: Tensor, target: Tensor) -> Tensor:
-    """Return the (N,) complete IoU of boxes in pairs, at most 1: IoU less distance and difference of shape.
+    """Return the (N,) complete IoU of box i with box i, at most 1 (Zheng et al., 2020).
 
-    α is a constant for the gradient (Zheng et al., 2020). torchvision's divides by a height that float32 corners may
-    round to zero.
+    CIoU is IoU minus penalties for the distance of the centres and for different aspect ratios; its α has no gradient.
+    torchvision's version divides by the height, which float32 corners may round to zero.
     """
 
     def angle(boxes: Tensor) -> Tensor:
-        width, height = (boxes[:, 2:] - boxes[:, :2]).clamp(min=_LEAST_SIDE).unbind(1)
+        width, height = (boxes[:, 2:] - boxes[:, :2]).clamp(min=_MIN_SIDE).unbind(1)
         return torch.atan2(width, height)
 
     v = 4 / math.pi**2 * (angle(target) - angle(pred)) ** 2
@@ -107,14 +107,14 @@ def aligned_ciou(pred: Tensor, target: Tensor) -> Tensor:
 
 
 def max_iof(boxes: Tensor, regions: Tensor) -> Tensor:
-    """Return for each box the largest share of *its own* area inside one region.
+    """Return for each box the largest intersection over foreground (IoF): intersection by the box's own area.
 
     Args:
-        boxes: (N, 4).
-        regions: (R, 4), for example ignore regions.
+        boxes: (N, 4) XYXY.
+        regions: (R, 4) XYXY, for example ignore regions.
 
     Returns:
-        (N,) in [0, 1]; 0 without regions and for boxes without area.
+        (N,) maximum over the regions, in [0, 1]; 0 without regions and for boxes without area.
     """
     best = boxes.new_zeros(len(boxes))
     area = _area(boxes)

@@ -1,4 +1,4 @@
-"""Pairs of a ground truth and a prior, as label assignment finds them."""
+"""Candidate pairs of a ground truth and a prior with their scores, as label assignment searches for them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Matches", "best_scores", "first_k", "ranked"]
+__all__ = ["Matches", "keep_topk", "max_score_per_gt", "rank_by_score"]
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class Matches:
 
     @staticmethod
     def cat(parts: list[Matches], device: torch.device) -> Matches:
-        """Join several lists of pairs; an empty list gives no pairs."""
+        """Concatenate several sets of pairs; an empty list gives an empty set on ``device``."""
         if not parts:
-            none = torch.zeros(0, dtype=torch.int64, device=device)
-            return Matches(none, none, none.double())
+            empty = torch.zeros(0, dtype=torch.int64, device=device)
+            return Matches(empty, empty, empty.double())
         return Matches(
             torch.cat([p.gt for p in parts]),
             torch.cat([p.prior for p in parts]),
@@ -31,31 +31,31 @@ class Matches:
         )
 
     def keep(self, mask: Tensor) -> Matches:
-        """Return the pairs where ``mask`` (P,) holds."""
+        """Return the pairs selected by a (P,) bool mask."""
         return Matches(self.gt[mask], self.prior[mask], self.score[mask])
 
 
-def best_scores(pairs: Matches, groups: int) -> Tensor:
-    """(G,) highest score of each ground truth; -inf where it has no pair."""
-    top = torch.full((groups,), -torch.inf, dtype=torch.float64, device=pairs.score.device)
+def max_score_per_gt(pairs: Matches, num_gts: int) -> Tensor:
+    """Return the (G,) highest score of each ground truth; -inf for one without a pair."""
+    top = torch.full((num_gts,), -torch.inf, dtype=torch.float64, device=pairs.score.device)
     return top.scatter_reduce_(0, pairs.gt, pairs.score, "amax")
 
 
-def ranked(matches: Matches) -> tuple[Matches, Tensor]:
-    """Sort by ground truth and falling score, equal scores by prior index.
+def rank_by_score(matches: Matches) -> tuple[Matches, Tensor]:
+    """Sort pairs by ground truth, then by descending score, then by prior index.
 
     Returns:
-        The sorted pairs, and the (P,) position of each among those of its ground truth, from 0.
+        The sorted pairs, and the (P,) rank of each pair among those of its ground truth, from 0.
     """
     order = matches.prior.argsort(stable=True)
     order = order[matches.score[order].argsort(descending=True, stable=True)]
     order = order[matches.gt[order].argsort(stable=True)]
     gt = matches.gt[order]
-    first = torch.searchsorted(gt, gt)  # position of the first pair of the same ground truth
+    first = torch.searchsorted(gt, gt)  # index of the first pair of the same ground truth
     return Matches(gt, matches.prior[order], matches.score[order]), torch.arange(len(gt), device=gt.device) - first
 
 
-def first_k(matches: Matches, k: int | Tensor) -> Matches:
-    """Keep for each ground truth its k best pairs, equal scores by lowest prior index; k may be (G,)."""
-    pairs, place = ranked(matches)
-    return pairs.keep(place < (k[pairs.gt] if isinstance(k, Tensor) else k))
+def keep_topk(matches: Matches, k: int | Tensor) -> Matches:
+    """Keep the k best pairs of each ground truth, at equal scores the lowest prior index; k is a number or (G,)."""
+    pairs, rank = rank_by_score(matches)
+    return pairs.keep(rank < (k[pairs.gt] if isinstance(k, Tensor) else k))

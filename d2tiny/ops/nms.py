@@ -1,4 +1,4 @@
-"""Non-maximum suppression that stays exact on large scenes."""
+"""Non-maximum suppression by IoU or NWD that stays exact on large images."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ __all__ = ["batched_nms", "nwd_nms"]
 def batched_nms(
     boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, *, metric: str = "iou", constant: float = 12.8
 ) -> Tensor:
-    """Greedy NMS inside each group (class or level).
+    """Apply greedy NMS within each group (class or level).
 
-    torchvision's batched version shifts every group to its own place in float32, which changes IoUs of tiny boxes
-    in scenes of several thousand pixels; here each group is suppressed on its own.
+    torchvision's ``batched_nms`` offsets the boxes of each group in float32, which changes the IoU of tiny boxes in
+    images of several thousand pixels; here the groups are processed separately.
 
     Args:
-        boxes: (N, 4).
+        boxes: (N, 4) XYXY in px.
         scores: (N,).
         groups: (N,) integers; boxes of different groups never suppress each other.
-        threshold: a box is dropped when its IoU (or NWD) with a better one is above this, in [0, 1].
+        threshold: a box is suppressed if its IoU (or NWD) with a kept box of higher score exceeds this, in [0, 1].
         metric: ``iou`` or ``nwd``.
-        constant: C of NWD, px.
+        constant: C of NWD in px.
 
     Returns:
-        Indices of the kept boxes by falling score; equal scores keep their input order.
+        Indices of the kept boxes by descending score; equal scores keep their input order.
 
     Raises:
         ValueError: an unknown metric.
@@ -54,33 +54,34 @@ def batched_nms(
 
 
 def nwd_nms(boxes: Tensor, scores: Tensor, threshold: float, constant: float = 12.8) -> Tensor:
-    """Greedy NMS that drops a box when its NWD to a better kept one is above ``threshold`` (Xu et al., 2022).
+    """Apply greedy NMS with the normalised Wasserstein distance instead of IoU (Xu et al., 2022).
 
     Args:
-        boxes: (N, 4) XYXY.
+        boxes: (N, 4) XYXY in px.
         scores: (N,).
-        threshold: in (0, 1); 0.85 in the released configs.
-        constant: C of NWD, px.
+        threshold: a box is suppressed if its NWD to a kept box of higher score exceeds this, in (0, 1); 0.85 in the
+            released configs.
+        constant: C of NWD in px.
 
     Returns:
-        Indices of the kept boxes by falling score; equal scores keep their input order.
+        Indices of the kept boxes by descending score; equal scores keep their input order.
 
     Raises:
-        ValueError: a setting outside its range.
+        ValueError: ``threshold`` or ``constant`` is outside its range.
     """
     if not 0 < threshold < 1 or constant <= 0:
         raise ValueError(f"nwd_nms: need 0 < threshold < 1 and constant > 0 px, got {threshold}, {constant}.")
     order = scores.argsort(descending=True, stable=True)
-    # NWD > t means W₂ < −C·ln t, so squared distances are compared: no exponential, no root.
+    # NWD > t is W₂² < (C·ln t)²: comparing squared distances needs neither exponential nor root.
     limit = (constant * math.log(threshold)) ** 2
-    # One by one in falling order is a matter of milliseconds on the processor, wherever the boxes are.
+    # The sequential loop takes milliseconds on the CPU, so boxes on a GPU are copied.
     kept = _suppress(xyxy_to_cxcywh(boxes[order].double()).cpu().numpy(), limit)
     return order[torch.from_numpy(kept).to(order.device)]
 
 
 @njit(cache=True)
 def _suppress(boxes: np.ndarray, limit: float) -> np.ndarray:
-    """Which of (N, 4) centre, width, height, best first, are at least √limit from every better kept one."""
+    """Return which of (N, 4) boxes (centre, width, height; best first) have W₂² ≥ ``limit`` to all better kept ones."""
     keep = np.ones(len(boxes), np.bool_)
     for i in range(len(boxes)):
         if not keep[i]:

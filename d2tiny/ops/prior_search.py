@@ -1,4 +1,4 @@
-"""The best priors of each ground truth: one entrance for priors on grids and for any boxes."""
+"""Search for the best priors of each ground truth, on regular grids or among arbitrary boxes."""
 
 from __future__ import annotations
 
@@ -10,39 +10,49 @@ from torch import Tensor
 from d2tiny.ops.block_topk import Blocks, above_blocks, topk_blocks
 from d2tiny.ops.boxes import DENSE_ELEMENTS, chunks
 from d2tiny.ops.gaussian import Score, ScoreFn
-from d2tiny.ops.grid_topk import Lattices, above_grid, topk_grid
+from d2tiny.ops.grid_topk import PriorGrids, above_grid, topk_grid
 from d2tiny.ops.matches import Matches
 
-__all__ = ["best_dense", "find_best", "find_fitting", "fitting_dense", "score_aligned"]
+__all__ = ["above_dense", "priors_above", "score_aligned", "topk_dense", "topk_priors"]
 
 
 def _dense_scores(priors: Tensor, gts: Tensor, score: ScoreFn) -> Tensor:
-    """Return the (g, N) scores of a chunk of ground truths; both in centre, width, height."""
+    """Return the (g, N) scores of (g, 4) ground truths and (N, 4) priors, both as centre, width, height."""
     dx = priors[None, :, 0] - gts[:, None, 0]
     dy = priors[None, :, 1] - gts[:, None, 1]
     return score(dx, dy, priors[None, :, 2], priors[None, :, 3], gts[:, None, 2], gts[:, None, 3])
 
 
 def score_aligned(priors: Tensor, gts: Tensor, score: ScoreFn, pairs: Matches) -> Tensor:
-    """Another score (P,) of pairs; both boxes in centre, width, height."""
+    """Compute a score for given pairs.
+
+    Args:
+        priors: (N, 4) centre, width, height in px.
+        gts: (G, 4) centre, width, height in px.
+        score: the score function.
+        pairs: P pairs; their own scores are not read.
+
+    Returns:
+        (P,) scores.
+    """
     p, g = priors[pairs.prior], gts[pairs.gt]
     return score(p[:, 0] - g[:, 0], p[:, 1] - g[:, 1], p[:, 2], p[:, 3], g[:, 2], g[:, 3])
 
 
-def best_dense(priors: Tensor, gts: Tensor, score: ScoreFn, k: int, over: float = -math.inf) -> Matches:
-    """As :func:`find_best`, for any (N, 4) priors: every score is computed, in chunks."""
+def topk_dense(priors: Tensor, gts: Tensor, score: ScoreFn, k: int, floor: float = -math.inf) -> Matches:
+    """Do what :func:`topk_priors` does for (N, 4) priors by computing every score, in chunks."""
     parts: list[Matches] = []
     k = min(k, len(priors))
     for part in chunks(len(gts), len(priors), DENSE_ELEMENTS) if k > 0 else ():
         value = _dense_scores(priors, gts[part], score)
-        kth = value.topk(k, dim=1).values[:, -1:].clamp(min=math.nextafter(over, math.inf))
+        kth = value.topk(k, dim=1).values[:, -1:].clamp(min=math.nextafter(floor, math.inf))
         gi, prior = (value >= kth).nonzero(as_tuple=True)
         parts.append(Matches(gi + part.start, prior, value[gi, prior]))
     return Matches.cat(parts, gts.device)
 
 
-def fitting_dense(priors: Tensor, gts: Tensor, score: ScoreFn, threshold: float | Tensor) -> Iterator[Matches]:
-    """As :func:`find_fitting`, for any (N, 4) priors: every score is computed, in chunks."""
+def above_dense(priors: Tensor, gts: Tensor, score: ScoreFn, threshold: float | Tensor) -> Iterator[Matches]:
+    """Do what :func:`priors_above` does for (N, 4) priors by computing every score, in chunks."""
     for part in chunks(len(gts), len(priors), DENSE_ELEMENTS):
         value = _dense_scores(priors, gts[part], score)
         limit = threshold[part, None] if isinstance(threshold, Tensor) else threshold
@@ -50,51 +60,54 @@ def fitting_dense(priors: Tensor, gts: Tensor, score: ScoreFn, threshold: float 
         yield Matches(gi + part.start, prior, value[gi, prior])
 
 
-def _bounded(score: ScoreFn) -> Score | None:
-    return score if isinstance(score, Score) and score.upper is not None else None
+def _with_bound(score: ScoreFn) -> Score | None:
+    return score if isinstance(score, Score) and score.upper_bound is not None else None
 
 
-def find_best(priors: Lattices | Blocks, gts: Tensor, score: ScoreFn, k: int, over: float | None = None) -> Matches:
-    """Find the k best priors of each ground truth, and all that tie with the k-th.
+def topk_priors(
+    priors: PriorGrids | Blocks, gts: Tensor, score: ScoreFn, k: int, floor: float | None = None
+) -> Matches:
+    """Find the k best priors of each ground truth, and all priors that tie with the k-th.
 
     Args:
-        priors: lattices (a window of each level is searched) or blocks (those that cannot win are left out).
-        gts: (G, 4) float64 centre, width, height.
-        score: falls or stays when |dx| or |dy| grows. On blocks, one that is no :class:`Score` with an upper bound is
-            computed for every prior, in chunks.
-        k: how many.
-        over: pairs that do not score more than this are left out; None takes the score's ``floor``.
+        priors: regular grids, of which a window around each ground truth is searched, or blocks of arbitrary boxes, of
+            which those that cannot contain a result are skipped.
+        gts: (G, 4) float64 boxes as centre, width, height in px.
+        score: a score that does not increase with |dx| or |dy|. Among blocks, a plain function or a :class:`Score`
+            without an upper bound is computed for every prior, in chunks.
+        k: number of priors per ground truth.
+        floor: pairs must score more than this; None uses the score's own ``floor``.
 
     Returns:
-        The pairs, in no particular order; the same for both kinds of priors.
+        The pairs, in no particular order; the same set for both representations of the priors.
     """
-    if over is None:
-        over = score.floor if isinstance(score, Score) else -math.inf
-    if isinstance(priors, Lattices):
-        return topk_grid(priors, gts, score, k, over)
-    bounded = _bounded(score)
+    if floor is None:
+        floor = score.floor if isinstance(score, Score) else -math.inf
+    if isinstance(priors, PriorGrids):
+        return topk_grid(priors, gts, score, k, floor)
+    bounded = _with_bound(score)
     if bounded is None:
-        return best_dense(priors.flat, gts, score, k, over)
-    return topk_blocks(priors, gts, bounded, k, over)
+        return topk_dense(priors.flat, gts, score, k, floor)
+    return topk_blocks(priors, gts, bounded, k, floor)
 
 
-def find_fitting(
-    priors: Lattices | Blocks, gts: Tensor, score: ScoreFn, threshold: float | Tensor
+def priors_above(
+    priors: PriorGrids | Blocks, gts: Tensor, score: ScoreFn, threshold: float | Tensor
 ) -> Iterator[Matches]:
     """Find all pairs that score at least a threshold.
 
     Args:
-        priors: see :func:`find_best`.
-        gts: likewise.
-        score: likewise.
-        threshold: one for all or (G,).
+        priors: as in :func:`topk_priors`.
+        gts: as in :func:`topk_priors`.
+        score: as in :func:`topk_priors`.
+        threshold: a number, or (G,) one for each ground truth.
 
     Yields:
-        The pairs, part by part and in no particular order: there may be more of them than fit into memory.
+        The pairs, in chunks and in no particular order; all of them together may not fit into memory.
     """
-    if isinstance(priors, Lattices):
+    if isinstance(priors, PriorGrids):
         return above_grid(priors, gts, score, threshold)
-    bounded = _bounded(score)
+    bounded = _with_bound(score)
     if bounded is None:
-        return fitting_dense(priors.flat, gts, score, threshold)
+        return above_dense(priors.flat, gts, score, threshold)
     return above_blocks(priors, gts, bounded, threshold)

@@ -1,4 +1,4 @@
-"""One synthetic aerial picture with its boxes."""
+"""Rendering of one synthetic aerial scene with its boxes."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2tiny.synthetic.canvas import Canvas
-from d2tiny.synthetic.themes import DECK
+from d2tiny.synthetic.themes import THEMES
 
-_MIN_IMAGE = 32  # px; below this the themes have no room
+_MIN_IMAGE = 32  # px; smaller images have no room for the themes
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A picture and the objects in it.
+    """An image and its annotated objects.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
-        boxes: (N, 4) float32 XYXY in absolute px, inside the image; tight to the visible object
-            without its shadow.
+        boxes: (N, 4) float32 XYXY in absolute px, inside the image and tight to the visible object without its shadow.
         classes: (N,) int64 indices into `AITOD_CLASSES`.
     """
 
@@ -29,20 +28,23 @@ class Scene:
 
 
 def render_scene(seed: int, *, height: int = 256, width: int = 256, density: float = 1.0) -> Scene:
-    """Draws one scene.
+    """Render a scene.
 
-    Same arguments, same bytes (with the same numpy and OpenCV). Consecutive seeds walk through a
-    shuffled deck of themes, so a few dozen of them show every class.
+    The result depends only on the arguments (and the versions of numpy and OpenCV). Consecutive seeds cycle through all
+    themes in random order, so that every class occurs within a few dozen seeds.
 
     Args:
-        seed: at least 0.
-        height: rows, at least 32.
-        width: columns, at least 32.
-        density: how many objects relative to a typical scene; 0 gives an empty landscape. Where
-            places are limited (car parks, stands, berths), values above 1 only fill them up.
+        seed: seed of the scene, at least 0.
+        height: height in px, at least 32.
+        width: width in px, at least 32.
+        density: number of objects relative to a typical scene, in [0, 10]; 0 gives a landscape without objects. Where
+            objects have fixed positions (car parks, stands, berths), values above 1 only fill these.
+
+    Returns:
+        The scene.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: an argument is outside its range.
     """
     if seed < 0:
         raise ValueError(f"render_scene: seed={seed}, allowed are integers >= 0.")
@@ -51,12 +53,12 @@ def render_scene(seed: int, *, height: int = 256, width: int = 256, density: flo
     if not 0 <= density <= 10:
         raise ValueError(f"render_scene: density={density}, allowed is 0 to 10.")
     rng = np.random.default_rng(seed)
-    lap, position = divmod(seed, len(DECK))
-    order = np.random.default_rng((lap, 17)).permutation(len(DECK))
+    cycle, position = divmod(seed, len(THEMES))
+    order = np.random.default_rng((cycle, 17)).permutation(len(THEMES))
     canvas = Canvas(rng, height, width, density)
-    DECK[order[position]](canvas)
+    THEMES[order[position]](canvas)
     return Scene(
-        image=canvas.develop(),
+        image=canvas.render(),
         boxes=np.array(canvas.boxes, np.float32).reshape(-1, 4),
         classes=np.array(canvas.classes, np.int64),
     )

@@ -1,6 +1,6 @@
-"""Ground textures: multi-octave noise and the surfaces made from it.
+"""Ground textures made of multi-octave noise.
 
-Everything here returns float32 arrays in pixel resolution; colours are RGB in 0..1.
+All functions return float32 arrays at the resolution of the image; colours are RGB in [0, 1].
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import numpy as np
 Colour = tuple[float, float, float]
 
 
-class Ground(NamedTuple):
-    """How one natural surface looks.
+class GroundStyle(NamedTuple):
+    """Appearance of a natural surface.
 
     Attributes:
-        light: colours of its brighter parts, one of which is drawn per use.
-        dark: colours of its darker parts.
-        coarse: size in px of the largest blotches.
-        grain: amplitude of the fine, nearly pixel-sized brightness noise.
+        light: possible colours of the brighter parts.
+        dark: possible colours of the darker parts.
+        coarse: size of the largest patches in px.
+        grain: amplitude of the brightness noise at the scale of pixels.
     """
 
     light: tuple[Colour, ...]
@@ -29,44 +29,44 @@ class Ground(NamedTuple):
     grain: float
 
 
-GROUNDS: dict[str, Ground] = {
-    "grass": Ground(
+GROUNDS: dict[str, GroundStyle] = {
+    "grass": GroundStyle(
         ((0.48, 0.53, 0.33), (0.42, 0.49, 0.27), (0.55, 0.54, 0.36)),
         ((0.29, 0.37, 0.20), (0.33, 0.38, 0.22), (0.37, 0.40, 0.25)),
         70.0,
         0.035,
     ),
-    "soil": Ground(
+    "soil": GroundStyle(
         ((0.64, 0.52, 0.40), (0.60, 0.53, 0.44), (0.69, 0.57, 0.43)),
         ((0.48, 0.38, 0.29), (0.46, 0.40, 0.33)),
         60.0,
         0.035,
     ),
-    "sand": Ground(
+    "sand": GroundStyle(
         ((0.85, 0.78, 0.64), (0.81, 0.74, 0.61)),
         ((0.73, 0.65, 0.51), (0.70, 0.62, 0.49)),
         50.0,
         0.022,
     ),
-    "concrete": Ground(
+    "concrete": GroundStyle(
         ((0.68, 0.67, 0.64), (0.62, 0.62, 0.61)),
         ((0.56, 0.55, 0.53), (0.52, 0.52, 0.51)),
         90.0,
         0.018,
     ),
-    "asphalt": Ground(
+    "asphalt": GroundStyle(
         ((0.42, 0.42, 0.43), (0.47, 0.46, 0.46)),
         ((0.34, 0.34, 0.36), (0.38, 0.38, 0.38)),
         80.0,
         0.018,
     ),
-    "sea": Ground(
+    "sea": GroundStyle(
         ((0.16, 0.33, 0.42), (0.20, 0.36, 0.40), (0.13, 0.27, 0.38)),
         ((0.09, 0.22, 0.31), (0.11, 0.25, 0.29)),
         130.0,
         0.008,
     ),
-    "river": Ground(
+    "river": GroundStyle(
         ((0.33, 0.37, 0.30), (0.24, 0.34, 0.34), (0.40, 0.38, 0.29)),
         ((0.24, 0.30, 0.25), (0.17, 0.26, 0.27), (0.31, 0.31, 0.24)),
         110.0,
@@ -75,7 +75,7 @@ GROUNDS: dict[str, Ground] = {
 }
 
 
-def fractal(
+def fractal_noise(
     rng: np.random.Generator,
     height: int,
     width: int,
@@ -83,7 +83,7 @@ def fractal(
     fine: float = 1.0,
     gain: float = 0.6,
 ) -> np.ndarray:
-    """Smooth noise summed over octaves from `coarse` down to `fine` px.
+    """Return fractal noise: smooth noise summed over octaves from `coarse` down to `fine` px.
 
     Args:
         rng: source of randomness.
@@ -100,10 +100,10 @@ def fractal(
     cell, amplitude, power = float(coarse), 1.0, 0.0
     while cell >= fine:
         octaves.append((cell, amplitude))
-        # Interpolation between cells takes away roughly half of the variance.
+        # Interpolation between cells removes about half of the variance.
         power += 0.55 * amplitude**2
         cell, amplitude = cell / 2, amplitude * gain
-    # Coarse octaves are smooth enough to be drawn on a grid four times smaller.
+    # Coarse octaves are smooth enough to be computed at a quarter of the resolution.
     low = [(cell / 4, amplitude) for cell, amplitude in octaves if cell >= 12]
     total = _octaves(rng, -(-height // 4), -(-width // 4), low)
     total = cv2.resize(total, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -112,7 +112,7 @@ def fractal(
 
 
 def _octaves(rng: np.random.Generator, height: int, width: int, octaves: list[tuple[float, float]]) -> np.ndarray:
-    """(height, width) sum of noise layers, each given by cell size and amplitude."""
+    """Return the (height, width) sum of noise layers, each given by cell size in px and amplitude."""
     total = np.zeros((height, width), np.float32)
     for cell, amplitude in octaves:
         if cell < 1.25:
@@ -120,7 +120,7 @@ def _octaves(rng: np.random.Generator, height: int, width: int, octaves: list[tu
             continue
         rows, cols = int(height / cell) + 4, int(width / cell) + 4
         grid = np.float32(amplitude) * rng.standard_normal((rows, cols), np.float32)
-        # A random sub-cell offset keeps the octaves' grid lines from coinciding.
+        # A random offset prevents the grid lines of the octaves from coinciding.
         dx, dy = rng.uniform(0.5, 1.5, 2)
         matrix = np.array([[1 / cell, 0, dx], [0, 1 / cell, dy]], np.float32)
         smooth = cv2.INTER_CUBIC if cell > 2.5 else cv2.INTER_LINEAR
@@ -135,18 +135,18 @@ def _octaves(rng: np.random.Generator, height: int, width: int, octaves: list[tu
 
 
 def smoothstep(value: np.ndarray, low: float, high: float) -> np.ndarray:
-    """0 below `low`, 1 above `high`, a smooth S between."""
+    """Return the smoothstep function: 0 below `low`, 1 above `high`, a cubic S-curve between."""
     t = np.clip((value - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
 
 def blend(under: np.ndarray, over: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """`over` where the (H, W) mask is 1, `under` where it is 0."""
+    """Blend two (H, W, 3) images: `over` where the (H, W) mask is 1, `under` where it is 0."""
     return under + (over - under) * mask[..., None]
 
 
-def relief(field: np.ndarray, direction: np.ndarray) -> np.ndarray:
-    """Slope of `field` against the light: bright faces towards it, dark faces away from it.
+def slope_shading(field: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """Return the slope of a height field along the light, for shading.
 
     Args:
         field: (H, W) heights.
@@ -159,8 +159,8 @@ def relief(field: np.ndarray, direction: np.ndarray) -> np.ndarray:
     return gx * np.float32(direction[0]) + gy * np.float32(direction[1])
 
 
-def surface(rng: np.random.Generator, kind: str, height: int, width: int, sun: np.ndarray) -> np.ndarray:
-    """A natural surface.
+def ground_texture(rng: np.random.Generator, kind: str, height: int, width: int, sun: np.ndarray) -> np.ndarray:
+    """Return the texture of a natural surface.
 
     Args:
         rng: source of randomness.
@@ -170,7 +170,7 @@ def surface(rng: np.random.Generator, kind: str, height: int, width: int, sun: n
         sun: (2,) direction in which shadows fall.
 
     Returns:
-        (height, width, 3) float32.
+        (height, width, 3) float32 colours.
 
     Raises:
         KeyError: `kind` is not in `GROUNDS`.
@@ -179,20 +179,20 @@ def surface(rng: np.random.Generator, kind: str, height: int, width: int, sun: n
     light = np.array(look.light[rng.integers(len(look.light))], np.float32)
     dark = np.array(look.dark[rng.integers(len(look.dark))], np.float32)
     water = kind in ("sea", "river")
-    blotches = fractal(rng, height, width, look.coarse, fine=16.0 if water else 4.0)
-    colour = dark + (light - dark) * smoothstep(blotches, -1.6, 1.6)[..., None]
+    patches = fractal_noise(rng, height, width, look.coarse, fine=16.0 if water else 4.0)
+    colour = dark + (light - dark) * smoothstep(patches, -1.6, 1.6)[..., None]
     if water:
-        return colour + waves(rng, height, width, sun)[..., None]
-    fine = fractal(rng, height, width, 4.0, fine=1.0, gain=0.9)
+        return colour + wave_texture(rng, height, width, sun)[..., None]
+    fine = fractal_noise(rng, height, width, 4.0, fine=1.0, gain=0.9)
     return colour * (1 + look.grain * 2 * fine)[..., None]
 
 
-def waves(rng: np.random.Generator, height: int, width: int, sun: np.ndarray) -> np.ndarray:
-    """Brightness of ripples that run across one wind direction."""
+def wave_texture(rng: np.random.Generator, height: int, width: int, sun: np.ndarray) -> np.ndarray:
+    """Return the (height, width) brightness of ripples across a random wind direction."""
     stretch, period = rng.uniform(2.0, 4.0), rng.uniform(2.5, 5.0)
     angle = rng.uniform(0, np.pi)
     side = int(np.hypot(height, width) / stretch) + 4
-    field = fractal(rng, side, int(side * stretch), period * 2, fine=2.0, gain=0.7)
+    field = fractal_noise(rng, side, int(side * stretch), period * 2, fine=2.0, gain=0.7)
     c, s = np.cos(angle), np.sin(angle)
     cx, cy = field.shape[1] / 2, field.shape[0] / 2
     matrix = np.array(
@@ -204,18 +204,18 @@ def waves(rng: np.random.Generator, height: int, width: int, sun: np.ndarray) ->
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     ripples = cv2.warpAffine(field, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT)
     strength = np.float32(rng.uniform(0.008, 0.022))
-    return strength * ripples + strength * relief(ripples, sun)
+    return strength * ripples + strength * slope_shading(ripples, sun)
 
 
-def fields(rng: np.random.Generator, height: int, width: int, sun: np.ndarray) -> np.ndarray:
-    """A patchwork of crops, meadows and bare soil with plough rows and soft borders.
+def field_texture(rng: np.random.Generator, height: int, width: int, sun: np.ndarray) -> np.ndarray:
+    """Return the texture of fields: crops, meadows and bare soil with plough rows and soft borders.
 
     Returns:
-        (height, width, 3) float32.
+        (height, width, 3) float32 colours.
     """
     angle, skew = rng.uniform(0, np.pi), rng.uniform(-0.25, 0.25)
     ys, xs = np.mgrid[0:height, 0:width].astype(np.float32)
-    wobble = 1.5 * fractal(rng, height, width, 40.0, fine=6.0)
+    wobble = 1.5 * fractal_noise(rng, height, width, 40.0, fine=6.0)
     u = xs * np.float32(np.cos(angle)) + ys * np.float32(np.sin(angle)) + 0.25 * wobble
     v = ys * np.float32(np.cos(angle + skew)) - xs * np.float32(np.sin(angle + skew))
     v += 0.25 * wobble
@@ -237,19 +237,19 @@ def fields(rng: np.random.Generator, height: int, width: int, sun: np.ndarray) -
 
     phase = np.where(along[label], u, v) * (2 * np.pi / period[label])
     rows = depth[label] * np.sin(phase)
-    tone = 0.035 * fractal(rng, height, width, 48.0, fine=1.0, gain=0.75)
+    tone = 0.035 * fractal_noise(rng, height, width, 48.0, fine=1.0, gain=0.75)
     colour = cv2.GaussianBlur(base[label], (0, 0), 0.8)
     return colour * (1 + rows + tone)[..., None]
 
 
-def woodland(rng: np.random.Generator, height: int, width: int, sun: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Canopy texture and the relief of its crowns.
+def forest_texture(rng: np.random.Generator, height: int, width: int, sun: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the texture of a forest and the heights of its crowns.
 
     Returns:
-        (height, width, 3) colour and (height, width) crown heights, about standard normal.
+        (height, width, 3) float32 colours and (height, width) heights, about standard normal.
     """
-    crowns = fractal(rng, height, width, 9.0, fine=2.0, gain=0.75)
-    tone = fractal(rng, height, width, 60.0, fine=15.0)
+    crowns = fractal_noise(rng, height, width, 9.0, fine=2.0, gain=0.75)
+    tone = fractal_noise(rng, height, width, 60.0, fine=15.0)
     green = np.array([0.20, 0.27, 0.15], np.float32) * np.float32(rng.uniform(0.85, 1.25))
-    light = 1 + 0.32 * relief(crowns, sun) + 0.12 * crowns + 0.08 * tone
+    light = 1 + 0.32 * slope_shading(crowns, sun) + 0.12 * crowns + 0.08 * tone
     return green * np.clip(light, 0.35, 1.9)[..., None], crowns

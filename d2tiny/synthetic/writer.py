@@ -1,4 +1,4 @@
-"""Synthetic scenes on disk, in the form of a small COCO or AI-TOD data set."""
+"""Synthetic datasets on disk in COCO format, with the folder layout of AI-TOD or a flat one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from d2tiny.utils.files import write_text
 
 Layout = Literal["flat", "aitod"]
 
-_RENDERER = 1  # raise when the same seed draws something else, so that old folders are redrawn
+_RENDERER_VERSION = 1  # increase when a seed renders another image, so that existing folders are rendered again
 _STAMP = ".d2tiny_synthetic.json"
 _SEEDS_PER_SPLIT = 1_000_000
 _PATHS: dict[str, tuple[str, str]] = {
@@ -38,52 +38,43 @@ def write_dataset(
     layout: Layout = "flat",
     progress: bool = False,
 ) -> dict[str, Path]:
-    """Writes scenes as PNG with COCO-style annotations, unless they are there already.
+    """Write scenes as PNG images with annotations in COCO format, unless they exist already.
 
-    Categories are numbered 1..8 in the order of `AITOD_CLASSES`; annotation ids start at 0, as in
-    the AI-TOD files. A stamp file marks a folder as written by this function; a folder complete
-    for the same arguments is left as it is, one written with other arguments is redrawn.
+    Category ids are 1 to 8 in the order of `AITOD_CLASSES`; annotation ids start at 0, as in the files of AI-TOD. A
+    stamp file records the arguments: a folder that is complete for the same arguments is not modified, one that was
+    written with other arguments is rendered again.
 
     Args:
-        root: folder, created if needed.
+        root: output folder; it is created if it does not exist.
         train: number of training images.
         val: number of validation images.
-        height: rows of every image.
-        width: columns of every image.
-        density: see `render_scene`.
-        seed: data sets of different seeds share no scene.
-        layout: "flat" gives `instances_{split}.json` and `{split}/*.png`; "aitod" gives
+        height: height of the images in px.
+        width: width of the images in px.
+        density: density of objects, see :func:`render_scene`.
+        seed: seed of the dataset; datasets of different seeds have no scene in common.
+        layout: ``flat`` writes `instances_{split}.json` and `{split}/*.png`; ``aitod`` writes
             `annotations/aitod_{split}_v1.json` and `images/{split}/*.png`.
-        progress: report on stderr.
+        progress: report progress on stderr.
 
     Returns:
-        Paths under "train_json", "train_images", "val_json" and "val_images".
+        The paths under the keys ``train_json``, ``train_images``, ``val_json`` and ``val_images``.
 
     Raises:
-        ValueError: unknown layout, or a count or seed out of range.
-        FileExistsError: the annotation files exist and were not written by this function.
+        ValueError: unknown layout, or a count or the seed is outside its range.
+        FileExistsError: annotation files exist that were not written by this function.
     """
-    if layout not in _PATHS:
-        raise ValueError(f"write_dataset: layout={layout!r}, allowed are {sorted(_PATHS)}.")
     counts = {"train": train, "val": val}
-    for split, count in counts.items():
-        if not 0 <= count <= _SEEDS_PER_SPLIT:
-            raise ValueError(f"write_dataset: {split}={count}, allowed is 0 to {_SEEDS_PER_SPLIT}.")
-    if seed < 0:
-        raise ValueError(f"write_dataset: seed={seed}, allowed are integers >= 0.")
+    _check_arguments(counts, seed, layout)
     root = Path(root)
-    paths: dict[str, Path] = {}
-    for split in counts:
-        annotations, images = (root / part.format(split=split) for part in _PATHS[layout])
-        paths |= {f"{split}_json": annotations, f"{split}_images": images}
+    paths = _dataset_paths(root, layout)
     arguments = {
-        "renderer": _RENDERER, "train": train, "val": val, "height": height, "width": width,
+        "renderer": _RENDERER_VERSION, "train": train, "val": val, "height": height, "width": width,
         "density": density, "seed": seed, "layout": layout,
     }  # fmt: skip
     stamp = root / _STAMP
     if _is_complete(stamp, arguments, paths, counts):
         return paths
-    _claim(root, stamp, paths)
+    _mark_unfinished(root, stamp, paths)
     for index, (split, count) in enumerate(counts.items()):
         first = (2 * seed + index) * _SEEDS_PER_SPLIT
         scenes = _Split(paths[f"{split}_images"], height, width)
@@ -96,8 +87,26 @@ def write_dataset(
     return paths
 
 
+def _check_arguments(counts: dict[str, int], seed: int, layout: str) -> None:
+    if layout not in _PATHS:
+        raise ValueError(f"write_dataset: layout={layout!r}, allowed are {sorted(_PATHS)}.")
+    for split, count in counts.items():
+        if not 0 <= count <= _SEEDS_PER_SPLIT:
+            raise ValueError(f"write_dataset: {split}={count}, allowed is 0 to {_SEEDS_PER_SPLIT}.")
+    if seed < 0:
+        raise ValueError(f"write_dataset: seed={seed}, allowed are integers >= 0.")
+
+
+def _dataset_paths(root: Path, layout: Layout) -> dict[str, Path]:
+    paths: dict[str, Path] = {}
+    for split in ("train", "val"):
+        annotations, images = (root / part.format(split=split) for part in _PATHS[layout])
+        paths |= {f"{split}_json": annotations, f"{split}_images": images}
+    return paths
+
+
 class _Split:
-    """The images and annotations of one split."""
+    """The images and annotations of one split, written to a folder."""
 
     def __init__(self, folder: Path, height: int, width: int) -> None:
         self.folder, self.height, self.width = folder, height, width
@@ -108,7 +117,7 @@ class _Split:
             stale.unlink()
 
     def add(self, scene: Scene) -> None:
-        """Writes one picture and takes down its objects."""
+        """Write the image of a scene and record its annotations."""
         image_id = len(self.images)
         name = f"synthetic_{image_id:06d}.png"
         if not cv2.imwrite(str(self.folder / name), scene.image[..., ::-1]):
@@ -129,8 +138,7 @@ class _Split:
             )
 
     def as_coco(self) -> dict[str, Any]:
-        """The content of the annotation file."""
-        # Ids follow the scene order; numbering restarts per split as in the real files.
+        """Return the content of the annotation file."""
         return {
             "info": {"description": "synthetic aerial scenes by d2tiny"},
             "images": self.images,
@@ -142,7 +150,7 @@ class _Split:
 
 
 def _is_complete(stamp: Path, arguments: dict[str, Any], paths: dict[str, Path], counts: dict[str, int]) -> bool:
-    """True if the folder holds exactly what these arguments would write."""
+    """Return whether the folder contains all images and annotations for these arguments."""
     if not stamp.is_file() or json.loads(stamp.read_text()) != arguments:
         return False
     return all(
@@ -151,11 +159,11 @@ def _is_complete(stamp: Path, arguments: dict[str, Any], paths: dict[str, Path],
     )
 
 
-def _claim(root: Path, stamp: Path, paths: dict[str, Path]) -> None:
-    """Marks the folder as ours and unfinished; refuses to overwrite somebody else's annotations."""
-    ours = stamp.is_file()
+def _mark_unfinished(root: Path, stamp: Path, paths: dict[str, Path]) -> None:
+    """Write a stamp of an unfinished dataset, unless that would overwrite annotations of another origin."""
+    has_stamp = stamp.is_file()
     foreign = [p for key, p in paths.items() if key.endswith("_json") and p.exists()]
-    if foreign and not ours:
+    if foreign and not has_stamp:
         raise FileExistsError(
             f"write_dataset: {foreign[0]} exists and was not written by d2tiny "
             f"(no {_STAMP} in {root}). Choose another folder, or remove the file first."

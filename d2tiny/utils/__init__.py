@@ -1,1 +1,1 @@
-"""Layer 0: errors, registries, checks and the machine. Imports nothing of d2tiny."""
+"""Errors, registries, checks, files and hardware; imports nothing else of d2tiny."""

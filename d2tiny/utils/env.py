@@ -1,4 +1,4 @@
-"""What machine this is: device choice and a description for result files."""
+"""The machine: choice of the device, optional packages, and a description of the hardware for result files."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["describe_hardware", "has_fast_bf16", "require_detectron2", "require_
 
 
 def require_detectron2() -> None:
-    """Say what to do when Detectron2 is absent.
+    """Check that Detectron2 is installed.
 
     Raises:
-        ImportError: it is not installed.
+        ImportError: Detectron2 is not installed; the message says how to install it.
     """
     if importlib.util.find_spec("detectron2") is None:
         raise ImportError(
@@ -30,10 +30,14 @@ def require_detectron2() -> None:
 
 
 def require_extra(module: str, extra: str) -> Any:
-    """Import an optional package.
+    """Import and return an optional package.
+
+    Args:
+        module: name of the module.
+        extra: extra of d2tiny that installs it.
 
     Raises:
-        ImportError: it is not installed; says which extra of d2tiny brings it.
+        ImportError: the package is not installed; the message names the extra.
     """
     try:
         return importlib.import_module(module)
@@ -42,10 +46,10 @@ def require_extra(module: str, extra: str) -> Any:
 
 
 def resolve_device(device: str = "auto") -> str:
-    """Turn ``"auto"`` into ``"cuda"`` where a GPU is usable, else ``"cpu"``.
+    """Return the device, with ``"auto"`` resolved to ``"cuda"`` if a GPU is usable and to ``"cpu"`` otherwise.
 
     Raises:
-        ConfigError: ``device`` names CUDA and no GPU is usable, or is unknown to torch.
+        ConfigError: ``device`` names CUDA without a usable GPU, or torch does not know it.
     """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -59,7 +63,7 @@ def resolve_device(device: str = "auto") -> str:
 
 
 def describe_hardware() -> dict[str, str | int]:
-    """Return processor, cores, GPU and library versions, as result files record them."""
+    """Return processor, cores, threads, GPU and versions of Python and torch, as result files record them."""
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -78,7 +82,7 @@ def describe_hardware() -> dict[str, str | int]:
 
 
 def has_fast_bf16() -> bool:
-    """Whether this machine multiplies bfloat16 faster than float32 (GPU, or a CPU with the instructions)."""
+    """Return whether bfloat16 is faster than float32 here: on a GPU, or a CPU with bfloat16 instructions."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
     cpuinfo = Path("/proc/cpuinfo")

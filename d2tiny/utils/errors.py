@@ -1,4 +1,4 @@
-"""Errors that users see, and the hint they end with."""
+"""Errors for users, and the hint that ends messages about unknown names."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = [
 
 
 class D2TinyError(Exception):
-    """Base of all errors that a user can mend; the command-line tools print them without a traceback."""
+    """Base class of errors that a user can fix; command-line tools print them without a traceback."""
 
 
 class ConfigError(D2TinyError, ValueError):
-    """A config names something that does not exist or does not fit together."""
+    """A config refers to something that does not exist, or its parts do not fit together."""
 
 
 class DatasetError(D2TinyError, ValueError):
-    """A dataset is missing or broken; the message names the file."""
+    """A dataset is missing or invalid; the message names the file."""
 
 
 class CheckpointError(D2TinyError, RuntimeError):
@@ -32,19 +32,19 @@ class CheckpointError(D2TinyError, RuntimeError):
 
 
 class NonFiniteLossError(D2TinyError, FloatingPointError):
-    """Training met NaN or infinity; the message names the batch."""
+    """A loss or gradient became NaN or infinite; the message names the images of the batch."""
 
 
 def did_you_mean(name: str, options: Iterable[str], *, limit: int = 12) -> str:
-    """Return the sentence that ends an unknown-name error.
+    """Return the last sentence of an error message about an unknown name.
 
     Args:
         name: what the user wrote.
         options: the valid names.
-        limit: how many valid names to list when no name is close.
+        limit: number of valid names to list if none is similar.
 
     Returns:
-        ``"Did you mean 'x'?"`` for a close match, otherwise the list of valid names.
+        ``"Did you mean 'x'?"`` if a name is similar, otherwise the list of valid names.
     """
     known = sorted(set(options))
     lowered = {option.lower(): option for option in known}

@@ -1,4 +1,4 @@
-"""Log output of a run."""
+"""Logging of a run to the terminal and to a file."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ import logging
 import sys
 from pathlib import Path
 
-__all__ = ["setup_logs"]
+__all__ = ["setup_loggers"]
 
-_OURS = "_d2tiny_handler"
+# Attribute that marks handlers of this module, so that a second call replaces them.
+_HANDLER_MARK = "_d2tiny_handler"
 
 
-def setup_logs(output: Path, *, rank: int = 0) -> None:
+def setup_loggers(output: Path, *, rank: int = 0) -> None:
     """Send the logs of d2tiny, detectron2 and fvcore to the terminal and to ``log.txt``.
 
-    Calling it again moves the output; lines never come twice. Other processes than the first write to
-    ``log.txt.rank<N>`` only.
+    A second call replaces the handlers of the first, so that no line is logged twice. Processes other than the main one
+    write only to ``log.txt.rank<N>``.
+
+    Args:
+        output: existing folder of the log file.
+        rank: rank of this process.
     """
     handlers: list[logging.Handler] = [
         logging.FileHandler(output / ("log.txt" if rank == 0 else f"log.txt.rank{rank}"))
@@ -24,10 +29,10 @@ def setup_logs(output: Path, *, rank: int = 0) -> None:
         handlers.append(logging.StreamHandler(sys.stdout))
     for handler in handlers:
         handler.setFormatter(logging.Formatter("[%(asctime)s %(name)s] %(levelname)s: %(message)s", "%m/%d %H:%M:%S"))
-        setattr(handler, _OURS, True)
+        setattr(handler, _HANDLER_MARK, True)
     for name in ("d2tiny", "detectron2", "fvcore"):
         logger = logging.getLogger(name)
-        for old in [h for h in logger.handlers if getattr(h, _OURS, False)]:
+        for old in [h for h in logger.handlers if getattr(h, _HANDLER_MARK, False)]:
             logger.removeHandler(old)
             old.close()
         if logger.level == logging.NOTSET:

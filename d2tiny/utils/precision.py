@@ -1,4 +1,4 @@
-"""Where mixed precision must not reach."""
+"""Exclusion of code from mixed precision."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ __all__ = ["without_autocast"]
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """A block in which autocast is off; on devices that have none (``meta``) nothing happens."""
+    """Return a context manager that disables autocast; it does nothing on the ``meta`` device, which has none."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

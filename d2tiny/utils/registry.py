@@ -1,4 +1,4 @@
-"""Registries with a did-you-mean, for the parts that Detectron2 has no registry for."""
+"""Registries of assigners, box losses and necks, for which Detectron2 has no registry."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["ASSIGNER_REGISTRY", "BOX_LOSS_REGISTRY", "NECK_REGISTRY", "Registry"
 
 
 class Registry(_Registry):
-    """fvcore's registry whose :meth:`get` says what was meant."""
+    """fvcore's registry whose :meth:`get` suggests the closest name."""
 
     def get(self, name: str) -> Any:
         """Return the object registered as ``name``.
 
         Raises:
-            ConfigError: unknown name; the message holds the closest match.
+            ConfigError: unknown name; the message suggests the closest one.
         """
         if name not in self:
             names = [key for key, _ in self]
@@ -32,14 +32,14 @@ NECK_REGISTRY = Registry("NECK")
 
 
 def find_component(name: str, replaces: str = "") -> Any:
-    """Look a short name up in the registries of d2tiny (used by config overrides).
+    """Find a component by its name in the registries of d2tiny, for overrides of configs.
 
     Args:
-        name: of the component.
-        replaces: class name of what stands there now; the new one must be of the same registry.
+        name: name of the component.
+        replaces: class name of the current component; the new one must be in the same registry.
 
     Raises:
-        ConfigError: no registry knows the name, or it is another kind of component.
+        ConfigError: no registry has the name, or it is another kind of component.
     """
     registries = (ASSIGNER_REGISTRY, BOX_LOSS_REGISTRY, NECK_REGISTRY)
     allowed = [r for r in registries if replaces in r] or list(registries)
@@ -49,6 +49,6 @@ def find_component(name: str, replaces: str = "") -> Any:
     names = [key for registry in allowed for key, _ in registry]
     kinds = [r._name.lower().replace("_", " ") for r in registries if name in r]
     if kinds:
-        wanted = allowed[0]._name.lower().replace("_", " ")
-        raise ConfigError(f"'{name}' is of kind '{kinds[0]}', not '{wanted}'. {did_you_mean(name, names)}")
+        expected = allowed[0]._name.lower().replace("_", " ")
+        raise ConfigError(f"'{name}' is of kind '{kinds[0]}', not '{expected}'. {did_you_mean(name, names)}")
     raise ConfigError(f"No component named '{name}'. {did_you_mean(name, names)}")

@@ -1,4 +1,4 @@
-"""Pictures of detections in which an 8-pixel object stays visible."""
+"""Drawing of boxes such that objects of 8 px stay visible."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 __all__ = ["Boxes2D", "class_color", "draw_boxes", "side_by_side"]
 
-# Bright, far apart, readable on vegetation, asphalt and water; in the order of AI-TOD's classes.
+# Bright, distinct colours, visible on vegetation, asphalt and water, in the order of AI-TOD's classes.
 _PALETTE: tuple[tuple[int, int, int], ...] = (
     (255, 90, 80),
     (255, 170, 0),
@@ -23,15 +23,21 @@ _PALETTE: tuple[tuple[int, int, int], ...] = (
     (90, 255, 110),
     (255, 255, 255),
 )
-_INK = (24, 26, 30)
-_PAPER = (245, 245, 245)
-# Images are enlarged until their longer side has about this many pixels, never shrunk.
+_BACKGROUND_COLOR = (24, 26, 30)
+_TEXT_COLOR = (245, 245, 245)
+# Images are enlarged until their longer side has about this many px; they are never shrunk.
 _TARGET_SIDE = 1200
 
 
 @dataclass(frozen=True)
 class Boxes2D:
-    """What is drawn: ``boxes`` (N, 4) XYXY px, ``classes`` (N,), ``scores`` (N,) or None for ground truth."""
+    """Boxes to draw.
+
+    Attributes:
+        boxes: (N, 4) XYXY in px.
+        classes: (N,) class indices.
+        scores: (N,) scores, or None for ground truth.
+    """
 
     boxes: np.ndarray
     classes: np.ndarray
@@ -39,7 +45,7 @@ class Boxes2D:
 
 
 def class_color(index: int) -> tuple[int, int, int]:
-    """Return the RGB colour of a class, the same in every picture."""
+    """Return the RGB colour of a class index, the same in every picture."""
     if index < len(_PALETTE):
         return _PALETTE[index]
     red, green, blue = colorsys.hsv_to_rgb((index * 0.618034) % 1.0, 0.65, 1.0)
@@ -57,32 +63,32 @@ def _scale(height: int, width: int) -> int:
 def draw_boxes(
     image: np.ndarray, items: Boxes2D, class_names: Sequence[str], *, title: str = "", scale: int = 0
 ) -> np.ndarray:
-    """Draw one-pixel boxes on an enlarged copy, with a legend below.
+    """Draw boxes with lines of one pixel on an enlarged copy of an image, with a legend below.
 
     Args:
-        image: (H, W, 3) uint8 RGB; not modified.
-        items: boxes, classes, scores.
-        class_names: for the legend, which lists the classes that occur, with counts.
-        title: stands before the legend.
-        scale: enlargement; 0 chooses one by size.
+        image: (H, W, 3) uint8 RGB; it is not modified.
+        items: the boxes.
+        class_names: class names for the legend, which lists the classes that occur with their counts.
+        title: text before the legend.
+        scale: integer enlargement; 0 chooses one by the size of the image.
 
     Returns:
-        (H·scale + legend, W·scale, 3) uint8 RGB.
+        (H·scale + height of the legend, W·scale, 3) uint8 RGB.
     """
     scale = scale or _scale(*image.shape[:2])
     canvas = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
-    # Weak detections first, so that confident ones lie on top.
+    # By ascending score, so that boxes of high score are on top.
     order = np.arange(len(items.boxes)) if items.scores is None else np.argsort(items.scores)
     for i in order:
         x1, y1, x2, y2 = np.round(items.boxes[i] * scale).astype(int).tolist()
-        # One pixel outside the object on each side, so that its edge is not painted over.
+        # One pixel outside the object on each side, so that its edge stays visible.
         cv2.rectangle(canvas, (x1 - 1, y1 - 1), (x2, y2), class_color(int(items.classes[i])), 1)
     return np.concatenate((canvas, _legend(canvas.shape[1], items, class_names, title)))
 
 
 def _legend(width: int, items: Boxes2D, class_names: Sequence[str], title: str) -> np.ndarray:
-    """A strip with the title and one entry for each class that occurs; wraps where it is narrow."""
-    size = max(15, width // 90)  # readable when a large scene is shown as a whole
+    """Return an image strip with the title and an entry for each class that occurs, in as many lines as needed."""
+    size = max(15, width // 90)  # legible when a large image is shown in full
     pad = size // 2
     font = _font(size)
     counts = np.bincount(items.classes.astype(np.int64), minlength=len(class_names))
@@ -93,33 +99,47 @@ def _legend(width: int, items: Boxes2D, class_names: Sequence[str], title: str) 
     ]
     if not counts.any():
         entries.append(("no objects", None))
-    places, x, y = [], pad, pad
+    layout, x, y = [], pad, pad
     for text, color in entries:
         length = int(font.getlength(text)) + (size + 4 if color else 0)
         if x > pad and x + length > width - pad:
             x, y = pad, y + size + pad
-        places.append((x, y, text, color))
+        layout.append((x, y, text, color))
         x += length + 2 * pad
-    strip = Image.new("RGB", (width, y + size + pad + 2), _INK)
+    strip = Image.new("RGB", (width, y + size + pad + 2), _BACKGROUND_COLOR)
     pen = ImageDraw.Draw(strip)
-    for x, y, text, color in places:
+    for x, y, text, color in layout:
         if color:
             pen.rectangle((x, y + 2, x + size - 4, y + size - 2), outline=color, width=2)
             x += size + 4
-        pen.text((x, y - 1), text, fill=_PAPER, font=font)
+        pen.text((x, y - 1), text, fill=_TEXT_COLOR, font=font)
     return np.asarray(strip)
 
 
 def side_by_side(
-    image: np.ndarray, truth: Boxes2D, found: Boxes2D, class_names: Sequence[str], *, name: str = ""
+    image: np.ndarray, ground_truth: Boxes2D, predictions: Boxes2D, class_names: Sequence[str], *, name: str = ""
 ) -> np.ndarray:
-    """Draw ground truth on the left and predictions on the right; RGB in, RGB out."""
+    """Draw ground truth at the left and predictions at the right.
+
+    Args:
+        image: (H, W, 3) uint8 RGB; it is not modified.
+        ground_truth: boxes of the left picture.
+        predictions: boxes of the right picture.
+        class_names: class names for the legends.
+        name: name of the image for the title of the left picture.
+
+    Returns:
+        (H', W', 3) uint8 RGB.
+    """
     scale = max(1, _scale(*image.shape[:2]) * 2 // 3)
     panels = [
         draw_boxes(image, items, class_names, title=title, scale=scale)
-        for title, items in ((f"ground truth {name}".strip(), truth), ("prediction", found))
+        for title, items in ((f"ground truth {name}".strip(), ground_truth), ("prediction", predictions))
     ]
     height = max(p.shape[0] for p in panels)
     gap = np.full((height, 6, 3), 255, dtype=np.uint8)
-    padded = [np.concatenate((p, np.full((height - p.shape[0], p.shape[1], 3), _INK, dtype=np.uint8))) for p in panels]
+    padded = [
+        np.concatenate((p, np.full((height - p.shape[0], p.shape[1], 3), _BACKGROUND_COLOR, dtype=np.uint8)))
+        for p in panels
+    ]
     return np.concatenate((padded[0], gap, padded[1]), axis=1)

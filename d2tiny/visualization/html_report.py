@@ -1,4 +1,4 @@
-"""One self-contained HTML page: tables, plots and pictures, readable without a network."""
+"""Self-contained HTML pages with tables, plots and pictures, which need no network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from d2tiny.utils.files import write_text
 
 __all__ = ["COLORS", "HtmlPage", "new_figure"]
 
-# Colour-blind safe, dark enough on white (after Okabe and Ito).
+# Distinguishable with colour blindness and on white (after Okabe and Ito).
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#666666", "#7a5195")
 
 _STYLE = """
@@ -58,7 +58,7 @@ figcaption { color: var(--soft); font-size: 13px; margin-top: 4px; }
 
 
 def new_figure(width: float = 4.8, height: float = 3.3) -> tuple[Figure, Any]:
-    """Return a figure (inches) and its axes in the page's style; no window system is touched."""
+    """Return a figure of the given size in inches and its axes in the style of the page, without a GUI backend."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     for side in ("top", "right"):
@@ -70,16 +70,16 @@ def new_figure(width: float = 4.8, height: float = 3.3) -> tuple[Figure, Any]:
 
 
 class HtmlPage:
-    """Collects the parts of a page; all texts are escaped."""
+    """Builder of an HTML page; all texts are escaped."""
 
     def __init__(self, title: str, subtitle: str = "") -> None:
-        """Start a page."""
+        """Start a page with a title and a subtitle."""
         self._title, self._subtitle = title, subtitle
         self._parts: list[str] = []
         self._open = False
 
     def cards(self, values: Mapping[str, str]) -> None:
-        """Add a row of large numbers."""
+        """Add a row of cards with large numbers: name → formatted value."""
         self._close()
         cards = "".join(
             f'<div class="card"><b>{html.escape(value)}</b><span>{html.escape(name)}</span></div>'
@@ -88,7 +88,7 @@ class HtmlPage:
         self._parts.append(f'<div class="cards">{cards}</div>')
 
     def section(self, title: str, text: str = "") -> None:
-        """Start a section."""
+        """Start a section with a heading and an optional paragraph."""
         self._close()
         self._open = True
         paragraph = f"<p>{html.escape(text)}</p>" if text else ""
@@ -102,9 +102,9 @@ class HtmlPage:
         """Add a table.
 
         Args:
-            headers: of the columns.
-            rows: numbers are shown with one decimal, NaN as a dash.
-            heat: columns that are shaded by value, together.
+            headers: headers of the columns.
+            rows: cells of each row; floats are shown with one decimal, NaN as a dash.
+            heat: indices of the columns that are shaded by value, on a common scale.
         """
         cells = (row[i] for row in rows for i in heat)
         values = [float(cell) for cell in cells if isinstance(cell, int | float)]
@@ -144,7 +144,7 @@ class HtmlPage:
         )
 
     def legend(self, entries: Mapping[str, str]) -> None:
-        """Add a line that explains colours: text → CSS colour."""
+        """Add a legend: text → CSS colour."""
         marks = "".join(f'<i style="border-color: {c}"></i>{html.escape(text)}' for text, c in entries.items())
         self._parts.append(f'<p class="legend">{marks}</p>')
 
@@ -154,7 +154,7 @@ class HtmlPage:
             self._open = False
 
     def render(self) -> str:
-        """Return the page."""
+        """Return the page as HTML."""
         self._close()
         title, subtitle = html.escape(self._title), html.escape(self._subtitle)
         return (
@@ -164,7 +164,7 @@ class HtmlPage:
         )
 
     def write(self, path: Path) -> None:
-        """Write the page, whole or not at all."""
+        """Write the page atomically; missing folders are created."""
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, self.render())
 
@@ -176,11 +176,11 @@ def _cell(value: object) -> str:
 
 
 def _svg(figure: Figure, caption: str) -> str:
-    """A plot as inline SVG with fixed ids, so that the same page comes out twice."""
+    """Return a plot as inline SVG with reproducible ids."""
     buffer = io.StringIO()
     settings = {"svg.hashsalt": caption, "svg.fonttype": "none", "font.family": "sans-serif"}
     with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # glyphs that its fonts lack: the browser has them
+        warnings.simplefilter("ignore")  # about glyphs missing in matplotlib's fonts; the browser renders the text
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     text = buffer.getvalue()
     return text[text.index("<svg") :]

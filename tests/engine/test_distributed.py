@@ -1,10 +1,14 @@
-"""Two gloo processes on the CPU."""
+"""Two gloo processes on the CPU.
+
+Starting processes costs more than what they compute, so one pair runs all jobs, and one training serves two tests.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+from functools import partial
 
 import pytest
 import torch
@@ -22,6 +26,11 @@ from tests.helpers.images import item
 from tests.helpers.models import small
 from tests.helpers.training import CONFIG, losses, settings
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("distributed")]  # one worker: the fixtures are shared
+
+GRADIENTS = ["quick/yolox_s", "quick/yolo11_n", "quick/dino_r18_dgq"]
+TRANSFORMERS = ["dino_r18", "scalebridge_r18"]
+
 
 class Squares(torch.nn.Module):
     """Loss mean((w·x)²) of a batch of numbers."""
@@ -29,38 +38,37 @@ class Squares(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.ones(1))
-        self.register_buffer("seen", torch.zeros(1))
+        self.register_buffer("batch_mean", torch.zeros(1))
 
     def forward(self, batch):
         x = torch.tensor([item["x"] for item in batch])
-        self.seen.copy_(x.mean())
+        self.batch_mean.copy_(x.mean())
         return {"loss": (self.weight * x).square().mean()}
 
 
-def step_on_own_data(folder):
+def step_on_own_data():
     """One SGD step; rank 0 sees x = 1, rank 1 sees x = 3."""
     model = Squares()
     ddp = wrap_ddp(model)
     trainer = Trainer(ddp, torch.optim.SGD(model.parameters(), lr=0.1), seed=0, device="cpu")
-    trainer.feed(iter([[{"x": 1.0 + 2 * comm.get_rank()}]]))
+    trainer.set_data_iterator(iter([[{"x": 1.0 + 2 * comm.get_rank()}]]))
     with EventStorage(0) as trainer.storage:
         trainer.run_step()
     average_tensors(model.buffers())
-    (folder / f"{comm.get_rank()}.json").write_text(json.dumps([float(model.weight.detach()), float(model.seen)]))
+    return [float(model.weight.detach()), float(model.batch_mean)]
 
 
-def test_gradients_and_statistics_are_shared(tmp_path):
+def test_gradients_and_statistics_are_shared(answers):
     """d/dw (w·x)² = 2x² = 2 and 18; mean 10; w = 1 − 0.1·10 = 0 on both. Statistics: mean of 1 and 3."""
-    launch(step_on_own_data, 2, device="cpu", args=(tmp_path,))
-    results = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
-    assert results[0] == results[1] == pytest.approx([0.0, 2.0], abs=1e-6)
+    first, second = answers("step")
+    assert first == second == pytest.approx([0.0, 2.0], abs=1e-6)
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
 AREAS = ([16.0, 64.0], [256.0]), ([16.0, 64.0], []), ([], []), ([100.0], [100.0])
 
 
-def share_statistics(folder, stat_mode):
+def share_statistics(stat_mode):
     """Squares as objects, split between the ranks; predictions are off by one px."""
     loss = SALoss(base="iou", beta=1.0, stat_mode=stat_mode)
     values = []
@@ -68,8 +76,7 @@ def share_statistics(folder, stat_mode):
         side = torch.tensor(split[comm.get_rank()]).sqrt()
         target = torch.stack((side * 0, side * 0, side, side), dim=1)
         values.append(float(loss(target + 1, target, avg_factor=1.0)))
-    state = {k: v.tolist() for k, v in loss.state_dict().items()}
-    (folder / f"{comm.get_rank()}.json").write_text(json.dumps([values, state]))
+    return [values, {k: v.tolist() for k, v in loss.state_dict().items()}]
 
 
 def off_by_one(side, weight):
@@ -78,10 +85,9 @@ def off_by_one(side, weight):
 
 
 @pytest.mark.parametrize("stat_mode", ["batch", "ema"])
-def test_sal_weighs_over_all_processes(tmp_path, stat_mode):
+def test_sal_weighs_over_all_processes(answers, stat_mode):
     """s = (A - 16) / (256 - 16) whichever rank has the object; a rank without objects does not stop the other."""
-    launch(share_statistics, 2, device="cpu", args=(tmp_path, stat_mode))
-    (first, state), (second, other) = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    (first, state), (second, other) = answers(f"sal {stat_mode}")
     ln = math.log
     assert first[0] == pytest.approx(off_by_one(4, ln(2)) + off_by_one(8, ln(2 - 48 / 240)), rel=1e-5)
     assert second[0] == pytest.approx(0.0, abs=1e-6)  # the largest object
@@ -106,22 +112,29 @@ def test_an_error_in_a_process_is_told():
         launch(fails, 2, device="cpu", args=())
 
 
-def test_trains_and_evaluates_every_image_once(datasets, tmp_path):
-    code = train_main(["--config-file", CONFIG, "--num-gpus", "2", *settings(tmp_path, "train.max_iter=2")])
-    assert code == 0
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert result["metrics"]["AP"] is not None
-    assert sorted(losses(tmp_path)) == [0, 1]
-    assert "3 images" in (tmp_path / "log.txt").read_text()
-
-
-def test_losses_with_shared_statistics_train(datasets, tmp_path):
-    """Parameters of a loss are in the optimizer, its statistics in the checkpoint and its average, no rank waits."""
+@pytest.fixture(scope="module")
+def training(scenes, tmp_path_factory):
+    """The folder of a training of two processes, with losses that share statistics and have parameters."""
+    folder = tmp_path_factory.mktemp("training")
     head, rpn = "model.roi_heads.box_predictor.box_loss", "model.proposal_generator.box_loss"
     changes = [f"{head}=SALoss", f"{head}.stat_mode=ema", f"{rpn}=DCLoss", f"{rpn}.learnable=bounded"]
     changes += ["train.max_iter=2", "train.ema.enabled=true"]
-    assert train_main(["--config-file", CONFIG, "--num-gpus", "2", *settings(tmp_path), *changes]) == 0
-    checkpoint = torch.load(tmp_path / "model_last.pth", weights_only=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DETECTRON2_DATASETS", str(scenes.parent))
+        assert train_main(["--config-file", CONFIG, "--num-gpus", "2", *settings(folder), *changes]) == 0
+    return folder
+
+
+def test_trains_and_evaluates_every_image_once(training):
+    result = json.loads((training / "result.json").read_text())
+    assert result["metrics"]["AP"] is not None
+    assert sorted(losses(training)) == [0, 1]
+    assert "3 images" in (training / "log.txt").read_text()
+
+
+def test_losses_with_shared_statistics_train(training):
+    """Parameters of a loss are in the optimizer, its statistics in the checkpoint and its average, no rank waits."""
+    checkpoint = torch.load(training / "model_last.pth", weights_only=False)
     for weights in (checkpoint["model"], checkpoint["ema"]["average"]):
         low, high = weights["roi_heads.box_predictor.box_loss.area_range"].tolist()
         assert 0 < low < high
@@ -136,10 +149,9 @@ def test_mistakes_are_told_before_processes_start(datasets, tmp_path, capfd):
     assert "Traceback" not in text
 
 
-def gradient_of_a_share(folder, name):
-    """Gradient norm of a head's parameters, and the queries used; each process has its share of four images."""
+def gradient_of_a_share(name):
+    """Return the gradient norm of a head and the number of queries; each process has its share of four images."""
     torch.manual_seed(0)
-    torch.set_num_threads(1)
     cfg = model_zoo.get_config(name).model
     if cfg.get("density") is not None:
         cfg.denoising = None  # its noise would differ
@@ -159,40 +171,58 @@ def gradient_of_a_share(folder, name):
     total.backward()
     parts = [model.decoder, model.selection, model.density] if name.endswith("dgq") else [model.head]
     norm = torch.stack([p.grad.norm() for part in parts for p in part.parameters() if p.requires_grad]).norm()
-    (folder / f"{world}_{rank}.json").write_text(json.dumps([float(norm), queries]))
+    return [float(norm), queries]
 
 
-@pytest.mark.parametrize("name", ["quick/yolox_s", "quick/yolo11_n", "quick/dino_r18_dgq"])
-def test_gradients_do_not_depend_on_the_number_of_processes(tmp_path, name):
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradients_do_not_depend_on_the_number_of_processes(answers, name):
     """Images with 1, 2, 4 and 8 objects; with DGQ the processes decode different numbers of queries."""
-    gradient_of_a_share(tmp_path, name)
-    launch(gradient_of_a_share, 2, device="cpu", args=(tmp_path, name))
-    alone, first, second = (json.loads((tmp_path / f).read_text()) for f in ("1_0.json", "2_0.json", "2_1.json"))
+    alone = gradient_of_a_share(name)
+    first, second = answers(f"gradient {name}")
     assert first[0] == second[0] == pytest.approx(alone[0], rel=1e-3)
     if name.endswith("dgq"):
         assert (first[1], second[1]) == (15, 45)
 
 
-def steps_with_an_empty_rank(folder):
-    """Two steps of DINO and ScaleBridge-Det; the second process sees no object."""
-    torch.set_num_threads(1)
+def steps_with_an_empty_rank(name):
+    """Take two steps, in which the second process has no object."""
     boxes = [[10, 10, 18, 17]] if comm.get_rank() == 0 else []
-    for name in ("dino_r18", "scalebridge_r18"):
-        model = small(name).train()
-        trainer = Trainer(wrap_ddp(model), torch.optim.SGD(model.parameters(), lr=1e-3), seed=0, device="cpu")
-        trainer.feed(iter([[item(boxes)]] * 2))
-        with EventStorage(0) as trainer.storage:
-            trainer.run_step()
-            trainer.run_step()
-            seen = trainer.storage.latest()
-        weights = float(sum(p.detach().double().abs().sum() for p in model.parameters()))
-        noisy = seen["loss_bbox_dn"][0] if comm.is_main_process() else None
-        (folder / f"{name}_{comm.get_rank()}.json").write_text(json.dumps([weights, noisy]))
+    model = small(name).train()
+    trainer = Trainer(wrap_ddp(model), torch.optim.SGD(model.parameters(), lr=1e-3), seed=0, device="cpu")
+    trainer.set_data_iterator(iter([[item(boxes)]] * 2))
+    with EventStorage(0) as trainer.storage:
+        trainer.run_step()
+        trainer.run_step()
+        latest = trainer.storage.latest()
+    weights = float(sum(p.detach().double().abs().sum() for p in model.parameters()))
+    return [weights, latest["loss_bbox_dn"][0] if comm.is_main_process() else None]
 
 
-def test_a_process_without_objects_stops_no_other(tmp_path):
-    launch(steps_with_an_empty_rank, 2, device="cpu", args=(tmp_path,))
-    for name in ("dino_r18", "scalebridge_r18"):
-        first, second = (json.loads((tmp_path / f"{name}_{rank}.json").read_text()) for rank in (0, 1))
-        assert first[0] == second[0]
-        assert first[1] > 0
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_a_process_without_objects_stops_no_other(answers, name):
+    first, second = answers(f"empty {name}")
+    assert first[0] == second[0]
+    assert first[1] > 0
+
+
+JOBS = {
+    "step": step_on_own_data,
+    **{f"sal {mode}": partial(share_statistics, mode) for mode in ("batch", "ema")},
+    **{f"gradient {name}": partial(gradient_of_a_share, name) for name in GRADIENTS},
+    **{f"empty {name}": partial(steps_with_an_empty_rank, name) for name in TRANSFORMERS},
+}
+
+
+def run_jobs(folder):
+    torch.set_num_threads(1)
+    answers = {name: job() for name, job in JOBS.items()}
+    (folder / f"{comm.get_rank()}.json").write_text(json.dumps(answers))
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """What each process answers to a job of ``JOBS``."""
+    folder = tmp_path_factory.mktemp("jobs")
+    launch(run_jobs, 2, device="cpu", args=(folder,))
+    found = [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+    return lambda name: [answers[name] for answers in found]

@@ -11,7 +11,7 @@ from detectron2.config import instantiate
 from torch import nn
 
 from d2tiny.config import load_config
-from d2tiny.engine.hooks import SetFrom, Warmup
+from d2tiny.engine.hooks import MomentumWarmup, SetAttribute
 from d2tiny.engine.optim import parameter_groups
 from d2tiny.engine.run import run
 from d2tiny.engine.schedule import warmup_cosine, warmup_linear
@@ -21,7 +21,9 @@ from d2tiny.utils.errors import ConfigError
 
 def test_quadratic_warmup_cosine_and_flat_end_by_hand():
     """100 steps: (t/10)² up, half a cosine from 1 to .05 over the first 80 %, then .05."""
-    rate = warmup_cosine(max_iter=100, final=0.05, warmup_iters=10, warmup_factor=0.0, warmup_power=2.0, flat_share=0.2)
+    rate = warmup_cosine(
+        max_iter=100, end_factor=0.05, warmup_iters=10, warmup_factor=0.0, warmup_power=2.0, flat_fraction=0.2
+    )
     end = rate(0.1)
     assert [rate(0.0), rate(0.05)] == pytest.approx([0.0, end / 4])
     assert rate(0.4) == pytest.approx((1 + 0.05) / 2)
@@ -29,14 +31,14 @@ def test_quadratic_warmup_cosine_and_flat_end_by_hand():
 
 
 def test_linear_warmup_and_line_by_hand():
-    rate = warmup_linear(max_iter=100, final=0.01, warmup_iters=10, warmup_factor=0.0)
+    rate = warmup_linear(max_iter=100, end_factor=0.01, warmup_iters=10, warmup_factor=0.0)
     assert [rate(0.0), rate(0.05), rate(0.1), rate(0.5)] == pytest.approx([0, (1 - 0.099) / 2, 1 - 0.099, 1 - 0.495])
 
 
 def test_warmup_may_be_longer_than_the_training():
     assert warmup_linear(max_iter=5, warmup_iters=50)(0.999) <= 1
-    with pytest.raises(ValueError, match="flat_share"):
-        warmup_cosine(max_iter=10, flat_share=1.0)
+    with pytest.raises(ValueError, match="flat_fraction"):
+        warmup_cosine(max_iter=10, flat_fraction=1.0)
 
 
 def test_groups_decay_weights_only():
@@ -57,14 +59,14 @@ def test_momentum_and_biases_warm_up():
     optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9)
     for group in optimizer.param_groups:
         group["initial_lr"], group["lr"] = 0.01, 0.005  # as a schedule leaves them
-    hook = Warmup(iters=10, momentum=0.8, bias_lr=0.1)
+    hook = MomentumWarmup(warmup_iters=10, warmup_momentum=0.8, warmup_bias_lr=0.1)
     hook.trainer = SimpleNamespace(optimizer=optimizer, iter=5)
     hook.before_step()
     by_kind = {bool(g.get("bias")): g for g in optimizer.param_groups}
     assert by_kind[True]["lr"] == pytest.approx((0.1 + 0.005) / 2)  # half the way to what the schedule says
     assert by_kind[False]["lr"] == 0.005
     assert all(g["momentum"] == pytest.approx(0.85) for g in optimizer.param_groups)
-    assert Warmup(iters=0).iters == 0
+    assert MomentumWarmup(warmup_iters=0).warmup_iters == 0
     hook.trainer.iter = 11
     by_kind[True]["lr"] = 0.007
     hook.before_step()
@@ -78,7 +80,7 @@ def test_momentum_and_biases_warm_up():
 def test_an_attribute_is_set_from_its_time_on():
     model = nn.Module()
     model.head = SimpleNamespace(l1_weight=0.0)
-    hook = SetFrom(name="head.l1_weight", value=1.0, share=0.5)
+    hook = SetAttribute(attribute="head.l1_weight", value=1.0, start_fraction=0.5)
     hook.trainer = SimpleNamespace(model=model, iter=4, max_iter=10)
     hook.before_train()
     hook.before_step()
@@ -86,7 +88,7 @@ def test_an_attribute_is_set_from_its_time_on():
     hook.trainer.iter = 5
     hook.before_step()
     assert model.head.l1_weight == 1
-    wrong = SetFrom(name="head.l2_weight", value=1.0, share=0.5)
+    wrong = SetAttribute(attribute="head.l2_weight", value=1.0, start_fraction=0.5)
     wrong.trainer = hook.trainer
     with pytest.raises(ConfigError, match=r"no attribute 'head\.l2_weight'"):
         wrong.before_train()
@@ -95,8 +97,8 @@ def test_an_attribute_is_set_from_its_time_on():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Warmup(iters=-1), "iters"),
-        (lambda: SetFrom(name="a", value=1.0, share=2.0), "share"),
+        (lambda: MomentumWarmup(warmup_iters=-1), "warmup_iters"),
+        (lambda: SetAttribute(attribute="a", value=1.0, start_fraction=2.0), "start_fraction"),
     ],
 )
 def test_bad_settings_are_refused(make, words):
@@ -154,8 +156,8 @@ def test_a_whole_recipe_trains_and_resumes_exactly(name, datasets, tmp_path, mon
         rows = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
         return {r["iteration"]: r["total_loss"] for r in rows if "total_loss" in r}
 
-    hooks = ["train.hooks.0.iters=3"] if "yolo11" in name else ["train.hooks.0.share=0.5"]
-    whole = train(tmp_path / "whole", *hooks)
+    hooks = ["train.hooks.0.warmup_iters=3"] if "yolo11" in name else ["train.hooks.0.start_fraction=0.5"]
+    full = train(tmp_path / "full", *hooks)
     step = Trainer.run_step
 
     def dies(self):
@@ -168,4 +170,4 @@ def test_a_whole_recipe_trains_and_resumes_exactly(name, datasets, tmp_path, mon
         patch.setattr(Trainer, "run_step", dies)
         train(tmp_path / "cut", *cut)
     resumed = train(tmp_path / "cut", *cut, resume=True)
-    assert [whole[i] for i in (3, 4, 5)] == [resumed[i] for i in (3, 4, 5)]
+    assert [full[i] for i in (3, 4, 5)] == [resumed[i] for i in (3, 4, 5)]

@@ -38,9 +38,9 @@ def test_trains_writes_and_evaluates(datasets, tmp_path):
 
 def test_resume_is_bit_equal(datasets, tmp_path):
     """Six iterations at once, and two + four after an interruption: same losses, same final weights."""
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    full, interrupted = tmp_path / "full", tmp_path / "interrupted"
     common = ["train.max_iter=6", "train.checkpoint_period=2"]
-    run(load_config(CONFIG, settings(whole, *common)))
+    run(load_config(CONFIG, settings(full, *common)))
 
     class Interrupted(Exception):
         pass
@@ -57,14 +57,14 @@ def test_resume_is_bit_equal(datasets, tmp_path):
     module.Trainer.run_step = stops_at_three
     try:
         with pytest.raises(Interrupted):
-            run(load_config(CONFIG, settings(parts, *common)))
+            run(load_config(CONFIG, settings(interrupted, *common)))
     finally:
         module.Trainer.run_step = original
-    assert (parts / "last_checkpoint").read_text() == "model_last.pth"
-    run(load_config(CONFIG, settings(parts, *common)), resume=True)
-    assert losses(parts) == losses(whole)
+    assert (interrupted / "last_checkpoint").read_text() == "model_last.pth"
+    run(load_config(CONFIG, settings(interrupted, *common)), resume=True)
+    assert losses(interrupted) == losses(full)
     for name in ("model_last.pth", "model_final.pth"):
-        a, b = (torch.load(folder / name) for folder in (whole, parts))
+        a, b = (torch.load(folder / name) for folder in (full, interrupted))
         assert all(torch.equal(a["model"][k], b["model"][k]) for k in a["model"])
 
 
@@ -265,7 +265,7 @@ def test_ema_by_hand():
 def test_schedules():
     steps = warmup_multistep(max_iter=100, milestones=(0.5, 0.8), warmup_iters=10)
     assert [steps(x / 100) for x in (0, 5, 10, 49, 51, 81)] == pytest.approx([0.001, 0.5005, 1, 1, 0.1, 0.01])
-    cosine = warmup_cosine(max_iter=100, final=0.0, warmup_iters=0)
+    cosine = warmup_cosine(max_iter=100, end_factor=0.0, warmup_iters=0)
     assert cosine(0.5) == pytest.approx(0.5)
     assert warmup_multistep(max_iter=3, warmup_iters=5000)(0.5) < 1  # longer than the training
     assert warmup_multistep(max_iter=1)(0.0) == pytest.approx(0.001)

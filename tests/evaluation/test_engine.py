@@ -136,7 +136,7 @@ def test_soda_judges_small_objects_on_100_detections(seed):
     """sodadeval: base area [0, 1024], AP at the first limit, AR of bins at the last."""
     truth, found = random_dataset(np.random.default_rng(seed))
     soda = get_protocol("soda").with_max_dets((3, 5, 20))
-    soda = Protocol("soda", soda.areas, (3, 5, 20), base_area=(0.0, 1024.0), ap_at="first")
+    soda = Protocol("soda", soda.areas, (3, 5, 20), base_area=(0.0, 1024.0), ap_max_dets="first")
     ours = evaluate(truth, found, soda).metrics()
     areas = {"Small": (0.0, 1024.0), **soda.areas}
     first = pycoco(truth, found, Protocol("x", areas, (3,)))

@@ -10,7 +10,7 @@ import pytest
 from d2tiny.data.coco.arrays import ground_truth_from_dict
 from d2tiny.evaluation import curves, evaluate_arrays, get_protocol
 from d2tiny.evaluation.detections import detections_from_dicts
-from d2tiny.evaluation.errors import ERRORS, TRUE, analyse_errors, lost_precision
+from d2tiny.evaluation.errors import ERRORS, TRUE, analyse_errors, delta_ap
 from d2tiny.evaluation.report import density_groups, worst_images, write_report
 from tests.helpers.coco import random_dataset
 
@@ -63,7 +63,7 @@ def test_what_each_error_costs_by_hand():
     2/3 → 33 at 2/7. Without the duplicate the second true one is 6th: 2/6. With the box mended: true at 1, 3, 7 →
     recalls .2, .4, .6, precisions 1, 2/3, 3/7. With the class mended: the car has AP 1, and the false ship is gone.
     """
-    lost = lost_precision(analyse_errors(*one_of_each(), AITOD))
+    lost = delta_ap(analyse_errors(*one_of_each(), AITOD))
     ship = (21 + 20 * 2 / 7) / 101
     assert lost["AP50"] == pytest.approx(100 * ship / 2)
 
@@ -83,20 +83,20 @@ def test_ap50_is_the_engines_and_no_error_costs_less_than_nothing(seed):
     truth, found = random_dataset(np.random.default_rng(seed))
     arrays = ground_truth_from_dict(truth)
     detections = detections_from_dicts(arrays, found)
-    lost = lost_precision(analyse_errors(arrays, detections, AITOD))
+    lost = delta_ap(analyse_errors(arrays, detections, AITOD))
     assert lost["AP50"] == pytest.approx(evaluate_arrays(arrays, detections, AITOD).metrics()["AP50"], abs=1e-9)
     assert all(lost[name] > -1e-9 for name in ERRORS)
 
 
 def test_groups_by_size_and_density():
     analysis = analyse_errors(*one_of_each(), AITOD)
-    assert lost_precision(analysis, area=(64, 256))["objects"] == 6
-    assert lost_precision(analysis, area=(0, 64))["objects"] == 0
-    assert np.isnan(lost_precision(analysis, area=(0, 64))["AP50"])
+    assert delta_ap(analysis, area=(64, 256))["objects"] == 6
+    assert delta_ap(analysis, area=(0, 64))["objects"] == 0
+    assert np.isnan(delta_ap(analysis, area=(0, 64))["AP50"])
     assert {name: mask.tolist() for name, mask in density_groups(analysis.truth).items()} == {
         "1-10 objects": [True, False]
     }
-    assert lost_precision(analysis, images=np.array([False, True]))["objects"] == 0
+    assert delta_ap(analysis, images=np.array([False, True]))["objects"] == 0
 
 
 def test_recall_by_size_and_curves():
@@ -146,7 +146,7 @@ def test_the_analysis_follows_the_protocols_limits_and_integrator(name, number):
     protocol = get_protocol(name)
     result = evaluate_arrays(truth, found, protocol)
     expected = float(result.ap[protocol.integrators[0]][0, 0, 0]) * 100
-    assert lost_precision(analyse_errors(truth, found, protocol))["AP50"] == pytest.approx(expected)
+    assert delta_ap(analyse_errors(truth, found, protocol))["AP50"] == pytest.approx(expected)
 
 
 def test_regions_of_visdrone_take_part_in_no_error():
@@ -155,16 +155,16 @@ def test_regions_of_visdrone_take_part_in_no_error():
     truth = replace(truth, **region, region_drops=np.array([True]))
     analysis = analyse_errors(truth, found.select(np.array([1, 2])), get_protocol("visdrone"))
     assert analysis.counts()["missed"] == 0
-    assert lost_precision(analysis)["AP50"] == pytest.approx(100)
+    assert delta_ap(analysis)["AP50"] == pytest.approx(100)
 
 
 def test_only_misses_cost_everything_and_false_alarms_beside_them_nothing_less():
     """Without the miss nothing is left to find: perfect if nothing is claimed, worthless if something is."""
     truth, found = crowd_of(1)
-    alone = lost_precision(analyse_errors(truth, found.select(np.zeros(1, bool)), AITOD))
+    alone = delta_ap(analyse_errors(truth, found.select(np.zeros(1, bool)), AITOD))
     assert (alone["AP50"], alone["missed"]) == (0, 100)
     away = replace(found, boxes=found.boxes + 500)
-    assert lost_precision(analyse_errors(truth, away, AITOD))["missed"] == 0
+    assert delta_ap(analyse_errors(truth, away, AITOD))["missed"] == 0
 
 
 def test_ties_are_ordered_as_the_engine_orders_them():
@@ -175,7 +175,7 @@ def test_ties_are_ordered_as_the_engine_orders_them():
     found = [{**annotations[1], "bbox": [90.0, 0, 10, 10]}, annotations[0], annotations[1]]
     detections = detections_from_dicts(arrays, [{**d, "score": 0.5} for d in found])
     expected = evaluate_arrays(arrays, detections, AITOD).metrics()["AP50"]
-    assert lost_precision(analyse_errors(arrays, detections, AITOD))["AP50"] == pytest.approx(expected)
+    assert delta_ap(analyse_errors(arrays, detections, AITOD))["AP50"] == pytest.approx(expected)
     # the threshold takes all three or none
     assert curves.best_thresholds(analyse_errors(arrays, detections, AITOD)).tolist() == [0.5]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import copy
+import functools
 from types import SimpleNamespace
 
 import torch
@@ -11,6 +13,7 @@ from detectron2.utils.events import EventStorage
 from omegaconf import OmegaConf
 
 from d2tiny import model_zoo
+from d2tiny.config import apply_overrides
 from d2tiny.config.lazy import configs_root
 from d2tiny.config.validate import components
 from tests.helpers.images import item
@@ -52,6 +55,14 @@ LOSSES = {
 def overrides(key, choice):
     """Return the config overrides that put an entry of ``ASSIGNERS`` or ``LOSSES`` at ``key``."""
     return [f"{key}={choice[0]}", *(f"{key}.{setting}" for setting in choice[1:])]
+
+
+_load = functools.cache(model_zoo.get_config)
+
+
+def config(name, changes=()):
+    """Return the config of that name with overrides; the file is loaded once, which takes longer than copying it."""
+    return apply_overrides(copy.deepcopy(_load(name)), changes)
 
 
 def shared(module):
@@ -106,7 +117,7 @@ def small(name="dino_r18", **changes):
         name: config in ``configs/quick``.
         changes: keys of the model's config, with ``__`` for the dot.
     """
-    cfg = narrow(model_zoo.get_config(f"quick/{name}")).model
+    cfg = narrow(config(f"quick/{name}")).model
     OmegaConf.set_struct(cfg, False)
     for key, value in changes.items():
         OmegaConf.update(cfg, key.replace("__", "."), value)

@@ -10,6 +10,7 @@ from d2tiny.engine.run import run
 from d2tiny.synthetic import write_dataset
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", ["faster_rcnn_r18_fpn_rfla", "faster_rcnn_r18_efpnbs_rfla_dcloss"])
 def test_overfits_a_few_scenes(tmp_path, config):
     """Six scenes learned by heart: AP50 of at least 50 on the same scenes."""

@@ -11,7 +11,7 @@ from detectron2.engine import DefaultPredictor
 from d2tiny import model_zoo
 from d2tiny.cli import train_main
 
-pytestmark = pytest.mark.real_data
+pytestmark = [pytest.mark.real_data, pytest.mark.slow]
 
 
 def test_trains_and_evaluates_on_real_tiles(shared_data, monkeypatch, tmp_path):

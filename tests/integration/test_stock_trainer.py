@@ -17,6 +17,7 @@ class Trainer(DefaultTrainer):
         return TinyCOCOEvaluator(dataset_name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", model_zoo.list_configs("yaml/*"))
 def test_trains_evaluates_and_resumes(name, datasets, tmp_path):
     changes = [

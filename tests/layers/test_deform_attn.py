@@ -127,6 +127,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 def test_triton_in_its_interpreter():
     """The GPU's kernels, step by step on the processor."""
     pytest.importorskip("triton")

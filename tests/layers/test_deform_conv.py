@@ -26,14 +26,14 @@ def test_values_and_gradients(height, width, stride, padding, dilation, spread):
         lambda *a: deform_conv2d(*a, stride=stride, padding=padding, dilation=dilation),
         lambda *a: reference(*a, stride, padding, dilation),
     ):
-        given = [t.clone().requires_grad_() for t in (x, offset, weight, bias)]
-        out = function(*given)
+        leaves = [t.clone().requires_grad_() for t in (x, offset, weight, bias)]
+        out = function(*leaves)
         out.square().sum().backward()
-        results.append([out, *(t.grad for t in given)])
+        results.append([out, *(t.grad for t in leaves)])
     names = ("value", "x", "offset", "weight", "bias")
     for name, ours, theirs in zip(names, *results, strict=True):
         if name == "offset" and not spread:
-            continue  # at whole pixels the slope is that of one side or the other
+            continue  # at integer locations the slope is that of one side or the other
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-3, msg=lambda text, name=name: f"{name}: {text}")
     if not spread:
         torch.testing.assert_close(results[0][0], plain, rtol=1e-4, atol=1e-4)

@@ -25,7 +25,7 @@ def conv(stride=1, norm="", bias=False, dilation=1):
 def test_starts_as_the_plain_convolution(cls, stride, size):
     plain = conv(stride, "BN", bias=True).eval()
     x = torch.randn(2, 5, *size)
-    torch.testing.assert_close(cls.like(plain).eval()(x), plain(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(cls.from_conv(plain).eval()(x), plain(x), rtol=1e-4, atol=1e-5)
 
 
 def test_standardisation_by_hand():
@@ -36,7 +36,7 @@ def test_standardisation_by_hand():
     layer.weight_beta.fill_(7.0)
     shift = 5 / 2**0.5
     torch.testing.assert_close(
-        layer.effective_weight().flatten(), torch.tensor([7 - shift, 7 + shift]), rtol=1e-5, atol=0
+        layer.standardized_weight().flatten(), torch.tensor([7 - shift, 7 + shift]), rtol=1e-5, atol=0
     )
 
 
@@ -46,48 +46,48 @@ def test_pretrained_weights_are_used_unchanged(cls):
     layer, weight = cls(5, 8, 3, padding=1, bias=False), torch.randn(8, 5, 3, 3) * 0.02 + 0.1
     result = layer.load_state_dict({"weight": weight}, strict=False)
     assert "weight_gamma" not in result.missing_keys
-    assert float((layer.effective_weight().detach() - weight).abs().max()) < 1e-5
+    assert float((layer.standardized_weight().detach() - weight).abs().max()) < 1e-5
     # A checkpoint of this layer keeps what it learned.
     layer.weight_gamma.mul_(2)
     other = cls(5, 8, 3, padding=1, bias=False)
     other.load_state_dict(layer.state_dict())
-    assert torch.equal(other.effective_weight(), layer.effective_weight())
+    assert torch.equal(other.standardized_weight(), layer.standardized_weight())
 
 
 def test_switch_mixes_two_dilations():
     """S = 0.25: a quarter of the convolution, three quarters of the one with thrice the dilation and W + ΔW."""
-    layer = SAConv2d.like(conv()).eval()
+    layer = SAConv2d.from_conv(conv()).eval()
     layer.switch.bias.data.fill_(0.25)
     layer.weight_diff.data = torch.randn_like(layer.weight)
     x = torch.randn(1, 5, 12, 14)
-    weight = layer.effective_weight()
+    weight = layer.standardized_weight()
     small, large = F.conv2d(x, weight, padding=1), F.conv2d(x, weight + layer.weight_diff, padding=3, dilation=3)
     torch.testing.assert_close(layer(x), 0.25 * small + 0.75 * large, rtol=1e-4, atol=1e-4)
 
 
 def test_offsets_move_the_kernel():
     """An offset of one pixel in y and x for every tap reads the picture from there."""
-    layer = SAConv2d.like(conv()).eval()
+    layer = SAConv2d.from_conv(conv()).eval()
     layer.offset_small.bias.data.fill_(1.0)
     x = torch.zeros(1, 5, 12, 12)
     x[..., 3:9, 3:9] = torch.randn(1, 5, 6, 6)
-    moved = F.conv2d(torch.roll(x, (-1, -1), (2, 3)), layer.effective_weight(), padding=1)
+    moved = F.conv2d(torch.roll(x, (-1, -1), (2, 3)), layer.standardized_weight(), padding=1)
     torch.testing.assert_close(layer(x), moved, rtol=1e-4, atol=1e-4)
 
 
 def test_contexts_are_global():
-    layer = SAConv2d.like(conv()).eval()
+    layer = SAConv2d.from_conv(conv()).eval()
     layer.pre_context.bias.data.fill_(0.5)
     layer.post_context.bias.data.fill_(2.0)
     x = torch.randn(1, 5, 6, 7)
     torch.testing.assert_close(
-        layer(x), F.conv2d(x + 0.5, layer.effective_weight(), padding=1) + 2, rtol=1e-4, atol=1e-4
+        layer(x), F.conv2d(x + 0.5, layer.standardized_weight(), padding=1) + 2, rtol=1e-4, atol=1e-4
     )
 
 
 def test_gradients_reach_everything():
     """After the first step nothing stands still: with other weights all parameters have a gradient."""
-    layer = SAConv2d.like(conv(bias=True))
+    layer = SAConv2d.from_conv(conv(bias=True))
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -96,7 +96,7 @@ def test_gradients_reach_everything():
 
 
 def test_bfloat16_autocast():
-    layer = SAConv2d.like(conv())
+    layer = SAConv2d.from_conv(conv())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = layer(torch.randn(1, 5, 8, 8))
     assert bool(torch.isfinite(out).all())

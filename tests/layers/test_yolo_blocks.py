@@ -29,7 +29,7 @@ def trained(conv):
 
 @pytest.mark.parametrize("active", [True, False])
 def test_folded_normalisation_gives_the_same(active):
-    conv, x = trained(ConvBN(6, 8, 3, 2, active=active)), torch.randn(2, 6, 9, 7)
+    conv, x = trained(ConvBN(6, 8, 3, 2, with_activation=active)), torch.randn(2, 6, 9, 7)
     plain = conv(x)
     with torch.no_grad():
         folded = conv(x)
@@ -109,25 +109,25 @@ def test_three_pools_of_five_are_pools_of_five_nine_and_thirteen():
 def test_focus_order():
     """Top left, bottom left, top right, bottom right."""
     focus = Focus(1, 4).eval()
-    seen = []
-    focus.conv.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    stem_inputs = []
+    focus.conv.register_forward_pre_hook(lambda module, inputs: stem_inputs.append(inputs[0]))
     focus(torch.tensor([[[[1.0, 3.0], [2.0, 4.0]]]]))
-    assert seen[0].flatten().tolist() == [1, 2, 3, 4]
+    assert stem_inputs[0].flatten().tolist() == [1, 2, 3, 4]
 
 
 def test_attention_equals_a_slow_loop():
     torch.manual_seed(0)
     layer, x = MapAttention(128).eval(), torch.randn(1, 128, 3, 2)
     qkv = layer.qkv(x)[0].flatten(1)  # (256, 6)
-    seen = torch.zeros(128, 6)
+    attended = torch.zeros(128, 6)
     for head in range(2):
         part = qkv[head * 128 : (head + 1) * 128]
         q, k, v = part[:32], part[32:64], part[64:]
         for i in range(6):
             weight = torch.stack([(q[:, i] * k[:, j]).sum() * 32**-0.5 for j in range(6)]).softmax(0)
-            seen[head * 64 : (head + 1) * 64, i] = sum(weight[j] * v[:, j] for j in range(6))
+            attended[head * 64 : (head + 1) * 64, i] = sum(weight[j] * v[:, j] for j in range(6))
     values = torch.cat((qkv[64:128], qkv[192:])).view(1, 128, 3, 2)
-    expected = layer.project(seen.view(1, 128, 3, 2) + layer.position(values))
+    expected = layer.project(attended.view(1, 128, 3, 2) + layer.position(values))
     torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-4)
 
 
@@ -151,15 +151,15 @@ def test_shapes(size):
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_dilated_depthwise_has_a_gradient_in_bfloat16(layout):
-    """PyTorch's own holds memory that nobody wrote here, so that poisoned memory shows as NaN."""
+    """PyTorch's own gradient contains uninitialised memory here; memory filled with NaN shows it."""
     layer = DilatedDepthwise(128, 3, 2, bias=False)
     x = torch.randn(8, 128, 40, 40).to(memory_format=layout)
     layer(x).sum().backward()
-    wanted, layer.weight.grad = layer.weight.grad, None
+    expected, layer.weight.grad = layer.weight.grad, None
     poison = torch.full((5_000_000,), torch.nan)
     del poison
     with torch.autocast("cpu", torch.bfloat16):
         out = layer(x.bfloat16())
     assert out.dtype == torch.bfloat16
     out.sum().backward()
-    torch.testing.assert_close(layer.weight.grad, wanted, rtol=0.02, atol=0.02 * float(wanted.abs().max()))
+    torch.testing.assert_close(layer.weight.grad, expected, rtol=0.02, atol=0.02 * float(expected.abs().max()))

@@ -20,26 +20,52 @@ from d2tiny.config.native import lazy_from_yacs
 from tests.helpers.models import BATCHES, NARROW_YAML, narrow, predict, step
 
 LAZY = [name for name in model_zoo.list_configs() if not name.endswith(".yaml")]
+EXPERIMENTS = {}  # the name without the dataset -> all configs of that name
+for _name in LAZY:
+    EXPERIMENTS.setdefault(_name.split("/")[-1], []).append(_name)
 YAML = [name for name in model_zoo.list_configs() if name.endswith(".yaml")]
 
 
 @pytest.mark.parametrize("name", LAZY)
-def test_lazy_config(name, tmp_path):
+def test_lazy_config_is_valid_and_saved(name, tmp_path):
     cfg = load_config(name)
     validate_config(cfg, datasets=False)
     save_config(cfg, tmp_path / "config.yaml")
     assert OmegaConf.to_container(load_config(tmp_path / "config.yaml")).keys() == cfg.keys()
-    narrow(cfg)
-    validate_config(cfg, datasets=False)
+
+
+FAST = {  # one of each family for `make test-fast`
+    *("faster_rcnn_r18_fpn_rfla", "cascade_rcnn_r18_fpn_rfla", "fcos_r18_p2_rfla", "retinanet_r18_fpn_rfla"),
+    *("yolox_s", "yolov5_s", "yolo11_n", "dino_r18", "scalebridge_r18"),
+}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [pytest.param(v, id=k, marks=() if k in FAST else pytest.mark.slow) for k, v in EXPERIMENTS.items()],
+)
+def test_lazy_config_trains_and_predicts(names, tmp_path):
+    """An experiment on all its datasets; models that differ in the number of classes only are trained once."""
+    trained = []
+    for name in names:
+        cfg = narrow(load_config(name))
+        validate_config(cfg, datasets=False)
+        network = re.sub(r"'num_classes': \d+", "", str(OmegaConf.to_container(cfg.model, resolve=True)))
+        if network not in trained:
+            trained.append(network)
+            trains_and_predicts(cfg, tmp_path / str(len(trained)))
+
+
+def trains_and_predicts(cfg, folder):
     model = instantiate(cfg.model)
     for batch in BATCHES.values():
         step(model, batch)
     before = predict(model)
-    torch.save(model.state_dict(), tmp_path / "model.pth")
+    save_config(cfg, folder / "narrow.yaml")
+    torch.save(model.state_dict(), folder / "model.pth")
 
     # the saved and reloaded config with the saved weights gives the same detections, also through get_cfg
-    save_config(cfg, tmp_path / "narrow.yaml")
-    cfg_node = model_zoo.get_cfg(str(tmp_path / "narrow.yaml"), str(tmp_path / "model.pth"), device="cpu")
+    cfg_node = model_zoo.get_cfg(str(folder / "narrow.yaml"), str(folder / "model.pth"), device="cpu")
     predictor = DefaultPredictor(cfg_node)
     after = predict(predictor.model)
     assert torch.equal(before.pred_boxes.tensor, after.pred_boxes.tensor)
@@ -125,7 +151,7 @@ def test_experiments_read_like_a_sentence():
         if "common" not in path.parts:
             text = path.read_text()
             assert len([line for line in text.splitlines() if line and line[0] not in ("#", '"')]) <= 12, path
-            assert not re.search(r"output_dir|images=|^from \.\w", text, flags=re.MULTILINE), path
+            assert not re.search(r"output_dir|\bimages=|^from \.\w", text, flags=re.MULTILINE), path
 
 
 def test_names_decide_where_the_output_goes(tmp_path):

@@ -9,19 +9,19 @@ from detectron2.modeling.proposal_generator.rpn import RPN
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 
-from d2tiny import model_zoo
 from d2tiny.modeling.assigners import HLAAssigner, MaxIoUAssigner
 from d2tiny.modeling.losses import DCLoss, IoULoss, SmoothL1Loss
 from d2tiny.modeling.roi_heads import select_detections
 from d2tiny.modeling.targets import split_ignored
 from tests.helpers.images import item, targets
+from tests.helpers.models import config
 
 QUICK = "quick/faster_rcnn_r18_fpn_rfla"
 STRIDES = (4, 8, 16, 32, 64)
 
 
 def rpn(assigner=None, loss=None):
-    node = model_zoo.get_config(QUICK).model.proposal_generator
+    node = config(QUICK).model.proposal_generator
     generator = instantiate(node)
     generator.assigner = assigner or HLAAssigner()
     generator.box_loss = loss or SmoothL1Loss()
@@ -127,7 +127,7 @@ def test_split_ignored():
 
 def model(overrides=()):
     torch.manual_seed(0)
-    return instantiate(model_zoo.get_config(QUICK, overrides).model)
+    return instantiate(config(QUICK, overrides).model)
 
 
 @pytest.mark.parametrize(

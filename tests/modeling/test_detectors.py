@@ -186,7 +186,7 @@ def test_imagenet_weights_fill_both_backbones(tmp_path, style):
     for backbone, prefix in ((rfp_model.bottom_up, ""), (rfp_model.second, "rfp_")):
         for layer in ("stem.conv1", "res2.0.conv1", "res3.0.conv2", "res4.5.conv3", "res5.0.shortcut"):
             conv = backbone.get_submodule(prefix + layer)
-            assert float((conv.effective_weight().detach() - state[f"{layer}.weight"]).abs().max()) < 1e-5, (
+            assert float((conv.standardized_weight().detach() - state[f"{layer}.weight"]).abs().max()) < 1e-5, (
                 prefix,
                 layer,
             )

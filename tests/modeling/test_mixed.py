@@ -15,7 +15,7 @@ from d2tiny import model_zoo
 from d2tiny.config import apply_overrides, save_config, validate_config
 from d2tiny.engine.run import run
 from d2tiny.utils.errors import CheckpointError, ConfigError
-from tests.helpers.models import ASSIGNERS, BATCHES, LOSSES, PARTS, narrow, overrides, predict, step
+from tests.helpers.models import ASSIGNERS, BATCHES, LOSSES, PARTS, config, narrow, overrides, predict, step
 
 NECKS = {
     "fpn": (),
@@ -28,8 +28,8 @@ NECKS = {
 DETECTORS = {"faster": "quick/faster_rcnn_r18_fpn_rfla", "cascade": "quick/cascade_rcnn_r18_fpn_rfla"}
 
 
-def config(detector, neck, assigner, loss):
-    cfg = model_zoo.get_config(DETECTORS[detector])
+def mixed(detector, neck, assigner, loss):
+    cfg = config(DETECTORS[detector])
     for part in NECKS[neck]:
         PARTS[part](cfg.model)
     changes = overrides("model.proposal_generator.assigner", ASSIGNERS[assigner])
@@ -41,6 +41,7 @@ def config(detector, neck, assigner, loss):
     return apply_overrides(cfg, changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("neck", NECKS)
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_all_combinations_are_valid_and_some_are_trained(detector, neck):
@@ -48,7 +49,7 @@ def test_all_combinations_are_valid_and_some_are_trained(detector, neck):
     pairs = list(itertools.product(ASSIGNERS, LOSSES))
     start = 3 * (list(NECKS).index(neck) + len(NECKS) * list(DETECTORS).index(detector))
     for number, (assigner, loss) in enumerate(pairs):
-        cfg = config(detector, neck, assigner, loss)
+        cfg = mixed(detector, neck, assigner, loss)
         validate_config(cfg, datasets=False)
         if number in {7 * i % len(pairs) for i in range(start, start + 3)}:
             model = instantiate(narrow(cfg).model)
@@ -198,8 +199,8 @@ def test_an_override_without_an_index_reaches_every_stage():
 @pytest.mark.parametrize("neck", [name for name in NECKS if name != "fpn"])
 def test_weights_of_a_plain_detector_reach_everything_that_they_have(neck):
     """A trained detector with an ordinary FPN starts one with any neck: only what is new keeps its first weights."""
-    plain = instantiate(narrow(config("faster", "fpn", "hla", "l1")).model)
-    model = instantiate(narrow(config("faster", neck, "hla", "l1")).model)
+    plain = instantiate(narrow(mixed("faster", "fpn", "hla", "l1")).model)
+    model = instantiate(narrow(mixed("faster", neck, "hla", "l1")).model)
     given = {name: torch.randn_like(value) for name, value in plain.state_dict().items() if value.is_floating_point()}
     report = model.load_state_dict(given, strict=False)
     assert not report.unexpected_keys
@@ -216,8 +217,8 @@ def test_weights_of_a_plain_detector_reach_everything_that_they_have(neck):
 
 
 def test_a_predictor_refuses_weights_of_another_config(tmp_path):
-    narrow_config = narrow(config("faster", "fpn", "hla", "l1"))
-    save_config(narrow(config("faster", "efpnbs", "hla", "l1")), tmp_path / "other.yaml")
+    narrow_config = narrow(mixed("faster", "fpn", "hla", "l1"))
+    save_config(narrow(mixed("faster", "efpnbs", "hla", "l1")), tmp_path / "other.yaml")
     torch.save({"model": instantiate(narrow_config.model).state_dict()}, tmp_path / "model.pth")
     cfg = model_zoo.get_cfg(str(tmp_path / "other.yaml"), str(tmp_path / "model.pth"), device="cpu")
     with pytest.raises(CheckpointError, match=r"missing in the checkpoint .*first: backbone\.neck"):

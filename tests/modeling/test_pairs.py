@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from detectron2.config import instantiate
 from detectron2.utils.events import EventStorage
 
-from d2tiny.config import load_config, validate_config
+from d2tiny.config import validate_config
 from tests.helpers.images import item
-from tests.helpers.models import ASSIGNERS, LOSSES, narrow, overrides
+from tests.helpers.models import ASSIGNERS, LOSSES, config, narrow, overrides
 
 ASSIGNER, RPN, ROI = (
     "model.proposal_generator.assigner",
@@ -30,13 +32,18 @@ def batches():
     return [[normal, item([[50, 20, 61, 33]])], [normal, item([])], [item([]), item([])], [full, normal], [full, full]]
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("assigner", ASSIGNERS)
+PAIRS = [
+    pytest.param(assigner, loss, marks=() if assigner == "hla" or loss == "l1" else pytest.mark.slow)
+    for assigner, loss in itertools.product(ASSIGNERS, LOSSES)
+]
+
+
+@pytest.mark.parametrize(("assigner", "loss"), PAIRS)
 def test_five_steps(assigner, loss):
     """Half of the pairs in bfloat16; each pair is one line of config for the assigner and one for each loss."""
     changes = overrides(ASSIGNER, ASSIGNERS[assigner])
     changes += overrides(RPN, LOSSES[loss]) + overrides(ROI, LOSSES[loss])
-    cfg = load_config("quick/faster_rcnn_r18_fpn_rfla", changes)
+    cfg = config("quick/faster_rcnn_r18_fpn_rfla", changes)
     validate_config(cfg, datasets=False)
     torch.manual_seed(0)
     model = instantiate(narrow(cfg).model).train()
@@ -50,12 +57,12 @@ def test_five_steps(assigner, loss):
         optimizer.zero_grad()
         total.backward()
         assert not [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-        assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+        assert all(torch.isfinite(p.grad.sum()) for p in model.parameters() if p.grad is not None)  # NaN and ∞ stay
         optimizer.step()
 
 
 def test_nwd_nms_and_roi_matching_by_one_line_each():
-    cfg = load_config(
+    cfg = config(
         "quick/faster_rcnn_r18_fpn_rfla",
         [
             "model.proposal_generator.nms_metric=nwd",

@@ -47,10 +47,10 @@ def test_grid_equals_generator(offset):
         torch.testing.assert_close(grid.boxes(), expected, rtol=0, atol=1e-3)
 
 
-def test_lattice_names_the_same_boxes():
+def test_prior_grids_describe_the_same_boxes():
     """Centre, size and flat index of every family, against the materialised boxes."""
     grid = grid_from_generator(RFAnchorGenerator(strides=[4, 8]), maps(20, 28, [4, 8]))
-    lat, boxes = grid.lattices, xyxy_to_cxcywh(grid.boxes().double())
+    lat, boxes = grid.prior_grids, xyxy_to_cxcywh(grid.boxes().double())
     assert lat.num_priors == len(boxes)
     seen = []
     for m in range(len(lat.stride)):

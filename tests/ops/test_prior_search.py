@@ -1,4 +1,4 @@
-"""The searches that leave priors out find what trying every prior finds."""
+"""The searches that skip priors find the same pairs as computing every score."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from d2tiny.ops import block_topk
 from d2tiny.ops.block_topk import Blocks
 from d2tiny.ops.gaussian import SCORES, Score, get_score
-from d2tiny.ops.matches import Matches, best_scores
-from d2tiny.ops.prior_search import best_dense, find_best, find_fitting, fitting_dense
+from d2tiny.ops.matches import Matches, max_score_per_gt
+from d2tiny.ops.prior_search import above_dense, priors_above, topk_dense, topk_priors
 
 
 def draw(generator, count, kind):
@@ -31,7 +31,7 @@ def draw(generator, count, kind):
 
 
 def pairs(matches):
-    """Pairs with their scores, in an order of their own."""
+    """Pairs with their scores, sorted."""
     return sorted(zip(matches.gt.tolist(), matches.prior.tolist(), matches.score.tolist(), strict=True))
 
 
@@ -46,18 +46,18 @@ def test_blocks_equal_all_pairs(metric, kind):
         generator = torch.Generator().manual_seed(seed)
         score = get_score("nwd", 3.0) if metric == "nwd of 3 px" else get_score(metric.split()[0])
         if metric == "kld of small priors":
-            score = score.of_scaled_priors(0.9)
+            score = score.with_scaled_priors(0.9)
         priors = draw(generator, (1, 5, 64, 65, 700, 1500)[seed], kind)
         gts = draw(generator, 12, KINDS[seed % 5])
         gts[:3, :] = priors[:3] if len(priors) >= 3 else priors[:1]
         k = (1, 3, 9, 70, 2, 4)[seed]
         for threshold in (0.3, torch.linspace(0.01, 0.9, 12, dtype=torch.float64)):
-            found = find_fitting(Blocks.of(priors), gts, score, threshold)
-            wanted = fitting_dense(priors, gts, score, threshold)
-            assert pairs(Matches.cat(list(found), gts.device)) == pairs(Matches.cat(list(wanted), gts.device))
+            found = priors_above(Blocks.from_boxes(priors), gts, score, threshold)
+            expected = above_dense(priors, gts, score, threshold)
+            assert pairs(Matches.cat(list(found), gts.device)) == pairs(Matches.cat(list(expected), gts.device))
         for over in (-math.inf, score.floor):
-            assert pairs(find_best(Blocks.of(priors), gts, score, k, over)) == pairs(
-                best_dense(priors, gts, score, k, over)
+            assert pairs(topk_priors(Blocks.from_boxes(priors), gts, score, k, over)) == pairs(
+                topk_dense(priors, gts, score, k, over)
             )
 
 
@@ -66,11 +66,11 @@ def test_scores_at_or_under_over_are_left_out():
     priors = draw(generator, 900, "scattered")
     gts = torch.cat((draw(generator, 20, "scattered"), draw(generator, 20, "extreme")))
     iou = get_score("iou")
-    found = find_best(Blocks.of(priors), gts, iou, 2)
-    wanted = best_dense(priors, gts, iou, 2, over=0.0)
-    assert pairs(found) == pairs(wanted)
+    found = topk_priors(Blocks.from_boxes(priors), gts, iou, 2)
+    expected = topk_dense(priors, gts, iou, 2, floor=0.0)
+    assert pairs(found) == pairs(expected)
     assert float(found.score.min()) > 0
-    assert bool(torch.isinf(best_scores(found, len(gts))).any()), "some object must overlap nothing"
+    assert bool(torch.isinf(max_score_per_gt(found, len(gts))).any()), "some object must overlap nothing"
 
 
 @pytest.mark.parametrize("metric", SCORES)
@@ -84,15 +84,15 @@ def test_no_prior_surpasses_the_bound(metric):
     for few in (boxes[:1], boxes):
         low, high = few.amin(dim=0), few.amax(dim=0)
         distance = torch.maximum(low[:, :2] - gts[:, :2], gts[:, :2] - high[:, :2]).clamp(min=0)
-        upper = score.upper(*distance.T, low[:, 2], high[:, 2], low[:, 3], high[:, 3], gts[:, 2], gts[:, 3])
+        upper = score.upper_bound(*distance.T, low[:, 2], high[:, 2], low[:, 3], high[:, 3], gts[:, 2], gts[:, 3])
         values = torch.stack([score(*(b[:, :2] - gts[:, :2]).T, *b[:, 2:].T, *gts[:, 2:].T) for b in few])
         assert bool((upper * (1 + 1e-9) + 1e-12 >= values).all())
         if len(few) == 1:
             torch.testing.assert_close(upper, values[0], rtol=1e-6, atol=1e-8)
 
 
-def test_few_blocks_are_looked_into(monkeypatch):
-    """The point of it: of 20,000 boxes around the cells of a grid, as a detector refines them, few are scored."""
+def test_few_blocks_are_searched(monkeypatch):
+    """Of 20,000 boxes around the cells of a grid, as a detector refines them, few are scored."""
     generator = torch.Generator().manual_seed(2)
     cell = torch.cartesian_prod(torch.arange(100), torch.arange(200)).double() * 4
     noise = torch.randn(20000, 4, generator=generator, dtype=torch.float64)
@@ -107,7 +107,7 @@ def test_few_blocks_are_looked_into(monkeypatch):
         return score_blocks(blocks, gts, score, g, b)
 
     monkeypatch.setattr(block_topk, "_score_blocks", counted)
-    find_best(Blocks.of(priors), gts, get_score("kld"), 3)
+    topk_priors(Blocks.from_boxes(priors), gts, get_score("kld"), 3)
     assert scored < 0.1 * len(priors) * len(gts)
 
 
@@ -115,27 +115,27 @@ def test_nothing_to_find():
     none = torch.zeros(0, 4, dtype=torch.float64)
     some = torch.tensor([[5.0, 5, 4, 4]], dtype=torch.float64)
     for priors, gts in ((none, some), (some, none), (none, none)):
-        assert len(find_best(Blocks.of(priors), gts, get_score("kld"), 3).gt) == 0
-        assert not sum(len(m.gt) for m in find_fitting(Blocks.of(priors), gts, get_score("kld"), 0.5))
+        assert len(topk_priors(Blocks.from_boxes(priors), gts, get_score("kld"), 3).gt) == 0
+        assert not sum(len(m.gt) for m in priors_above(Blocks.from_boxes(priors), gts, get_score("kld"), 0.5))
 
 
-def test_a_plain_function_is_tried_on_every_prior():
+def test_a_plain_function_is_computed_for_every_prior():
     generator = torch.Generator().manual_seed(3)
     priors, gts = draw(generator, 300, "grid"), draw(generator, 9, "grid")
 
     def nearest(dx, dy, *sizes):
         return -(dx.abs() + dy.abs())
 
-    found = find_best(Blocks.of(priors), gts, nearest, 4)
-    assert pairs(found) == pairs(best_dense(priors, gts, nearest, 4))
-    assert pairs(find_best(Blocks.of(priors), gts, Score(nearest), 4)) == pairs(found)
+    found = topk_priors(Blocks.from_boxes(priors), gts, nearest, 4)
+    assert pairs(found) == pairs(topk_dense(priors, gts, nearest, 4))
+    assert pairs(topk_priors(Blocks.from_boxes(priors), gts, Score(nearest), 4)) == pairs(found)
 
 
 def test_exchanged_roles():
     values = [torch.tensor(v, dtype=torch.float64) for v in (3.0, -2.0, 8.0, 5.0, 12.0, 9.0)]
     dx, dy, pw, ph, gw, gh = values
     for score in SCORES.values():
-        assert float(score.exchanged()(*values)) == float(score(dx, dy, gw, gh, pw, ph))
+        assert float(score.swapped()(*values)) == float(score(dx, dy, gw, gh, pw, ph))
         if score.symmetric:
             assert float(score(*values)) == float(score(-dx, -dy, gw, gh, pw, ph))
-    assert float(SCORES["kld"](*values)) != float(SCORES["kld"].exchanged()(*values))
+    assert float(SCORES["kld"](*values)) != float(SCORES["kld"].swapped()(*values))

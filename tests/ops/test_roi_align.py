@@ -32,10 +32,10 @@ def test_values_and_gradients(height, width, spread, bins, sampling):
     rois = boxes(60, 4 * max(height, width), spread, 3)
     results = []
     for function in (on_one_level, lambda *a: reference(*a, aligned=True)):
-        given = x.clone().requires_grad_()
-        out = function(given, rois, bins, 0.25, sampling)
+        leaf = x.clone().requires_grad_()
+        out = function(leaf, rois, bins, 0.25, sampling)
         (out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum().backward()
-        results.append((out, given.grad))
+        results.append((out, leaf.grad))
     (ours, our_grad), (theirs, their_grad) = results
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     # On one pixel the gradient is a sum of a thousand terms that cancel.
@@ -51,9 +51,9 @@ def test_threads_and_memory_format_change_nothing(channels):
     try:
         for threads, form in ((1, torch.contiguous_format), (3, torch.channels_last)):
             torch.set_num_threads(threads)
-            given = x.contiguous(memory_format=form).requires_grad_()
-            outs.append(on_one_level(given, rois, (3, 3), 0.25))
-            grads.append(torch.autograd.grad(outs[-1].square().sum(), given)[0])
+            leaf = x.contiguous(memory_format=form).requires_grad_()
+            outs.append(on_one_level(leaf, rois, (3, 3), 0.25))
+            grads.append(torch.autograd.grad(outs[-1].square().sum(), leaf)[0])
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*outs)

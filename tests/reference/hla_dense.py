@@ -1,6 +1,6 @@
-"""Hierarchical label assignment as the definition reads: whole (ground truth × prior) matrices in float32 torch.
+"""Hierarchical label assignment by its definition, with full (ground truth × prior) matrices in float32 torch.
 
-This is how published code computes it; the benchmark runs beside it.
+Published code computes it this way; `benchmarks/assigners.py` measures it.
 """
 
 from __future__ import annotations

@@ -11,14 +11,14 @@ import pytest
 from d2tiny.data.datasets.categories import AITOD_CLASSES
 from d2tiny.synthetic import Scene, objects, render_scene, write_dataset
 from d2tiny.synthetic.canvas import SUPERSAMPLE, Canvas
-from d2tiny.synthetic.themes import DECK, Theme
+from d2tiny.synthetic.themes import THEMES, Theme
 
-LAP = len(DECK)
+CYCLE = len(THEMES)
 
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
-    return [render_scene(seed) for seed in range(2 * LAP)]
+    return [render_scene(seed) for seed in range(2 * CYCLE)]
 
 
 def assert_valid(scene: Scene, height: int, width: int) -> None:
@@ -34,7 +34,7 @@ def assert_valid(scene: Scene, height: int, width: int) -> None:
 # ---- scenes --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(0, LAP, 5))
+@pytest.mark.parametrize("seed", range(0, CYCLE, 5))
 def test_same_arguments_same_bytes(seed: int) -> None:
     np.random.seed(seed + 1)  # the global generator must not matter
     first, second = render_scene(seed), render_scene(seed)
@@ -52,10 +52,10 @@ def test_boxes_are_valid_in_every_theme(scenes: list[Scene]) -> None:
         assert_valid(scene, 256, 256)
 
 
-def test_every_class_appears_within_one_lap_of_the_deck(scenes: list[Scene]) -> None:
-    for lap in (scenes[:LAP], scenes[LAP:]):
-        seen = set(np.concatenate([scene.classes for scene in lap]).tolist())
-        assert seen == set(range(len(AITOD_CLASSES)))
+def test_every_class_appears_within_one_cycle_of_themes(scenes: list[Scene]) -> None:
+    for cycle in (scenes[:CYCLE], scenes[CYCLE:]):
+        classes = set(np.concatenate([scene.classes for scene in cycle]).tolist())
+        assert classes == set(range(len(AITOD_CLASSES)))
 
 
 def test_objects_are_tiny(scenes: list[Scene]) -> None:
@@ -86,13 +86,13 @@ def test_objects_stand_out_from_their_surroundings(scenes: list[Scene]) -> None:
     assert np.quantile(spread, 0.01) > 25
 
 
-@pytest.mark.parametrize("theme", sorted(set(DECK), key=lambda theme: theme.__name__))
+@pytest.mark.parametrize("theme", sorted(set(THEMES), key=lambda theme: theme.__name__))
 def test_density_zero_is_an_empty_landscape(theme: Theme) -> None:
     for seed in range(2):
         canvas = Canvas(np.random.default_rng(seed), 96, 128, 0.0)
         theme(canvas)
         assert canvas.boxes == [] and canvas.classes == []
-        assert canvas.develop().std() > 2
+        assert canvas.render().std() > 2
 
 
 def test_density_adds_objects() -> None:
@@ -102,7 +102,7 @@ def test_density_adds_objects() -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(97, 203), (203, 97), (32, 32), (33, 400)])
 def test_odd_sizes(height: int, width: int) -> None:
-    for seed in range(LAP):
+    for seed in range(CYCLE):
         assert_valid(render_scene(seed, height=height, width=width), height, width)
 
 
@@ -123,18 +123,18 @@ def test_bad_arguments(seed: int, options: dict, message: str) -> None:
 
 Draw = Callable[[Canvas, np.ndarray, float], bool]
 DRAW: dict[str, Draw] = {
-    "car": lambda c, p, a: objects.car(c, p, a, 12.0),
-    "van": lambda c, p, a: objects.car(c, p, a, 12.0, van=True),
-    "truck": lambda c, p, a: objects.truck(c, p, a, 20.0, 6.0),
-    "airplane": lambda c, p, a: objects.airplane(c, p, a, 20.0),
-    "light airplane": lambda c, p, a: objects.airplane(c, p, a, 11.0, light=True),
-    "boat": lambda c, p, a: objects.ship(c, p, a, 11.0, moving=True),
-    "freighter": lambda c, p, a: objects.ship(c, p, a, 26.0),
-    "tank": lambda c, p, a: objects.storage_tank(c, p, 12.0, (0.9, 0.9, 0.9), floating=a > 1),
-    "pool": lambda c, p, a: objects.swimming_pool(c, p, a, 12.0),
-    "person": lambda c, p, a: objects.person(c, p, a, 4.5),
-    "wind-mill": lambda c, p, a: objects.wind_mill(c, p, a, 13.0),
-    "bridge": lambda c, p, a: objects.bridge(c, p, a, 24.0, 10.0, (0.4, 0.4, 0.4)),
+    "car": lambda c, p, a: objects.draw_car(c, p, a, 12.0),
+    "van": lambda c, p, a: objects.draw_car(c, p, a, 12.0, van=True),
+    "truck": lambda c, p, a: objects.draw_truck(c, p, a, 20.0, 6.0),
+    "airplane": lambda c, p, a: objects.draw_airplane(c, p, a, 20.0),
+    "light airplane": lambda c, p, a: objects.draw_airplane(c, p, a, 11.0, light=True),
+    "boat": lambda c, p, a: objects.draw_ship(c, p, a, 11.0, moving=True),
+    "freighter": lambda c, p, a: objects.draw_ship(c, p, a, 26.0),
+    "tank": lambda c, p, a: objects.draw_storage_tank(c, p, 12.0, (0.9, 0.9, 0.9), floating=a > 1),
+    "pool": lambda c, p, a: objects.draw_swimming_pool(c, p, a, 12.0),
+    "person": lambda c, p, a: objects.draw_person(c, p, a, 4.5),
+    "wind-mill": lambda c, p, a: objects.draw_wind_mill(c, p, a, 13.0),
+    "bridge": lambda c, p, a: objects.draw_bridge(c, p, a, 24.0, 10.0, (0.4, 0.4, 0.4)),
 }
 
 
@@ -167,7 +167,7 @@ def test_object_changes_the_picture_inside_its_box(name: str) -> None:
     canvas = blank(3)
     canvas.sun[:] = (0.0, 1.0)
     DRAW[name](canvas, np.array([32.0, 32.0]), 0.7)
-    image = canvas.develop().astype(int)
+    image = canvas.render().astype(int)
     x0, y0, x1, y1 = np.round(canvas.boxes[0]).astype(int)
     background = np.median(image[:, :8].reshape(-1, 3), 0)
     changed = np.abs(image - background).max(2) > 25
@@ -178,8 +178,8 @@ def test_object_changes_the_picture_inside_its_box(name: str) -> None:
 
 def test_overlapping_object_is_refused() -> None:
     canvas = blank(0)
-    assert objects.car(canvas, np.array([30.0, 30.0]), 0.0, 12.0)
-    assert not objects.car(canvas, np.array([33.0, 31.0]), 0.3, 12.0)
+    assert objects.draw_car(canvas, np.array([30.0, 30.0]), 0.0, 12.0)
+    assert not objects.draw_car(canvas, np.array([33.0, 31.0]), 0.3, 12.0)
     assert len(canvas.boxes) == 1
 
 
@@ -189,7 +189,7 @@ def test_border_rule_keeps_objects_that_are_mostly_inside(x: float, drawn: bool)
     canvas = blank(0)
     centre = np.array([x, 32.0])
     paint = (0.9, 0.9, 0.9)
-    assert objects.storage_tank(canvas, centre, 10.0, paint, floating=False) is drawn
+    assert objects.draw_storage_tank(canvas, centre, 10.0, paint, floating=False) is drawn
     assert len(canvas.boxes) == int(drawn)
     assert bool(canvas.raised.any()) is drawn
     if drawn:

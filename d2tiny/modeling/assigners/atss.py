@@ -8,10 +8,10 @@ from torch import Tensor
 from d2tiny.modeling.assigners.base import Assigner, AssignResult, Predictions, Priors
 from d2tiny.modeling.assigners.helpers import build_result, match_to_best, spatial_index
 from d2tiny.ops.boxes import xyxy_to_cxcywh
-from d2tiny.ops.gaussian import Score, best_size, get_score
-from d2tiny.ops.grid_topk import Lattices
-from d2tiny.ops.matches import Matches, first_k
-from d2tiny.ops.prior_search import find_best, score_aligned
+from d2tiny.ops.gaussian import Score, clamped_size_bound, get_score
+from d2tiny.ops.grid_topk import PriorGrids
+from d2tiny.ops.matches import Matches, keep_topk
+from d2tiny.ops.prior_search import score_aligned, topk_priors
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
 
 __all__ = ["ATSSAssigner"]
@@ -27,7 +27,7 @@ def _negative_distance(dx: Tensor, dy: Tensor, pw: Tensor, ph: Tensor, gw: Tenso
     return -(dx**2 + dy**2) + 0 * (pw + ph + gw + gh)
 
 
-_NEAREST = Score(_negative_distance, best_size(_negative_distance))
+_NEAREST = Score(_negative_distance, clamped_size_bound(_negative_distance))
 
 
 @ASSIGNER_REGISTRY.register()
@@ -63,7 +63,7 @@ class ATSSAssigner(Assigner):
         super().__init__(ignore_iof_thresh=ignore_iof_thresh)
         if topk < 1:
             raise ValueError(f"ATSSAssigner: topk must be at least 1, got {topk}.")
-        get_score(metric, constant, who="ATSSAssigner: ")
+        get_score(metric, constant, error_prefix="ATSSAssigner: ")
         self.topk = int(topk)
         self.metric = metric
         self.constant = constant
@@ -74,9 +74,9 @@ class ATSSAssigner(Assigner):
         index = spatial_index(priors)
         boxes = xyxy_to_cxcywh((priors if isinstance(priors, Tensor) else priors.boxes()).double())
         levels = (
-            [index.of_level(int(i)) for i in index.level.unique()] if isinstance(index, Lattices) else [index]
+            [index.select_level(int(i)) for i in index.level.unique()] if isinstance(index, PriorGrids) else [index]
         )
-        nearest = [first_k(find_best(level, gts, _NEAREST, self.topk), self.topk) for level in levels]
+        nearest = [keep_topk(topk_priors(level, gts, _NEAREST, self.topk), self.topk) for level in levels]
         candidates = Matches.cat(nearest, device)
         score = score_aligned(boxes, gts, get_score(self.metric, self.constant), candidates)
         threshold = _mean_plus_std(score, candidates.gt, len(gts))

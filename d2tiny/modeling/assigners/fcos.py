@@ -9,7 +9,7 @@ from d2tiny.modeling.assigners.base import Assigner, AssignResult, Predictions, 
 from d2tiny.modeling.assigners.helpers import bounded_by_largest_prior, build_result, match_to_best, spatial_index
 from d2tiny.ops.boxes import xyxy_to_cxcywh
 from d2tiny.ops.matches import Matches
-from d2tiny.ops.prior_search import find_fitting
+from d2tiny.ops.prior_search import priors_above
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
 
 __all__ = ["FCOSAssigner"]
@@ -54,7 +54,7 @@ class FCOSAssigner(Assigner):
             return torch.minimum(half_w - dx.abs(), half_h - dy.abs())
 
         score = bounded_by_largest_prior(inside)
-        pairs = Matches.cat(list(find_fitting(spatial_index(priors), gts, score, 1e-6)), device)
+        pairs = Matches.cat(list(priors_above(spatial_index(priors), gts, score, 1e-6)), device)
         boxes = xyxy_to_cxcywh((priors if isinstance(priors, Tensor) else priors.boxes()).double())
         low, high = self._ranges(boxes[:, 2])
         delta = (boxes[pairs.prior, :2] - gts[pairs.gt, :2]).abs() + gts[pairs.gt, 2:] / 2

@@ -13,9 +13,9 @@ from d2tiny.modeling.contracts import AssignResult
 from d2tiny.ops.block_topk import Blocks
 from d2tiny.ops.boxes import xyxy_to_cxcywh
 from d2tiny.ops.gaussian import Score, ScoreFn
-from d2tiny.ops.grid_topk import Lattices
+from d2tiny.ops.grid_topk import PriorGrids
 from d2tiny.ops.matches import Matches
-from d2tiny.ops.prior_search import find_fitting
+from d2tiny.ops.prior_search import priors_above
 
 __all__ = [
     "BestMatches",
@@ -31,12 +31,12 @@ __all__ = [
 ]
 
 
-def spatial_index(priors: Priors) -> Lattices | Blocks:
+def spatial_index(priors: Priors) -> PriorGrids | Blocks:
     """Return the priors in the form that :mod:`d2tiny.ops.prior_search` searches.
 
     :class:`GridPriors` are searched by windows around each object, boxes by blocks of neighbours.
     """
-    return Blocks.of(xyxy_to_cxcywh(priors.double())) if isinstance(priors, Tensor) else priors.lattices
+    return Blocks.from_boxes(xyxy_to_cxcywh(priors.double())) if isinstance(priors, Tensor) else priors.prior_grids
 
 
 def bounded_by_largest_prior(value: ScoreFn) -> Score:
@@ -130,7 +130,7 @@ def resolve_conflicts(selected: Matches, candidates: BestMatches, num_priors: in
 
 
 def priors_reaching(
-    index: Lattices | Blocks, gts: Tensor, score: ScoreFn, threshold: float, num_priors: int
+    index: PriorGrids | Blocks, gts: Tensor, score: ScoreFn, threshold: float, num_priors: int
 ) -> Tensor:
     """Return an (N,) mask of the priors that score at least ``threshold`` with some ground truth.
 
@@ -142,7 +142,7 @@ def priors_reaching(
         num_priors: N.
     """
     mask = torch.zeros(num_priors, dtype=torch.bool, device=gts.device)
-    for matches in find_fitting(index, gts, score, threshold):
+    for matches in priors_above(index, gts, score, threshold):
         mask[matches.prior] = True
     return mask
 

@@ -17,8 +17,8 @@ from d2tiny.modeling.assigners.helpers import (
 )
 from d2tiny.ops.boxes import xyxy_to_cxcywh
 from d2tiny.ops.gaussian import get_score
-from d2tiny.ops.matches import first_k
-from d2tiny.ops.prior_search import find_best
+from d2tiny.ops.matches import keep_topk
+from d2tiny.ops.prior_search import topk_priors
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
 
 __all__ = ["HLAAssigner"]
@@ -67,7 +67,7 @@ class HLAAssigner(Assigner):
             ValueError: a setting outside its range.
         """
         super().__init__(ignore_iof_thresh=ignore_iof_thresh)
-        get_score(metric, who="HLAAssigner: ")
+        get_score(metric, error_prefix="HLAAssigner: ")
         if len(topk) != 2 or topk[0] < 1 or topk[1] < 0:
             raise ValueError(f"HLAAssigner: topk must be (>= 1, >= 0), got {tuple(topk)}.")
         if not 0 < ratio <= 1:
@@ -84,10 +84,10 @@ class HLAAssigner(Assigner):
         gts = xyxy_to_cxcywh(gt_boxes)
 
         index = spatial_index(priors)
-        shrunk = score.of_scaled_priors(self.ratio)
-        best1, best2 = find_best(index, gts, score, self.topk[0]), find_best(index, gts, shrunk, self.topk[1])
+        shrunk = score.with_scaled_priors(self.ratio)
+        best1, best2 = topk_priors(index, gts, score, self.topk[0]), topk_priors(index, gts, shrunk, self.topk[1])
         if self.tie == "index":
-            best1, best2 = first_k(best1, self.topk[0]), first_k(best2, self.topk[1])
+            best1, best2 = keep_topk(best1, self.topk[0]), keep_topk(best2, self.topk[1])
         matched1, quality1 = match_to_last(best1, num_priors)
         matched2, quality2 = match_to_last(best2, num_priors)
         use_second = (matched1 < 0) & (matched2 >= 0)

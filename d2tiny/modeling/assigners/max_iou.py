@@ -10,9 +10,9 @@ from d2tiny.modeling.assigners.helpers import BestMatches, spatial_index
 from d2tiny.ops.block_topk import Blocks
 from d2tiny.ops.boxes import aligned_iou, xyxy_to_cxcywh
 from d2tiny.ops.gaussian import Score, get_score
-from d2tiny.ops.grid_topk import Lattices
-from d2tiny.ops.matches import Matches, best_scores
-from d2tiny.ops.prior_search import find_best, find_fitting
+from d2tiny.ops.grid_topk import PriorGrids
+from d2tiny.ops.matches import Matches, max_score_per_gt
+from d2tiny.ops.prior_search import priors_above, topk_priors
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
 
 __all__ = ["MaxIoUAssigner"]
@@ -79,7 +79,7 @@ class MaxIoUAssigner(Assigner):
         super().__init__(ignore_iof_thresh=ignore_iof_thresh)
         if not 0 <= neg_iou <= pos_iou <= 1:
             raise ValueError(f"MaxIoUAssigner: need 0 <= neg_iou <= pos_iou <= 1, got {neg_iou}, {pos_iou}.")
-        get_score(metric, constant, who="MaxIoUAssigner: ")
+        get_score(metric, constant, error_prefix="MaxIoUAssigner: ")
         self.pos_iou = pos_iou
         self.neg_iou = neg_iou
         self.low_quality = low_quality
@@ -96,7 +96,7 @@ class MaxIoUAssigner(Assigner):
         # With neg_iou = 0 nothing is negative, so priors below pos_iou need no search: they are ignored.
         lowest = self.neg_iou if self.neg_iou > 0 else self.pos_iou
         best_matches = BestMatches(num_priors, device)
-        for pairs in find_fitting(index, gts, score, lowest if exact is None else lowest * (1 - _SLACK)):
+        for pairs in priors_above(index, gts, score, lowest if exact is None else lowest * (1 - _SLACK)):
             pairs = pairs if exact is None else exact.rescored(pairs)
             best_matches.update(pairs.keep(pairs.score >= lowest))
         labels = torch.full((num_priors,), 0 if self.neg_iou > 0 else -1, dtype=torch.int8, device=device)
@@ -110,19 +110,19 @@ class MaxIoUAssigner(Assigner):
         return AssignResult(torch.where(positive, best_matches.matched_idxs(), -1), labels, quality)
 
     def _low_quality_matches(
-        self, exact: _Float32 | None, index: Lattices | Blocks, gts: Tensor, score: Score
+        self, exact: _Float32 | None, index: PriorGrids | Blocks, gts: Tensor, score: Score
     ) -> Matches:
         """Return the best priors of each ground truth; by float32 IoU, they are among those of a tolerant search."""
         if not self.low_quality:
             return Matches.cat([], gts.device)
         if exact is None:
-            return find_best(index, gts, score, 1, over=self.min_quality)
-        top = best_scores(find_best(index, gts, score, 1), len(gts))
+            return topk_priors(index, gts, score, 1, floor=self.min_quality)
+        top = max_score_per_gt(topk_priors(index, gts, score, 1), len(gts))
         overlapping = torch.isfinite(top).nonzero().flatten()  # a ground truth that overlaps no prior has no best one
-        pairs = find_fitting(index, gts[overlapping], score, top[overlapping] * (1 - _SLACK))
+        pairs = priors_above(index, gts[overlapping], score, top[overlapping] * (1 - _SLACK))
         near = Matches.cat(list(pairs), gts.device)
         near = exact.rescored(Matches(overlapping[near.gt], near.prior, near.score))
-        best = near.score == best_scores(near, len(gts))[near.gt]
+        best = near.score == max_score_per_gt(near, len(gts))[near.gt]
         return near.keep(best & (near.score > self.min_quality))
 
     @staticmethod
@@ -134,9 +134,9 @@ class MaxIoUAssigner(Assigner):
         Priors and ground truths exchange their roles in this search.
         """
         idxs, group = low_quality.prior.unique(return_inverse=True)
-        best = best_scores(Matches(group, low_quality.prior, low_quality.score), len(idxs))
+        best = max_score_per_gt(Matches(group, low_quality.prior, low_quality.score), len(idxs))
         priors = xyxy_to_cxcywh(boxes[idxs].double())
-        parts = find_fitting(Blocks.of(gts), priors, score.exchanged(), best - _SLACK * best.abs())
+        parts = priors_above(Blocks.from_boxes(gts), priors, score.swapped(), best - _SLACK * best.abs())
         found = Matches.cat(list(parts), gts.device)
         pairs = Matches(found.prior, idxs[found.gt], found.score)
         return pairs if exact is None else exact.rescored(pairs)

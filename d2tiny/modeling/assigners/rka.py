@@ -14,8 +14,8 @@ from d2tiny.modeling.assigners.helpers import (
 )
 from d2tiny.ops.boxes import xyxy_to_cxcywh
 from d2tiny.ops.gaussian import get_score
-from d2tiny.ops.matches import first_k
-from d2tiny.ops.prior_search import find_best
+from d2tiny.ops.matches import keep_topk
+from d2tiny.ops.prior_search import topk_priors
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
 
 __all__ = ["RKAAssigner"]
@@ -55,7 +55,7 @@ class RKAAssigner(Assigner):
             ValueError: a setting outside its range.
         """
         super().__init__(ignore_iof_thresh=ignore_iof_thresh)
-        get_score(metric, constant, who="RKAAssigner: ")
+        get_score(metric, constant, error_prefix="RKAAssigner: ")
         check_tie_rule("RKAAssigner", tie)
         if topk < 1 or not 0 < neg_thresh <= 1:
             raise ValueError(f"RKAAssigner: need topk >= 1 and 0 < neg_thresh <= 1, got {topk}, {neg_thresh}.")
@@ -69,8 +69,8 @@ class RKAAssigner(Assigner):
         num_priors = len(priors)
         score = get_score(self.metric, self.constant)
         index, gts = spatial_index(priors), xyxy_to_cxcywh(gt_boxes)
-        best = find_best(index, gts, score, self.topk)
+        best = topk_priors(index, gts, score, self.topk)
         if self.tie == "index":
-            best = first_k(best, self.topk)
+            best = keep_topk(best, self.topk)
         matched_idxs, quality = match_to_last(best, num_priors)
         return build_result(matched_idxs, quality, priors_reaching(index, gts, score, self.neg_thresh, num_priors))

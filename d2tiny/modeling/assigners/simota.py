@@ -16,8 +16,8 @@ from d2tiny.modeling.assigners.helpers import (
 )
 from d2tiny.ops.boxes import aligned_iou, xyxy_to_cxcywh
 from d2tiny.ops.gaussian import Score
-from d2tiny.ops.matches import Matches, first_k, ranked
-from d2tiny.ops.prior_search import find_fitting
+from d2tiny.ops.matches import Matches, keep_topk, rank_by_score
+from d2tiny.ops.prior_search import priors_above
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
 
 __all__ = ["SimOTAAssigner"]
@@ -65,12 +65,12 @@ class SimOTAAssigner(Assigner):
     def _assign(self, priors: Priors, gt_boxes: Tensor, predictions: Predictions | None) -> AssignResult:
         pred, num_priors = require_predictions("SimOTAAssigner", predictions), len(priors)
         index, gts = spatial_index(priors), xyxy_to_cxcywh(gt_boxes)
-        pairs = Matches.cat(list(find_fitting(index, gts, self._center_region(), 1e-6)), gt_boxes.device)
+        pairs = Matches.cat(list(priors_above(index, gts, self._center_region(), 1e-6)), gt_boxes.device)
         iou = aligned_iou(pred.boxes[pairs.prior], gt_boxes[pairs.gt].float()).double()
         cost = self._class_cost(pred, pairs) - self.iou_weight * torch.log(iou + 1e-8)
         candidates = BestMatches(num_priors, gt_boxes.device)
         candidates.update(Matches(pairs.gt, pairs.prior, -cost))
-        selected = first_k(Matches(pairs.gt, pairs.prior, -cost), self._dynamic_k(pairs, iou, len(gt_boxes)))
+        selected = keep_topk(Matches(pairs.gt, pairs.prior, -cost), self._dynamic_k(pairs, iou, len(gt_boxes)))
         matched_idxs = resolve_conflicts(selected, candidates, num_priors)
         positive = matched_idxs >= 0
         quality = torch.zeros(num_priors, device=gt_boxes.device)
@@ -95,7 +95,7 @@ class SimOTAAssigner(Assigner):
 
     def _dynamic_k(self, pairs: Matches, iou: Tensor, num_gts: int) -> Tensor:
         """Return the number of priors that each object selects, (G,)."""
-        best, rank = ranked(Matches(pairs.gt, pairs.prior, iou))
+        best, rank = rank_by_score(Matches(pairs.gt, pairs.prior, iou))
         best = best.keep(rank < self.topk)
         total = torch.zeros(num_gts, dtype=iou.dtype, device=iou.device).scatter_add_(0, best.gt, best.score)
         return total.long().clamp(min=1)

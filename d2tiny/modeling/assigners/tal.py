@@ -16,8 +16,8 @@ from d2tiny.modeling.assigners.helpers import (
 )
 from d2tiny.ops.boxes import aligned_ciou, xyxy_to_cxcywh
 from d2tiny.ops.gaussian import Score
-from d2tiny.ops.matches import Matches, best_scores, first_k
-from d2tiny.ops.prior_search import find_fitting
+from d2tiny.ops.matches import Matches, keep_topk, max_score_per_gt
+from d2tiny.ops.prior_search import priors_above
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
 
 __all__ = ["TALAssigner"]
@@ -80,17 +80,17 @@ class TALAssigner(Assigner):
         enlarged = torch.where(gts[:, 2:] < self.min_candidate_size, self.min_candidate_size * (1 + 1e-6), gts[:, 2:])
         candidates, parts = BestMatches(num_priors, gt_boxes.device), []
         enlarged_gts = torch.cat((gts[:, :2], enlarged), dim=1)
-        for pairs in find_fitting(spatial_index(priors), enlarged_gts, _inside(), _MIN_INSIDE):
+        for pairs in priors_above(spatial_index(priors), enlarged_gts, _inside(), _MIN_INSIDE):
             overlap, alignment = self._overlap_and_alignment(pred, gt_boxes, pairs)
             candidates.update(Matches(pairs.gt, pairs.prior, overlap))
-            parts.append(first_k(Matches(pairs.gt, pairs.prior, alignment).keep(alignment > 0), self.topk))
-        selected = first_k(Matches.cat(parts, gt_boxes.device), self.topk)
+            parts.append(keep_topk(Matches(pairs.gt, pairs.prior, alignment).keep(alignment > 0), self.topk))
+        selected = keep_topk(Matches.cat(parts, gt_boxes.device), self.topk)
         matched_idxs = resolve_conflicts(selected, candidates, num_priors)
         prior = (matched_idxs >= 0).nonzero().flatten()
         positives = Matches(matched_idxs[prior], prior, torch.zeros_like(prior, dtype=torch.float64))
         overlap, alignment = self._overlap_and_alignment(pred, gt_boxes, positives)
-        max_alignment = best_scores(Matches(positives.gt, prior, alignment), len(gts))[positives.gt]
-        max_overlap = best_scores(Matches(positives.gt, prior, overlap), len(gts))[positives.gt]
+        max_alignment = max_score_per_gt(Matches(positives.gt, prior, alignment), len(gts))[positives.gt]
+        max_overlap = max_score_per_gt(Matches(positives.gt, prior, overlap), len(gts))[positives.gt]
         quality = torch.zeros(num_priors, device=gt_boxes.device)
         quality[prior] = (alignment / max_alignment.clamp(min=1e-300) * max_overlap).float()
         return build_result(matched_idxs, quality)

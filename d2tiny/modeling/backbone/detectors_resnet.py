@@ -59,12 +59,12 @@ class DetectoRSResNet(ResNet):
         options = {"stride_in_1x1": stride_in_1x1} if depth >= 50 else {}
         stages = ResNet.make_default_stages(depth, norm=norm, **options)
         stem = BasicStem(in_channels=3, out_channels=64, norm=norm)
-        stem.conv1 = ConvAWS2d.like(stem.conv1)
+        stem.conv1 = ConvAWS2d.from_conv(stem.conv1)
         for blocks, use_sac in zip(stages, sac, strict=True):
             for block in blocks:
                 for name, conv in list(block.named_children()):
                     assert isinstance(conv, Conv2d)
-                    setattr(block, name, (SAConv2d if use_sac and name == "conv2" else ConvAWS2d).like(conv))
+                    setattr(block, name, (SAConv2d if use_sac and name == "conv2" else ConvAWS2d).from_conv(conv))
         super().__init__(stem, stages, out_features=list(out_features), freeze_at=freeze_at)
         self.feedback = nn.ModuleDict()
         for name in self.stage_names[1:]:

@@ -99,7 +99,7 @@ class LevelPredictions:
 
     Attributes:
         decode_boxes: maps indices (m,) of priors of the level to their boxes (m, 4), XYXY in px.
-        scores: (n, K), by which detections are ranked.
+        scores: (n, K), by which detections are rank_by_score.
         threshold_scores: (n, K), which must be above the threshold; None takes ``scores``.
     """
 

@@ -22,7 +22,7 @@ from d2tiny.modeling.dense_heads.base import BaseDenseHead
 from d2tiny.modeling.dense_heads.common import LevelPredictions, assign_targets
 from d2tiny.modeling.losses import BoxLoss, regression_loss
 from d2tiny.modeling.priors import GridPriors, grid_from_generator
-from d2tiny.utils.distributed import mean_over_ranks
+from d2tiny.utils.distributed import reduce_mean
 
 __all__ = ["TinyDenseHead", "centerness"]
 
@@ -135,7 +135,7 @@ class TinyDenseHead(BaseDenseHead[DenseTargets]):
         logits, deltas = logits.float(), deltas.float()
         valid, positive = self.valid_and_positive(targets)
         image, index = positive.nonzero(as_tuple=True)
-        num_positives = mean_over_ranks(positive.sum().float()).clamp(min=1)
+        num_positives = reduce_mean(positive.sum().float()).clamp(min=1)
         gt_classes = F.one_hot(targets.classes[valid], self.num_classes + 1)[:, :-1].to(logits.dtype)
         focal = sigmoid_focal_loss(
             logits[valid], gt_classes, alpha=self.focal_alpha, gamma=self.focal_gamma, reduction="sum"
@@ -145,7 +145,7 @@ class TinyDenseHead(BaseDenseHead[DenseTargets]):
         weight, avg_factor = None, num_positives
         if quality is not None:
             weight = centerness((anchors[:, :2] + anchors[:, 2:]) / 2, boxes)
-            avg_factor = mean_over_ranks(weight.sum()).clamp(min=1e-6)
+            avg_factor = reduce_mean(weight.sum()).clamp(min=1e-6)
             bce = F.binary_cross_entropy_with_logits(quality.float()[image, index, 0], weight, reduction="sum")
             losses["loss_centerness"] = bce / num_positives
         losses["loss_box_reg"] = regression_loss(

@@ -18,7 +18,7 @@ from d2tiny.modeling.contracts import DenseTargets, HeadOutputs
 from d2tiny.modeling.dense_heads.yolo import YOLOHead, concatenated_upcast
 from d2tiny.modeling.losses import dfl_loss, regression_loss
 from d2tiny.modeling.priors import GridPriors
-from d2tiny.utils.distributed import mean_over_ranks, world_size
+from d2tiny.utils.distributed import get_world_size, reduce_mean
 
 __all__ = ["YOLO11Head"]
 
@@ -113,8 +113,8 @@ class YOLO11Head(YOLOHead[DenseTargets]):
         weight, pred = targets.quality[image, index], deltas[image, index]
         cls_targets = torch.zeros_like(logits)
         cls_targets[image, index, targets.classes[image, index]] = weight.to(logits.dtype)
-        ranks = world_size()
-        avg_factor = mean_over_ranks(weight.sum()).clamp(min=1 / ranks)
+        ranks = get_world_size()
+        avg_factor = reduce_mean(weight.sum()).clamp(min=1 / ranks)
         distance = self.box_coder.get_deltas(anchors, boxes) if len(index) else boxes.new_zeros(0, 4)
         dfl = dfl_loss(pred.unflatten(-1, (4, BINS)), distance)
         box = regression_loss(

@@ -21,7 +21,7 @@ from d2tiny.modeling.losses import regression_loss
 from d2tiny.modeling.priors import GridPriors
 from d2tiny.modeling.targets import split_ignored
 from d2tiny.ops.boxes import aligned_ciou, max_iof
-from d2tiny.utils.distributed import world_size
+from d2tiny.utils.distributed import get_world_size
 
 __all__ = ["PairTargets", "YOLOv5BoxCoder", "YOLOv5Head"]
 
@@ -216,7 +216,7 @@ class YOLOv5Head(YOLOHead[PairTargets]):
         onehot = F.one_hot(targets.classes, self.num_classes).to(logits.dtype)
         cls = bce(logits[image, prior], onehot, reduction="none").mean(dim=1) * pair_weight
         # Of all processes: gradients are averaged over them, and each has means of its own.
-        num_images, levels_gain = len(logits) * world_size(), 3 / len(counts)
+        num_images, levels_gain = len(logits) * get_world_size(), 3 / len(counts)
         image_area = counts[0] / len(priors.levels[0].cell_anchors) * self.strides[0] ** 2 / _REFERENCE_SIZE**2
         return {
             "loss_box_reg": num_images * self.box_weight * levels_gain * box,

@@ -17,7 +17,7 @@ from d2tiny.modeling.contracts import DenseTargets, HeadOutputs
 from d2tiny.modeling.dense_heads.yolo import YOLOHead, concatenated_upcast
 from d2tiny.modeling.losses import regression_loss
 from d2tiny.modeling.priors import GridPriors
-from d2tiny.utils.distributed import mean_over_ranks
+from d2tiny.utils.distributed import reduce_mean
 
 __all__ = ["YOLOXBoxCoder", "YOLOXHead"]
 
@@ -107,7 +107,7 @@ class YOLOXHead(YOLOHead[DenseTargets]):
         assert objectness is not None
         valid, positive = self.valid_and_positive(targets)
         image, index = positive.nonzero(as_tuple=True)
-        num_positives = mean_over_ranks(positive.sum().float()).clamp(min=1)
+        num_positives = reduce_mean(positive.sum().float()).clamp(min=1)
         anchors, boxes, pred = priors.boxes()[index], targets.boxes[image, index], deltas[image, index]
         cls_targets = F.one_hot(targets.classes[image, index], self.num_classes) * targets.quality[image, index, None]
         box = regression_loss(

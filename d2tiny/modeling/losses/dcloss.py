@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from d2tiny.modeling.losses.base import BoxLoss
-from d2tiny.utils.distributed import several_ranks
+from d2tiny.utils.distributed import is_distributed
 from d2tiny.utils.registry import BOX_LOSS_REGISTRY
 
 __all__ = ["DCLoss", "dc_loss", "dc_loss_slope"]
@@ -143,7 +143,7 @@ class DCLoss(BoxLoss):
             (error.median() if error.numel() else error.new_zeros(()), error.new_tensor(float(error.numel() > 0)))
         )
         total[0] *= total[1]
-        if several_ranks():
+        if is_distributed():
             torch.distributed.all_reduce(total)
         if total[1] > 0:
             mean = total[0] / total[1]

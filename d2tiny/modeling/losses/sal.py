@@ -9,7 +9,7 @@ from torch import Tensor
 
 from d2tiny.modeling.losses.base import BoxLoss
 from d2tiny.modeling.losses.iou import IOU_LOSSES, iou_loss
-from d2tiny.utils.distributed import several_ranks
+from d2tiny.utils.distributed import is_distributed
 from d2tiny.utils.errors import did_you_mean
 from d2tiny.utils.registry import BOX_LOSS_REGISTRY
 
@@ -100,7 +100,7 @@ class SALoss(BoxLoss):
             return low[groups], high[groups]
         # (−smallest, largest), so that one reduction by maximum serves both
         both = torch.stack((-area.amin(), area.amax())) if len(area) else area.new_full((2,), -torch.inf)
-        if self.sync_stats and several_ranks() and self.stat_mode != "image":
+        if self.sync_stats and is_distributed() and self.stat_mode != "image":
             torch.distributed.all_reduce(both, op=torch.distributed.ReduceOp.MAX)
         low, high = -both[0], both[1]
         if self.stat_mode != "ema":

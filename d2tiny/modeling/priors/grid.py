@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from d2tiny.ops.boxes import xyxy_to_cxcywh
-from d2tiny.ops.grid_topk import Lattices
+from d2tiny.ops.grid_topk import PriorGrids
 
 __all__ = ["SNAP", "GridLevel", "GridPriors", "snap_cell_anchors"]
 
@@ -47,7 +47,7 @@ class GridLevel:
 class GridPriors:
     """The priors of an image: levels × rows × columns × cell anchors, in Detectron2's order.
 
-    Assigners search the description (:attr:`lattices`); :meth:`boxes` computes the N boxes, for decoding and for
+    Assigners search the description (:attr:`prior_grids`); :meth:`boxes` computes the N boxes, for decoding and for
     assigners that need all of them.
     """
 
@@ -100,7 +100,7 @@ class GridPriors:
         return torch.cat(parts).to(self.device) if parts else torch.zeros(0)
 
     @cached_property
-    def lattices(self) -> Lattices:
+    def prior_grids(self) -> PriorGrids:
         """The grids as tensors, one for each cell anchor of each level."""
         columns: list[list[float]] = []
         base = 0
@@ -115,7 +115,7 @@ class GridPriors:
             base += level.height * level.width * count
         table = torch.tensor(columns, dtype=torch.float64).reshape(-1, 10).to(self.device)
         stride, width, height, cx, cy, w, h, first, step, number_of = table.unbind(1)
-        return Lattices(
+        return PriorGrids(
             stride=stride,
             columns=width.long(),
             rows=height.long(),

@@ -13,7 +13,7 @@ from d2tiny.modeling.contracts import MatchIndices, QueryPredictions, Targets
 from d2tiny.modeling.transformer.decoder import DecoderOutput
 from d2tiny.modeling.transformer.denoising import DenoisingQueries
 from d2tiny.ops.boxes import cxcywh_to_xyxy, max_iof
-from d2tiny.utils.distributed import mean_over_ranks
+from d2tiny.utils.distributed import reduce_mean
 
 __all__ = ["DINOCriterion"]
 
@@ -63,7 +63,7 @@ class DINOCriterion:
         """
         counts = [float(sum(len(labels) for labels in targets.labels)), num_positives]
         counts_tensor = targets.labels[0].new_tensor(counts, dtype=torch.float32)
-        num_boxes, num_denoised = mean_over_ranks(counts_tensor).clamp(min=1)
+        num_boxes, num_denoised = reduce_mean(counts_tensor).clamp(min=1)
         return num_boxes, num_denoised
 
     def matched_losses(

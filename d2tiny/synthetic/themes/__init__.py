@@ -1,4 +1,4 @@
-"""What a scene shows: one function per theme, each filling a canvas."""
+"""Themes of scenes: one function per theme, which draws a scene on an empty canvas."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from d2tiny.synthetic.themes.water import harbour, open_sea, river
 
 Theme = Callable[[Canvas], None]
 
-DECK: tuple[Theme, ...] = (
+THEMES: tuple[Theme, ...] = (
     suburb, suburb, suburb, resort, parking, parking, highway, highway, downtown,
     harbour, harbour, open_sea, open_sea, river, river, river,
     airport, airport, airfield, tank_farm, tank_farm, wind_farm, wind_farm,
     beach, plaza, wilderness,
 )  # fmt: skip
-"""Themes in proportion to how often they appear."""
+"""All themes, repeated in proportion to their frequency."""

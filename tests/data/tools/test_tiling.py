@@ -549,6 +549,7 @@ print(run("small"), run("large"))
 """
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_row_of_tiles(tmp_path):
     """6000² px are 108 MB; a row of tiles is 256 × 6000 × 3 = 4.6 MB. GDAL may keep 32 MB besides."""
     pytest.importorskip("rasterio")

@@ -33,8 +33,8 @@ from d2tiny.data.coco.writer import write_coco, write_coco_results
 from d2tiny.data.datasets import DatasetSource, class_names, load_coco_like, register_coco_like
 from d2tiny.utils.errors import ConfigError, DatasetError
 from d2tiny.utils.memory import paused_gc
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 NAN, INF = math.nan, math.inf
 
 

@@ -1,0 +1,69 @@
+"""Helpers of all benchmarks: command line, processes, peak memory, result files. Imports neither torch nor d2tiny.
+
+A contender is one of the implementations that a benchmark compares. Each is measured in a process of its own, because
+memory and caches of one would change the measurement of the next.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "results"
+
+
+class ContenderError(SystemExit):
+    """A contender failed in its process; the message is what it wrote to stderr."""
+
+
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser whose help shows the docstring of a benchmark as it is."""
+    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def peak_memory_mb() -> float:
+    """Return the largest resident memory of this process so far, in MB."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would include the memory of the parent process before exec
+        return float(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1024)
+
+
+def in_own_process(*arguments: str, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Run this script again with other arguments, on one thread, and return the json of its last line of output.
+
+    Args:
+        *arguments: command-line arguments.
+        environment: further environment variables.
+
+    Raises:
+        ContenderError: the process failed.
+    """
+    done = subprocess.run(
+        [sys.executable, sys.argv[0], *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
+        check=False,
+    )
+    if done.returncode:
+        raise ContenderError(done.stderr)
+    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return row
+
+
+def write_record(path: Path, **fields: Any) -> None:
+    """Write a result file: the fields, and the hardware that they were measured on."""
+    from d2tiny.utils.env import describe_hardware  # imports torch, which a contender may not need
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = {"hardware": describe_hardware(), **fields}
+    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
