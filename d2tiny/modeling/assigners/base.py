@@ -11,7 +11,7 @@ from torch import Tensor
 from d2tiny.modeling.contracts import AssignResult
 from d2tiny.modeling.priors.grid import GridPriors
 from d2tiny.ops.boxes import max_iof
-from d2tiny.utils.checks import check_boxes
+from d2tiny.utils.tensors import require_boxes
 
 __all__ = ["AssignResult", "Assigner", "Predictions", "Priors"]
 
@@ -68,9 +68,9 @@ class Assigner(abc.ABC):
         Raises:
             ValueError: boxes of a wrong shape or with NaN.
         """
-        check_boxes(gt_boxes, "gt_boxes")
+        require_boxes(gt_boxes, "gt_boxes")
         if isinstance(priors, Tensor):
-            check_boxes(priors, "priors")
+            require_boxes(priors, "priors")
         gt_boxes = gt_boxes.detach().double()
         valid = ((gt_boxes[:, 2:] - gt_boxes[:, :2]) > 0).all(dim=1).nonzero().flatten()
         if len(priors) and len(valid):
@@ -88,7 +88,7 @@ class Assigner(abc.ABC):
         """Return the labels (N,) with negatives in ignore regions ignored."""
         if ignore_boxes is None or not len(ignore_boxes) or self.ignore_iof_thresh >= 1:
             return labels
-        check_boxes(ignore_boxes, "ignore_boxes")
+        require_boxes(ignore_boxes, "ignore_boxes")
         boxes = priors if isinstance(priors, Tensor) else priors.boxes()
         inside = max_iof(boxes.float(), ignore_boxes.float()) > self.ignore_iof_thresh
         return torch.where(inside & (labels == 0), torch.full_like(labels, -1), labels)

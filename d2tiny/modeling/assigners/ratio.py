@@ -10,8 +10,8 @@ from d2tiny.modeling.assigners.helpers import build_result, match_to_best
 from d2tiny.modeling.priors.grid import GridLevel, GridPriors
 from d2tiny.ops.boxes import aligned_iou, xyxy_to_cxcywh
 from d2tiny.ops.matches import Matches
-from d2tiny.utils.checks import check_boxes
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
+from d2tiny.utils.tensors import require_boxes
 
 __all__ = ["RatioAssigner"]
 
@@ -54,7 +54,7 @@ class RatioAssigner(Assigner):
         """
         if not isinstance(priors, GridPriors):
             raise ValueError("RatioAssigner: cells have neighbours on a grid only; give it GridPriors.")
-        check_boxes(gt_boxes, "gt_boxes")
+        require_boxes(gt_boxes, "gt_boxes")
         gts = xyxy_to_cxcywh(gt_boxes.double())
         parts, offset = [], 0
         for level in priors.levels:

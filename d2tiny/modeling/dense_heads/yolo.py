@@ -18,7 +18,7 @@ from d2tiny.modeling.dense_heads.base import BaseDenseHead
 from d2tiny.modeling.dense_heads.common import LevelPredictions, assign_targets
 from d2tiny.modeling.losses import BoxLoss
 from d2tiny.modeling.priors import GridLevel, GridPriors
-from d2tiny.utils.checks import upcast
+from d2tiny.utils.tensors import upcast
 
 __all__ = ["YOLOHead", "concatenated_upcast"]
 

@@ -7,8 +7,8 @@ import abc
 from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import Tensor, nn
 
-from d2tiny.utils.checks import upcast
 from d2tiny.utils.precision import without_autocast
+from d2tiny.utils.tensors import upcast
 
 __all__ = ["BoxLoss", "reduce_loss", "regression_loss"]
 
