@@ -1,4 +1,4 @@
-"""Recursive feature pyramid of DetectoRS (CVPR 2021, §3): the pyramid is fed back into a second backbone."""
+"""Recursive feature pyramid of DetectoRS (CVPR 2021, section 3): the pyramid is fed back into a second backbone."""
 
 from __future__ import annotations
 
