@@ -22,13 +22,13 @@ from d2tiny.synthetic import render_scene
 
 STRIDES = [4, 8, 16, 32, 64]
 SIZES = (6.0, 12.0, 40.0)
-SIDE, SCALE = 96, 4  # px of the cut-out, enlargement
+SIDE, SCALE = 96, 4  # side of the crop in px, enlargement
 # P2, P3, P4, P5, P6 in RGB
 LEVELS = ((0, 190, 255), (255, 190, 0), (255, 90, 160), (150, 120, 255), (120, 255, 120))
 
 
 def grid(receptive: bool) -> GridPriors:
-    """Square anchors: receptive fields, or 8 to 128 px."""
+    """Return a grid of square anchors: receptive fields, or 8 to 128 px."""
     generator = (
         RFAnchorGenerator(strides=STRIDES, aspect_ratios=[1.0])
         if receptive
@@ -51,8 +51,8 @@ ASSIGNERS: dict[str, tuple[Assigner, bool]] = {
 
 
 def panel(tile: np.ndarray, assigner: Assigner, priors: GridPriors, size: float) -> np.ndarray:
-    """One object in the middle: its box, a dot at each positive prior (colour: level) and its box, ignored ones dim."""
-    x, y = SIDE / 2 + 1.3, SIDE / 2 + 0.9  # not on the lattice and not on its diagonal, as objects are
+    """Draw an object, the positive priors (dots and boxes, coloured by level) and the ignored ones (small circles)."""
+    x, y = SIDE / 2 + 1.3, SIDE / 2 + 0.9  # neither on the grid nor on its diagonal, like real objects
     gt = torch.tensor([[x - size / 2, y - size / 2, x + size / 2, y + size / 2]])
     result = assigner(priors, gt)
     boxes = priors.boxes().numpy()
@@ -60,17 +60,17 @@ def panel(tile: np.ndarray, assigner: Assigner, priors: GridPriors, size: float)
     canvas = cv2.resize(tile, None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_CUBIC)
     canvas = (canvas * 0.6 + 60).astype(np.uint8)
 
-    def place(values: np.ndarray) -> list[int]:
+    def to_canvas(values: np.ndarray) -> list[int]:
         return [int(v) for v in np.round(values * SCALE)]
 
     for label in (-1, 1):
         for i in np.flatnonzero(result.labels.numpy() == label).tolist():
             color = LEVELS[int(np.searchsorted(counts, i, side="right"))]
-            x1, y1, x2, y2 = place(boxes[i])
+            x1, y1, x2, y2 = to_canvas(boxes[i])
             if label == 1:
                 cv2.rectangle(canvas, (x1, y1), (x2, y2), color, 1)
             cv2.circle(canvas, ((x1 + x2) // 2, (y1 + y2) // 2), 5 if label == 1 else 2, color, -1 if label == 1 else 1)
-    x1, y1, x2, y2 = place(gt[0].numpy())
+    x1, y1, x2, y2 = to_canvas(gt[0].numpy())
     cv2.rectangle(canvas, (x1, y1), (x2, y2), (255, 255, 255), 2)
     text = f"{size:.0f} px: {int((result.labels == 1).sum())} positive, {int((result.labels == -1).sum())} ignored"
     strip = np.full((30, canvas.shape[1], 3), 25, np.uint8)
@@ -81,7 +81,7 @@ def panel(tile: np.ndarray, assigner: Assigner, priors: GridPriors, size: float)
 def main() -> None:
     """Write the pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--image", type=Path, help="background; its middle is cut out (default: a drawn scene)")
+    parser.add_argument("--image", type=Path, help="background, cropped at its centre (default: a synthetic scene)")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     image = read_image(args.image) if args.image else render_scene(3, height=256, width=256).image

@@ -52,7 +52,7 @@ def _has_positive(assigner: Assigner, grid: GridPriors, boxes: np.ndarray) -> np
     with torch.no_grad():
         result = assigner(grid, torch.from_numpy(boxes).float())
     matched = result.matched_idxs.where(result.labels == 1, torch.tensor(-1)).numpy()
-    level_starts = np.cumsum([0, *(lv.height * lv.width * len(lv.cells) for lv in grid.levels)])
+    level_starts = np.cumsum([0, *(lv.height * lv.width * len(lv.cell_anchors) for lv in grid.levels)])
     has_positive = np.zeros((len(grid.levels), len(boxes)), dtype=bool)
     for level in range(len(grid.levels)):
         level_matches = matched[level_starts[level] : level_starts[level + 1]]

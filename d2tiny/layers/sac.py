@@ -1,4 +1,4 @@
-"""Switchable atrous convolution (SAC) with adaptive weight standardisation (DetectoRS, CVPR 2021, §4)."""
+"""Switchable atrous convolution (SAC) with adaptive weight standardisation (DetectoRS, CVPR 2021, section 4)."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from d2tiny.modeling.assigners import (
 )
 from d2tiny.modeling.backbone import RFP, CSPDarknet, DetectoRSResNet, YOLO11Backbone
 from d2tiny.modeling.build import build_resnet_efpnbs_backbone
-from d2tiny.modeling.dense_heads import DenseHead, YOLO11Head, YOLOv5Head, YOLOXHead
+from d2tiny.modeling.dense_heads import TinyDenseHead, YOLO11Head, YOLOv5Head, YOLOXHead
 from d2tiny.modeling.losses import DCLoss, IoULoss, NWDLoss, SALoss, SmoothL1Loss
 from d2tiny.modeling.meta_arch import AuxiliaryBranch, LazyModel, TinyDenseDetector, TinyDINO
 from d2tiny.modeling.necks import ARB, EFPNBS, MDCA, PAFPN, PFDH, SARL, ChannelMapper, NeckedBackbone
@@ -48,7 +48,6 @@ __all__ = [
     "DINODecoder",
     "DeformableEncoder",
     "Denoising",
-    "DenseHead",
     "DensityQueries",
     "DetectoRSResNet",
     "FCOSAssigner",
@@ -71,6 +70,7 @@ __all__ = [
     "TinyCascadeROIHeads",
     "TinyDINO",
     "TinyDenseDetector",
+    "TinyDenseHead",
     "TinyFastRCNNOutputLayers",
     "TinyRPN",
     "TinyStandardROIHeads",

@@ -1,14 +1,15 @@
-"""The registry boundary: from a yacs config to assigners, losses and backbones with necks."""
+"""Builders of assigners, losses and backbones with necks from a yacs config (Detectron2's YAML)."""
 
 from __future__ import annotations
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling.backbone import BACKBONE_REGISTRY, FPN, Backbone, build_resnet_backbone
+from detectron2.modeling.backbone import BACKBONE_REGISTRY, FPN, build_resnet_backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, build_resnet_fpn_backbone
 
 from d2tiny.modeling.assigners import Assigner, HLAAssigner, MaxIoUAssigner, RKAAssigner
 from d2tiny.modeling.backbone import RFP, DetectoRSResNet
+from d2tiny.modeling.contracts import Backbone
 from d2tiny.modeling.losses import BoxLoss, DCLoss, IoULoss, NWDLoss, SALoss, SmoothL1Loss
 from d2tiny.modeling.losses.iou import IOU_LOSSES
 from d2tiny.modeling.necks import EFPNBS, SARL, NeckedBackbone
@@ -31,7 +32,7 @@ def build_rpn_assigner(cfg: CfgNode) -> Assigner:
     """Build ``MODEL.RPN.ASSIGNER``.
 
     Raises:
-        ConfigError: unknown name; says which exist.
+        ConfigError: unknown name; the message lists the known ones.
     """
     name = cfg.MODEL.RPN.ASSIGNER
     ignore = cfg.MODEL.RPN.IGNORE_IOF_THRESH
@@ -60,13 +61,13 @@ def build_box_loss(cfg: CfgNode, kind: str, beta: float, key: str) -> BoxLoss:
     """Build the loss named by a ``BBOX_REG_LOSS_TYPE``.
 
     Args:
-        cfg: the whole config.
+        cfg: the config.
         kind: the value of the key.
         beta: β of smooth L1.
         key: the config key, for the error message.
 
     Raises:
-        ConfigError: unknown name; says which exist.
+        ConfigError: unknown name; the message lists the known ones.
     """
     if kind == "dcloss":
         dc = cfg.MODEL.DCLOSS
@@ -100,7 +101,7 @@ def _with_efpnbs(cfg: CfgNode, backbone: Backbone) -> NeckedBackbone:
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_efpnbs_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> NeckedBackbone:
-    """Build ``MODEL.RESNETS`` + ``MODEL.FPN`` + ``MODEL.EFPNBS``; the pyramid is p2..p6 as from FPN alone."""
+    """Build ``MODEL.RESNETS``, ``MODEL.FPN`` and ``MODEL.EFPNBS``; the levels are p2 to p6 as with FPN alone."""
     return _with_efpnbs(cfg, build_resnet_fpn_backbone(cfg, input_shape))
 
 
@@ -118,23 +119,23 @@ def _fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_sarl_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """Build ``MODEL.RESNETS`` + ``MODEL.SARL`` + ``MODEL.FPN``."""
+    """Build ``MODEL.RESNETS``, ``MODEL.SARL`` and ``MODEL.FPN``."""
     resnet, node, levels = build_resnet_backbone(cfg, input_shape), cfg.MODEL.SARL, list(cfg.MODEL.FPN.IN_FEATURES)
-    relay = SARL(
-        channels=[resnet.output_shape()[name].channels for name in levels],
-        levels=levels,
+    sarl = SARL(
+        in_channels=[resnet.output_shape()[name].channels for name in levels],
+        in_features=levels,
         norm=node.NORM,
         use_channel=node.USE_CHANNEL,
         use_spatial=node.USE_SPATIAL,
         top_down=node.TOP_DOWN,
     )
-    return _fpn(cfg, NeckedBackbone(backbone=resnet, neck=relay))
+    return _fpn(cfg, NeckedBackbone(backbone=resnet, neck=sarl))
 
 
 @BACKBONE_REGISTRY.register()
 def build_detectors_rfp_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> RFP:
     """Build the ResNets of DetectoRS (``MODEL.RESNETS``, ``MODEL.DETECTORS``) and the recursive ``MODEL.FPN``."""
-    node, width, share = cfg.MODEL.DETECTORS, cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.DETECTORS.SHARE_BACKBONE
+    node, channels, share = cfg.MODEL.DETECTORS, cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.DETECTORS.SHARE_BACKBONE
 
     def resnet(feedback_channels: int, prefix: str) -> DetectoRSResNet:
         return DetectoRSResNet(
@@ -148,11 +149,11 @@ def build_detectors_rfp_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> RFP:
             prefix=prefix,
         )
 
-    first = resnet(width if share else 0, "")
-    return RFP(fpn=_fpn(cfg, first), second=None if share else resnet(width, "rfp_"), steps=node.RFP_STEPS)
+    first = resnet(channels if share else 0, "")
+    return RFP(fpn=_fpn(cfg, first), second=None if share else resnet(channels, "rfp_"), steps=node.RFP_STEPS)
 
 
 @BACKBONE_REGISTRY.register()
 def build_detectors_efpnbs_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> NeckedBackbone:
-    """Build the backbone of DetectoRS with ``MODEL.EFPNBS`` behind it."""
+    """Build the backbone of DetectoRS followed by ``MODEL.EFPNBS``."""
     return _with_efpnbs(cfg, build_detectors_rfp_backbone(cfg, input_shape))

@@ -2,15 +2,19 @@
 
 Letters: **B** images of a batch, **C** channels, **K** classes, **L** levels, **N** priors of an image,
 **G** objects of an image, **R** ignore regions of an image, **Q** queries.
+
+The Protocols are met by structure: a part needs no base class from here. They name ``forward``, not only the call, so
+that mypy compares the signatures (``nn.Module.__call__`` accepts anything).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
-from detectron2.layers import ShapeSpec
+import torch
+from detectron2.layers import ShapeSpec, cat
 from detectron2.structures import Instances
 from torch import Tensor
 
@@ -18,6 +22,7 @@ from d2tiny.modeling.priors import GridPriors
 
 __all__ = [
     "AssignResult",
+    "AuxiliaryNeck",
     "Backbone",
     "DenseHead",
     "DenseTargets",
@@ -27,6 +32,8 @@ __all__ = [
     "QueryPredictions",
     "Targets",
 ]
+
+TargetsT = TypeVar("TargetsT")
 
 
 class Backbone(Protocol):
@@ -39,8 +46,11 @@ class Backbone(Protocol):
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Return channels and stride of each feature map."""
 
-    def __call__(self, image: Tensor, /) -> dict[str, Tensor]:
+    def forward(self, image: Tensor, /) -> dict[str, Tensor]:
         """Map (B, 3, H, W) to feature maps (B, C, H / stride, W / stride)."""
+
+    def __call__(self, image: Tensor, /) -> dict[str, Tensor]:
+        """Call :meth:`forward`."""
 
 
 class Neck(Protocol):
@@ -53,8 +63,44 @@ class Neck(Protocol):
             ValueError: the neck was not built for such inputs.
         """
 
-    def __call__(self, features: dict[str, Tensor], /) -> dict[str, Tensor]:
+    def forward(self, features: dict[str, Tensor], /) -> dict[str, Tensor]:
         """Map named feature maps to named feature maps; the input is not modified."""
+
+    def __call__(self, features: dict[str, Tensor], /) -> dict[str, Tensor]:
+        """Call :meth:`forward`."""
+
+
+class AuxiliaryNeck(Protocol):
+    """Maps the image and the feature maps of a backbone to feature maps of its own, in training only.
+
+    Attributes:
+        in_features: names of the backbone's feature maps that are read.
+        in_channels: channels of these maps.
+        out_features: names of the outputs, finest first.
+        out_channels: channels of the outputs.
+        strides: of the outputs in px.
+    """
+
+    @property
+    def in_features(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    @property
+    def in_channels(self) -> list[int]: ...  # noqa: D102
+
+    @property
+    def out_channels(self) -> list[int]: ...  # noqa: D102
+
+    @property
+    def out_features(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    @property
+    def strides(self) -> tuple[int, ...]: ...  # noqa: D102
+
+    def forward(self, image: Tensor, features: dict[str, Tensor], /) -> dict[str, Tensor]:
+        """Map (B, 3, H, W) and named feature maps to those of ``out_features``; the inputs are not modified."""
+
+    def __call__(self, image: Tensor, features: dict[str, Tensor], /) -> dict[str, Tensor]:
+        """Call :meth:`forward`."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +116,16 @@ class HeadOutputs:
     pred_logits: list[Tensor]
     pred_deltas: list[Tensor]
     pred_quality: list[Tensor] | None = None
+
+    def concatenated(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return logits, deltas and quality of all levels, (B, N, …) in the order of the priors."""
+        quality = None if self.pred_quality is None else cat(self.pred_quality, dim=1)
+        return cat(self.pred_logits, dim=1), cat(self.pred_deltas, dim=1), quality
+
+    def of_image(self, image: int, level: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return logits, deltas and quality of one level of one image, (N_l, …)."""
+        quality = None if self.pred_quality is None else self.pred_quality[level][image]
+        return self.pred_logits[level][image], self.pred_deltas[level][image], quality
 
 
 @dataclass(frozen=True)
@@ -143,25 +199,48 @@ class AssignResult:
     labels: Tensor
     quality: Tensor
 
+    @classmethod
+    def all_negative(cls, num_priors: int, device: torch.device) -> AssignResult:
+        """Return the result for an image without objects: N negative priors."""
+        return cls(
+            torch.full((num_priors,), -1, dtype=torch.int64, device=device),
+            torch.zeros(num_priors, dtype=torch.int8, device=device),
+            torch.zeros(num_priors, dtype=torch.float32, device=device),
+        )
 
-class DenseHead(Protocol):
-    """Predicts classes and boxes at every prior of a feature pyramid."""
+
+class DenseHead(Protocol[TargetsT]):
+    """Predicts classes and boxes at every prior of a feature pyramid.
+
+    Type parameter:
+        TargetsT: what :meth:`targets` returns and :meth:`losses` takes; :class:`DenseTargets` unless a prior may learn
+        several objects.
+    """
 
     num_classes: int
 
-    def __call__(self, features: list[Tensor], /) -> HeadOutputs:
+    def forward(self, features: list[Tensor], /) -> HeadOutputs:
         """Predict from L feature maps, finest first."""
+
+    def __call__(self, features: list[Tensor], /) -> HeadOutputs:
+        """Call :meth:`forward`."""
 
     def priors(self, features: Sequence[Tensor], *, assign: bool = False) -> GridPriors:
         """Return the priors on these maps: those of box regression, or with ``assign`` those of label assignment."""
 
-    def targets(self, priors: GridPriors, instances: Sequence[Instances], outputs: HeadOutputs) -> Any:
-        """Label the priors of each image; what comes back is what :meth:`losses` takes."""
+    def targets(self, priors: GridPriors, instances: Sequence[Instances], outputs: HeadOutputs) -> TargetsT:
+        """Label the priors of each image.
 
-    def losses(self, outputs: HeadOutputs, priors: GridPriors, targets: Any) -> dict[str, Tensor]:
-        """Return the scalar losses of a batch by name."""
+        Args:
+            priors: those of label assignment.
+            instances: ``gt_boxes``, ``gt_classes`` and, with ignore regions, ``gt_ignore`` of B images.
+            outputs: of the same batch, for assigners that look at predictions.
+        """
+
+    def losses(self, outputs: HeadOutputs, priors: GridPriors, targets: TargetsT) -> dict[str, Tensor]:
+        """Return the scalar losses of a batch by name; ``priors`` are those of box regression."""
 
     def decode(
         self, outputs: HeadOutputs, priors: GridPriors, image_sizes: Sequence[tuple[int, int]]
     ) -> list[Instances]:
-        """Return the detections of each image by falling score."""
+        """Return the detections of each image by falling score; sizes are (height, width) in px."""

@@ -1,4 +1,4 @@
-"""Ground truth as the heads see it: objects, and regions that are not to be learned."""
+"""Ground truth of an image: objects and ignore regions."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def split_ignored(targets: Instances) -> tuple[Instances, Tensor]:
     """Split an image's instances by their ``gt_ignore`` field.
 
     Args:
-        targets: with ``gt_boxes`` and, where ignore regions are handed on, a boolean ``gt_ignore``.
+        targets: with ``gt_boxes`` and, in datasets with ignore regions, a boolean ``gt_ignore``; not modified.
 
     Returns:
-        The objects without that field, and the (R, 4) boxes of the ignore regions.
+        The objects without that field, and the ignore regions (R, 4), XYXY in px.
     """
     boxes = targets.gt_boxes.tensor
     if not targets.has("gt_ignore"):

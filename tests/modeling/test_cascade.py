@@ -98,9 +98,9 @@ def test_scores_are_the_mean_over_the_stages():
         predictor.cls_score.bias.data = torch.tensor([2.0 * stage] + [0.0] * 8)
     with torch.no_grad():
         (found,), _ = module(None, features(), proposals(BOXES[:1]))
-    wanted = sum(torch.tensor([2.0 * s] + [0.0] * 8).softmax(0)[0] for s in range(3)) / 3
+    expected = sum(torch.tensor([2.0 * s] + [0.0] * 8).softmax(0)[0] for s in range(3)) / 3
     best = found[found.pred_classes == 0]
-    torch.testing.assert_close(best.scores, wanted[None])
+    torch.testing.assert_close(best.scores, expected[None])
     torch.testing.assert_close(best.pred_boxes.tensor, torch.tensor(BOXES[:1]))
 
 

@@ -9,6 +9,7 @@ from detectron2.utils.events import EventStorage
 
 from d2tiny import model_zoo
 from d2tiny.modeling.assigners import FCOSAssigner, HLAAssigner
+from d2tiny.modeling.contracts import HeadOutputs
 from d2tiny.modeling.dense_heads.dense_head import centerness
 from d2tiny.modeling.losses import DCLoss, IoULoss, NWDLoss, SALoss, SmoothL1Loss
 from tests.helpers.boxes import points
@@ -86,19 +87,19 @@ def test_receptive_fields_lie_around_the_points():
 
 
 def perfect(head, maps, objects):
-    """Predictions that say what the targets say."""
+    """Outputs equal to the targets."""
     priors = head.priors(maps)
-    wanted = head.targets(head.priors(maps, assign=True), [objects])
-    anchors, positive = priors.boxes(), (wanted.classes[0] >= 0) & (wanted.classes[0] < head.num_classes)
+    expected = head.targets(head.priors(maps, assign=True), [objects])
+    anchors, positive = priors.boxes(), (expected.classes[0] >= 0) & (expected.classes[0] < head.num_classes)
     logits = torch.full((1, len(priors), head.num_classes), -12.0)
-    logits[0, positive, wanted.classes[0, positive]] = 12.0
-    boxes = torch.where(positive[:, None], wanted.boxes[0], anchors)
+    logits[0, positive, expected.classes[0, positive]] = 12.0
+    boxes = torch.where(positive[:, None], expected.boxes[0], anchors)
     deltas = head.box2box_transform.get_deltas(anchors, boxes)[None]
     sizes = [len(level) for level in priors.level_boxes]
-    outputs = [logits, deltas]
+    tensors = [logits, deltas]
     if head.assign_generator is not None:
-        outputs.append(torch.full((1, len(priors), 1), 9.0))
-    return [list(o.split(sizes, dim=1)) for o in outputs], priors, wanted
+        tensors.append(torch.full((1, len(priors), 1), 9.0))
+    return HeadOutputs(*(list(o.split(sizes, dim=1)) for o in tensors)), priors, expected
 
 
 @pytest.mark.parametrize("name", ["fcos_r50_p2_rfla_1x", "retinanet_r50_fpn_rfla_1x"])
@@ -107,13 +108,13 @@ def test_what_is_learned_is_decoded(name):
     head = instantiate(narrow(model_zoo.get_config(f"aitod/{name}")).model.head)
     boxes = [[10.0, 12, 22, 21], [60, 60, 90, 82], [100, 20, 111, 33]]
     maps = [torch.zeros(1, 1, max(32 >> i, 1), max(32 >> i, 1)) for i in range(5)]
-    predictions, priors, wanted = perfect(head, maps, targets(boxes, (128, 128)))
+    outputs, priors, expected = perfect(head, maps, targets(boxes, (128, 128)))
     with EventStorage(0):
-        losses = head.losses(predictions, priors, wanted)
+        losses = head.losses(outputs, priors, expected)
     assert float(losses["loss_cls"]) < 1e-3
     # a point outside its object (RFLA allows it) cannot say so with distances that are never negative
     assert float(losses["loss_box_reg"]) < (0.3 if "fcos" in name else 1e-4)
-    (found,) = head.decode(predictions, priors, [(128, 128)])
+    (found,) = head.decode(outputs, priors, [(128, 128)])
     for box, cls in zip(boxes, range(3), strict=True):
         error = (found.pred_boxes.tensor - torch.tensor(box)).abs().amax(dim=1)
         assert bool(((error < 1e-2) & (found.pred_classes == cls)).any()), box
@@ -135,6 +136,6 @@ def test_any_loss_on_any_batch(name, loss):
 def test_ignore_regions_are_not_background():
     head = instantiate(narrow(model_zoo.get_config("aitod/retinanet_r50_fpn_rfla_1x")).model.head)
     priors = head.priors([torch.zeros(1, 1, 16, 16)] + [torch.zeros(1, 1, 2, 2)] * 4)
-    wanted = head.targets(priors, [targets([[0, 0, 128, 128]], (128, 128), [True])])
-    assert bool((wanted.classes == -1).any())
-    assert not bool((wanted.classes == 0).any())
+    expected = head.targets(priors, [targets([[0, 0, 128, 128]], (128, 128), [True])])
+    assert bool((expected.classes == -1).any())
+    assert not bool((expected.classes == 0).any())

@@ -195,8 +195,8 @@ def test_no_proposals_give_no_detections():
 def test_boxes_are_pooled_at_full_precision_under_autocast():
     """Features that hold their own x coordinate: a box at x ≈ 700 must pool ≈ 700/4, though bfloat16 has steps of 4."""
     heads = model().roi_heads.eval()
-    seen = []
-    heads.box_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    pooled = []
+    heads.box_head.register_forward_pre_hook(lambda _, inputs: pooled.append(inputs[0]))
     x = torch.arange(256.0).expand(1, 64, 32, 256)
     features = {f"p{i + 2}": x[..., :: 2**i, :: 2**i].bfloat16() for i in range(4)}
     features["p2"] = x  # exact, as the finest level would be in float32
@@ -204,9 +204,9 @@ def test_boxes_are_pooled_at_full_precision_under_autocast():
     proposals.proposal_boxes = Boxes(torch.tensor([[698.0, 20.0, 706.0, 28.0]]))
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
         heads(None, features, [proposals])
-    assert float(seen[0].float().mean()) == pytest.approx(702 / 4 - 0.5, abs=0.1)
+    assert float(pooled[0].float().mean()) == pytest.approx(702 / 4 - 0.5, abs=0.1)
     features["p2"] = x.bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
         heads(None, features, [proposals])
     # the features are coarse now (steps of 1), but the box still lies where it was
-    assert float(seen[1].float().mean()) == pytest.approx(702 / 4 - 0.5, abs=0.5)
+    assert float(pooled[1].float().mean()) == pytest.approx(702 / 4 - 0.5, abs=0.5)

@@ -30,8 +30,23 @@ def rfp(share=False, steps=2):
     return RFP(fpn=FPN(first, LEVELS, 16, top_block=LastLevelMaxPool()), second=second, steps=steps)
 
 
+def test_the_given_fpn_stays_as_it_was():
+    """RFP shares its layers, but the FPN still maps images, alone or in another model."""
+    torch.manual_seed(0)
+    fpn = FPN(resnet(), LEVELS, 16, top_block=LastLevelMaxPool()).eval()
+    names, image = list(fpn.state_dict()), torch.randn(1, 3, 64, 64)
+    before = fpn(image)
+    model = RFP(fpn=fpn, second=resnet(prefix="rfp_", feedback_channels=16), steps=1).eval()
+    assert model.fpn is not fpn and model.bottom_up is fpn.bottom_up
+    assert list(fpn.state_dict()) == names
+    assert not [name for name in model.fpn.state_dict() if name.startswith("bottom_up")]
+    assert model.fpn.get_submodule("fpn_lateral2") is fpn.get_submodule("fpn_lateral2")
+    for name, level in model(image).items():
+        assert torch.equal(level, before[name]) and torch.equal(fpn(image)[name], before[name])
+
+
 def one_backbone(model):
-    """The weights of the first look alone."""
+    """The weights of the first backbone alone."""
     return {k: v for k, v in model.state_dict().items() if not k.startswith("second.")}
 
 
@@ -42,8 +57,8 @@ def test_starts_as_the_plain_resnet(depth):
     weights = {k: v for k, v in ours.state_dict().items() if k in theirs.state_dict()}
     assert not theirs.load_state_dict(weights, strict=False).missing_keys
     image = torch.randn(1, 3, 64, 96)
-    for name, wanted in theirs(image).items():
-        torch.testing.assert_close(ours(image)[name], wanted, rtol=1e-3, atol=1e-4)
+    for name, expected in theirs(image).items():
+        torch.testing.assert_close(ours(image)[name], expected, rtol=1e-3, atol=1e-4)
     assert ours.output_shape() == theirs.output_shape()
 
 
@@ -80,7 +95,7 @@ def test_pyramid_without_the_finest_levels(levels):
 
 
 def test_equal_backbones_give_the_fpn():
-    """Feedback starts at zero and the gate at one half: both looks are the same, and so is their mean."""
+    """Feedback starts at zero and the gate at one half: both pyramids are the same, and so is their mean."""
     model = rfp().eval()
     model.load_state_dict(one_backbone(model), strict=False)  # fills the second backbone
     image = torch.randn(2, 3, 64, 96)
@@ -101,8 +116,8 @@ def test_feedback_matters_from_res3_on(share):
         {n: torch.randn(1, 16, 64 >> i, 64 >> i) for i, n in enumerate(LEVELS, 2)},
     )
     before = later(image, feedback)
-    for entrance in later.feedback.values():
-        torch.nn.init.normal_(entrance.weight, std=0.1)
+    for conv in later.feedback.values():
+        torch.nn.init.normal_(conv.weight, std=0.1)
     after = later(image, feedback)
     assert torch.equal(before["res2"], after["res2"])
     for name in LEVELS[1:]:
@@ -112,8 +127,8 @@ def test_feedback_matters_from_res3_on(share):
 
 def test_gradients_reach_both_backbones_and_the_feedback():
     model = rfp()
-    for entrance in model.second.feedback.values():
-        torch.nn.init.normal_(entrance.weight, std=0.1)
+    for conv in model.second.feedback.values():
+        torch.nn.init.normal_(conv.weight, std=0.1)
     sum(level.square().mean() for level in model(torch.randn(2, 3, 64, 64)).values()).backward()
     missing = [n for n, p in model.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
     # at the start the switch is 1, so nothing comes from the larger dilation yet
@@ -168,9 +183,9 @@ def test_imagenet_weights_fill_both_backbones(tmp_path, style):
     )
     DetectionCheckpointer(model).load(str(path))
     rfp_model = model["backbone"]
-    for looks, prefix in ((rfp_model.bottom_up, ""), (rfp_model.second, "rfp_")):
+    for backbone, prefix in ((rfp_model.bottom_up, ""), (rfp_model.second, "rfp_")):
         for layer in ("stem.conv1", "res2.0.conv1", "res3.0.conv2", "res4.5.conv3", "res5.0.shortcut"):
-            conv = looks.get_submodule(prefix + layer)
+            conv = backbone.get_submodule(prefix + layer)
             assert float((conv.standardized_weight().detach() - state[f"{layer}.weight"]).abs().max()) < 1e-5, (
                 prefix,
                 layer,

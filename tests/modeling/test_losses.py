@@ -107,7 +107,7 @@ def test_dc_refuses_a_loss_that_falls():
 
 def test_dc_bounded_starts_at_the_published_values_and_stays_inside():
     loss = DCLoss(learnable="bounded")
-    k, delta = loss.parameters_now()
+    k, delta = loss.current_parameters()
     assert float(k.detach()) == pytest.approx(10, abs=1e-5)
     assert float(delta.detach()) == pytest.approx(0.15, abs=1e-6)
     optimizer = torch.optim.SGD(loss.parameters(), lr=5.0)
@@ -115,7 +115,7 @@ def test_dc_bounded_starts_at_the_published_values_and_stays_inside():
         optimizer.zero_grad()
         loss(torch.randn(64, 4) * 0.2, torch.zeros(64, 4)).backward()
         optimizer.step()
-    k, delta = loss.parameters_now()
+    k, delta = loss.current_parameters()
     assert 5 <= float(k.detach()) <= 14
     assert 0.05 <= float(delta.detach()) <= 0.5
 

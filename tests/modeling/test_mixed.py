@@ -59,9 +59,9 @@ def test_all_combinations_are_valid_and_some_are_trained(detector, neck):
 
 
 def test_a_relay_inside_the_recursive_pyramid_is_refused():
-    """RFP feeds back into the blocks of its backbones; a relay around them has no entrance for that."""
+    """RFP feeds back into the blocks of its backbones; a neck around them takes no feedback."""
     cfg = model_zoo.get_config("quick/detectors_r18_rfp_rfla")
-    relay = {"_target_": "d2tiny.modeling.necks.SARL", "channels": [64, 128, 256, 512]}
+    relay = {"_target_": "d2tiny.modeling.necks.SARL", "in_channels": [64, 128, 256, 512]}
     fpn = cfg.model.backbone.fpn
     fpn.in_features = list(fpn.in_features)
     fpn.bottom_up = {
@@ -155,7 +155,7 @@ def test_a_relay_before_another_backbone_reads_its_channels():
         out_features=["s1", "s2", "s3", "s4"],
     )
     PARTS["sarl"](cfg.model)
-    assert list(cfg.model.backbone.bottom_up.neck.channels) == [32, 64, 160, 384]
+    assert list(cfg.model.backbone.bottom_up.neck.in_channels) == [32, 64, 160, 384]
     step(instantiate(cfg.model), BATCHES["normal"])
 
 
@@ -167,7 +167,7 @@ def test_a_relay_before_another_backbone_reads_its_channels():
         ("faster_rcnn_r18_efpnbs_rfla", "backbone.neck.pairs=[[p2,p5]]", "'p2' is not coarser than 'p5'"),
         ("faster_rcnn_r18_efpnbslight_rfla", "backbone.neck.residual=true", "light is another FBSM"),
         ("faster_rcnn_r18_efpnbslight_rfla", "backbone.neck.fbsm=false", "light is another FBSM"),
-        ("faster_rcnn_r18_sarl_rfla", "backbone.bottom_up.neck.levels=[res1,res3,res4,res5]", "no level 'res1'"),
+        ("faster_rcnn_r18_sarl_rfla", "backbone.bottom_up.neck.in_features=[res1,res3,res4,res5]", "no level 'res1'"),
         ("faster_rcnn_r18_sarl_rfla", "backbone.bottom_up.neck.norm=XN", "KeyError: 'XN'"),
         ("faster_rcnn_r18_fpn_rfla", "roi_heads.box_in_features=[p2,p3,p4,p7]", "no level 'p7'"),
         ("faster_rcnn_r18_fpn_rfla", "roi_heads.box_in_features=[p2,p3]", "box_pooler has 4 scales"),

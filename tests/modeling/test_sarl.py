@@ -19,7 +19,7 @@ def features(dtype=torch.float32):
 
 def sarl(**settings):
     torch.manual_seed(0)
-    settings = {"channels": [8, 16, 32, 64], "norm": "BN", **settings}
+    settings = {"in_channels": [8, 16, 32, 64], "norm": "BN", **settings}
     return SARL(**settings)
 
 
@@ -74,7 +74,7 @@ def test_parts_can_be_left_out(off, left):
 
 def test_by_hand():
     """One level, attention parts off: U = relu(norm(1×1 C)), out = C + γ · FEM(C, U)."""
-    module = awake(sarl(channels=[4], levels=["res5"], use_channel=False, use_spatial=False)).eval()
+    module = awake(sarl(in_channels=[4], in_features=["res5"], use_channel=False, use_spatial=False)).eval()
     x = torch.randn(1, 4, 3, 3)
     aligned = module.fim["res5"].align(x)
     torch.testing.assert_close(module({"res5": x})["res5"], x + 0.5 * module.fem["res5"](x, aligned))
@@ -83,8 +83,8 @@ def test_by_hand():
 def test_mistakes():
     with pytest.raises(KeyError, match="res3"):
         sarl()({"res2": torch.zeros(1)})
-    with pytest.raises(ValueError, match="4 levels"):
-        SARL(channels=[8])
+    with pytest.raises(ValueError, match="4 in_features"):
+        SARL(in_channels=[8])
     with pytest.raises(ValueError, match="Did you mean 'silu'"):
         sarl(activation="sillu")
 

@@ -45,13 +45,14 @@ def test_mdca_regions_are_apart_in_grid_mode_and_one_in_literal_mode():
     x = torch.randn(1, 32, 8, 8)
     y = x.clone()
     y[..., :4, :4] += 1  # one region
-    before, after = grid.channel_weights(x), grid.channel_weights(y)
-    whole = (1 - grid.local_share) * (
+    before, after = grid.channel_attention(x), grid.channel_attention(y)
+    difference = (1 - grid.local_weight) * (
         torch.sigmoid(grid.whole(y.mean((2, 3))[:, None])) - torch.sigmoid(grid.whole(x.mean((2, 3))[:, None]))
     ).view(1, 32, 1, 1)
-    torch.testing.assert_close(after[..., 4:, :] - before[..., 4:, :], whole.expand(1, 32, 4, 8), atol=1e-6, rtol=1e-4)
-    assert (after[..., :4, :4] - before[..., :4, :4] - whole).abs().max() > 1e-4
-    assert literal.channel_weights(x).shape == (1, 32, 1, 1)
+    moved = after[..., 4:, :] - before[..., 4:, :]
+    torch.testing.assert_close(moved, difference.expand(1, 32, 4, 8), atol=1e-6, rtol=1e-4)
+    assert (after[..., :4, :4] - before[..., :4, :4] - difference).abs().max() > 1e-4
+    assert literal.channel_attention(x).shape == (1, 32, 1, 1)
 
 
 def test_mdca_of_a_constant_map_is_constant_inside():
@@ -64,7 +65,7 @@ def test_mdca_weights_are_between_zero_and_one_and_maps_may_be_small():
     layer = MDCAttention(16)
     for size in ((1, 1), (3, 2), (7, 9)):
         x = torch.randn(2, 16, *size)
-        for weights in (layer.channel_weights(x), layer.place_weights(x)):
+        for weights in (layer.channel_attention(x), layer.spatial_attention(x)):
             assert weights.min() > 0
             assert weights.max() < 1
         assert layer(x).shape == x.shape
@@ -74,16 +75,16 @@ def test_asff_weights_and_mean_by_hand():
     """docs/papers/rs_tinynet.md#pfdh: logits 1, 2, 3 on 10, 20, 30 give weights .0900, .2447, .6652 and 25.7521038."""
     layer = zeroed(ASFF(4, 3)).eval()
     inputs = [torch.full((1, 4, 5, 6), v) for v in (10.0, 20.0, 30.0)]
-    torch.testing.assert_close(layer.mix(inputs), torch.full((1, 4, 5, 6), 20.0))
+    torch.testing.assert_close(layer.weighted_mean(inputs), torch.full((1, 4, 5, 6), 20.0))
     with torch.no_grad():
         layer.logits.bias.copy_(torch.tensor([1.0, 2.0, 3.0]))
-    torch.testing.assert_close(layer.mix(inputs), torch.full((1, 4, 5, 6), 25.7521038))
+    torch.testing.assert_close(layer.weighted_mean(inputs), torch.full((1, 4, 5, 6), 25.7521038))
     layer = ASFF(4, 3)
     weights = layer.weights([torch.randn(2, 4, 5, 6) for _ in range(3)])
     assert weights.min() >= 0
     torch.testing.assert_close(weights.sum(1), torch.ones(2, 5, 6))
     same = torch.randn(1, 4, 5, 6)
-    torch.testing.assert_close(layer.mix([same] * 3), same)
+    torch.testing.assert_close(layer.weighted_mean([same] * 3), same)
 
 
 @pytest.mark.parametrize("size", [64, 72])  # 72: P3 has 9 cells, P4 5, P5 3
@@ -122,7 +123,7 @@ def test_fuse_adds_nearest():
 def test_arb_parameters_and_what_feeds_what():
     """9,886,272 for YOLO11m (docs/papers/rs_tinynet.md#arb); a4 and a5 do not look at c3 but through a3."""
     assert count(ARB()) == 9_886_272
-    branch = ARB(channels=[16, 16, 32], stem=[8, 8, 16]).eval()
+    branch = ARB(in_channels=[16, 16, 32], stem_channels=[8, 8, 16]).eval()
     features = {n: torch.randn(1, c, s, s) for n, c, s in (("c3", 16, 8), ("c4", 16, 4), ("c5", 32, 2))}
     out = branch(torch.randn(1, 3, 64, 64), features)
     assert {n: tuple(m.shape[1:]) for n, m in out.items()} == {"a3": (16, 8, 8), "a4": (16, 4, 4), "a5": (32, 2, 2)}
@@ -142,7 +143,7 @@ def test_pafpn_keeps_the_backbones_levels_and_refuses_others():
     assert [tuple(out[f"p{i}"].shape) for i in (3, 4, 5)] == [(1, 8, 8, 12), (1, 16, 4, 6), (1, 32, 2, 3)]
     with pytest.raises(ValueError, match="no level 'c5'"):
         neck.output_shape({k: v for k, v in shapes.items() if k != "c5"})
-    with pytest.raises(ValueError, match="channels says 8 for level 'c3', the backbone 4"):
+    with pytest.raises(ValueError, match="in_channels says 8 for level 'c3', the backbone 4"):
         neck.output_shape(shapes | {"c3": ShapeSpec(channels=4, stride=8)})
 
 
@@ -151,11 +152,11 @@ def test_pafpn_keeps_the_backbones_levels_and_refuses_others():
     [
         (lambda: PAFPN(in_channels=[8, 16], out_channels=[8, 16]), "3 levels"),
         (lambda: PAFPN(in_channels=[8] * 3, out_channels=[8] * 3, block="c4"), "'csp' or 'c3k2'"),
-        (lambda: MDCA(channels=[8], levels=["p3", "p4"]), "2 levels"),
-        (lambda: MDCA(channels=[8], levels=["p3"], local_mode="gird"), "Did you mean 'grid'"),
-        (lambda: MDCAttention(8, local_share=1.5), "local_share"),
-        (lambda: PFDH(in_channels=[8], out_channels=8, levels=["p3"]), "two or more"),
-        (lambda: ARB(channels=[8, 8]), "three channels"),
+        (lambda: MDCA(in_channels=[8], in_features=["p3", "p4"]), "2 in_features"),
+        (lambda: MDCA(in_channels=[8], in_features=["p3"], local_mode="gird"), "Did you mean 'grid'"),
+        (lambda: MDCAttention(8, local_weight=1.5), "local_weight"),
+        (lambda: PFDH(in_channels=[8], out_channels=8, in_features=["p3"]), "two or more"),
+        (lambda: ARB(in_channels=[8, 8]), "three in_channels"),
     ],
 )
 def test_bad_settings_are_refused(make, words):
@@ -166,6 +167,6 @@ def test_bad_settings_are_refused(make, words):
 def test_necks_refuse_levels_that_are_not_there():
     shapes = {"p3": ShapeSpec(channels=8, stride=8)}
     with pytest.raises(ValueError, match="MDCA: no level 'p4'"):
-        MDCA(channels=[8, 8], levels=["p3", "p4"]).output_shape(shapes)
-    with pytest.raises(ValueError, match="PFDH: channels says 4"):
-        PFDH(in_channels=[4, 4], out_channels=4, levels=["p3", "p4"]).output_shape(shapes)
+        MDCA(in_channels=[8, 8], in_features=["p3", "p4"]).output_shape(shapes)
+    with pytest.raises(ValueError, match="PFDH: in_channels says 4"):
+        PFDH(in_channels=[4, 4], out_channels=4, in_features=["p3", "p4"]).output_shape(shapes)

@@ -13,10 +13,11 @@ from omegaconf import OmegaConf
 from d2tiny import model_zoo
 from d2tiny.config import validate_config
 from d2tiny.modeling.assigners import HLAAssigner, SimOTAAssigner, TALAssigner
+from d2tiny.modeling.contracts import HeadOutputs
 from d2tiny.modeling.dense_heads import YOLO11Head, YOLOv5Head, YOLOXHead
-from d2tiny.modeling.dense_heads.common import LevelScores, detections_of_levels
-from d2tiny.modeling.dense_heads.yolov5 import SigmoidCoder
-from d2tiny.modeling.dense_heads.yolox import CornerCoder
+from d2tiny.modeling.dense_heads.common import LevelPredictions, select_detections_by_level
+from d2tiny.modeling.dense_heads.yolov5 import YOLOv5BoxCoder
+from d2tiny.modeling.dense_heads.yolox import YOLOXBoxCoder
 from d2tiny.modeling.losses import DCLoss, IoULoss, SALoss, SmoothL1Loss, dfl_loss
 from d2tiny.utils.errors import ConfigError
 from tests.helpers.images import item, targets
@@ -167,7 +168,7 @@ def test_auxiliary_losses_weigh_a_quarter_and_do_not_change_the_main_ones():
             module.momentum = 0.0
     images = batch(20)
     both = model(images)
-    model.auxiliary.weight = 1.0
+    model.auxiliary.loss_weight = 1.0
     full = model(images)
     model.strip_auxiliary()
     main = model(images)
@@ -184,16 +185,16 @@ def test_yolox_code_by_hand():
     """Cell (2, 1) of stride 8 starts at (16, 8); p = (½, ¼, ln 2, 0): centre (20, 10), size 16 × 8."""
     prior, delta = torch.tensor([[16.0, 8, 24, 16]]), torch.tensor([[0.5, 0.25, math.log(2), 0.0]])
     box = torch.tensor([[12.0, 6, 28, 14]])
-    torch.testing.assert_close(CornerCoder().apply_deltas(delta, prior), box)
-    torch.testing.assert_close(CornerCoder().get_deltas(prior, box), delta)
-    assert torch.isfinite(CornerCoder().apply_deltas(torch.full((1, 4), 1e4), prior)).all()
+    torch.testing.assert_close(YOLOXBoxCoder().apply_deltas(delta, prior), box)
+    torch.testing.assert_close(YOLOXBoxCoder().get_deltas(prior, box), delta)
+    assert torch.isfinite(YOLOXBoxCoder().apply_deltas(torch.full((1, 4), 1e4), prior)).all()
 
 
 def test_yolov5_code_by_hand():
     """Logit 0: middle of the cell, the anchor itself. σ(ln 3) = ¾: shift ½ stride, factor 2¼."""
-    coder, anchor = SigmoidCoder(8), torch.tensor([[8.0, 10, 16, 14]])
-    torch.testing.assert_close(coder.apply_deltas(YOLOv5Head.encoded(torch.zeros(1, 4)), anchor), anchor)
-    box = coder.apply_deltas(YOLOv5Head.encoded(torch.full((1, 4), math.log(3))), anchor)
+    coder, anchor = YOLOv5BoxCoder(8), torch.tensor([[8.0, 10, 16, 14]])
+    torch.testing.assert_close(coder.apply_deltas(YOLOv5Head.activate(torch.zeros(1, 4)), anchor), anchor)
+    box = coder.apply_deltas(YOLOv5Head.activate(torch.full((1, 4), math.log(3))), anchor)
     # centre (12, 12) + 4; sides 8 · 2.25 = 18 and 4 · 2.25 = 9
     torch.testing.assert_close(box, torch.tensor([[7.0, 11.5, 25.0, 20.5]]))
     torch.testing.assert_close(coder.apply_deltas(coder.get_deltas(anchor, box), anchor), box)
@@ -204,7 +205,7 @@ def test_yolo11_code_by_hand():
     head = small(YOLO11Head)
     logits = torch.full((4, 16), -50.0)
     logits[torch.arange(4), torch.tensor([1, 2, 0, 3])] = 50.0
-    box = head.boxes([torch.zeros(1, 2), logits.view(1, 64)], torch.tensor([[8.0, 8, 16, 16]]), 8)
+    box = head.decode_boxes(logits.view(1, 64), torch.tensor([[8.0, 8, 16, 16]]), 8)
     torch.testing.assert_close(box, torch.tensor([[4.0, -4.0, 12.0, 36.0]]))
 
 
@@ -244,6 +245,11 @@ def small(cls, **kwargs):
     return cls(num_classes=2, in_channels=[8], strides=[8], **(extra | kwargs))
 
 
+def widths(cls):
+    """Channels of class, box and objectness outputs for two classes."""
+    return (2, 64) if cls is YOLO11Head else (2, 4, 1)
+
+
 def logit(p):
     return math.log(p / (1 - p))
 
@@ -257,18 +263,18 @@ def test_yolox_losses_by_hand():
     cls = torch.tensor([[[logit(0.1), 0.0], [logit(0.1), logit(0.1)]]])
     box = torch.tensor([[[0.5, 0.5, 0.0, 0.0], [3.0, 3.0, 0.0, 0.0]]])
     obj = torch.tensor([[[logit(0.25)], [logit(0.2)]]])
-    said = [[cls], [box], [obj]]
-    wanted = head.targets(priors, gt, said)
-    assert wanted.classes.tolist() == [[1, 2]]
-    assert wanted.quality[0, 0] == 1
-    losses = head.losses(said, priors, wanted)
+    outputs = HeadOutputs([cls], [box], [obj])
+    expected = head.targets(priors, gt, outputs)
+    assert expected.classes.tolist() == [[1, 2]]
+    assert expected.quality[0, 0] == 1
+    losses = head.losses(outputs, priors, expected)
     assert float(losses["loss_box_reg"]) == pytest.approx(0, abs=1e-6)
     assert float(losses["loss_l1"]) == pytest.approx(0, abs=1e-6)
     assert float(losses["loss_obj"]) == pytest.approx(-math.log(0.25) - math.log(0.8))
     assert float(losses["loss_cls"]) == pytest.approx(-math.log(0.9) - math.log(0.5))
     # ¼ stride to the right: IoU 6/10, so 5 · (1 − .36), and L1 ¼
-    said[1][0][0, 0, 0] = 0.75
-    losses = head.losses(said, priors, wanted)
+    outputs.pred_deltas[0][0, 0, 0] = 0.75
+    losses = head.losses(outputs, priors, expected)
     assert float(losses["loss_box_reg"]) == pytest.approx(5 * (1 - 0.36))
     assert float(losses["loss_l1"]) == pytest.approx(0.25, abs=1e-6)
 
@@ -281,17 +287,17 @@ def test_yolo11_losses_by_hand():
     gt[0].gt_classes[:] = 0
     logits = torch.full((4, 16), -60.0)
     logits[:, 0] = logits[:, 1] = 60.0  # ½ each: half a stride
-    said = [[torch.tensor([[[logit(0.25), logit(0.1)]]])], [logits.view(1, 1, 64)]]
-    wanted = head.targets(priors, gt, said)
-    assert float(wanted.quality) == pytest.approx(1)
-    losses = head.losses(said, priors, wanted)
+    outputs = HeadOutputs([torch.tensor([[[logit(0.25), logit(0.1)]]])], [logits.view(1, 1, 64)])
+    expected = head.targets(priors, gt, outputs)
+    assert float(expected.quality) == pytest.approx(1)
+    losses = head.losses(outputs, priors, expected)
     assert float(losses["loss_cls"]) == pytest.approx(0.5 * (-math.log(0.25) - math.log(0.9)))
     assert float(losses["loss_box_reg"]) == pytest.approx(0, abs=1e-5)
     assert float(losses["loss_dfl"]) == pytest.approx(1.5 * math.log(2))
     # Two images of it: everything is a mean over the targets, × 2 images.
-    twice = [[torch.cat((o[0], o[0]))] for o in said]
-    wanted = head.targets(priors, gt * 2, twice)
-    for name, value in head.losses(twice, priors, wanted).items():
+    twice = HeadOutputs(*([torch.cat((o[0], o[0]))] for o in (outputs.pred_logits, outputs.pred_deltas)))
+    expected = head.targets(priors, gt * 2, twice)
+    for name, value in head.losses(twice, priors, expected).items():
         torch.testing.assert_close(value, 2 * losses[name])
 
 
@@ -302,10 +308,10 @@ def test_yolov5_losses_by_hand():
     gt = [targets([[0, 0, 8, 8]], (8, 8))]
     gt[0].gt_classes[:] = 1
     cls = torch.full((1, 2, 2), logit(0.5))
-    said = [[cls], [torch.zeros(1, 2, 4)], [torch.full((1, 2, 1), logit(0.5))]]
-    wanted = head.targets(priors, gt, said)
-    assert wanted.prior.tolist() == [0, 1]
-    losses = head.losses(said, priors, wanted)
+    outputs = HeadOutputs([cls], [torch.zeros(1, 2, 4)], [torch.full((1, 2, 1), logit(0.5))])
+    expected = head.targets(priors, gt, outputs)
+    assert expected.prior_idxs.tolist() == [0, 1]
+    losses = head.losses(outputs, priors, expected)
     # second anchor: its 16 px box around the object, CIoU = IoU = ¼; mean of 0 and ¾; one level counts three times
     assert float(losses["loss_box_reg"]) == pytest.approx(0.05 * 3 * 0.375, rel=1e-5)
     assert float(losses["loss_cls"]) == pytest.approx(0.5 * 2 / 80 * 3 * math.log(2))
@@ -317,47 +323,47 @@ def test_yolov5_learns_several_objects_with_one_anchor():
     head = small(YOLOv5Head)
     priors = head.priors([torch.zeros(1, 8, 1, 1)])
     gt = [targets([[0, 0, 8, 8], [1, 1, 7, 7]], (8, 8))]
-    said = [[torch.zeros(1, 2, 2)], [torch.zeros(1, 2, 4)], [torch.zeros(1, 2, 1)]]
-    wanted = head.targets(priors, gt, said)
-    assert sorted(wanted.prior.tolist()) == [0, 0, 1, 1]
+    outputs = HeadOutputs([torch.zeros(1, 2, 2)], [torch.zeros(1, 2, 4)], [torch.zeros(1, 2, 1)])
+    expected = head.targets(priors, gt, outputs)
+    assert sorted(expected.prior_idxs.tolist()) == [0, 0, 1, 1]
     swapped = [gt[0][torch.tensor([1, 0])]]
-    one, two = (head.losses(said, priors, head.targets(priors, g, said)) for g in (gt, swapped))
+    one, two = (head.losses(outputs, priors, head.targets(priors, g, outputs)) for g in (gt, swapped))
     for name in one:  # the largest CIoU is the target whatever the order
         torch.testing.assert_close(one[name], two[name])
 
 
 @pytest.mark.parametrize("cls", [YOLOXHead, YOLO11Head, YOLOv5Head])
 def test_ignore_regions_are_not_background(cls):
-    """What a place inside an ignore region says does not matter."""
+    """Outputs of a cell inside an ignore region do not change the losses."""
     head = small(cls)
     priors = head.priors([torch.zeros(1, 8, 4, 4)])
     image = targets([[0, 0, 8, 8], [16, 16, 32, 32]], (32, 32))
     image.gt_ignore = torch.tensor([False, True])
     torch.manual_seed(0)
-    said = [[torch.randn(1, len(priors), c)] for c in ((2, 4, 1) if cls is not YOLO11Head else (2, 64))]
+    outputs = HeadOutputs(*([torch.randn(1, len(priors), c)] for c in widths(cls)))
     if cls is YOLOv5Head:
-        said[1][0].zero_()
-    wanted = head.targets(priors, [image], said)
+        outputs.pred_deltas[0].zero_()
+    expected = head.targets(priors, [image], outputs)
     middle = priors.boxes()[:, :2].add(priors.boxes()[:, 2:]).div(2)
     inside = (middle > 16).all(dim=1) & (priors.boxes()[:, 2] - priors.boxes()[:, 0] <= 8)
     assert inside.any()
-    before = head.losses(said, priors, wanted)
-    which = 0 if cls is YOLO11Head else 2
-    said[which][0][0, inside] += 5
-    after = head.losses(said, priors, wanted)
+    before = head.losses(outputs, priors, expected)
+    background = outputs.pred_logits if cls is YOLO11Head else outputs.pred_quality
+    background[0][0, inside] += 5
+    after = head.losses(outputs, priors, expected)
     for name in before:
         torch.testing.assert_close(before[name], after[name])
 
 
 @pytest.mark.parametrize("region", [[17.0, 17, 19, 19], [23.5, 1, 26, 3], [16, 16, 24, 24]])
-def test_tiny_ignore_regions_ignore_the_place_that_they_lie_in(region):
+def test_tiny_ignore_regions_ignore_the_cell_that_they_lie_in(region):
     """2 px cover nothing of a cell of 8 px by half, but the cell that holds their middle is not background."""
     head = small(YOLOXHead)
     priors = head.priors([torch.zeros(1, 8, 4, 4)])
     image = targets([[0, 0, 8, 8], region], (32, 32))
     image.gt_ignore = torch.tensor([False, True])
-    said = head([torch.randn(1, 8, 4, 4)])
-    classes = head.targets(priors, [image], said).classes[0]
+    outputs = head([torch.randn(1, 8, 4, 4)])
+    classes = head.targets(priors, [image], outputs).classes[0]
     x, y = int((region[0] + region[2]) / 2 // 8), int((region[1] + region[3]) / 2 // 8)
     assert classes[y * 4 + x] == -1
     assert int((classes == -1).sum()) == 1
@@ -365,8 +371,8 @@ def test_tiny_ignore_regions_ignore_the_place_that_they_lie_in(region):
 
 def test_infinite_boxes_are_no_detections():
     boxes = torch.tensor([[0.0, 0, 9, 9], [0.0, 0, float("inf"), 9]])
-    found = detections_of_levels(
-        [LevelScores(lambda best: boxes[best], torch.tensor([[0.9], [0.8]]))],
+    found = select_detections_by_level(
+        [LevelPredictions(lambda best: boxes[best], torch.tensor([[0.9], [0.8]]))],
         (32, 32), score_thresh=0.1, nms_thresh=0.5, pre_nms_topk=10, max_detections=10,
     )  # fmt: skip
     assert found.scores.tolist() == pytest.approx([0.9])
@@ -381,18 +387,17 @@ def test_what_is_learned_is_decoded(cls):
     boxes = [[10.0, 12, 22, 21], [40, 40, 52, 50], [30, 9, 41, 20]]
     gt = [targets(boxes, (64, 64))]
     gt[0].gt_classes[:] = torch.tensor([0, 1, 0])
-    widths = (2, 64) if cls is YOLO11Head else (2, 4, 1)
-    outputs = [torch.zeros(1, len(priors), w, requires_grad=True) for w in widths]
+    tensors = [torch.zeros(1, len(priors), w, requires_grad=True) for w in widths(cls)]
     with torch.no_grad():
-        outputs[0 if cls is YOLO11Head else 2] -= 3
-    optimizer = torch.optim.Adam(outputs, lr=0.1)
+        tensors[0 if cls is YOLO11Head else 2] -= 3
+    optimizer = torch.optim.Adam(tensors, lr=0.1)
+    outputs = HeadOutputs(*([tensor] for tensor in tensors))
     for _ in range(300):
-        said = [[o] for o in outputs]
-        losses = head.losses(said, priors, head.targets(priors, gt, said))
+        losses = head.losses(outputs, priors, head.targets(priors, gt, outputs))
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
-    found = head.decode([[o.detach()] for o in outputs], priors, [(64, 64)])[0]
+    found = head.decode(outputs, priors, [(64, 64)])[0]
     found = found[found.scores > 0.7]
     assert len(found) == 3
     for box, label in zip(boxes, (0, 1, 0), strict=True):
@@ -407,9 +412,9 @@ def test_any_box_loss(cls, loss):
     head = small(cls, box_loss=loss)
     features = [torch.randn(2, 8, 8, 8)]
     gt = [targets([[10, 12, 22, 21]], (64, 64)), targets([], (64, 64))]
-    said = head(features)
+    outputs = head(features)
     priors = head.priors(features)
-    total = sum(head.losses(said, priors, head.targets(priors, gt, said)).values())
+    total = sum(head.losses(outputs, priors, head.targets(priors, gt, outputs)).values())
     total.backward()
     assert torch.isfinite(total)
 
@@ -417,10 +422,10 @@ def test_any_box_loss(cls, loss):
 def test_static_assigners_work_too():
     head = small(YOLOXHead, assigner=HLAAssigner(metric="kld"))
     features = [torch.randn(1, 8, 8, 8)]
-    gt, said, priors = [targets([[10, 12, 22, 21]], (64, 64))], head(features), head.priors(features)
-    wanted = head.targets(priors, gt, said)
-    assert (wanted.classes < 2).any()
-    assert torch.isfinite(sum(head.losses(said, priors, wanted).values()))
+    gt, outputs, priors = [targets([[10, 12, 22, 21]], (64, 64))], head(features), head.priors(features)
+    expected = head.targets(priors, gt, outputs)
+    assert (expected.classes < 2).any()
+    assert torch.isfinite(sum(head.losses(outputs, priors, expected).values()))
 
 
 def test_what_cannot_work_is_refused():
@@ -433,7 +438,7 @@ def test_what_cannot_work_is_refused():
     with pytest.raises(ValueError, match=r"head.strides=\[8, 16, 32\], but the levels"):
         instantiate(cfg)
     with pytest.raises(ConfigError, match="follows from"):
-        model_zoo.get_config("quick/rs_tinynet_n", ["model.auxiliary.neck.channels=[8,16,32]"])
+        model_zoo.get_config("quick/rs_tinynet_n", ["model.auxiliary.neck.in_channels=[8,16,32]"])
     with pytest.raises(ValueError, match="use RatioAssigner"):
         small(YOLOv5Head, assigner=TALAssigner())
     with pytest.raises(ValueError, match="levels of anchors"):

@@ -36,24 +36,24 @@ def lists(*tensors):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_simota_equals_a_slow_loop(seed):
-    priors, gts, labels, said = case(seed)
-    expected = slow.simota(*lists(priors.boxes(), gts), labels.tolist(), *lists(said.boxes, said.scores))
+    priors, gts, labels, pred = case(seed)
+    expected = slow.simota(*lists(priors.boxes(), gts), labels.tolist(), *lists(pred.boxes, pred.scores))
     for given in (priors, priors.boxes()):
-        result = SimOTAAssigner()(given, gts, predictions=said)
+        result = SimOTAAssigner()(given, gts, predictions=pred)
         assert result.matched_idxs.tolist() == expected
         assert torch.equal(result.labels == 1, result.matched_idxs >= 0)
     positive = result.matched_idxs >= 0
-    overlaps = [slow.iou(*lists(said.boxes[n], gts[result.matched_idxs[n]])) for n in positive.nonzero().flatten()]
+    overlaps = [slow.iou(*lists(pred.boxes[n], gts[result.matched_idxs[n]])) for n in positive.nonzero().flatten()]
     torch.testing.assert_close(result.quality[positive], torch.tensor(overlaps, dtype=torch.float32))
     assert not result.quality[~positive].any()
 
 
 def test_simota_and_the_released_rule_differ_little():
-    """Ours looks at an object's own zone; the released code counts IoUs of other objects' zones too."""
+    """Ours counts IoUs of an object's own candidates; the released code also those of other objects' candidates."""
     same = positive = 0
     for seed in range(6):
-        priors, gts, labels, said = case(seed, large=30, astray=0.0)
-        args = (*lists(priors.boxes(), gts), labels.tolist(), *lists(said.boxes, said.scores))
+        priors, gts, labels, pred = case(seed, large=30, astray=0.0)
+        args = (*lists(priors.boxes(), gts), labels.tolist(), *lists(pred.boxes, pred.scores))
         ours, released = slow.simota(*args), slow.simota(*args, everywhere=True)
         same += sum(a == b >= 0 for a, b in zip(ours, released, strict=True))
         positive += sum(max(a, b) >= 0 for a, b in zip(ours, released, strict=True))
@@ -63,45 +63,45 @@ def test_simota_and_the_released_rule_differ_little():
 @pytest.mark.parametrize("least", [0.0, 8.0])
 @pytest.mark.parametrize("seed", range(6))
 def test_tal_equals_a_slow_loop(seed, least):
-    priors, gts, labels, said = case(seed)
+    priors, gts, labels, pred = case(seed)
     matched, quality = slow.tal(
-        *lists(priors.boxes(), gts), labels.tolist(), *lists(said.boxes, said.scores), least=least
+        *lists(priors.boxes(), gts), labels.tolist(), *lists(pred.boxes, pred.scores), least=least
     )
     for given in (priors, priors.boxes()):
-        result = TALAssigner(min_candidate_size=least)(given, gts, predictions=said)
+        result = TALAssigner(min_candidate_size=least)(given, gts, predictions=pred)
         assert result.matched_idxs.tolist() == matched
         torch.testing.assert_close(result.quality, torch.tensor(quality), atol=1e-5, rtol=1e-4)
 
 
 def test_tal_over_several_parts_of_the_search(monkeypatch):
     """Large objects on a fine grid are searched in parts; the answer is that of one part."""
-    priors, gts, _, said = case(3, size=256, large=250)
-    whole = TALAssigner()(priors, gts, predictions=said)
+    priors, gts, _, pred = case(3, size=256, large=250)
+    at_once = TALAssigner()(priors, gts, predictions=pred)
     monkeypatch.setattr("d2tiny.ops.grid_topk.DENSE_ELEMENTS", 500)
-    parts = TALAssigner()(priors, gts, predictions=said)
-    assert torch.equal(whole.matched_idxs, parts.matched_idxs)
-    assert torch.equal(whole.quality, parts.quality)
+    parts = TALAssigner()(priors, gts, predictions=pred)
+    assert torch.equal(at_once.matched_idxs, parts.matched_idxs)
+    assert torch.equal(at_once.quality, parts.quality)
 
 
 @pytest.mark.parametrize("corner", [(10.0, 10.0), (8.0, 8.0), (6.0, 10.0)])
 def test_tiny_candidates_reach_every_tiny_object(corner):
-    """Places lie at 4, 12, … (stride 8) and 8, 24, … (16): 8-12 by 8-12 and 6-10 by 10-14 contain none of a level."""
+    """Centres lie at 4, 12, … (stride 8) and 8, 24, … (16): 8-12 by 8-12 and 6-10 by 10-14 contain none of a level."""
     priors = points(64)
     gt = torch.tensor([[*corner, corner[0] + 4, corner[1] + 4]])
-    said = Predictions(gt.expand(len(priors), 4), torch.full((len(priors), 1), 0.5), torch.tensor([0]))
-    found = TALAssigner(min_candidate_size=8.0)(priors, gt, predictions=said)
+    pred = Predictions(gt.expand(len(priors), 4), torch.full((len(priors), 1), 0.5), torch.tensor([0]))
+    found = TALAssigner(min_candidate_size=8.0)(priors, gt, predictions=pred)
     assert (found.labels == 1).any()
-    inside = TALAssigner()(priors, gt, predictions=said).labels == 1
+    inside = TALAssigner()(priors, gt, predictions=pred).labels == 1
     assert inside.any() == (corner[0] == 10.0)  # 10-14 by 10-14 contains (12, 12)
 
 
 def test_class_scores_and_overlap_decide_by_hand():
-    """Two places inside; CIoU 1 and, half as wide, lower: the target is 1 for the first, the CIoU for the other."""
+    """Two priors inside; CIoU 1 and, half as wide, lower: the target is 1 for the first, the CIoU for the other."""
     priors = GridPriors([GridLevel(8, 1, 2, torch.tensor([[-4.0, -4, 4, 4]]), 0.5)])
     gt = torch.tensor([[0.0, 0, 16, 8]])
     boxes = torch.tensor([[0.0, 0, 16, 8], [0.0, 0, 8, 8]])
-    said = Predictions(boxes, torch.full((2, 1), 0.25), torch.tensor([0]))
-    result = TALAssigner(alpha=1.0, beta=1.0)(priors, gt, predictions=said)
+    pred = Predictions(boxes, torch.full((2, 1), 0.25), torch.tensor([0]))
+    result = TALAssigner(alpha=1.0, beta=1.0)(priors, gt, predictions=pred)
     # IoU ½; centres 4 apart, diagonal² 16² + 8² = 320; v = 4/π²(atan 2 − atan 1)², α = v / (½ + v)
     v = 4 / math.pi**2 * (math.atan(2) - math.atan(1)) ** 2
     ciou = 0.5 - 16 / 320 - v * v / (0.5 + v)
@@ -157,16 +157,16 @@ def test_edges(cls):
     empty = Predictions(priors.boxes(), torch.rand(len(priors), 2), torch.zeros(0, dtype=torch.int64))
     assert not cls()(priors, torch.zeros(0, 4), predictions=empty).labels.any()
     gts = torch.tensor([[-200.0, -200, -190, -190], [5.0, 5, 5, 9], [10.0, 10, 30, 30]])  # outside, without area, real
-    said = Predictions(priors.boxes(), torch.rand(len(priors), 2), torch.tensor([0, 1, 1]))
-    before = said.boxes.clone()
-    result = cls()(priors, gts, predictions=said)
+    pred = Predictions(priors.boxes(), torch.rand(len(priors), 2), torch.tensor([0, 1, 1]))
+    before = pred.boxes.clone()
+    result = cls()(priors, gts, predictions=pred)
     assert set(result.matched_idxs.tolist()) == {-1, 2}
-    assert torch.equal(before, said.boxes)
+    assert torch.equal(before, pred.boxes)
     with pytest.raises(ValueError, match="predictions"):
         cls()(priors, gts)
-    said.boxes[3, 0] = float("nan")
+    pred.boxes[3, 0] = float("nan")
     with pytest.raises(FloatingPointError, match="NaN"):
-        cls()(priors, gts, predictions=said)
+        cls()(priors, gts, predictions=pred)
 
 
 @pytest.mark.parametrize("cls", [SimOTAAssigner, TALAssigner])
@@ -178,7 +178,7 @@ def test_memory_grows_with_objects_not_with_the_matrix(cls, monkeypatch):
     half = 2 + torch.rand(2000, 2, generator=generator) * 12
     gts = torch.cat((centre - half, centre + half), 1)
     labels = torch.zeros(2000, dtype=torch.int64)
-    said = Predictions(priors.boxes() + 1.0, torch.rand(len(priors), 8, generator=generator), labels)
+    pred = Predictions(priors.boxes() + 1.0, torch.rand(len(priors), 8, generator=generator), labels)
     largest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
@@ -190,7 +190,7 @@ def test_memory_grows_with_objects_not_with_the_matrix(cls, monkeypatch):
             return out
 
     with Watch():
-        result = cls()(priors, gts, predictions=said)
+        result = cls()(priors, gts, predictions=pred)
     assert (result.labels == 1).sum() > 500
     assert largest < 2000 * len(priors) / 20
 

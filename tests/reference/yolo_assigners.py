@@ -1,4 +1,4 @@
-"""SimOTA, TAL and YOLOv5's matching, one object and one place at a time, in float64."""
+"""SimOTA, TAL and YOLOv5's matching, one object and one prior at a time, in float64."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def ciou(a, b):
     return overlap - distance / (cw**2 + ch**2) - alpha * v
 
 
-def _winners(chosen, rank):
-    """Who gets each place: its only chooser, or of several the best of all candidates (least rank, first object)."""
+def _resolve_conflicts(selected, rank):
+    """Matched object of each prior: the only one that selected it, or of several the best of all candidates."""
     matched = {}
-    for place in {p for places in chosen for p in places}:
-        choosers = [g for g, places in enumerate(chosen) if place in places]
-        if len(choosers) > 1:
-            choosers = [min((g for g in range(len(chosen)) if place in rank[g]), key=lambda g: (rank[g][place], g))]
-        matched[place] = choosers[0]
+    for prior in {p for prior_set in selected for p in prior_set}:
+        selecting = [g for g, prior_set in enumerate(selected) if prior in prior_set]
+        if len(selecting) > 1:
+            selecting = [min((g for g in range(len(selected)) if prior in rank[g]), key=lambda g: (rank[g][prior], g))]
+        matched[prior] = selecting[0]
     return matched
 
 
 def simota(squares, gts, classes, boxes, scores, radius=1.5, topk=10, weight=3.0, everywhere=False):
-    """Matched object of each place; ``everywhere``: the released rule, where all IoUs make k and others cost 10⁶."""
+    """Matched object of each prior; ``everywhere``: the released rule, where all IoUs make k and others cost 10⁶."""
 
     def bce(p, y):
         return (
@@ -50,8 +50,8 @@ def simota(squares, gts, classes, boxes, scores, radius=1.5, topk=10, weight=3.0
         return radius * stride - max(dx, dy) > 1e-6
 
     near = [[n for n, s in enumerate(squares) if zone(s, gt)] for gt in gts]
-    anywhere = sorted({n for places in near for n in places})
-    chosen, costs = [], []
+    anywhere = sorted({n for prior_set in near for n in prior_set})
+    selected, costs = [], []
     for g, gt in enumerate(gts):
         candidates = anywhere if everywhere else near[g]
         cost = {}
@@ -60,15 +60,15 @@ def simota(squares, gts, classes, boxes, scores, radius=1.5, topk=10, weight=3.0
             cost[n] = cls - weight * math.log(iou(boxes[n], gt) + 1e-8) + 1e6 * (n not in near[g])
         best = sorted((iou(boxes[n], gt) for n in candidates), reverse=True)[:topk]
         k = max(int(sum(best)), 1)
-        chosen.append(sorted(cost, key=lambda n: (cost[n], n))[:k])
+        selected.append(sorted(cost, key=lambda n: (cost[n], n))[:k])
         costs.append(cost)
-    matched = _winners(chosen, costs)
+    matched = _resolve_conflicts(selected, costs)
     return [matched.get(n, -1) for n in range(len(squares))]
 
 
 def tal(squares, gts, classes, boxes, scores, topk=10, alpha=0.5, beta=6.0, least=0.0):
-    """Matched object and target score of each place."""
-    chosen, lost, aligns = [], [], []
+    """Matched object and target score of each prior."""
+    selected, lost, aligns = [], [], []
     for g, gt in enumerate(gts):
         middle = [(gt[0] + gt[2]) / 2, (gt[1] + gt[3]) / 2]
         half = [(s if s >= least else least * (1 + 1e-6)) / 2 for s in (gt[2] - gt[0], gt[3] - gt[1])]
@@ -81,10 +81,10 @@ def tal(squares, gts, classes, boxes, scores, topk=10, alpha=0.5, beta=6.0, leas
             cost[n] = -overlap
             align[n] = scores[n][classes[g]] ** alpha * overlap**beta
         some = [n for n in align if align[n] > 0]
-        chosen.append(sorted(some, key=lambda n: (-align[n], n))[:topk])
+        selected.append(sorted(some, key=lambda n: (-align[n], n))[:topk])
         lost.append(cost)
         aligns.append(align)
-    matched = _winners(chosen, lost)
+    matched = _resolve_conflicts(selected, lost)
     quality = [0.0] * len(squares)
     for g in range(len(gts)):
         own = [n for n, m in matched.items() if m == g]
@@ -96,7 +96,7 @@ def tal(squares, gts, classes, boxes, scores, topk=10, alpha=0.5, beta=6.0, leas
 
 
 def ratio_pairs(levels, gts, limit=4.0):
-    """Set of (object, place) of YOLOv5; ``levels`` are (stride, height, width, [(w, h), …])."""
+    """Set of (object, prior) of YOLOv5; ``levels`` are (stride, height, width, [(w, h), …])."""
     found, base = set(), 0
     for stride, height, width, anchors in levels:
         for g, (x1, y1, x2, y2) in enumerate(gts):

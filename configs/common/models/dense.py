@@ -9,7 +9,7 @@ from detectron2.modeling.meta_arch.fcos import FCOSHead
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 
 from d2tiny.modeling.assigners import FCOSAssigner, MaxIoUAssigner
-from d2tiny.modeling.dense_heads import DenseHead
+from d2tiny.modeling.dense_heads import TinyDenseHead
 from d2tiny.modeling.losses import IoULoss, SmoothL1Loss
 from d2tiny.modeling.meta_arch import TinyDenseDetector
 
@@ -33,7 +33,7 @@ def _fcos(backbone, num_classes, conv_dims, max_detections):
     return L(TinyDenseDetector)(
         backbone=backbone,
         in_features=["p3", "p4", "p5", "p6", "p7"],
-        head=L(DenseHead)(
+        head=L(TinyDenseHead)(
             num_classes=num_classes,
             net=L(FCOSHead)(input_shape=_input_shape(), num_classes="${..num_classes}", conv_dims=conv_dims, norm="GN"),
             # Squares of the stride around the points: boxes are regressed from them, and levels get their ranges.

@@ -73,7 +73,7 @@ def sarl(model, **settings):
             "recursive pyramid reads its backbones itself."
         )
     levels = list(fpn.in_features)
-    neck = L(SARL)(channels="${channels:${..backbone},${.levels}}", levels=levels, **settings)
+    neck = L(SARL)(in_channels="${channels:${..backbone},${.in_features}}", in_features=levels, **settings)
     fpn.bottom_up = L(NeckedBackbone)(backbone=fpn.bottom_up, neck=neck)
     fpn.in_features = levels
     return model

@@ -11,7 +11,7 @@ from d2tiny.modeling.meta_arch import AuxiliaryBranch
 from d2tiny.modeling.necks import ARB, MDCA, PFDH, SARL, NeckedBackbone
 
 # Channels of the levels that a neck reads, behind the backbone beside it.
-CHANNELS = "${channels:${..backbone},${.levels}}"
+CHANNELS = "${channels:${..backbone},${.in_features}}"
 
 
 def _nested(model):
@@ -32,7 +32,7 @@ def sarl(model, **settings):
     """The SARL relay between backbone and PAFPN; docs/papers/sarl.md."""
     innermost = _nested(model)[1][-1]
     levels = list(innermost.neck.in_features)
-    relay = L(SARL)(channels=CHANNELS, levels=levels, norm="YOLO", activation="silu", **settings)
+    relay = L(SARL)(in_channels=CHANNELS, in_features=levels, norm="YOLO", activation="silu", **settings)
     innermost.backbone = L(NeckedBackbone)(backbone=innermost.backbone, neck=relay)
     return model
 
@@ -47,15 +47,15 @@ def sal(model, **settings):
 
 def mdca(model, **settings):
     """Attention behind the PAFPN; call it before pfdh; docs/papers/rs_tinynet.md."""
-    return _behind(model, L(MDCA)(channels=CHANNELS, levels=list(model.in_features), **settings))
+    return _behind(model, L(MDCA)(in_channels=CHANNELS, in_features=list(model.in_features), **settings))
 
 
 def pfdh(model, **settings):
     """Progressive fusion before the head; docs/papers/rs_tinynet.md."""
     neck = L(PFDH)(
         in_channels=CHANNELS,
-        out_channels="${channels:${..backbone},${.levels.0}}",
-        levels=list(model.in_features),
+        out_channels="${channels:${..backbone},${.in_features.0}}",
+        in_features=list(model.in_features),
         **settings,
     )
     return _behind(model, neck)
@@ -67,20 +67,20 @@ def arb(model, weight=0.25):
     limit = stages.get("max_channels", 1024)
     stem = [rounded(min(c, limit) * stages.width) for c in (64, 128, 256 if "max_channels" in stages else 128)]
     head = deepcopy(model.head)
-    head.strides, head.in_channels = [8, 16, 32], "${..neck.channels}"
+    head.strides, head.in_channels = [8, 16, 32], "${..neck.in_channels}"
     if "anchors" in head:
         head.anchors, head.balance = head.anchors[-3:], [4.0, 1.0, 0.4]
     for key in ("num_classes", "assigner", "box_loss"):  # what is changed in the one holds for the other
         head[key] = f"${{...head.{key}}}"
     neck = L(ARB)(
-        channels="${channels:${...backbone},${.in_features}}",
-        stem=stem,
+        in_channels="${channels:${...backbone},${.in_features}}",
+        stem_channels=stem,
         repeats=max(round(2 * stages.depth), 1),
         c3k=stages.get("c3k", False),
         in_features=["c3", "c4", "c5"],
     )
     OmegaConf.set_struct(model, False)
-    model.auxiliary = L(AuxiliaryBranch)(neck=neck, head=head, weight=weight)
+    model.auxiliary = L(AuxiliaryBranch)(neck=neck, head=head, loss_weight=weight)
     return model
 
 
@@ -101,12 +101,12 @@ def p2(model):
     stages.out_features = ["c2", "c3", "c4", "c5"]
     for joint in joints:
         neck = joint.neck
-        if "in_features" in neck:
+        if "block" in neck:  # PAFPN
             neck.in_features = ["c2", "c3", "c4", "c5"]
             if not isinstance(OmegaConf.to_container(neck)["out_channels"], str):
                 neck.out_channels = [neck.out_channels[0] // 2, *neck.out_channels]
-        elif list(neck.levels) == ["p3", "p4", "p5"]:
-            neck.levels = ["p2", "p3", "p4", "p5"]
+        elif list(neck.in_features) == ["p3", "p4", "p5"]:
+            neck.in_features = ["p2", "p3", "p4", "p5"]
     if "anchors" in model.head:
         model.head.anchors = [[[3, 3], [4, 4], [5, 5]], *model.head.anchors]
         model.head.balance = [4.0, 1.0, 0.25, 0.06]

@@ -1,4 +1,4 @@
-"""Who is positive: label assigners for dense priors."""
+"""Label assigners: which priors are positive for which object."""
 
 from d2tiny.modeling.assigners.atss import ATSSAssigner
 from d2tiny.modeling.assigners.base import Assigner, AssignResult, Predictions

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from d2tiny.modeling.assigners.base import Assigner, AssignResult, Predictions, Priors, best_winner, searchable
+from d2tiny.modeling.assigners.base import Assigner, AssignResult, Predictions, Priors
+from d2tiny.modeling.assigners.helpers import build_result, match_to_best, spatial_index
 from d2tiny.ops.boxes import xyxy_to_cxcywh
 from d2tiny.ops.gaussian import Score, clamped_size_bound, get_score
 from d2tiny.ops.grid_topk import PriorGrids
@@ -15,32 +16,33 @@ from d2tiny.utils.registry import ASSIGNER_REGISTRY
 
 __all__ = ["ATSSAssigner"]
 
-# A centre this far inside the object counts as inside, px (the released code).
-_INSIDE = 0.01
-# Equal scores must not fall short of their own mean.
+# A prior's centre must be farther inside the object than this, px (released code).
+_MIN_INSIDE = 0.01
+# Subtracted from the threshold, so that rounding does not put equal scores below their own mean.
 _ROUNDING = 1e-9
 
 
-def _nearness(dx: Tensor, dy: Tensor, pw: Tensor, ph: Tensor, gw: Tensor, gh: Tensor) -> Tensor:
-    """Minus the squared distance of the centres; the sizes only give the shape."""
+def _negative_distance(dx: Tensor, dy: Tensor, pw: Tensor, ph: Tensor, gw: Tensor, gh: Tensor) -> Tensor:
+    """Return minus the squared distance of the centres, px²; the sizes only give the shape."""
     return -(dx**2 + dy**2) + 0 * (pw + ph + gw + gh)
 
 
-_NEAREST = Score(_nearness, clamped_size_bound(_nearness))
+_NEAREST = Score(_negative_distance, clamped_size_bound(_negative_distance))
 
 
 @ASSIGNER_REGISTRY.register()
 class ATSSAssigner(Assigner):
-    """Candidates are the k nearest priors of each level; those over mean + deviation of their scores are positive.
+    """Candidates are the k nearest priors of each level; those with an outstanding score are positive.
 
-    For each ground truth: the k priors of every level whose centres are nearest (equal distances by lowest index), the
-    threshold t = mean + standard deviation (n - 1) of their IoU; positive are candidates with IoU ≥ t whose centre lies
-    inside the object. A prior of several objects goes to the one with the highest IoU, the first of equal ones. All
-    others are negative. Plain boxes count as one level.
+    For each ground truth, the candidates are the k priors of every level whose centres are nearest (equal distances by
+    lowest index), and the threshold t is the mean + standard deviation (n - 1) of their IoU. Candidates with IoU ≥ t
+    whose centre lies inside the object are positive. A prior of several objects goes to the one with the highest IoU,
+    the first of equal ones. All others are negative. Plain boxes count as one level.
 
     Differences from the paper: none known. Differences from the released code: equal distances have a defined order; a
-    single candidate can be positive (its deviation is no number there); candidates of one score all reach the
-    threshold, which is a matter of rounding there; ``kld`` is that of prior and object, not of object and prior.
+    single candidate can be positive (its standard deviation is NaN there); candidates with equal scores all reach the
+    threshold, which depends on rounding there; ``kld`` is the divergence of the prior from the object, not of the
+    object from the prior.
     """
 
     def __init__(
@@ -49,9 +51,10 @@ class ATSSAssigner(Assigner):
         """Set the assignment rule.
 
         Args:
-            topk: k, candidates of each level.
-            metric: whose statistics decide: ``iou``, or ``nwd``, ``giou``, … of :data:`d2tiny.ops.gaussian.SCORES`.
-            constant: of ``nwd`` and ``dotd``, px.
+            topk: k, number of candidates of each level.
+            metric: score whose statistics give the threshold: ``iou``, ``nwd``, ``giou`` or another of
+                :data:`d2tiny.ops.gaussian.SCORES`.
+            constant: C of ``nwd``, S of ``dotd``, px.
             ignore_iof_thresh: see :class:`Assigner`.
 
         Raises:
@@ -68,27 +71,27 @@ class ATSSAssigner(Assigner):
     def _assign(self, priors: Priors, gt_boxes: Tensor, predictions: Predictions | None) -> AssignResult:
         num_priors, device = len(priors), gt_boxes.device
         gts = xyxy_to_cxcywh(gt_boxes)
-        where = searchable(priors)
+        index = spatial_index(priors)
         boxes = xyxy_to_cxcywh((priors if isinstance(priors, Tensor) else priors.boxes()).double())
         levels = (
-            [where.select_level(int(i)) for i in where.level.unique()] if isinstance(where, PriorGrids) else [where]
+            [index.select_level(int(i)) for i in index.level.unique()] if isinstance(index, PriorGrids) else [index]
         )
-        near = [keep_topk(topk_priors(level, gts, _NEAREST, self.topk), self.topk) for level in levels]
-        pairs = Matches.cat(near, device)
-        value = score_aligned(boxes, gts, get_score(self.metric, self.constant), pairs)
-        threshold = _mean_plus_deviation(value, pairs.gt, len(gts))
-        centre = boxes[pairs.prior, :2]
-        low, high = gt_boxes[pairs.gt, :2], gt_boxes[pairs.gt, 2:]
-        inside = torch.minimum(centre - low, high - centre).amin(dim=1) > _INSIDE
-        keep = (value >= threshold[pairs.gt]) & inside
-        matched, quality = best_winner(Matches(pairs.gt[keep], pairs.prior[keep], value[keep]), num_priors)
-        labels = (matched >= 0).to(torch.int8)
-        return AssignResult(matched, labels, torch.where(matched >= 0, quality, 0.0).float())
+        nearest = [keep_topk(topk_priors(level, gts, _NEAREST, self.topk), self.topk) for level in levels]
+        candidates = Matches.cat(nearest, device)
+        score = score_aligned(boxes, gts, get_score(self.metric, self.constant), candidates)
+        threshold = _mean_plus_std(score, candidates.gt, len(gts))
+        centre = boxes[candidates.prior, :2]
+        low, high = gt_boxes[candidates.gt, :2], gt_boxes[candidates.gt, 2:]
+        inside = torch.minimum(centre - low, high - centre).amin(dim=1) > _MIN_INSIDE
+        keep = (score >= threshold[candidates.gt]) & inside
+        positives = Matches(candidates.gt[keep], candidates.prior[keep], score[keep])
+        matched_idxs, quality = match_to_best(positives, num_priors)
+        return build_result(matched_idxs, torch.where(matched_idxs >= 0, quality, 0.0).float())
 
 
-def _mean_plus_deviation(value: Tensor, group: Tensor, groups: int) -> Tensor:
-    """(G,) mean + sample standard deviation of the values of each group; of a single value itself."""
-    count = torch.bincount(group, minlength=groups).double()
+def _mean_plus_std(value: Tensor, group: Tensor, num_groups: int) -> Tensor:
+    """Return mean + sample standard deviation of the values (P,) of each group, (G,); 0 deviation of single values."""
+    count = torch.bincount(group, minlength=num_groups).double()
     mean = torch.zeros_like(count).scatter_add_(0, group, value) / count.clamp(min=1)
-    spread = torch.zeros_like(count).scatter_add_(0, group, (value - mean[group]) ** 2)
-    return mean + torch.sqrt(spread / (count - 1).clamp(min=1)) - _ROUNDING
+    squares = torch.zeros_like(count).scatter_add_(0, group, (value - mean[group]) ** 2)
+    return mean + torch.sqrt(squares / (count - 1).clamp(min=1)) - _ROUNDING

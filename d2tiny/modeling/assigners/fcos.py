@@ -1,13 +1,13 @@
-"""Assignment of FCOS (Tian et al., ICCV 2019): every point inside an object learns it."""
+"""Assignment of FCOS (Tian et al., ICCV 2019): points inside an object are positive."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from d2tiny.modeling.assigners.base import Assigner, AssignResult, Predictions, Priors, best_winner, searchable
+from d2tiny.modeling.assigners.base import Assigner, AssignResult, Predictions, Priors
+from d2tiny.modeling.assigners.helpers import bounded_by_largest_prior, build_result, match_to_best, spatial_index
 from d2tiny.ops.boxes import xyxy_to_cxcywh
-from d2tiny.ops.gaussian import Score
 from d2tiny.ops.matches import Matches
 from d2tiny.ops.prior_search import priors_above
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
@@ -19,10 +19,10 @@ __all__ = ["FCOSAssigner"]
 class FCOSAssigner(Assigner):
     """A point is positive for the smallest object that it lies in and whose farthest side is in its level's range.
 
-    The priors are squares of the stride around the points. A level of stride s learns objects whose farthest side is
-    more than 4s and at most 8s px from the point; the finest level also all nearer, the coarsest all farther ones. Of
-    several objects the one with the smallest area wins, compared exactly (Detectron2's FCOS compares 1e8 − area in
-    float32, so that areas under 8 px² apart are equal there), the first of equal ones. ``quality`` is 1.
+    The priors are squares of the stride around the points. The range of a level of stride s is more than 4s and at most
+    8s px; that of the finest level begins at 0, that of the coarsest has no end. Of several objects the one with the
+    smallest area wins, compared exactly (Detectron2's FCOS compares 1e8 − area in float32, where areas less than 8 px²
+    apart are equal), the first of equal ones. ``quality`` is 1.
 
     Differences from the paper: none known.
     """
@@ -47,30 +47,26 @@ class FCOSAssigner(Assigner):
         gts = xyxy_to_cxcywh(gt_boxes)
 
         def inside(dx: Tensor, dy: Tensor, pw: Tensor, ph: Tensor, gw: Tensor, gh: Tensor) -> Tensor:
-            """How far a point is inside the object (and near its centre), px."""
+            """Return how far a point is inside the object and the centre region, px; negative outside."""
             half_w, half_h = gw / 2 + 0 * pw, gh / 2 + 0 * ph
             if self.center_radius:
                 half_w, half_h = half_w.minimum(self.center_radius * pw), half_h.minimum(self.center_radius * ph)
             return torch.minimum(half_w - dx.abs(), half_h - dy.abs())
 
-        def largest(dx: Tensor, dy: Tensor, w_low: Tensor, w: Tensor, h_low: Tensor, h: Tensor, *gt: Tensor) -> Tensor:
-            return inside(dx, dy, w, h, *gt)
-
-        parts = list(priors_above(searchable(priors), gts, Score(inside, largest), 1e-6))
-        pairs = Matches.cat(parts, device)
+        score = bounded_by_largest_prior(inside)
+        pairs = Matches.cat(list(priors_above(spatial_index(priors), gts, score, 1e-6)), device)
         boxes = xyxy_to_cxcywh((priors if isinstance(priors, Tensor) else priors.boxes()).double())
         low, high = self._ranges(boxes[:, 2])
         delta = (boxes[pairs.prior, :2] - gts[pairs.gt, :2]).abs() + gts[pairs.gt, 2:] / 2
         farthest = delta.amax(dim=1)
         pairs = pairs.keep((farthest > low[pairs.prior]) & (farthest <= high[pairs.prior]))
         area = gts[pairs.gt, 2] * gts[pairs.gt, 3]
-        matched, _ = best_winner(Matches(pairs.gt, pairs.prior, -area), num_priors)
-        positive = matched >= 0
-        return AssignResult(matched, positive.to(torch.int8), positive.float())
+        matched_idxs, _ = match_to_best(Matches(pairs.gt, pairs.prior, -area), num_priors)
+        return build_result(matched_idxs, (matched_idxs >= 0).float())
 
     @staticmethod
     def _ranges(stride: Tensor) -> tuple[Tensor, Tensor]:
-        """Smallest and largest distance that each prior learns, px."""
+        """Return the range of each prior's level, px: (N,) lower and (N,) upper limit of the farthest side."""
         low, high = 4 * stride, 8 * stride
         low = torch.where(stride == stride.min(), torch.full_like(low, -1.0), low)
         return low, torch.where(stride == stride.max(), torch.full_like(high, torch.inf), high)

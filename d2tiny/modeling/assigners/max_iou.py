@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from d2tiny.modeling.assigners.base import Assigner, AssignResult, Predictions, Priors, Winners, searchable
+from d2tiny.modeling.assigners.base import Assigner, AssignResult, Predictions, Priors
+from d2tiny.modeling.assigners.helpers import BestMatches, spatial_index
 from d2tiny.ops.block_topk import Blocks
 from d2tiny.ops.boxes import aligned_iou, xyxy_to_cxcywh
 from d2tiny.ops.gaussian import Score, get_score
@@ -17,21 +18,23 @@ from d2tiny.utils.registry import ASSIGNER_REGISTRY
 __all__ = ["MaxIoUAssigner"]
 
 
-# Far more than float32 rounds, far less than anything that matters.
+# Relative tolerance of the search: far more than float32 rounding, far less than a difference that matters.
 _SLACK = 1e-4
 
 
 class _Float32:
-    """IoU as Detectron2 computes it. A tiny object inside a large anchor has the same IoU with all anchors round it;
-    which of them are best is then a matter of rounding, and 'the baseline' is the one with Detectron2's rounding.
-    """  # noqa: D205
+    """IoU of float32 boxes, as Detectron2 computes it.
+
+    A tiny object inside large anchors has the same IoU with all of them. Rounding then decides which of them is best,
+    and a baseline must have Detectron2's rounding.
+    """
 
     def __init__(self, boxes: Tensor, gt_boxes: Tensor) -> None:
         self.boxes = boxes.float()
         self.gts = gt_boxes.float()
 
     def rescored(self, pairs: Matches) -> Matches:
-        """The same pairs with the IoU of the float32 boxes."""
+        """Return the same pairs with the IoU of the float32 boxes as score."""
         return Matches(pairs.gt, pairs.prior, aligned_iou(self.gts[pairs.gt], self.boxes[pairs.prior]).double())
 
 
@@ -39,13 +42,13 @@ class _Float32:
 class MaxIoUAssigner(Assigner):
     """A prior is positive when its best score reaches ``pos_iou``, negative under ``neg_iou``, ignored between.
 
-    With ``low_quality`` the best priors of every ground truth are positive whatever their score (ties all win), as
-    Detectron2's ``Matcher(allow_low_quality_matches=True)``; they too go to the ground truth that *they* fit best, the
-    first of equal ones. Differences from it: a ground truth whose best score is not above ``min_quality`` makes nothing
-    positive (there a ground truth without any overlap makes every such prior positive), and cost and memory are O(G) on
-    :class:`GridPriors`. IoU is that of float32 boxes, as Detectron2's, so that ties are the same; the other scores are
-    float64. With ``metric="nwd"`` and ``min_quality=0.3`` it is the assigner of NWD (Xu et al., 2022), with
-    ``dotd`` that of DotD.
+    With ``low_quality`` the best priors of every ground truth are positive whatever their score (all that tie), as with
+    Detectron2's ``Matcher(allow_low_quality_matches=True)``; they too are matched to the ground truth that is best for
+    *them*, the first of equal ones. Differences from it: a ground truth whose best score is not above ``min_quality``
+    makes no prior positive (there, a ground truth that overlaps no prior makes all of them positive), and cost and
+    memory are O(G) on :class:`GridPriors`. IoU is computed on float32 boxes as in Detectron2, so that ties are the
+    same; the other scores are float64. With ``metric="nwd"`` and ``min_quality=0.3`` it is the assigner of NWD (Xu et
+    al., 2022), with ``metric="dotd"`` that of DotD.
     """
 
     def __init__(
@@ -66,12 +69,12 @@ class MaxIoUAssigner(Assigner):
             neg_iou: score under which a prior is negative, in [0, pos_iou].
             low_quality: whether the best priors of a ground truth are always positive.
             metric: ``iou``, ``giou``, ``nwd``, ``dotd`` or another of :data:`d2tiny.ops.gaussian.SCORES`.
-            constant: of ``nwd`` and ``dotd``, px.
+            constant: C of ``nwd``, S of ``dotd``, px.
             min_quality: a best prior must score more than this to be positive by ``low_quality`` alone.
             ignore_iof_thresh: see :class:`Assigner`.
 
         Raises:
-            ValueError: thresholds out of order, or an unknown metric.
+            ValueError: thresholds outside their range, or an unknown metric.
         """
         super().__init__(ignore_iof_thresh=ignore_iof_thresh)
         if not 0 <= neg_iou <= pos_iou <= 1:
@@ -87,45 +90,53 @@ class MaxIoUAssigner(Assigner):
     def _assign(self, priors: Priors, gt_boxes: Tensor, predictions: Predictions | None) -> AssignResult:
         num_priors, device = len(priors), gt_boxes.device
         score = get_score(self.metric, self.constant)
-        gts, where = xyxy_to_cxcywh(gt_boxes), searchable(priors)
+        gts, index = xyxy_to_cxcywh(gt_boxes), spatial_index(priors)
         boxes = priors if isinstance(priors, Tensor) else priors.boxes()
         exact = _Float32(boxes, gt_boxes) if self.metric == "iou" else None
-        # Where nothing is negative the ignored ones need no search.
+        # With neg_iou = 0 nothing is negative, so priors below pos_iou need no search: they are ignored.
         lowest = self.neg_iou if self.neg_iou > 0 else self.pos_iou
-        winners = Winners(num_priors, device)
-        for pairs in priors_above(where, gts, score, lowest if exact is None else lowest * (1 - _SLACK)):
+        best_matches = BestMatches(num_priors, device)
+        for pairs in priors_above(index, gts, score, lowest if exact is None else lowest * (1 - _SLACK)):
             pairs = pairs if exact is None else exact.rescored(pairs)
-            winners.add(pairs.keep(pairs.score >= lowest))
+            best_matches.update(pairs.keep(pairs.score >= lowest))
         labels = torch.full((num_priors,), 0 if self.neg_iou > 0 else -1, dtype=torch.int8, device=device)
-        labels[torch.isfinite(winners.score)] = -1
-        best = self._best(exact, where, gts, score)
-        winners.add(self._suitors(exact, boxes, gts, score, best))
-        labels[winners.score >= self.pos_iou] = 1
-        labels[best.prior] = 1
+        labels[torch.isfinite(best_matches.score)] = -1
+        low_quality = self._low_quality_matches(exact, index, gts, score)
+        best_matches.update(self._alternatives(exact, boxes, gts, score, low_quality))
+        labels[best_matches.score >= self.pos_iou] = 1
+        labels[low_quality.prior] = 1
         positive = labels == 1
-        quality = torch.where(positive, winners.score, 0.0).float()
-        return AssignResult(torch.where(positive, winners.matched(), -1), labels, quality)
+        quality = torch.where(positive, best_matches.score, 0.0).float()
+        return AssignResult(torch.where(positive, best_matches.matched_idxs(), -1), labels, quality)
 
-    def _best(self, exact: _Float32 | None, where: PriorGrids | Blocks, gts: Tensor, score: Score) -> Matches:
-        """The best priors of each ground truth; by float32 IoU, candidates come from a search with some slack."""
+    def _low_quality_matches(
+        self, exact: _Float32 | None, index: PriorGrids | Blocks, gts: Tensor, score: Score
+    ) -> Matches:
+        """Return the best priors of each ground truth; by float32 IoU, they are among those of a tolerant search."""
         if not self.low_quality:
             return Matches.cat([], gts.device)
         if exact is None:
-            return topk_priors(where, gts, score, 1, floor=self.min_quality)
-        top = max_score_per_gt(topk_priors(where, gts, score, 1), len(gts))
-        some = torch.isfinite(top).nonzero().flatten()  # an object beside all priors has no best one
-        near = Matches.cat(list(priors_above(where, gts[some], score, top[some] * (1 - _SLACK))), gts.device)
-        near = exact.rescored(Matches(some[near.gt], near.prior, near.score))
+            return topk_priors(index, gts, score, 1, floor=self.min_quality)
+        top = max_score_per_gt(topk_priors(index, gts, score, 1), len(gts))
+        overlapping = torch.isfinite(top).nonzero().flatten()  # a ground truth that overlaps no prior has no best one
+        pairs = priors_above(index, gts[overlapping], score, top[overlapping] * (1 - _SLACK))
+        near = Matches.cat(list(pairs), gts.device)
+        near = exact.rescored(Matches(overlapping[near.gt], near.prior, near.score))
         best = near.score == max_score_per_gt(near, len(gts))[near.gt]
         return near.keep(best & (near.score > self.min_quality))
 
     @staticmethod
-    def _suitors(exact: _Float32 | None, boxes: Tensor, gts: Tensor, score: Score, best: Matches) -> Matches:
-        """All pairs of the low-quality priors that are as good as those that chose them: priors look for objects."""
-        low, which = best.prior.unique(return_inverse=True)
-        own = max_score_per_gt(Matches(which, best.prior, best.score), len(low))
-        wanted = xyxy_to_cxcywh(boxes[low].double())
-        parts = priors_above(Blocks.from_boxes(gts), wanted, score.swapped(), own - _SLACK * own.abs())
+    def _alternatives(
+        exact: _Float32 | None, boxes: Tensor, gts: Tensor, score: Score, low_quality: Matches
+    ) -> Matches:
+        """Return all pairs of the priors in ``low_quality`` that score at least as much as their pairs there.
+
+        Priors and ground truths exchange their roles in this search.
+        """
+        idxs, group = low_quality.prior.unique(return_inverse=True)
+        best = max_score_per_gt(Matches(group, low_quality.prior, low_quality.score), len(idxs))
+        priors = xyxy_to_cxcywh(boxes[idxs].double())
+        parts = priors_above(Blocks.from_boxes(gts), priors, score.swapped(), best - _SLACK * best.abs())
         found = Matches.cat(list(parts), gts.device)
-        pairs = Matches(found.prior, low[found.gt], found.score)
+        pairs = Matches(found.prior, idxs[found.gt], found.score)
         return pairs if exact is None else exact.rescored(pairs)

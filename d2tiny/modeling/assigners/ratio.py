@@ -5,32 +5,33 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from d2tiny.modeling.assigners.base import Assigner, AssignResult, Predictions, Priors, best_winner
+from d2tiny.modeling.assigners.base import Assigner, AssignResult, Predictions, Priors
+from d2tiny.modeling.assigners.helpers import build_result, match_to_best
 from d2tiny.modeling.priors.grid import GridLevel, GridPriors
 from d2tiny.ops.boxes import aligned_iou, xyxy_to_cxcywh
 from d2tiny.ops.matches import Matches
-from d2tiny.utils.checks import check_boxes
 from d2tiny.utils.registry import ASSIGNER_REGISTRY
+from d2tiny.utils.tensors import require_boxes
 
 __all__ = ["RatioAssigner"]
 
 
 @ASSIGNER_REGISTRY.register()
 class RatioAssigner(Assigner):
-    """An anchor is positive when neither side differs from the object's by ``max_ratio`` times or more.
+    """An anchor is positive when neither side differs from the object's by a factor of ``max_ratio`` or more.
 
-    It is so in the cell that holds the object's centre and, along each axis, in the neighbour that is nearer to it
-    (none in the exact middle or on the edge, none outside the map; released code also takes the neighbour behind an
-    edge, whose anchors cannot reach the object). :meth:`pairs` gives all of these pairs: YOLOv5 lets several
-    objects learn one anchor. As an assigner, which gives each prior one object, the best IoU of anchor and object
-    wins.
+    This holds for the anchors of the cell that contains the object's centre and, along each axis, of the neighbouring
+    cell that is nearer to the centre (of neither in the exact middle or on the edge, and of none outside the map;
+    released code also takes the neighbour behind an edge, whose anchors cannot reach the object). :meth:`pairs` returns
+    all of these pairs, because an anchor of YOLOv5 may learn several objects. As an assigner, which matches each prior
+    to one object, it takes the one with the best IoU of anchor and object.
     """
 
     def __init__(self, *, max_ratio: float = 4.0, ignore_iof_thresh: float = 0.5) -> None:
         """Set the rule.
 
         Args:
-            max_ratio: of the sides, over 1.
+            max_ratio: upper limit of the ratio of the sides, above 1.
             ignore_iof_thresh: see :class:`Assigner`.
 
         Raises:
@@ -42,48 +43,48 @@ class RatioAssigner(Assigner):
         self.max_ratio = max_ratio
 
     def pairs(self, priors: Priors, gt_boxes: Tensor) -> Matches:
-        """All pairs of an object and an anchor that may learn it; the score is 1 / the larger ratio of their sides.
+        """Return all pairs of an object and a positive anchor; the score is 1 / the largest ratio of their sides.
 
         Args:
             priors: on a grid.
-            gt_boxes: (G, 4) XYXY.
+            gt_boxes: (G, 4) XYXY in px.
 
         Raises:
-            ValueError: priors without a grid.
+            ValueError: plain boxes instead of :class:`GridPriors`.
         """
         if not isinstance(priors, GridPriors):
             raise ValueError("RatioAssigner: cells have neighbours on a grid only; give it GridPriors.")
-        check_boxes(gt_boxes, "gt_boxes")
+        require_boxes(gt_boxes, "gt_boxes")
         gts = xyxy_to_cxcywh(gt_boxes.double())
-        parts, base = [], 0
+        parts, offset = [], 0
         for level in priors.levels:
-            parts.append(self._of_level(level, base, gts))
-            base += level.height * level.width * len(level.cells)
+            parts.append(self._pairs_of_level(level, offset, gts))
+            offset += level.height * level.width * len(level.cell_anchors)
         return Matches.cat(parts, gt_boxes.device)
 
-    def _of_level(self, level: GridLevel, base: int, gts: Tensor) -> Matches:
-        size = (level.cells[:, 2:] - level.cells[:, :2]).to(gts)
+    def _pairs_of_level(self, level: GridLevel, offset: int, gts: Tensor) -> Matches:
+        """Return the pairs of one level, whose first prior has the index ``offset``; gts are (G, 4) cx, cy, w, h."""
+        size = (level.cell_anchors[:, 2:] - level.cell_anchors[:, :2]).to(gts)
         ratio = gts[:, None, 2:] / size[None]
-        worst = torch.maximum(ratio, 1 / ratio).amax(dim=2)  # (G, A)
-        gt, anchor = (worst < self.max_ratio).nonzero(as_tuple=True)
-        sides = torch.tensor((level.width, level.height), device=gts.device)
-        place = gts[gt, :2] / level.stride
-        cell = place.floor().long().clamp(min=0).minimum(sides - 1)
-        low = (place % 1 < 0.5) & (place > 1)
-        high = (place % 1 > 0.5) & (sides - place > 1)
+        max_ratio = torch.maximum(ratio, 1 / ratio).amax(dim=2)  # (G, A)
+        gt, anchor = (max_ratio < self.max_ratio).nonzero(as_tuple=True)
+        grid_size = torch.tensor((level.width, level.height), device=gts.device)
+        centre = gts[gt, :2] / level.stride  # in cells
+        cell = centre.floor().long().clamp(min=0).minimum(grid_size - 1)
+        low = (centre % 1 < 0.5) & (centre > 1)
+        high = (centre % 1 > 0.5) & (grid_size - centre > 1)
         shifts = ((0, 0), (-1, 0), (0, -1), (1, 0), (0, 1))
-        takes = (torch.ones_like(low[:, 0]), low[:, 0], low[:, 1], high[:, 0], high[:, 1])
+        masks = (torch.ones_like(low[:, 0]), low[:, 0], low[:, 1], high[:, 0], high[:, 1])
         parts = []
-        for shift, take in zip(shifts, takes, strict=True):
-            at = (cell[take] + torch.tensor(shift, device=gts.device)).clamp(min=0).minimum(sides - 1)
-            prior = base + (at[:, 1] * level.width + at[:, 0]) * len(level.cells) + anchor[take]
-            parts.append(Matches(gt[take], prior, 1 / worst[gt[take], anchor[take]]))
+        for shift, mask in zip(shifts, masks, strict=True):
+            x, y = (cell[mask] + torch.tensor(shift, device=gts.device)).clamp(min=0).minimum(grid_size - 1).unbind(1)
+            prior = offset + (y * level.width + x) * len(level.cell_anchors) + anchor[mask]
+            parts.append(Matches(gt[mask], prior, 1 / max_ratio[gt[mask], anchor[mask]]))
         return Matches.cat(parts, gts.device)
 
     def _assign(self, priors: Priors, gt_boxes: Tensor, predictions: Predictions | None) -> AssignResult:
-        found = self.pairs(priors, gt_boxes)
+        pairs = self.pairs(priors, gt_boxes)
         assert isinstance(priors, GridPriors)
-        overlap = aligned_iou(priors.boxes()[found.prior].double(), gt_boxes[found.gt])
-        matched, best = best_winner(Matches(found.gt, found.prior, overlap), len(priors))
-        quality = torch.where(matched >= 0, best, 0.0).float()
-        return AssignResult(matched, (matched >= 0).to(torch.int8), quality)
+        overlap = aligned_iou(priors.boxes()[pairs.prior].double(), gt_boxes[pairs.gt])
+        matched_idxs, best = match_to_best(Matches(pairs.gt, pairs.prior, overlap), len(priors))
+        return build_result(matched_idxs, torch.where(matched_idxs >= 0, best, 0.0).float())

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from d2tiny.modeling.assigners.base import (
-    Assigner,
-    AssignResult,
-    Predictions,
-    Priors,
-    check_tie,
-    fits_any,
-    labelled,
-    last_winner,
-    searchable,
+from d2tiny.modeling.assigners.base import Assigner, AssignResult, Predictions, Priors
+from d2tiny.modeling.assigners.helpers import (
+    build_result,
+    check_tie_rule,
+    match_to_last,
+    priors_reaching,
+    spatial_index,
 )
 from d2tiny.ops.boxes import xyxy_to_cxcywh
 from d2tiny.ops.gaussian import get_score
@@ -26,12 +23,12 @@ __all__ = ["RKAAssigner"]
 
 @ASSIGNER_REGISTRY.register()
 class RKAAssigner(Assigner):
-    """Each ground truth takes its k best priors by NWD; others that fit are ignored, the rest is negative.
+    """Each ground truth selects its k best priors by NWD; others above a threshold are ignored, the rest negative.
 
-    A prior that several ground truths choose goes to the *last* of them, and all priors that tie with the k-th best are
-    chosen (the released code's rule). Differences from the released code: with ``giou`` it ignores all priors
-    whose best score is negative, here they are negative; it gives priors to objects without area, and to those whose
-    scores are all 0; its constant is 12.7.
+    A prior that several ground truths select goes to the *last* of them, and all priors that tie with the k-th best are
+    selected (the released code's rule). Differences from the released code: with ``giou`` it ignores all priors whose
+    best score is negative, here they are negative; it gives priors to objects without area, and to those whose scores
+    are all 0; its constant is 12.7.
     """
 
     def __init__(
@@ -48,10 +45,10 @@ class RKAAssigner(Assigner):
 
         Args:
             topk: k; 2 in the paper's Faster R-CNN, 3 in its Cascade R-CNN and DetectoRS.
-            neg_thresh: score under which a prior that nobody chose is negative, in (0, 1].
+            neg_thresh: score under which a prior that was not selected is negative, in (0, 1].
             metric: ``nwd`` or another of :data:`d2tiny.ops.gaussian.SCORES`.
             constant: C of NWD, px.
-            tie: ``value`` (all priors that tie with the k-th win) or ``index`` (the lowest prior indices win).
+            tie: ``value`` selects all priors that tie with the k-th best, ``index`` those with the lowest indices.
             ignore_iof_thresh: see :class:`Assigner`.
 
         Raises:
@@ -59,7 +56,7 @@ class RKAAssigner(Assigner):
         """
         super().__init__(ignore_iof_thresh=ignore_iof_thresh)
         get_score(metric, constant, error_prefix="RKAAssigner: ")
-        check_tie("RKAAssigner", tie)
+        check_tie_rule("RKAAssigner", tie)
         if topk < 1 or not 0 < neg_thresh <= 1:
             raise ValueError(f"RKAAssigner: need topk >= 1 and 0 < neg_thresh <= 1, got {topk}, {neg_thresh}.")
         self.topk = int(topk)
@@ -71,9 +68,9 @@ class RKAAssigner(Assigner):
     def _assign(self, priors: Priors, gt_boxes: Tensor, predictions: Predictions | None) -> AssignResult:
         num_priors = len(priors)
         score = get_score(self.metric, self.constant)
-        where, gts = searchable(priors), xyxy_to_cxcywh(gt_boxes)
-        best = topk_priors(where, gts, score, self.topk)
+        index, gts = spatial_index(priors), xyxy_to_cxcywh(gt_boxes)
+        best = topk_priors(index, gts, score, self.topk)
         if self.tie == "index":
             best = keep_topk(best, self.topk)
-        matched, quality = last_winner(best, num_priors)
-        return labelled(matched, quality, fits_any(where, gts, score, self.neg_thresh, num_priors))
+        matched_idxs, quality = match_to_last(best, num_priors)
+        return build_result(matched_idxs, quality, priors_reaching(index, gts, score, self.neg_thresh, num_priors))

@@ -1,19 +1,18 @@
-"""SimOTA (Ge et al., YOLOX, 2021): each object takes the cheapest places round its centre, as many as fit it well."""
+"""SimOTA (Ge et al., YOLOX, 2021): each object selects the priors of lowest cost near its centre, a dynamic number."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from d2tiny.modeling.assigners.base import (
-    Assigner,
-    AssignResult,
-    Predictions,
-    Priors,
-    Winners,
-    need_predictions,
-    one_each,
-    searchable,
+from d2tiny.modeling.assigners.base import Assigner, AssignResult, Predictions, Priors
+from d2tiny.modeling.assigners.helpers import (
+    BestMatches,
+    bounded_by_largest_prior,
+    build_result,
+    require_predictions,
+    resolve_conflicts,
+    spatial_index,
 )
 from d2tiny.ops.boxes import aligned_iou, xyxy_to_cxcywh
 from d2tiny.ops.gaussian import Score
@@ -23,24 +22,23 @@ from d2tiny.utils.registry import ASSIGNER_REGISTRY
 
 __all__ = ["SimOTAAssigner"]
 
-_LEAST_LOG = -100.0  # as binary_cross_entropy clamps
+_MIN_LOG = -100.0  # torch's binary_cross_entropy clamps there
 
 
 @ASSIGNER_REGISTRY.register()
 class SimOTAAssigner(Assigner):
-    """Candidates of an object are the places less than ``radius`` strides from its centre (along both axes).
+    """Candidates of an object are the priors whose centres are less than ``radius`` strides from its own (both axes).
 
-    Their cost is ``Σ_c BCE(√score_c, [c = class]) − 3 ln(IoU + 1e-8)``. An object takes the k cheapest, where k is
-    the sum of its ten largest IoUs, rounded down, at least 1. A place that several chose goes to the candidate with
-    the lowest cost. ``quality`` is the IoU of the predicted box, which the class is to learn.
+    Their cost is ``Σ_c BCE(√score_c, [c = class]) − 3 ln(IoU + 1e-8)``. An object selects the k candidates of lowest
+    cost, where k is the sum of its ten largest IoUs, rounded down, at least 1 (dynamic k). A prior that several objects
+    selected goes to the one of lowest cost. ``quality`` is the IoU of the predicted box, the target of the class score.
 
-    There are at most nine candidates a level (with the default radius), so that cost and memory grow with the objects
-    alone and no number of objects is too large. An object without candidates (its centre is outside the image) gets no
-    place.
+    There are at most nine candidates on a level (with the default radius), so cost and memory grow with the number of
+    objects alone. An object without candidates (its centre is outside the image) gets no prior.
 
-    Differences from the released code: the IoUs that make k are those of the object's own candidates (there also those
-    of places near other objects), and only its own candidates can be taken (there others at a cost of 10⁶ when k
-    exceeds them); equal costs have a defined order.
+    Differences from the released code: k is the sum of IoUs of the object's own candidates (there also of priors near
+    other objects), and only its own candidates can be selected (there others at a cost of 10⁶ when k exceeds them);
+    equal costs have a defined order.
     """
 
     def __init__(
@@ -49,9 +47,9 @@ class SimOTAAssigner(Assigner):
         """Set the rule.
 
         Args:
-            radius: of the zone round the centre, in strides.
-            topk: largest number of IoUs whose sum is k.
-            iou_weight: of the IoU's part of the cost.
+            radius: half the side of the centre region, in strides.
+            topk: number of largest IoUs whose sum gives k.
+            iou_weight: weight of the IoU term of the cost.
             ignore_iof_thresh: see :class:`Assigner`.
 
         Raises:
@@ -65,43 +63,39 @@ class SimOTAAssigner(Assigner):
         self.radius, self.topk, self.iou_weight = radius, topk, iou_weight
 
     def _assign(self, priors: Priors, gt_boxes: Tensor, predictions: Predictions | None) -> AssignResult:
-        said, num_priors = need_predictions("SimOTAAssigner", predictions), len(priors)
-        pairs = Matches.cat(
-            list(priors_above(searchable(priors), xyxy_to_cxcywh(gt_boxes), self._zone(), 1e-6)), gt_boxes.device
-        )
-        iou = aligned_iou(said.boxes[pairs.prior], gt_boxes[pairs.gt].float()).double()
-        cost = self._class_cost(said, pairs) - self.iou_weight * torch.log(iou + 1e-8)
-        contest = Winners(num_priors, gt_boxes.device)
-        contest.add(Matches(pairs.gt, pairs.prior, -cost))
-        chosen = keep_topk(Matches(pairs.gt, pairs.prior, -cost), self._how_many(pairs, iou, len(gt_boxes)))
-        matched = one_each(chosen, contest, num_priors)
-        positive = matched >= 0
+        pred, num_priors = require_predictions("SimOTAAssigner", predictions), len(priors)
+        index, gts = spatial_index(priors), xyxy_to_cxcywh(gt_boxes)
+        pairs = Matches.cat(list(priors_above(index, gts, self._center_region(), 1e-6)), gt_boxes.device)
+        iou = aligned_iou(pred.boxes[pairs.prior], gt_boxes[pairs.gt].float()).double()
+        cost = self._class_cost(pred, pairs) - self.iou_weight * torch.log(iou + 1e-8)
+        candidates = BestMatches(num_priors, gt_boxes.device)
+        candidates.update(Matches(pairs.gt, pairs.prior, -cost))
+        selected = keep_topk(Matches(pairs.gt, pairs.prior, -cost), self._dynamic_k(pairs, iou, len(gt_boxes)))
+        matched_idxs = resolve_conflicts(selected, candidates, num_priors)
+        positive = matched_idxs >= 0
         quality = torch.zeros(num_priors, device=gt_boxes.device)
-        quality[positive] = aligned_iou(said.boxes[positive], gt_boxes[matched[positive]].float())
-        return AssignResult(matched, positive.to(torch.int8), quality)
+        quality[positive] = aligned_iou(pred.boxes[positive], gt_boxes[matched_idxs[positive]].float())
+        return build_result(matched_idxs, quality)
 
-    def _zone(self) -> Score:
-        """How far a place is inside the zone, px; its prior is a square of the stride."""
+    def _center_region(self) -> Score:
+        """Return a score: how far a prior, a square of the stride, is inside the object's centre region, px."""
 
         def inside(dx: Tensor, dy: Tensor, pw: Tensor, ph: Tensor, gw: Tensor, gh: Tensor) -> Tensor:
             return torch.minimum(self.radius * pw - dx.abs(), self.radius * ph - dy.abs()) + 0 * gw
 
-        def largest(dx: Tensor, dy: Tensor, w_low: Tensor, w: Tensor, h_low: Tensor, h: Tensor, *gt: Tensor) -> Tensor:
-            return inside(dx, dy, w, h, *gt)
-
-        return Score(inside, largest)
+        return bounded_by_largest_prior(inside)
 
     @staticmethod
-    def _class_cost(said: Predictions, pairs: Matches) -> Tensor:
-        """(P,) Σ_c BCE(√score_c, [c = class of the object])."""
-        root = said.scores.double().sqrt()
-        yes, no = root.log().clamp(min=_LEAST_LOG), torch.log1p(-root).clamp(min=_LEAST_LOG)
-        cls = said.gt_classes[pairs.gt]
-        return -no.sum(dim=1)[pairs.prior] + no[pairs.prior, cls] - yes[pairs.prior, cls]
+    def _class_cost(pred: Predictions, pairs: Matches) -> Tensor:
+        """Return Σ_c BCE(√score_c, [c = class of the object]) of each pair, (P,)."""
+        root = pred.scores.double().sqrt()
+        log_p, log_not_p = root.log().clamp(min=_MIN_LOG), torch.log1p(-root).clamp(min=_MIN_LOG)
+        cls = pred.gt_classes[pairs.gt]
+        return -log_not_p.sum(dim=1)[pairs.prior] + log_not_p[pairs.prior, cls] - log_p[pairs.prior, cls]
 
-    def _how_many(self, pairs: Matches, iou: Tensor, count: int) -> Tensor:
-        """(G,) k of each object."""
-        best, place = rank_by_score(Matches(pairs.gt, pairs.prior, iou))
-        best = best.keep(place < self.topk)
-        total = torch.zeros(count, dtype=iou.dtype, device=iou.device).scatter_add_(0, best.gt, best.score)
+    def _dynamic_k(self, pairs: Matches, iou: Tensor, num_gts: int) -> Tensor:
+        """Return the number of priors that each object selects, (G,)."""
+        best, rank = rank_by_score(Matches(pairs.gt, pairs.prior, iou))
+        best = best.keep(rank < self.topk)
+        total = torch.zeros(num_gts, dtype=iou.dtype, device=iou.device).scatter_add_(0, best.gt, best.score)
         return total.long().clamp(min=1)

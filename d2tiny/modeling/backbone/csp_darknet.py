@@ -13,9 +13,10 @@ __all__ = ["CSPDarknet"]
 
 
 class CSPDarknet(StagedBackbone):
-    """Stages of a convolution of stride 2 and a :class:`~d2tiny.layers.CSPLayer`; c5 pools over up to 13 cells.
+    """Each stage is a convolution of stride 2 and a :class:`~d2tiny.layers.CSPLayer`; c5 pools over up to 13 cells.
 
-    ``yolox``: Focus stem, pooling before the last layer, which has no shortcut. ``yolov5``: 6×6 stem, pooling after it.
+    ``yolox`` has a Focus stem and pools before the last layer, which has no shortcut; ``yolov5`` has a 6×6 stem and
+    pools after the last layer.
     """
 
     def __init__(
@@ -29,10 +30,10 @@ class CSPDarknet(StagedBackbone):
         """Set the size.
 
         Args:
-            depth: factor on the bottlenecks of a stage (3, 9, 9, 3 in YOLOX, 3, 6, 9, 3 in YOLOv5).
+            depth: factor on the number of bottlenecks of the stages (3, 9, 9, 3 in YOLOX; 3, 6, 9, 3 in YOLOv5).
             width: factor on the channels 64, 128, 256, 512, 1024. s is 0.33 and 0.5, m 0.67 and 0.75, l 1 and 1.
             variant: ``yolox`` or ``yolov5``.
-            out_features: of ``c2``, ``c3``, ``c4``, ``c5``.
+            out_features: names of the stages to return, of ``c2``, ``c3``, ``c4``, ``c5``.
 
         Raises:
             ValueError: an unknown variant or stage.

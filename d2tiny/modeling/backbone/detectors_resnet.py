@@ -1,4 +1,4 @@
-"""ResNet of DetectoRS: standardised weights, switchable atrous convolution, and an entrance for feedback."""
+"""ResNet of DetectoRS: weight standardisation, switchable atrous convolution, and inputs for feedback."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ __all__ = ["DetectoRSResNet"]
 class DetectoRSResNet(ResNet):
     """Detectron2's ResNet with :class:`ConvAWS2d` everywhere and :class:`SAConv2d` as second convolution of blocks.
 
-    It starts as the plain ResNet of the same weights. ``feedback`` (one map for each returned stage but res2) is added,
-    through a 1×1 convolution that starts at zero, before the last ReLU of the stage's first block (RFP's second look).
+    It starts as the plain ResNet with the same weights. ``feedback`` (one map for each returned stage but res2) is
+    added, through a 1×1 convolution that starts at zero, before the last ReLU of the stage's first block (the second
+    step of RFP).
 
     Differences from the paper: none known for bottlenecks; basic blocks (depth 18, 34) are ours.
     """
 
-    prefix = ""  # until the children have their names
+    prefix = ""  # read by freeze(), which Detectron2's constructor calls before the children are renamed
 
     def __init__(
         self,
@@ -41,17 +42,17 @@ class DetectoRSResNet(ResNet):
 
         Args:
             depth: 18, 34, 50, 101 or 152.
-            norm: normalisation of Detectron2.
-            sac: which stages have switchable atrous convolution.
-            feedback_channels: of the maps that may be fed back; 0 builds no entrance.
+            norm: a normalisation layer of Detectron2, for example ``FrozenBN``.
+            sac: which of the four stages have switchable atrous convolution.
+            feedback_channels: channels of the maps that are fed back; 0 builds no inputs for them.
             out_features: stages to return.
-            freeze_at: stages that are not trained, 1 is the stem.
+            freeze_at: number of stages that are not trained; 1 is the stem alone.
             stride_in_1x1: True for the MSRA weights.
-            prefix: of the children's names. A second ResNet in one model needs one, or Detectron2 cannot tell which of
-                the two an ImageNet checkpoint means.
+            prefix: of the children's names. A second ResNet in one model needs one, or Detectron2 cannot tell to which
+                of the two an ImageNet checkpoint belongs.
 
         Raises:
-            ValueError: ``sac`` is not of four stages.
+            ValueError: ``sac`` does not have four elements.
         """
         if len(sac) != 4:
             raise ValueError(f"DetectoRSResNet: sac must say yes or no for 4 stages, got {list(sac)}.")
@@ -59,26 +60,26 @@ class DetectoRSResNet(ResNet):
         stages = ResNet.make_default_stages(depth, norm=norm, **options)
         stem = BasicStem(in_channels=3, out_channels=64, norm=norm)
         stem.conv1 = ConvAWS2d.from_conv(stem.conv1)
-        for blocks, switched in zip(stages, sac, strict=True):
+        for blocks, use_sac in zip(stages, sac, strict=True):
             for block in blocks:
                 for name, conv in list(block.named_children()):
                     assert isinstance(conv, Conv2d)
-                    setattr(block, name, (SAConv2d if switched and name == "conv2" else ConvAWS2d).from_conv(conv))
+                    setattr(block, name, (SAConv2d if use_sac and name == "conv2" else ConvAWS2d).from_conv(conv))
         super().__init__(stem, stages, out_features=list(out_features), freeze_at=freeze_at)
         self.feedback = nn.ModuleDict()
         for name in self.stage_names[1:]:
             if not feedback_channels or name not in self._out_features:
                 continue
-            entrance = nn.Conv2d(feedback_channels, self._out_feature_channels[name], 1)
-            for parameter in entrance.parameters():
+            conv = nn.Conv2d(feedback_channels, self._out_feature_channels[name], 1)
+            for parameter in conv.parameters():
                 nn.init.zeros_(parameter)
-            self.feedback[name] = entrance
+            self.feedback[name] = conv
         self.feedback_channels, self.prefix = feedback_channels, prefix
         for name in ("stem", *self.stage_names) if prefix else ():
             self._modules[prefix + name] = self._modules.pop(name)
 
     def freeze(self, freeze_at: int = 0) -> DetectoRSResNet:
-        """Freeze the stem (1) and the stages up to ``freeze_at``; returns self."""
+        """Freeze the stem (1) and the stages up to ``freeze_at``; return self."""
         for name, number in zip(("stem", *self.stage_names), range(1, freeze_at + 1), strict=False):
             module = self.get_submodule(self.prefix + name)
             for block in [module] if number == 1 else module.children():
@@ -86,14 +87,22 @@ class DetectoRSResNet(ResNet):
         return self
 
     def forward(self, x: Tensor, feedback: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Map (B, 3, H, W) to the stages; ``feedback`` holds maps of the stages' sizes by stage name."""
+        """Map images to the feature maps of the stages.
+
+        Args:
+            x: (B, 3, H, W).
+            feedback: maps (B, ``feedback_channels``, H_s, W_s) by stage name, of the size of the stage.
+
+        Returns:
+            (B, C_s, H_s, W_s) by stage name, for the stages of ``out_features``.
+        """
         outputs = {}
         x = self.get_submodule(f"{self.prefix}stem")(x)
         if "stem" in self._out_features:
             outputs["stem"] = x
         for name, stage in zip(self.stage_names, self.stages, strict=True):
-            entrance = self.feedback[name](feedback[name]) if feedback and name in self.feedback else None
-            x = _block(stage[0], x, entrance)
+            extra = self.feedback[name](feedback[name]) if feedback and name in self.feedback else None
+            x = _block_with_extra(stage[0], x, extra)
             for block in stage[1:]:
                 x = block(x)
             if name in self._out_features:
@@ -101,8 +110,8 @@ class DetectoRSResNet(ResNet):
         return outputs
 
 
-def _block(block: nn.Module, x: Tensor, extra: Tensor | None) -> Tensor:
-    """A residual block with something added before its last ReLU."""
+def _block_with_extra(block: nn.Module, x: Tensor, extra: Tensor | None) -> Tensor:
+    """Apply a residual block, with ``extra`` added before its last ReLU."""
     if extra is None:
         return block(x)
     *first, last = (layer for name, layer in block.named_children() if name.startswith("conv"))

@@ -1,7 +1,8 @@
-"""Recursive feature pyramid of DetectoRS (CVPR 2021, §3): the backbone looks twice, the second time with feedback."""
+"""Recursive feature pyramid of DetectoRS (CVPR 2021, section 3): the pyramid is fed back into a second backbone."""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import fvcore.nn.weight_init as weight_init
@@ -17,7 +18,10 @@ __all__ = ["ASPP", "RFP"]
 
 
 class ASPP(nn.Module):
-    """Atrous spatial pyramid pooling: four quarters of the output look at different surroundings."""
+    """Atrous spatial pyramid pooling: four quarters of the output with receptive fields of different sizes.
+
+    They are a 1×1 convolution, 3×3 convolutions with dilations 3 and 6, and a 1×1 convolution of the image's mean.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -34,12 +38,12 @@ class ASPP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
         parts = [F.relu(conv(x)) for conv in (self.near, self.middle, self.far)]
-        whole = F.relu(self.whole(F.adaptive_avg_pool2d(x, 1)))
-        return torch.cat([*parts, whole.expand_as(parts[0])], dim=1)
+        image_mean = F.relu(self.whole(F.adaptive_avg_pool2d(x, 1)))
+        return torch.cat([*parts, image_mean.expand_as(parts[0])], dim=1)
 
 
-class _Given(Backbone):
-    """In the place of an FPN's backbone: the FPN is then given features instead of an image."""
+class _Identity(Backbone):
+    """Stands for the backbone of an FPN that is applied to features instead of an image."""
 
     def __init__(self, shapes: dict[str, ShapeSpec]) -> None:
         super().__init__()
@@ -52,24 +56,35 @@ class _Given(Backbone):
         return self._shapes
 
 
-class RFP(Backbone):
-    """FPN, whose levels are fed back (through ASPP) into a second backbone, whose FPN is mixed with the first.
+def fpn_on_features(fpn: FPN) -> FPN:
+    """Return an FPN with the layers of ``fpn`` that maps the features of its backbone, instead of an image, to levels.
 
-    ``g = σ(1×1(new))``, ``out = g · new + (1 − g) · old`` at each level; g starts at 0.5. Both looks use the same FPN
-    convolutions. Difference from the paper's figure, as in the released code: the second backbone has weights of its
+    The layers are shared, not copied, and ``fpn`` is not modified.
+    """
+    result = copy.copy(fpn)
+    result._modules = dict(fpn._modules)  # a shallow copy shares this dict, in which the backbone is replaced
+    result.bottom_up = _Identity(fpn.bottom_up.output_shape())
+    return result
+
+
+class RFP(Backbone):
+    """FPN whose levels are fed back through ASPP into a second backbone, whose pyramid is fused with the first one.
+
+    At each level ``out = g · new + (1 − g) · old`` with ``g = σ(1×1(new))``, which starts at 0.5. Both pyramids use the
+    same FPN layers. Difference from the paper's figure, as in the released code: the second backbone has weights of its
     own (``second=None`` shares them).
 
-    A checkpoint that holds one backbone (ImageNet weights, those of a detector with an ordinary FPN) is loaded into
-    both, the ordinary FPN into this one's.
+    A checkpoint with a single backbone (ImageNet weights, or those of a detector with an ordinary FPN) is loaded into
+    both backbones, and the layers of an ordinary FPN into those of this one.
     """
 
     def __init__(self, *, fpn: FPN, second: DetectoRSResNet | None = None, steps: int = 2) -> None:
         """Join the parts.
 
         Args:
-            fpn: over a :class:`DetectoRSResNet`.
-            second: the backbone of the later looks, with a prefix; None uses the first one.
-            steps: number of looks, 1 is the plain FPN.
+            fpn: Detectron2's FPN over a :class:`DetectoRSResNet`; its layers and backbone are used, it is not modified.
+            second: the backbone of the later steps, with a prefix; None uses the first one.
+            steps: number of passes through a backbone; 1 is the plain FPN.
 
         Raises:
             ValueError: a backbone that takes no feedback of the FPN's channels, or a second one without a prefix.
@@ -94,8 +109,7 @@ class RFP(Backbone):
             raise ValueError("RFP: give the second backbone a prefix, and feedback_channels only to the second.")
         self.steps = steps
         self.bottom_up, self.second = first, second
-        fpn.bottom_up = _Given(first.output_shape())
-        self.fpn = fpn
+        self.fpn = fpn_on_features(fpn)
         self.aspp = ASPP(later.feedback_channels)
         self.gate = nn.Conv2d(later.feedback_channels, 1, 1)
         for parameter in self.gate.parameters():
@@ -104,35 +118,36 @@ class RFP(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """The FPN's."""
+        """That of the FPN."""
         return self.fpn.size_divisibility
 
     @property
     def padding_constraints(self) -> dict[str, int]:
-        """The FPN's (Detectron2 main asks for it)."""
+        """Those of the FPN; Detectron2 main reads them, 0.6 does not."""
         return getattr(self.fpn, "padding_constraints", {})
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of each level: those of the FPN."""
+        """Return channels and stride of each level: those of the FPN."""
         return self.fpn.output_shape()
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Map (B, 3, H, W) to the pyramid."""
+        """Map (B, 3, H, W) to the levels of the pyramid (B, C, H / stride, W / stride)."""
         pyramid = self.fpn(self.bottom_up(image))
         later = self.bottom_up if self.second is None else self.second
         for _ in range(self.steps - 1):
-            # The FPN's levels are in the order of the stages; res2 takes no feedback.
+            # The FPN's levels are in the order of the stages; stages without an entrance, as res2, take no feedback.
             stages = zip(self.fpn.in_features, pyramid, strict=False)
             feedback = {stage: self.aspp(pyramid[level]) for stage, level in stages if stage in later.feedback}
             new = self.fpn(later(image, feedback))
-            pyramid = {name: self._mix(new[name], pyramid[name]) for name in new}
+            pyramid = {name: self._fuse(new[name], pyramid[name]) for name in new}
         return pyramid
 
-    def _mix(self, new: Tensor, old: Tensor) -> Tensor:
+    def _fuse(self, new: Tensor, old: Tensor) -> Tensor:
         gate = torch.sigmoid(self.gate(new))
         return gate * new + (1 - gate) * old
 
     def _fill_second(self, state: dict[str, Any], prefix: str, *_: Any) -> None:
+        """Rename and copy the tensors of a checkpoint with one backbone and an ordinary FPN before they are loaded."""
         for key in [k for k in state if k.startswith(f"{prefix}fpn_")]:
             state[f"{prefix}fpn.{key.removeprefix(prefix)}"] = state.pop(key)
         if self.second is None or any(key.startswith(f"{prefix}second.") for key in state):

@@ -1,4 +1,4 @@
-"""Backbones that are a row of stages, each half as large as the one before."""
+"""Base class of the YOLO backbones: a stem and stages that halve the resolution."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ STAGES = ("c2", "c3", "c4", "c5")
 
 
 def rounded(channels: float) -> int:
-    """Channels as the next multiple of 8, as all YOLO models have them."""
+    """Round channels up to a multiple of 8, as all YOLO models do."""
     return -int(-channels // 8) * 8
 
 
 class StagedBackbone(Backbone):
-    """A stem of stride 2 and stages ``c2`` … ``c5`` of strides 4 … 32; the image's sides are multiples of 32."""
+    """A stem of stride 2 and stages ``c2`` … ``c5`` of strides 4 … 32; sides of images must be multiples of 32."""
 
     def __init__(
         self, stem: nn.Module, stages: Sequence[nn.Module], channels: Sequence[int], out_features: Sequence[str]
@@ -32,8 +32,8 @@ class StagedBackbone(Backbone):
         Args:
             stem: of stride 2.
             stages: four, of stride 2 each.
-            channels: of the stages.
-            out_features: which of the stages are handed on.
+            channels: of the four stages.
+            out_features: names of the stages to return.
 
         Raises:
             ValueError: an unknown stage.
@@ -52,11 +52,11 @@ class StagedBackbone(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """Sides are padded to multiples of the largest stride."""
+        """Pixels that the padded height and width must be a multiple of: the largest stride."""
         return 32
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Map (B, 3, H, W) to the stages of ``out_features``."""
+        """Map (B, 3, H, W) to the feature maps of ``out_features``, (B, C, H / stride, W / stride)."""
         x, result = self.stem(image), {}
         for name, stage in self.stages.items():
             x = stage(x)
@@ -65,5 +65,5 @@ class StagedBackbone(Backbone):
         return result
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of each stage that is handed on."""
+        """Return channels and stride of each stage of ``out_features``."""
         return {name: self._shapes[name] for name in self._out_features}

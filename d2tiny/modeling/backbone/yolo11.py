@@ -1,4 +1,4 @@
-"""Backbone of YOLO11 (SPEC §7.1)."""
+"""Backbone of YOLO11 (docs/papers/rs_tinynet.md#yolo11-baseline)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["YOLO11Backbone"]
 
 
 class YOLO11Backbone(StagedBackbone):
-    """Stages of a convolution of stride 2 and a :class:`~d2tiny.layers.C3k2`; c5 ends with pooling and attention."""
+    """Each stage is a convolution of stride 2 and a :class:`~d2tiny.layers.C3k2`; c5 also has pooling and attention."""
 
     def __init__(
         self,
@@ -27,11 +27,11 @@ class YOLO11Backbone(StagedBackbone):
         """Set the size.
 
         Args:
-            depth: factor on the two blocks of a stage.
+            depth: factor on the number of blocks of a stage, two.
             width: factor on the channels. n is depth 0.5, width 0.25; s 0.5 and 0.5; m 0.5 and 1; l 1 and 1.
-            max_channels: limit before the factor; 1,024 in n and s, 512 in m and l.
-            c3k: the larger blocks everywhere (m, l) or in the last two stages only (n, s).
-            out_features: of ``c2``, ``c3``, ``c4``, ``c5``.
+            max_channels: limit of the channels before the factor; 1,024 in n and s, 512 in m and l.
+            c3k: use the larger blocks in all stages (m, l) or in the last two only (n, s).
+            out_features: names of the stages to return, of ``c2``, ``c3``, ``c4``, ``c5``.
 
         Raises:
             ValueError: an unknown stage.

@@ -1,10 +1,17 @@
-"""Heads that predict at every place of the pyramid."""
+"""Dense heads: they predict classes and boxes at every prior of a feature pyramid."""
 
-from d2tiny.modeling.dense_heads.common import DenseTargets
-from d2tiny.modeling.dense_heads.dense_head import DenseHead
+from typing import TYPE_CHECKING, Any
+
+from d2tiny.modeling.dense_heads.base import BaseDenseHead
+from d2tiny.modeling.dense_heads.dense_head import TinyDenseHead
 from d2tiny.modeling.dense_heads.yolo import YOLOHead
 from d2tiny.modeling.dense_heads.yolo11 import YOLO11Head
 from d2tiny.modeling.dense_heads.yolov5 import YOLOv5Head
 from d2tiny.modeling.dense_heads.yolox import YOLOXHead
 
-__all__ = ["DenseHead", "DenseTargets", "YOLO11Head", "YOLOHead", "YOLOXHead", "YOLOv5Head"]
+if TYPE_CHECKING:  # mypy checks here that the heads fulfil the contract
+    from d2tiny.modeling.contracts import DenseHead
+
+    _HEADS: list[type[DenseHead[Any]]] = [TinyDenseHead, YOLO11Head, YOLOv5Head, YOLOXHead]
+
+__all__ = ["BaseDenseHead", "TinyDenseHead", "YOLO11Head", "YOLOHead", "YOLOXHead", "YOLOv5Head"]

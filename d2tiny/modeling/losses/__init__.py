@@ -1,4 +1,4 @@
-"""Box losses: one interface for RPN, ROI heads and dense heads."""
+"""Box losses, with one interface for RPN, ROI heads and dense heads."""
 
 from d2tiny.modeling.losses.base import BoxLoss, reduce_loss, regression_loss
 from d2tiny.modeling.losses.dcloss import DCLoss, dc_loss, dc_loss_slope

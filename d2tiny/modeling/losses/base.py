@@ -1,4 +1,4 @@
-"""The contract of box losses."""
+"""Base class of the box losses, and their use by heads."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import abc
 from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import Tensor, nn
 
-from d2tiny.utils.checks import upcast
 from d2tiny.utils.precision import without_autocast
+from d2tiny.utils.tensors import upcast
 
 __all__ = ["BoxLoss", "reduce_loss", "regression_loss"]
 
 
 def reduce_loss(loss: Tensor, weight: Tensor | None, avg_factor: float | Tensor | None) -> Tensor:
-    """Sum over positives with optional weights, divided by ``avg_factor``.
+    """Sum a loss over the positives, with optional weights, and divide it by ``avg_factor``.
 
     Args:
         loss: (P,) or (P, 4), one value for each positive (and coordinate).
-        weight: (P,) or None.
-        avg_factor: divisor; None divides by the number of elements, and nothing by zero.
+        weight: (P,) factors.
+        avg_factor: divisor; None divides by the number of elements, by 1 where there are none.
 
     Returns:
         A scalar with a gradient path, also for P = 0.
@@ -32,12 +32,15 @@ def reduce_loss(loss: Tensor, weight: Tensor | None, avg_factor: float | Tensor 
 
 
 class BoxLoss(nn.Module, abc.ABC):
-    """Compares the boxes of P positives with their targets, in float32 whatever autocast says.
+    """Compares the boxes of P positives with their targets, in float32 also under autocast.
+
+    A subclass sets ``space`` and implements :meth:`_elementwise`.
 
     Attributes:
-        space: ``delta`` when the loss wants encoded deltas, ``box`` when it wants decoded XYXY boxes.
+        space: ``delta`` if the loss takes encoded deltas, ``box`` if it takes decoded XYXY boxes.
         loss_weight: factor on the result.
-        l1_weight: factor of the mean absolute error of the deltas that is added to a loss on boxes.
+        l1_weight: factor on the mean absolute error of the deltas, which :func:`regression_loss` adds to a loss on
+            boxes.
     """
 
     space: str = "delta"
@@ -59,11 +62,11 @@ class BoxLoss(nn.Module, abc.ABC):
         """Return the scalar loss.
 
         Args:
-            pred: (P, 4) in the loss's space.
-            target: (P, 4) likewise.
+            pred: (P, 4) predictions, in the loss's ``space``.
+            target: (P, 4) targets, likewise.
             weight: (P,) factors.
             avg_factor: divisor, see :func:`reduce_loss`.
-            groups: (P,) int64, image of each positive, for losses that look at images.
+            groups: (P,) int64, image of each positive, for losses with statistics of an image.
 
         Raises:
             ValueError: shapes differ.
@@ -98,25 +101,25 @@ def regression_loss(
     weight: Tensor | None = None,
     groups: Tensor | None = None,
 ) -> Tensor:
-    """Hand a loss what it wants: encoded deltas or decoded boxes.
+    """Compute a box loss of predicted deltas, which are decoded if the loss takes boxes.
 
     Args:
-        box_loss: any.
-        coder: encodes and decodes.
-        deltas: (P, 4) predictions.
-        priors: (P, 4) XYXY anchors or proposals.
-        targets: (P, 4) XYXY matched objects.
+        box_loss: any box loss.
+        coder: encodes and decodes boxes.
+        deltas: (P, 4) predicted deltas.
+        priors: (P, 4) anchors or proposals, XYXY in px.
+        targets: (P, 4) matched objects, XYXY in px.
         avg_factor: divisor.
         weight: (P,) factors.
         groups: (P,) int64, image of each positive.
 
     Returns:
-        A scalar; with ``l1_weight`` the L1 of the deltas is part of it.
+        A scalar; with ``l1_weight`` it includes L1 of the deltas.
     """
     deltas = upcast(deltas)
     if box_loss.space == "delta":
-        wanted = coder.get_deltas(priors, targets)
-        return box_loss(deltas, wanted, weight=weight, avg_factor=avg_factor, groups=groups)
+        target_deltas = coder.get_deltas(priors, targets)
+        return box_loss(deltas, target_deltas, weight=weight, avg_factor=avg_factor, groups=groups)
     decoded = coder.apply_deltas(deltas, priors)
     loss = box_loss(decoded, targets, weight=weight, avg_factor=avg_factor, groups=groups)
     if box_loss.l1_weight:

@@ -15,7 +15,7 @@ __all__ = ["DCLoss", "dc_loss", "dc_loss_slope"]
 
 K_RANGE = (5.0, 14.0)
 DELTA_RANGE = (0.05, 0.5)
-# Strength of the pull of learnable parameters towards the published k = 10, δ = 0.15.
+# Weight of the penalty that keeps learned parameters near the published k = 10, δ = 0.15.
 PRIOR_WEIGHT = 0.01
 EMA_MOMENTUM = 0.99
 
@@ -27,24 +27,24 @@ def _sign(mode: str) -> int:
 
 
 def dc_loss(error: Tensor, *, k: float | Tensor = 10.0, delta: float | Tensor = 0.15, mode: str = "prose") -> Tensor:
-    """Element-wise DCLoss ``w·ε² + (1−w)·ε`` of absolute errors ε ≥ 0.
+    """Compute DCLoss ``w·ε² + (1−w)·ε`` of absolute errors ε ≥ 0, element-wise.
 
     Args:
         error: ε, any shape.
         k: steepness of the transition.
-        delta: its place.
-        mode: ``prose`` reads the paper's text, w = σ(k(δ−ε)): L2 for small, L1 for large errors. ``formula`` reads
-            its eq. 10, w = σ(k(ε−δ)): the other way round.
+        delta: δ, error at the middle of the transition.
+        mode: ``prose`` follows the paper's text, w = σ(k(δ−ε)): L2 for small, L1 for large errors. ``formula``
+            follows its eq. 10, w = σ(k(ε−δ)): L1 for small, L2 for large errors.
 
     Returns:
-        The loss, same shape; the two readings add up to ε² + ε.
+        The loss, of the same shape; the two modes add up to ε² + ε.
     """
     w = torch.sigmoid(_sign(mode) * k * (error - delta))
     return w * error**2 + (1 - w) * error
 
 
 def dc_loss_slope(error: Tensor, *, k: float, delta: float, mode: str = "prose") -> Tensor:
-    """Derivative of :func:`dc_loss` by ε (the paper's eq. 11 has a wrong last factor; this is the true one)."""
+    """Return the derivative of :func:`dc_loss` by ε (the last factor of the paper's eq. 11 is wrong)."""
     sign = _sign(mode)
     w = torch.sigmoid(sign * k * (error - delta))
     return 2 * w * error + (1 - w) + sign * k * w * (1 - w) * error * (error - 1)
@@ -59,12 +59,12 @@ def _logit(value: float, bounds: tuple[float, float]) -> float:
 class DCLoss(BoxLoss):
     """Dynamic combination of L1 and L2 on encoded deltas, summed over the four coordinates.
 
-    Free learning of k and δ is degenerate (it lowers the loss by drifting to pure L2, SPEC §4), so three safe ways
-    are offered: ``none`` keeps them, ``bounded`` learns them inside [5, 14] and [0.05, 0.5] with a weak pull towards
-    10 and 0.15, ``ema`` lets δ follow the median error of the positives without a gradient.
+    Unrestricted learning of k and δ is degenerate: it lowers the loss by drifting to pure L2 (docs/papers/dcloss.md).
+    There are three safe modes: ``none`` keeps them, ``bounded`` learns them inside [5, 14] and [0.05, 0.5] with a weak
+    penalty for leaving 10 and 0.15, ``ema`` lets δ follow the median error of the positives without a gradient.
 
-    Differences from the paper: the default reading is the prose (see :func:`dc_loss`), and k, δ are fixed, as in its
-    own sweeps.
+    Differences from the paper: the default is the formula of its text (see :func:`dc_loss`), and k and δ are fixed, as
+    in its own parameter studies.
     """
 
     space = "delta"
@@ -84,10 +84,10 @@ class DCLoss(BoxLoss):
 
         Args:
             k: steepness, > 0; inside (5, 14) for ``bounded``.
-            delta: transition error, > 0; inside (0.05, 0.5) for ``bounded``.
+            delta: δ, error at the middle of the transition, > 0; inside (0.05, 0.5) for ``bounded``.
             mode: ``prose`` or ``formula``, see :func:`dc_loss`.
             learnable: ``none``, ``bounded`` or ``ema``.
-            allow_nonmonotone: accept a k so large that the loss falls somewhere with a growing error.
+            allow_nonmonotone: accept a k so large that the loss decreases somewhere with growing error.
             loss_weight: factor on the result.
 
         Raises:
@@ -102,7 +102,7 @@ class DCLoss(BoxLoss):
         self.mode = mode
         self.learnable = learnable
         self.k0, self.delta0 = float(k), float(delta)
-        # With a moving δ all of its range must do.
+        # A moving δ must be valid in all of its range.
         steps = torch.linspace(*DELTA_RANGE, 10, dtype=torch.float64).tolist() if learnable == "ema" else []
         errors = torch.linspace(0, 4, 4001, dtype=torch.float64)
         slope, at = min((float(dc_loss_slope(errors, k=k, delta=d, mode=mode).min()), d) for d in (delta, *steps))
@@ -124,11 +124,11 @@ class DCLoss(BoxLoss):
         elif learnable == "ema":
             self.register_buffer("ema_delta", torch.tensor(float(delta)))
 
-    # Weight decay would pull the raw parameters, and with them k and δ, to the middle of their ranges.
+    # Weight decay would pull the raw parameters to 0, and k and δ with them to the middle of their ranges.
     no_weight_decay = ("kappa", "theta")
 
-    def parameters_now(self) -> tuple[float | Tensor, float | Tensor]:
-        """Return the current k and δ (tensors with a gradient when they are learned)."""
+    def current_parameters(self) -> tuple[float | Tensor, float | Tensor]:
+        """Return the current k and δ; they are tensors with a gradient if they are learned."""
         if self.learnable == "bounded":
             k = K_RANGE[0] + (K_RANGE[1] - K_RANGE[0]) * torch.sigmoid(self.kappa)
             delta = DELTA_RANGE[0] + (DELTA_RANGE[1] - DELTA_RANGE[0]) * torch.sigmoid(self.theta)
@@ -154,12 +154,12 @@ class DCLoss(BoxLoss):
         error = (pred - target).abs()
         if self.learnable == "ema" and self.training:
             self._update_ema(error)
-        k, delta = self.parameters_now()
+        k, delta = self.current_parameters()
         return dc_loss(error, k=k, delta=delta, mode=self.mode)
 
     def _penalty(self) -> Tensor | None:
-        """Pull learned parameters towards the published values."""
+        """Return the penalty for the distance of learned parameters from the published values."""
         if self.learnable != "bounded":
             return None
-        k, delta = self.parameters_now()
+        k, delta = self.current_parameters()
         return torch.as_tensor(PRIOR_WEIGHT * (((k - 10) / 10) ** 2 + ((delta - 0.15) / 0.15) ** 2))

@@ -1,4 +1,4 @@
-"""Distribution focal loss (Li et al., GFL, 2020): distances as distributions over whole numbers."""
+"""Distribution focal loss (Li et al., GFL, 2020): distances as distributions over integers."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ __all__ = ["dfl_loss"]
 
 
 def dfl_loss(logits: Tensor, distance: Tensor) -> Tensor:
-    """Cross-entropy with the two whole numbers around each distance, by how near they are (GFL eq. 6); mean of 4.
+    """Compute the cross-entropy with the two integers around each distance, weighted by proximity (GFL eq. 6).
 
     Args:
-        logits: (P, 4, R) over 0 … R − 1.
-        distance: (P, 4) in units of the stride; clamped to [0, R − 1.01], which the bins can say.
+        logits: (P, 4, R) of a distribution over 0 … R − 1.
+        distance: (P, 4) in units of the stride; clamped to [0, R − 1.01], the range of the bins.
 
     Returns:
-        (P,) in float32 or better.
+        (P,), the mean of the four sides.
     """
     bins = logits.shape[-1]
     distance = distance.to(logits.dtype).clamp(0, bins - 1 - 0.01)
     left = distance.floor()
-    share = distance - left
+    fraction = distance - left
     log = F.log_softmax(logits, dim=-1)
     index = left.long()[..., None]
     lower = log.gather(2, index)[..., 0]
     upper = log.gather(2, index + 1)[..., 0]
-    return -torch.lerp(lower, upper, share).mean(dim=1)
+    return -torch.lerp(lower, upper, fraction).mean(dim=1)

@@ -1,4 +1,4 @@
-"""The IoU family on decoded boxes."""
+"""IoU losses on decoded boxes."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ IOU_LOSSES: dict[str, Callable[..., Tensor]] = {
 
 
 def iou_loss(pred: Tensor, target: Tensor, kind: str) -> Tensor:
-    """Element-wise 1 − IoU, 1 − IoU² (``iou2``), 1 − GIoU, 1 − DIoU or 1 − CIoU.
+    """Compute 1 − IoU, 1 − IoU² (``iou2``), 1 − GIoU, 1 − DIoU or 1 − CIoU, element-wise.
 
     Args:
-        pred: (P, 4) XYXY.
-        target: (P, 4) XYXY.
+        pred: (P, 4) XYXY in px.
+        target: (P, 4) XYXY in px.
         kind: a key of :data:`IOU_LOSSES`.
 
     Returns:
@@ -60,12 +60,16 @@ def iou_loss(pred: Tensor, target: Tensor, kind: str) -> Tensor:
 
 @BOX_LOSS_REGISTRY.register()
 class IoULoss(BoxLoss):
-    """1 minus an overlap of decoded XYXY boxes (torchvision's functions for GIoU and DIoU)."""
+    """One minus an overlap of decoded XYXY boxes; GIoU and DIoU are torchvision's functions."""
 
     space = "box"
 
     def __init__(self, *, kind: str = "giou", loss_weight: float = 1.0) -> None:
-        """Choose the ``kind``: ``iou``, ``iou2``, ``giou``, ``diou`` or ``ciou``.
+        """Set the kind of overlap.
+
+        Args:
+            kind: ``iou``, ``iou2`` (IoU²), ``giou``, ``diou`` or ``ciou``.
+            loss_weight: factor on the result.
 
         Raises:
             ValueError: unknown kind.

@@ -1,4 +1,4 @@
-"""Scale-adaptive loss of SARL (SFL in the papers' text): small objects weigh more."""
+"""Scale-adaptive loss of SARL (SFL in the paper's text): small objects weigh more."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ EMA_MOMENTUM = 0.99
 
 
 def sal_weight(area: Tensor, low: Tensor, high: Tensor, beta: float) -> Tensor:
-    """Weight ``β·ln(2 − s)`` with ``s = (A − low) / (high − low)`` in [0, 1].
+    """Compute the weight ``β·ln(2 − s)`` with ``s = (A − low) / (high − low)`` in [0, 1].
 
     Args:
         area: (P,) px², of the matched ground truths.
-        low: smallest area, scalar or (P,).
-        high: largest area likewise; equal to ``low`` gives s = 0, the full weight.
-        beta: factor; 2/ln 2 lets the weight run from 2 for the smallest to 0 for the largest object.
+        low: smallest area, a scalar or (P,).
+        high: largest area, likewise; if it equals ``low``, s is 0, which gives the full weight.
+        beta: factor; with 2/ln 2 the weight is 2 for the smallest and 0 for the largest object.
 
     Returns:
         (P,), without a gradient.
@@ -39,9 +39,9 @@ def sal_weight(area: Tensor, low: Tensor, high: Tensor, beta: float) -> Tensor:
 class SALoss(BoxLoss):
     """An IoU loss of decoded boxes, weighted by how small the object is among the positives (SARL eq. 5).
 
-    Differences from the paper: it is divided by the host's normaliser instead of summed; the IoU is the ordinary one
-    (eq. 5 has no min, max, clamp); one object, or objects of one size, get the full weight where the equation is 0/0;
-    other IoU losses than ``1 − IoU²`` may be the base. ``l1_weight`` adds L1 on deltas (eq. 3).
+    Differences from the paper: the sum is divided by the normaliser of the head; the IoU is the ordinary one (eq. 5
+    lacks min, max and clamp); one object, or objects of one size, get the full weight, where the equation is 0/0; other
+    IoU losses than ``1 − IoU²`` may be the base. ``l1_weight`` adds L1 on deltas (eq. 3).
     """
 
     space = "box"
@@ -62,11 +62,11 @@ class SALoss(BoxLoss):
         Args:
             base: ``iou2``, ``iou``, ``giou``, ``diou`` or ``ciou``.
             beta: β; the paper tries 1, 1/ln 2 and 2/ln 2 (best).
-            stat_mode: smallest and largest area over the ``batch``, over each ``image`` (of ``groups``; without
-                them all are one image), or a moving average (``ema``).
-            sync_stats: take them over all processes, so that the loss does not depend on how a batch is shared.
-            l1_weight: of the mean absolute error of the four deltas, added for each positive by
-                :func:`~d2tiny.modeling.losses.base.regression_loss` (the loss itself sees no deltas); 0 leaves it out.
+            stat_mode: take the smallest and the largest area from the ``batch``, from each ``image`` (by ``groups``;
+                without them all positives are of one image), or from a moving average (``ema``).
+            sync_stats: take them over all processes, so that the loss does not depend on how a batch is distributed.
+            l1_weight: factor on the mean absolute error of the four deltas, which
+                :func:`~d2tiny.modeling.losses.base.regression_loss` adds for each positive; 0 leaves it out.
             loss_weight: factor on the weighted IoU loss, not on L1 (eq. 3).
 
         Raises:
@@ -83,7 +83,7 @@ class SALoss(BoxLoss):
         self.sync_stats = sync_stats
         self.l1_weight = l1_weight
         if stat_mode == "ema":
-            self.register_buffer("area_range", torch.zeros(2))  # smallest, largest; zeros: nothing seen
+            self.register_buffer("area_range", torch.zeros(2))  # smallest, largest; zeros before the first positive
 
     def _elementwise(self, pred: Tensor, target: Tensor, groups: Tensor | None) -> Tensor:
         area = (target[:, 2:] - target[:, :2]).clamp(min=0).prod(dim=1)
@@ -92,13 +92,13 @@ class SALoss(BoxLoss):
 
     @torch.no_grad()
     def _range(self, area: Tensor, groups: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Smallest and largest area, for all or for each positive."""
+        """Return the smallest and the largest area, scalars or (P,)."""
         if self.stat_mode == "image" and groups is not None:
             count = int(groups.max()) + 1 if len(groups) else 0
             low = area.new_full((count,), torch.inf).scatter_reduce_(0, groups, area, "amin")
             high = area.new_full((count,), -torch.inf).scatter_reduce_(0, groups, area, "amax")
             return low[groups], high[groups]
-        # one number for both: the maximum of (−smallest, largest)
+        # (−smallest, largest), so that one reduction by maximum serves both
         both = torch.stack((-area.amin(), area.amax())) if len(area) else area.new_full((2,), -torch.inf)
         if self.sync_stats and is_distributed() and self.stat_mode != "image":
             torch.distributed.all_reduce(both, op=torch.distributed.ReduceOp.MAX)

@@ -18,10 +18,14 @@ class SmoothL1Loss(BoxLoss):
     space = "delta"
 
     def __init__(self, *, beta: float = 0.0, loss_weight: float = 1.0) -> None:
-        """Set the point ``beta`` ≥ 0 at which the loss turns from quadratic to linear.
+        """Set the transition.
+
+        Args:
+            beta: β ≥ 0, error at which the loss changes from quadratic to linear.
+            loss_weight: factor on the result.
 
         Raises:
-            ValueError: negative ``beta``.
+            ValueError: ``beta`` is negative.
         """
         super().__init__(loss_weight=loss_weight)
         if beta < 0:

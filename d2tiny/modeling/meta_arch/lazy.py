@@ -1,4 +1,4 @@
-"""The meta-architecture that lets a CfgNode name a lazy config."""
+"""Meta-architecture with which a yacs config builds the model of a lazy config."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from d2tiny.utils.weights import OPTIONAL_WEIGHTS
 
 __all__ = ["SHARED_KEYS", "LazyModel", "shared_path"]
 
-# Test-time settings that applications edit in a CfgNode, and where lazy configs keep them: in the box predictor (of a
-# cascade the last one), in the dense head, or in the model itself.
+# Test-time settings that applications edit in a CfgNode, with their names in lazy configs: in the box predictor (of a
+# cascade, in the last one), and in the dense head or in the model itself.
 SHARED_KEYS = {
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": ("test_score_thresh", "score_thresh"),
     "MODEL.ROI_HEADS.NMS_THRESH_TEST": ("test_nms_thresh", "nms_thresh"),
@@ -27,7 +27,7 @@ SHARED_KEYS = {
 
 
 def shared_path(lazy: DictConfig, key: str) -> str | None:
-    """Return the lazy config's path of a key of :data:`SHARED_KEYS`; None where the model has no such setting."""
+    """Return the path in the lazy config of a key of :data:`SHARED_KEYS`; None if the model has no such setting."""
     in_predictor, in_head = SHARED_KEYS[key]
     stages = OmegaConf.select(lazy, "model.roi_heads.box_predictors")
     predictor = "box_predictor" if stages is None else f"box_predictors.{len(stages) - 1}"
@@ -38,8 +38,8 @@ def shared_path(lazy: DictConfig, key: str) -> str | None:
     return None
 
 
-def shared_overrides(cfg: CfgNode, lazy: DictConfig) -> None:
-    """Copy :data:`SHARED_KEYS` from the CfgNode into the lazy config, where the latter has them."""
+def copy_shared_keys(cfg: CfgNode, lazy: DictConfig) -> None:
+    """Copy :data:`SHARED_KEYS` from the CfgNode into the lazy config, in place, where the model has them."""
     for key in SHARED_KEYS:
         path = shared_path(lazy, key)
         if path is not None:
@@ -50,9 +50,9 @@ def shared_overrides(cfg: CfgNode, lazy: DictConfig) -> None:
 def LazyModel(cfg: CfgNode) -> nn.Module:
     """Build the model of ``cfg.D2TINY.LAZY_CONFIG``.
 
-    It is the very model that training builds, so checkpoints fit; in evaluation mode, as ``DefaultPredictor`` loads
-    them, those that do not are refused instead of leaving parts at random. Edits of :data:`SHARED_KEYS` in the CfgNode
-    (score threshold, NMS, detections, classes) are obeyed.
+    It is the same model that training builds, so its checkpoints fit. In evaluation mode, in which ``DefaultPredictor``
+    loads checkpoints, others are refused, which would leave parts of the model at random. Edits of :data:`SHARED_KEYS`
+    in the CfgNode (score threshold, NMS threshold, number of detections, classes) take effect.
 
     Raises:
         ConfigError: no lazy config is named.
@@ -60,19 +60,20 @@ def LazyModel(cfg: CfgNode) -> nn.Module:
     if not cfg.D2TINY.LAZY_CONFIG:
         raise ConfigError("META_ARCHITECTURE LazyModel needs D2TINY.LAZY_CONFIG; use d2tiny.model_zoo.get_cfg.")
     lazy = load_config(cfg.D2TINY.LAZY_CONFIG, cfg.D2TINY.LAZY_OVERRIDES)
-    shared_overrides(cfg, lazy)
+    copy_shared_keys(cfg, lazy)
     model: nn.Module = instantiate(lazy.model)
-    model.register_load_state_dict_post_hook(_refuse_others)
+    model.register_load_state_dict_post_hook(_refuse_mismatch)
     return model
 
 
-def _refuse_others(model: nn.Module, keys: Any) -> None:
+def _refuse_mismatch(model: nn.Module, keys: Any) -> None:
+    """Raise CheckpointError if tensors are missing or unexpected, in evaluation mode."""
     if model.training:
         return
     for names, what in ((keys.missing_keys, "missing in"), (keys.unexpected_keys, "too many in")):
-        others = [key for key in names if key not in OPTIONAL_WEIGHTS]
-        if others:
+        mismatched = [key for key in names if key not in OPTIONAL_WEIGHTS]
+        if mismatched:
             raise CheckpointError(
-                f"{len(others)} tensors are {what} the checkpoint or of another shape (first: {others[0]}). Is it of "
-                "another config, or of another number of classes?"
+                f"{len(mismatched)} tensors are {what} the checkpoint or of another shape (first: {mismatched[0]}). "
+                "Is it of another config, or of another number of classes?"
             )

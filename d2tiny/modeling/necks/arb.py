@@ -1,4 +1,4 @@
-"""ARB of RS-TinyNet: a second branch from the raw image that is there in training only (SPEC §7.3)."""
+"""ARB of RS-TinyNet: a second branch from the image, in training only (docs/papers/rs_tinynet.md#arb)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ARB", "CBFuse", "CBLinear", "couple", "uncouple"]
 def couple(
     x1: Tensor, x2: Tensor, f: Callable[[Tensor], Tensor], g: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Reversible coupling, eq. 10: ``y1 = x1 + F(x2)``, ``y2 = x2 + G(y1)``."""
+    """Compute the reversible coupling of eq. 10: ``y1 = x1 + F(x2)``, ``y2 = x2 + G(y1)``."""
     y1 = x1 + f(x2)
     return y1, x2 + g(y1)
 
@@ -25,13 +25,13 @@ def couple(
 def uncouple(
     y1: Tensor, y2: Tensor, f: Callable[[Tensor], Tensor], g: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """The inverse, eq. 11: ``x2 = y2 − G(y1)``, ``x1 = y1 − F(x2)``."""
+    """Invert :func:`couple` (eq. 11): ``x2 = y2 − G(y1)``, ``x1 = y1 − F(x2)``."""
     x2 = y2 - g(y1)
     return y1 - f(x2), x2
 
 
 class CBLinear(nn.Module):
-    """A 1×1 convolution whose output is shared out to several places of the branch."""
+    """A 1×1 convolution whose output channels are split among several levels of the branch."""
 
     def __init__(self, inputs: int, outputs: Sequence[int]) -> None:
         super().__init__()
@@ -39,39 +39,39 @@ class CBLinear(nn.Module):
         self.conv = nn.Conv2d(inputs, sum(outputs), 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Map (B, C, H, W) to maps of ``outputs`` channels."""
+        """Map (B, C, H, W) to several (B, C_i, H, W) with the channels of ``outputs``."""
         return self.conv(x).split(self.outputs, dim=1)
 
 
 class CBFuse(nn.Module):
-    """The sum of a map and others, each brought to its size (nearest)."""
+    """The sum of a feature map and others, which are resized to it (nearest)."""
 
     def forward(self, x: Tensor, others: Sequence[Tensor]) -> Tensor:
-        """Map (B, C, H, W) and maps of C channels to the former's shape."""
+        """Add maps (B, C, H_i, W_i) to ``x`` (B, C, H, W)."""
         resized = [F.interpolate(o, size=x.shape[-2:], mode="nearest") for o in others]
         return torch.stack((x, *resized)).sum(dim=0)
 
 
 @NECK_REGISTRY.register()
 class ARB(nn.Module):
-    """Auxiliary reversible branch: the image again, with what the backbone knows added at each level.
+    """Auxiliary reversible branch: a small backbone on the image to which features of the main one are added.
 
-    Level ``a3`` gets maps of c3, c4 and c5, ``a4`` of c4 and c5, ``a5`` of c5. An auxiliary head learns on them as
-    the main one does, with a quarter of the weight, and nothing of it is needed for prediction.
+    Level ``a3`` receives features of c3, c4 and c5, ``a4`` of c4 and c5, ``a5`` of c5. An auxiliary head is trained on
+    them like the main one, with a quarter of the weight; prediction needs neither.
 
-    The paper's coupling (eq. 10, 11) is :func:`couple`, whose exact inverse it says the branch relaxes. It gives no
-    layers: these are those of YOLOv9's auxiliary branch on YOLO11's stages (9,886,272 parameters for m, the paper has
-    10,235,264).
+    The paper's coupling (eq. 10, 11) is :func:`couple`, whose exact inverse the branch relaxes, as the paper says. The
+    paper names no layers: these are those of YOLOv9's auxiliary branch on YOLO11's stages (9,886,272 parameters for m,
+    the paper has 10,235,264).
     """
 
-    levels = ("a3", "a4", "a5")
+    out_features = ("a3", "a4", "a5")
     strides = (8, 16, 32)
 
     def __init__(
         self,
         *,
-        channels: Sequence[int] = (512, 512, 512),
-        stem: Sequence[int] = (64, 128, 256),
+        in_channels: Sequence[int] = (512, 512, 512),
+        stem_channels: Sequence[int] = (64, 128, 256),
         in_features: Sequence[str] = ("c3", "c4", "c5"),
         repeats: int = 1,
         c3k: bool = True,
@@ -79,25 +79,29 @@ class ARB(nn.Module):
         """Build the branch.
 
         Args:
-            channels: of the backbone's levels, and of the branch's.
-            stem: of its first three layers (the backbone's first two convolutions and c2).
+            in_channels: channels of the backbone's levels, which the branch's levels have too.
+            stem_channels: of the first three layers (as the backbone's first two convolutions and c2).
             in_features: names of the backbone's levels, strides 8, 16, 32.
-            repeats: blocks in each layer.
+            repeats: number of blocks in each layer.
             c3k: see :class:`~d2tiny.layers.C3k2`; the two coarsest levels always have it.
 
         Raises:
-            ValueError: not three levels.
+            ValueError: ``in_channels``, ``stem_channels`` or ``in_features`` do not have three elements.
         """
         super().__init__()
-        if not len(channels) == len(stem) == len(in_features) == 3:
-            raise ValueError(f"ARB: needs three channels, stem and in_features, got {channels}, {stem}, {in_features}.")
-        self.in_features, self.channels = tuple(in_features), list(channels)
-        third, (c3, c4, c5) = stem[2], channels
+        if not len(in_channels) == len(stem_channels) == len(in_features) == 3:
+            raise ValueError(
+                "ARB: needs three in_channels, stem_channels and in_features, got "
+                f"{in_channels}, {stem_channels}, {in_features}."
+            )
+        self.in_features, self.in_channels, self.out_channels = tuple(in_features), list(in_channels), list(in_channels)
+        first, second, third = stem_channels
+        c3, c4, c5 = in_channels
         self.share = nn.ModuleList((CBLinear(c3, [third]), CBLinear(c4, [third, c3]), CBLinear(c5, [third, c3, c4])))
         self.stem = nn.Sequential(
-            ConvBN(3, stem[0], 3, 2),
-            ConvBN(stem[0], stem[1], 3, 2),
-            C3k2(stem[1], third, repeats, c3k=c3k, expansion=0.25),
+            ConvBN(3, first, 3, 2),
+            ConvBN(first, second, 3, 2),
+            C3k2(second, third, repeats, c3k=c3k, expansion=0.25),
         )
         self.reduce = nn.ModuleList((ConvBN(third, third, 3, 2), ConvBN(c3, c3, 3, 2), ConvBN(c4, c4, 3, 2)))
         self.blocks = nn.ModuleList(
@@ -110,10 +114,10 @@ class ARB(nn.Module):
         self.fuse = CBFuse()
 
     def forward(self, image: Tensor, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Map (B, 3, H, W) and the backbone's levels to a3, a4, a5."""
+        """Map (B, 3, H, W) and the backbone's feature maps to a3, a4, a5, (B, C, H / stride, W / stride)."""
         shared = [share(features[name]) for name, share in zip(self.in_features, self.share, strict=True)]
         x, result = self.stem(image), {}
-        for i, (name, reduce, block) in enumerate(zip(self.levels, self.reduce, self.blocks, strict=True)):
+        for i, (name, reduce, block) in enumerate(zip(self.out_features, self.reduce, self.blocks, strict=True)):
             x = block(self.fuse(reduce(x), [maps[i] for maps in shared[i:]]))
             result[name] = x
         return result

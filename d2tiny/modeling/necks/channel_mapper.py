@@ -1,4 +1,4 @@
-"""One width for all levels, and coarser ones below the backbone's last (Deformable DETR)."""
+"""Projection of all levels to the same channels, and additional coarser levels (Deformable DETR, Zhu et al., 2021)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["ChannelMapper"]
 
 @NECK_REGISTRY.register()
 class ChannelMapper(nn.Module):
-    """1×1 convolution and norm of each level; further levels by 3×3 convolutions of stride 2 from the coarsest."""
+    """1×1 convolution and norm on each level; extra levels by 3×3 convolutions of stride 2 from the coarsest."""
 
     def __init__(
         self,
@@ -30,13 +30,13 @@ class ChannelMapper(nn.Module):
 
         Args:
             in_features: the backbone's levels, finest first.
-            in_channels: of these.
-            channels: of the levels that go out, ``m0`` (finest), ``m1``, …
-            extra: coarser levels.
-            norm: ``GN`` has 32 groups.
+            in_channels: channels of these levels.
+            channels: of the outputs, ``m0`` (finest), ``m1``, …
+            extra: number of extra coarser levels.
+            norm: a normalisation layer of Detectron2; ``GN`` has 32 groups.
 
         Raises:
-            ValueError: numbers differ.
+            ValueError: ``in_features`` and ``in_channels`` differ in length.
         """
         super().__init__()
         if len(in_features) != len(in_channels) or not in_features:
@@ -55,7 +55,7 @@ class ChannelMapper(nn.Module):
         self.names = [f"m{i}" for i in range(len(in_features) + extra)]
 
     def output_shape(self, input_shape: dict[str, ShapeSpec]) -> dict[str, ShapeSpec]:
-        """Names, channels and strides of the output.
+        """Return channels and stride of each output.
 
         Raises:
             ValueError: a level is missing or has other channels.
@@ -67,7 +67,7 @@ class ChannelMapper(nn.Module):
         return {n: ShapeSpec(channels=self.channels, stride=s) for n, s in zip(self.names, strides, strict=True)}
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the levels."""
+        """Map the levels of ``in_features`` to ``m0``, ``m1``, …, (B, C, H_l, W_l); the input dict is not modified."""
         maps = [layer(features[name]) for name, layer in zip(self.in_channels, self.same, strict=True)]
         x = features[list(self.in_channels)[-1]]
         for layer in self.coarser:

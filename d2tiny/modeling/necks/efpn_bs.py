@@ -25,8 +25,8 @@ def _convs(*convs: nn.Conv2d) -> list[nn.Module]:
 class CEM(nn.Module):
     """Context enhancement: adds a global vector of the high level to the low level (eq. 1-3).
 
-    ``C = ReLU(W · maxpool₁ₓ₁(P_h) + b) + P_l``. The paper both broadcasts and bilinearly upsamples the vector;
-    for a 1×1 map that is the same.
+    ``C = ReLU(W · maxpool₁ₓ₁(P_h) + b) + P_l``. The paper both broadcasts the vector and upsamples it bilinearly, which
+    is the same for a 1×1 map.
     """
 
     def __init__(self, channels: int) -> None:
@@ -35,36 +35,36 @@ class CEM(nn.Module):
         weight_init.c2_xavier_fill(self.project)
 
     def forward(self, high: Tensor, low: Tensor) -> Tensor:
-        """Map (B, C, h, w) and (B, C, H, W) to (B, C, H, W)."""
+        """Map the high level (B, C, h, w) and the low level (B, C, H, W) to (B, C, H, W)."""
         return low + F.relu(self.project(F.adaptive_max_pool2d(high, 1)))
 
 
 def conv_of_upsampled(conv: nn.Conv2d, x: Tensor, size: tuple[int, int]) -> Tensor:
-    """``conv(F.interpolate(x, size, mode="bilinear"))`` without the large map: both are linear, so they can be swapped.
+    """Compute ``conv(F.interpolate(x, size, mode="bilinear"))`` without the large map.
 
-    The nine taps are applied to the small map; then one matrix for each direction upsamples and shifts. From 25² to
-    200² with 256 channels, to 64, this takes 0.4 instead of 5.9 GMAC.
+    Both are linear, so their order can be exchanged: the nine taps of the kernel are applied to the small map, then one
+    matrix for each direction upsamples and shifts. From 25² to 200² with 256 channels, to 64, this takes 0.4 instead of
+    5.9 GMAC.
 
     Args:
         conv: 3×3, stride 1, padding 1, with bias.
         x: (B, C, h, w).
-        size: H, W.
+        size: (H, W) of the output.
 
     Returns:
         (B, O, H, W), equal up to rounding.
     """
-    images, channels, *small = x.shape
-    wide = conv.out_channels
-    kernels = conv.weight.permute(2, 3, 0, 1).reshape(9 * wide, channels, 1, 1)
-    taps = F.conv2d(x, kernels).view(images, 3, 3, wide, *small)
+    batch, channels, *small = x.shape
+    kernels = conv.weight.permute(2, 3, 0, 1).reshape(9 * conv.out_channels, channels, 1, 1)
+    taps = F.conv2d(x, kernels).view(batch, 3, 3, conv.out_channels, *small)
     rows, columns = (_upsample_and_shift(taps, n, m) for n, m in zip(small, size, strict=True))
-    out = taps.permute(0, 3, 1, 4, 2, 5).reshape(images, wide, 3 * small[0], 3 * small[1]) @ columns
+    out = taps.permute(0, 3, 1, 4, 2, 5).reshape(batch, conv.out_channels, 3 * small[0], 3 * small[1]) @ columns
     out = rows.t() @ out
     return out if conv.bias is None else out + conv.bias[:, None, None]
 
 
 def _upsample_and_shift(like: Tensor, small: int, large: int) -> Tensor:
-    """(3·small, large) what each small pixel, read by each tap, gives to each large pixel."""
+    """Return the (3·small, large) weights of each small pixel, read by each of three taps, in each large pixel."""
     exact = torch.promote_types(like.dtype, torch.float32)
     eye = torch.eye(small, device=like.device, dtype=exact)[:, None]
     weights = F.interpolate(eye, size=large, mode="linear", align_corners=False)[:, 0]
@@ -73,7 +73,7 @@ def _upsample_and_shift(like: Tensor, small: int, large: int) -> Tensor:
 
 
 def _logit(channels: int, out_channels: int) -> nn.Conv2d:
-    """Start near σ(0) everywhere, so that training begins from an even mask."""
+    """Build a 1×1 convolution whose outputs are near 0, so that training begins with a mask of about ½ everywhere."""
     logit = nn.Conv2d(channels, out_channels, 1)
     nn.init.normal_(logit.weight, std=0.01)
     assert logit.bias is not None
@@ -82,13 +82,13 @@ def _logit(channels: int, out_channels: int) -> nn.Conv2d:
 
 
 class FBSM(nn.Module):
-    """Foreground-background separation: gates the low level with a mask of both levels (eq. 4-8).
+    """Foreground-background separation: gates the low level with a mask made of both levels (eq. 4-8).
 
-    ``M_h, M_l`` = sigmoid of 3×3-ReLU-1×1 of the upsampled high level and of the low level,
-    ``M = σ(3×3(M_h + M_l))``, output ``ReLU(3×3(C ⊙ M))``.
+    ``M_h, M_l`` are the sigmoid of 3×3-ReLU-1×1 of the upsampled high level and of the low level,
+    ``M = σ(3×3(M_h + M_l))``, and the output is ``ReLU(3×3(C ⊙ M))``.
 
-    Differences from the paper, which contradicts itself here (SPEC §3.2): masks have one channel by default, and the
-    refinement has no skip unless ``residual``.
+    Differences from the paper, which contradicts itself here (docs/papers/efpn_bs.md): masks have one channel by
+    default, and the refinement has no skip connection unless ``residual``.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class FBSM(nn.Module):
         return nn.Sequential(*squeeze, nn.ReLU(), _logit(mid_channels, gate_channels), nn.Sigmoid())
 
     def mask(self, high: Tensor, low: Tensor) -> Tensor:
-        """Return M in (0, 1), (B, gate_channels, H, W)."""
+        """Return the mask M in (0, 1), (B, gate_channels, H, W)."""
         squeeze, *rest = self.gate_high
         assert isinstance(squeeze, nn.Conv2d)
         mask = conv_of_upsampled(squeeze, high, (low.shape[-2], low.shape[-1]))
@@ -117,7 +117,7 @@ class FBSM(nn.Module):
         return torch.sigmoid(self.fuse(mask + self.gate_low(low)))
 
     def forward(self, high: Tensor, low: Tensor) -> Tensor:
-        """Map (B, C, h, w) and (B, C, H, W) to (B, C, H, W)."""
+        """Map the high level (B, C, h, w) and the low level (B, C, H, W) to (B, C, H, W)."""
         refined = F.relu_(self.refine(low * self.mask(high, low)))
         return low + refined if self.residual else refined
 
@@ -125,9 +125,9 @@ class FBSM(nn.Module):
 class LightFBSM(nn.Module):
     """FBSM at a twentieth of the multiply-adds; ours, not the paper's.
 
-    All wide 3×3 convolutions become depth-wise ones of ``mid_channels``: the low level is squeezed once for its gate
-    and for the refinement, the high level's mask is made at its own size and then upsampled, and what the refinement
-    finds in the gated map is added to the low level. It starts as the identity.
+    All large 3×3 convolutions become depth-wise ones of ``mid_channels``: the low level is squeezed once, for its gate
+    and for the refinement; the high level's mask is computed at its own size and then upsampled; and the refinement of
+    the gated map is added to the low level. It starts as the identity.
     """
 
     def __init__(self, channels: int, *, mid_channels: int = 64) -> None:
@@ -150,7 +150,7 @@ class LightFBSM(nn.Module):
         nn.init.zeros_(self.expand.bias)
 
     def forward(self, high: Tensor, low: Tensor) -> Tensor:
-        """Map (B, C, h, w) and (B, C, H, W) to (B, C, H, W)."""
+        """Map the high level (B, C, h, w) and the low level (B, C, H, W) to (B, C, H, W)."""
         squeezed = self.squeeze_low(low)
         mask = F.interpolate(
             self.gate_high(self.squeeze_high(high)), size=low.shape[-2:], mode="bilinear", align_corners=False
@@ -161,10 +161,10 @@ class LightFBSM(nn.Module):
 
 @NECK_REGISTRY.register()
 class EFPNBS(nn.Module):
-    """Replaces low pyramid levels by CEM + FBSM of a high and the low level; all others pass unchanged.
+    """Replaces low pyramid levels by CEM and FBSM of a high level and the low level; others are passed on unchanged.
 
-    Names, channels, strides and sizes stay, so the neck fits behind any FPN. The high level is pooled before it is
-    upsampled (pooling the upsampled map would change the maximum).
+    Names, channels, strides and sizes stay the same, so the neck fits behind any FPN. The high level is pooled before
+    it is upsampled (upsampling first would change the maximum).
     """
 
     def __init__(
@@ -183,16 +183,16 @@ class EFPNBS(nn.Module):
 
         Args:
             channels: C of all levels.
-            pairs: (high level, low level) names; the low one is replaced.
+            pairs: names of (high level, low level); the low one is replaced.
             cem: use context enhancement.
             fbsm: use foreground-background separation.
-            mid_channels: width of the gates.
-            gate_channels: 1 (a spatial mask) or ``channels``.
+            mid_channels: hidden channels of the gates.
+            gate_channels: channels of the mask, 1 (a spatial mask) or ``channels``.
             residual: add the input to FBSM's output.
-            light: :class:`LightFBSM` (ours, not the paper's), which has one gate channel and a skip.
+            light: use :class:`LightFBSM` (ours, not the paper's), which has one gate channel and a skip connection.
 
         Raises:
-            ValueError: both modules off, a pair that is no pair, a low level twice, or settings that ``light`` has not.
+            ValueError: both modules off, a malformed pair, a low level twice, or settings that ``light`` does not have.
         """
         super().__init__()
         if not (cem or fbsm):
@@ -223,7 +223,7 @@ class EFPNBS(nn.Module):
                 )
 
     def output_shape(self, input_shape: dict[str, ShapeSpec]) -> dict[str, ShapeSpec]:
-        """Names, channels and strides of the output: those of the input.
+        """Return channels and stride of each output: those of the input.
 
         Raises:
             ValueError: a level of ``pairs`` is missing, or the high level is not the coarser one.

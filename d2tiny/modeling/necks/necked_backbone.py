@@ -1,47 +1,51 @@
-"""A backbone followed by a neck that keeps the pyramid's names and shapes."""
+"""A backbone followed by a neck."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from detectron2.layers import ShapeSpec
-from detectron2.modeling.backbone import Backbone
-from torch import Tensor, nn
+from detectron2.modeling.backbone import Backbone as D2Backbone
+from torch import Tensor
+
+from d2tiny.modeling.contracts import Backbone, Neck
 
 __all__ = ["NeckedBackbone"]
 
 
-class NeckedBackbone(Backbone):
-    """Runs ``neck(backbone(image))`` and looks like the backbone from outside."""
+class NeckedBackbone(D2Backbone):
+    """Runs ``neck(backbone(image))``; it is a backbone itself, so that necks can follow one another."""
 
-    def __init__(self, *, backbone: Backbone, neck: nn.Module) -> None:
+    backbone: Backbone
+    neck: Neck
+
+    def __init__(self, *, backbone: Backbone, neck: Neck) -> None:
         """Join the two.
 
         Args:
             backbone: any Detectron2 backbone, for example an FPN.
-            neck: maps a dict of features to one of the same names, channels and strides.
+            neck: maps its feature maps to others.
 
         Raises:
             ValueError: a neck that does not fit the backbone.
         """
         super().__init__()
-        self.backbone = backbone
-        self.neck: Any = neck  # a module with ``output_shape(input_shape)``
-        self.output_shape()
+        self.backbone, self.neck = backbone, neck
+        self.output_shape()  # the neck refuses features that it was not built for
         self._register_load_state_dict_pre_hook(self._accept_plain)
 
     @property
     def size_divisibility(self) -> int:
-        """The backbone's."""
+        """That of the backbone."""
         return self.backbone.size_divisibility
 
     @property
     def padding_constraints(self) -> dict[str, int]:
-        """The backbone's (Detectron2 main asks for it)."""
+        """Those of the backbone; Detectron2 main reads them, 0.6 does not."""
         return getattr(self.backbone, "padding_constraints", {})
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Map (B, 3, H, W) to the pyramid."""
+        """Map (B, 3, H, W) to feature maps (B, C, H / stride, W / stride)."""
         return self.neck(self.backbone(image))
 
     def _accept_plain(self, state: dict[str, Any], prefix: str, *_: Any) -> None:
@@ -53,5 +57,5 @@ class NeckedBackbone(Backbone):
             state[f"{prefix}backbone.{key.removeprefix(prefix)}"] = state.pop(key)
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of each level."""
+        """Return channels and stride of each feature map."""
         return self.neck.output_shape(self.backbone.output_shape())

@@ -1,4 +1,4 @@
-"""Path aggregation: down from the coarsest level to the finest, and up again (Liu et al., PANet, 2018)."""
+"""Path aggregation network: a top-down and a bottom-up path (Liu et al., PANet, 2018)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["PAFPN"]
 class PAFPN(nn.Module):
     """The neck of YOLOX and YOLOv5 (``csp``) and of YOLO11 (``c3k2``), over any number of levels.
 
-    Downwards ``T_i = block([up(lateral(T_{i+1})); C_i])``, upwards ``P_i = block([conv(P_{i-1}); lateral(T_i)])``. The
-    lateral convolutions are those of ``csp``; ``c3k2`` has none.
+    Top-down ``T_i = block([up(lateral(T_{i+1})); C_i])``, bottom-up ``P_i = block([conv(P_{i-1}); lateral(T_i)])``.
+    Only ``csp`` has lateral convolutions.
 
-    Levels ``c3, c4, c5`` of the backbone become ``p3, p4, p5``; the backbone's features are handed on beside them.
+    Levels ``c3, c4, c5`` of the backbone become ``p3, p4, p5``; the backbone's feature maps are returned beside them.
     """
 
     def __init__(
@@ -39,10 +39,10 @@ class PAFPN(nn.Module):
         """Build the paths.
 
         Args:
-            in_channels: of the levels that come in, finest first.
-            out_channels: of the pyramid; for ``csp`` the same.
-            in_features: names of the levels; the last character, the number, names the pyramid's.
-            repeats: bottlenecks or blocks in each block.
+            in_channels: channels of the input levels, finest first.
+            out_channels: channels of the outputs; for ``csp`` the same as ``in_channels``.
+            in_features: names of the input levels; the last character is a number and names the output, ``p`` + number.
+            repeats: number of bottlenecks in a ``csp`` block, or of inner blocks in a ``c3k2`` block.
             block: ``csp`` or ``c3k2``.
             c3k: of ``c3k2``; the coarsest level always has it.
 
@@ -70,7 +70,7 @@ class PAFPN(nn.Module):
             return C3k2(inputs, outputs, repeats, c3k=c3k or top)
 
         self.lateral, self.down_blocks = nn.ModuleList(), nn.ModuleList()  # of levels L-1 … 1, and L-2 … 0
-        sides = {}  # channels of what the way up finds beside it
+        sides = {}  # channels of the lateral inputs of the bottom-up path
         above = in_channels[-1]
         for i in range(levels - 1, 0, -1):
             sides[i] = in_channels[i - 1] if csp else above
@@ -84,7 +84,7 @@ class PAFPN(nn.Module):
             self.up_blocks.append(make(below + sides[i], out_channels[i], top=i == levels - 1))
 
     def output_shape(self, input_shape: dict[str, ShapeSpec]) -> dict[str, ShapeSpec]:
-        """Names, channels and strides of the output.
+        """Return channels and stride of each output.
 
         Raises:
             ValueError: a level is missing or has other channels.
@@ -97,7 +97,7 @@ class PAFPN(nn.Module):
         return {**input_shape, **new}
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the features with the pyramid; the input dict is not modified."""
+        """Return the feature maps and those of the pyramid; the input dict is not modified."""
         *fine, above = (features[name] for name in self.in_features)
         sides = []
         for lateral, block, level in zip(self.lateral, self.down_blocks, reversed(fine), strict=True):

@@ -1,4 +1,4 @@
-"""SARL: a relay that lets each level of a backbone look at the next higher one (arXiv 2511.09891)."""
+"""SARL: scale-aware relay layer between backbone and neck (arXiv 2511.09891)."""
 
 from __future__ import annotations
 
@@ -21,19 +21,18 @@ _ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU}
 
 
 def _conv(inputs: int, outputs: int, kernel: int, norm: str, *, dilation: int = 1, groups: int = 1) -> nn.Sequential:
-    """Convolution without bias and its normalisation; with a dilation it is depth-wise."""
+    """Build a convolution without bias and its normalisation; with a dilation it is depth-wise."""
     conv: nn.Conv2d
     if dilation > 1:
         conv = DilatedDepthwise(inputs, kernel, dilation, bias=False)
     else:
         conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=False)
     weight_init.c2_msra_fill(conv)
-    own = yolo_norm(outputs) if norm == "YOLO" else get_norm(norm, outputs)
-    return nn.Sequential(conv, own)
+    return nn.Sequential(conv, yolo_norm(outputs) if norm == "YOLO" else get_norm(norm, outputs))
 
 
 class FIM(nn.Module):
-    """Feature interaction: the high level decides which channels and places of the low level count.
+    """Feature interaction: the high level weights the channels and positions of the low level.
 
     ``U = act(norm(1×1(high)))`` at the low level's size, ``a_c = σ(MLP(mean U) + MLP(max U))``,
     ``a_s = σ(7×7[mean_c U; max_c U])``, output ``low · a_c · a_s``.
@@ -46,13 +45,13 @@ class FIM(nn.Module):
         self.align = nn.Sequential(_conv(high, low, 1, norm), _ACTIVATIONS[activation]())
         self.channel = self.spatial = None
         if use_channel:
-            middle = max(low // 16, 8)
-            self.channel = nn.Sequential(nn.Conv2d(low, middle, 1), nn.ReLU(), nn.Conv2d(middle, low, 1))
+            hidden = max(low // 16, 8)
+            self.channel = nn.Sequential(nn.Conv2d(low, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, low, 1))
         if use_spatial:
             self.spatial = nn.Conv2d(2, 1, 7, padding=3)
 
     def attention(self, aligned: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Return a_c (B, c, 1, 1) and a_s (B, 1, H, W), both in (0, 1); None where the part is off."""
+        """Return a_c (B, c, 1, 1) and a_s (B, 1, H, W), both in (0, 1), of U (B, c, H, W); None for one that is off."""
         channel = spatial = None
         if self.channel is not None:
             pooled = self.channel(aligned.mean((2, 3), keepdim=True)) + self.channel(aligned.amax((2, 3), keepdim=True))
@@ -63,7 +62,7 @@ class FIM(nn.Module):
         return channel, spatial
 
     def forward(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the weighted low level and U, both (B, c, H, W)."""
+        """Map low (B, c, H, W) and high (B, C, h, w) to the weighted low level and U, both (B, c, H, W)."""
         aligned = F.interpolate(self.align(high), size=low.shape[-2:], mode="nearest")
         out = low
         for weight in self.attention(aligned):
@@ -72,7 +71,7 @@ class FIM(nn.Module):
 
 
 class FEM(nn.Module):
-    """Feature enhancement: mixes the weighted low level with U through two depth-wise convolutions.
+    """Feature enhancement: combines the weighted low level Z with U through two depth-wise convolutions.
 
     ``E = act(norm(1×1[Z; U]))``, output ``norm(1×1(act(dw₁(E) + dw₂(E) + E)))`` with dilations 1 and 2.
     """
@@ -86,26 +85,28 @@ class FEM(nn.Module):
         self.activation = _ACTIVATIONS[activation]()
 
     def forward(self, weighted: Tensor, aligned: Tensor) -> Tensor:
-        """Map two (B, c, H, W) to one."""
-        mixed = self.activation(self.squeeze(torch.cat((weighted, aligned), dim=1)))
-        return self.project(self.activation(self.near(mixed) + self.far(mixed) + mixed))
+        """Map Z and U, both (B, c, H, W), to (B, c, H, W)."""
+        squeezed = self.activation(self.squeeze(torch.cat((weighted, aligned), dim=1)))
+        return self.project(self.activation(self.near(squeezed) + self.far(squeezed) + squeezed))
 
 
 @NECK_REGISTRY.register()
 class SARL(nn.Module):
-    """Scale-adaptive relay layer between a backbone and its neck: ``R_l = C_l + γ_l · FEM(FIM(C_l, R_{l+1}))``.
+    """Scale-aware relay layer between a backbone and its neck: ``R_l = C_l + γ_l · FEM(FIM(C_l, R_{l+1}))``.
 
-    It works downwards from the highest level, which looks at itself. γ starts at zero, so that at first nothing changes
-    (with pretrained weights that matters). Use it as ``FPN(bottom_up=NeckedBackbone(backbone=…, neck=SARL(…)))``.
+    It works top-down from the highest level, for which ``R_{l+1}`` is the level itself. γ starts at zero, so that the
+    neck starts as the identity and pretrained weights keep their meaning. Use it as
+    ``FPN(bottom_up=NeckedBackbone(backbone=…, neck=SARL(…)))``.
 
-    The papers show the inside only in figures that are missing from them: it is our reading (SPEC §6).
+    The papers show the layers only in figures that are missing from them: they are our reading, see
+    docs/papers/sarl.md#fim-and-fem.
     """
 
     def __init__(
         self,
         *,
-        channels: Sequence[int],
-        levels: Sequence[str] = ("res2", "res3", "res4", "res5"),
+        in_channels: Sequence[int],
+        in_features: Sequence[str] = ("res2", "res3", "res4", "res5"),
         norm: str = "GN",
         activation: str = "relu",
         use_channel: bool = True,
@@ -115,31 +116,32 @@ class SARL(nn.Module):
         """Build a block for each level.
 
         Args:
-            channels: of the levels.
-            levels: their names, finest first; other features pass unchanged.
+            in_channels: channels of the levels.
+            in_features: names of the levels, finest first; other feature maps are passed on unchanged.
             norm: of Detectron2: ``GN`` (32 groups), ``BN``, …, or ``YOLO``: batch norm with ε 10⁻³ and momentum 0.03.
             activation: ``relu`` or ``silu``.
-            use_channel: weigh channels.
-            use_spatial: weigh places.
-            top_down: look at the level above after that was relayed; False looks at the backbone's.
+            use_channel: use channel attention.
+            use_spatial: use spatial attention.
+            top_down: read the next higher level after it was relayed; False reads the backbone's.
 
         Raises:
-            ValueError: names and channels differ in number, or an unknown activation.
+            ValueError: ``in_features`` and ``in_channels`` differ in length, or an unknown activation.
         """
         super().__init__()
-        if not levels or len(levels) != len(channels) or len(set(levels)) != len(levels):
+        if not in_features or len(in_features) != len(in_channels) or len(set(in_features)) != len(in_features):
             raise ValueError(
-                f"SARL: {len(levels)} levels {list(levels)} and {len(channels)} channels {list(channels)}."
+                f"SARL: {len(in_features)} in_features {list(in_features)} and {len(in_channels)} in_channels "
+                f"{list(in_channels)}; give as many of each, and each level once."
             )
         if activation not in _ACTIVATIONS:
             raise ValueError(f"SARL: unknown activation '{activation}'. {did_you_mean(activation, _ACTIVATIONS)}")
-        self.levels = tuple(levels)
+        self.in_features = tuple(in_features)
         self.top_down = top_down
         self.fim, self.fem, self.scale = nn.ModuleDict(), nn.ModuleDict(), nn.ParameterDict()
-        for index, (name, count) in enumerate(zip(levels, channels, strict=True)):
+        for index, (name, count) in enumerate(zip(in_features, in_channels, strict=True)):
             self.fim[name] = FIM(
                 count,
-                channels[min(index + 1, len(channels) - 1)],
+                in_channels[min(index + 1, len(in_channels) - 1)],
                 norm=norm,
                 activation=activation,
                 use_channel=use_channel,
@@ -149,7 +151,7 @@ class SARL(nn.Module):
             self.scale[name] = nn.Parameter(torch.zeros(count, 1, 1))
 
     def output_shape(self, input_shape: dict[str, ShapeSpec]) -> dict[str, ShapeSpec]:
-        """Names, channels and strides of the output: those of the input.
+        """Return channels and stride of each output: those of the input.
 
         Raises:
             ValueError: a level is missing or has other channels.
@@ -158,17 +160,17 @@ class SARL(nn.Module):
         return input_shape
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the features with the levels relayed; the input dict is not modified.
+        """Return the feature maps with the levels relayed; the input dict is not modified.
 
         Raises:
             KeyError: a level is missing; says which exist.
         """
-        for name in self.levels:
+        for name in self.in_features:
             if name not in features:
                 raise KeyError(f"SARL: no level '{name}'. {did_you_mean(name, features)}")
         result = dict(features)
-        high = features[self.levels[-1]]
-        for name in reversed(self.levels):
+        high = features[self.in_features[-1]]
+        for name in reversed(self.in_features):
             weighted, aligned = self.fim[name](features[name], high)
             result[name] = features[name] + self.scale[name] * self.fem[name](weighted, aligned)
             high = result[name] if self.top_down else features[name]

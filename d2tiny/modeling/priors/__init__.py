@@ -1,4 +1,4 @@
-"""What a detector places on its feature maps before it looks: grids, anchors, receptive fields."""
+"""Priors: anchors, points and receptive fields on the grids of the feature maps."""
 
 from d2tiny.modeling.priors.anchors import grid_from_generator
 from d2tiny.modeling.priors.grid import GridLevel, GridPriors

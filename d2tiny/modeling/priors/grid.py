@@ -1,4 +1,4 @@
-"""Priors on regular grids, kept as their description instead of N boxes."""
+"""Priors on regular grids, stored as a description of the grids instead of N boxes."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor
 from d2tiny.ops.boxes import xyxy_to_cxcywh
 from d2tiny.ops.grid_topk import PriorGrids
 
-__all__ = ["SNAP", "GridLevel", "GridPriors", "snap_cells"]
+__all__ = ["SNAP", "GridLevel", "GridPriors", "snap_cell_anchors"]
 
-# All centres of a grid are exact in float32 up to 8192 px when cell anchors are multiples of this, so that the windowed
-# and the dense label assignment see the very same numbers. It moves no side by more than 0.001 px.
+# If cell anchors are multiples of this, all coordinates are exact in float32 up to 8192 px, so that label assignment on
+# the grid and on boxes computes with the same numbers. The rounding moves no side by more than 0.001 px.
 SNAP = 2.0**-10
 
 
-def snap_cells(cells: Tensor) -> Tensor:
-    """Round (A, 4) cell anchors to multiples of 2⁻¹⁰ px, sizes to multiples of 2⁻⁹ px."""
-    half = torch.round((cells[:, 2:] - cells[:, :2]) / 2 / SNAP) * SNAP
-    centre = torch.round((cells[:, 2:] + cells[:, :2]) / 2 / SNAP) * SNAP
+def snap_cell_anchors(cell_anchors: Tensor) -> Tensor:
+    """Round cell anchors (A, 4), centres to multiples of 2⁻¹⁰ px and sizes to multiples of 2⁻⁹ px."""
+    half = torch.round((cell_anchors[:, 2:] - cell_anchors[:, :2]) / 2 / SNAP) * SNAP
+    centre = torch.round((cell_anchors[:, 2:] + cell_anchors[:, :2]) / 2 / SNAP) * SNAP
     return torch.cat((centre - half, centre + half), dim=1)
 
 
@@ -30,60 +30,60 @@ class GridLevel:
     """The priors of one feature map.
 
     Attributes:
-        stride: distance of neighbouring cells in px.
+        stride: distance between neighbouring cells in px.
         height: rows of the feature map.
         width: columns of the feature map.
-        cells: (A, 4) float32 XYXY boxes of cell (0, 0), relative to its shift.
-        offset: shift of cell (0, 0) in units of the stride (Detectron2's ``ANCHOR_GENERATOR.OFFSET``).
+        cell_anchors: (A, 4) float32 XYXY in px, relative to the position of the cell.
+        offset: position of cell (0, 0) in units of the stride (Detectron2's ``ANCHOR_GENERATOR.OFFSET``).
     """
 
     stride: int
     height: int
     width: int
-    cells: Tensor
+    cell_anchors: Tensor
     offset: float = 0.0
 
 
 class GridPriors:
     """The priors of an image: levels × rows × columns × cell anchors, in Detectron2's order.
 
-    Assigners use the description (:attr:`prior_grids`); :meth:`boxes` materialises the N boxes for decoding and for
-    assigners without a windowed path.
+    Assigners search the description (:attr:`prior_grids`); :meth:`boxes` computes the N boxes, for decoding and for
+    assigners that need all of them.
     """
 
     def __init__(self, levels: list[GridLevel]) -> None:
-        """Keep the description of the levels, finest first.
+        """Set the levels, finest first.
 
         Raises:
-            ValueError: a level has a stride under 1 or cell anchors of a wrong shape.
+            ValueError: a level has a stride below 1 or cell anchors of a wrong shape.
         """
         for i, level in enumerate(levels):
-            if level.stride < 1 or level.cells.dim() != 2 or level.cells.shape[1] != 4:
+            if level.stride < 1 or level.cell_anchors.dim() != 2 or level.cell_anchors.shape[1] != 4:
                 raise ValueError(
                     f"Level {i}: stride {level.stride} must be >= 1 and cells "
-                    f"{tuple(level.cells.shape)} must be (A, 4)."
+                    f"{tuple(level.cell_anchors.shape)} must be (A, 4)."
                 )
         self.levels = tuple(levels)
 
     def __len__(self) -> int:
         """Return N, the number of priors."""
-        return sum(lv.height * lv.width * len(lv.cells) for lv in self.levels)
+        return sum(lv.height * lv.width * len(lv.cell_anchors) for lv in self.levels)
 
     @property
     def device(self) -> torch.device:
-        """Where the priors live."""
-        return self.levels[0].cells.device if self.levels else torch.device("cpu")
+        """Device of the priors."""
+        return self.levels[0].cell_anchors.device if self.levels else torch.device("cpu")
 
     @cached_property
     def level_boxes(self) -> list[Tensor]:
-        """One (H·W·A, 4) float32 XYXY tensor for each level."""
+        """Boxes of each level, (H·W·A, 4) float32 XYXY in px; not to be modified."""
         result = []
         for level in self.levels:
             shift_x = (torch.arange(level.width, device=self.device) + level.offset) * level.stride
             shift_y = (torch.arange(level.height, device=self.device) + level.offset) * level.stride
             y, x = torch.meshgrid(shift_y, shift_x, indexing="ij")
             shifts = torch.stack((x, y, x, y), dim=-1).reshape(-1, 1, 4).float()
-            result.append((shifts + level.cells.float()).reshape(-1, 4))
+            result.append((shifts + level.cell_anchors.float()).reshape(-1, 4))
         return result
 
     @cached_property
@@ -91,24 +91,24 @@ class GridPriors:
         return torch.cat(self.level_boxes) if self.levels else torch.zeros(0, 4)
 
     def boxes(self) -> Tensor:
-        """All (N, 4) float32 XYXY boxes; not to be modified."""
+        """Return the boxes of all levels, (N, 4) float32 XYXY in px; not to be modified."""
         return self._boxes
 
     def strides(self) -> Tensor:
-        """(N,) float32 stride of each prior's level, px."""
-        parts = [torch.full((lv.height * lv.width * len(lv.cells),), float(lv.stride)) for lv in self.levels]
+        """Return the stride of each prior's level, (N,) float32 in px."""
+        parts = [torch.full((lv.height * lv.width * len(lv.cell_anchors),), float(lv.stride)) for lv in self.levels]
         return torch.cat(parts).to(self.device) if parts else torch.zeros(0)
 
     @cached_property
     def prior_grids(self) -> PriorGrids:
-        """Return the priors as regular grids, one for each cell anchor of each level."""
+        """The grids as tensors, one for each cell anchor of each level."""
         columns: list[list[float]] = []
         base = 0
         for number, level in enumerate(self.levels):
-            count = len(level.cells)
+            count = len(level.cell_anchors)
             if level.height and level.width:
                 shift = level.offset * level.stride
-                for a, (cx, cy, w, h) in enumerate(xyxy_to_cxcywh(level.cells.double()).tolist()):
+                for a, (cx, cy, w, h) in enumerate(xyxy_to_cxcywh(level.cell_anchors.double()).tolist()):
                     columns.append(
                         [level.stride, level.width, level.height, cx + shift, cy + shift, w, h, base + a, count, number]
                     )

@@ -10,16 +10,20 @@ from detectron2.modeling.anchor_generator import (
     DefaultAnchorGenerator,
 )
 
-from d2tiny.modeling.priors.grid import snap_cells
+from d2tiny.modeling.priors.grid import snap_cell_anchors
 
 __all__ = ["RFAnchorGenerator", "receptive_fields"]
 
 
 def receptive_fields(first_level: int = 2, num_levels: int = 5) -> list[float]:
-    """Theoretical receptive field sides of the levels P{first}.. of a ResNet-50 FPN, in px.
+    """Return the side of the theoretical receptive field of each level of a ResNet-50 FPN, in px.
 
-    The recursion of the released code: each 3×3 adds twice the current jump; P2..P7 give
+    The recursion is that of the released code: each 3×3 convolution adds twice the current jump. P2 to P7 have
     [35, 91, 267, 427, 555, 811].
+
+    Args:
+        first_level: number of the first level, 2 for P2.
+        num_levels: number of levels.
 
     Raises:
         ValueError: levels outside P2..P7.
@@ -42,9 +46,9 @@ def receptive_fields(first_level: int = 2, num_levels: int = 5) -> list[float]:
 
 @ANCHOR_GENERATOR_REGISTRY.register()
 class RFAnchorGenerator(DefaultAnchorGenerator):
-    """Anchors whose side is a fraction of the level's theoretical receptive field.
+    """Generates anchors whose side is a fraction of the level's theoretical receptive field.
 
-    They are both the assignment priors and the regression anchors. Differences from the paper: sides are rounded to
+    They serve both label assignment and box regression. Differences from the paper: sides are rounded to
     2⁻⁹ px (see :data:`d2tiny.modeling.priors.grid.SNAP`).
     """
 
@@ -63,9 +67,9 @@ class RFAnchorGenerator(DefaultAnchorGenerator):
         Args:
             strides: stride of each level in px, from P{first_level} on.
             fraction: effective / theoretical receptive field; 0.5 in all released RFLA configs.
-            aspect_ratios: height / width of the anchors of a cell; the area is the same for all.
-            first_level: number of the first level (2 for P2); by default the one that has the first stride.
-            offset: shift of the first anchor in units of the stride, in [0, 1).
+            aspect_ratios: height / width of the anchors of a cell, which all have the same area.
+            first_level: number of the first level (2 for P2); by default the level with the first stride.
+            offset: position of the first anchor in units of the stride, in [0, 1).
 
         Raises:
             ValueError: ``fraction`` is not positive or the levels are outside P2..P7.
@@ -77,7 +81,7 @@ class RFAnchorGenerator(DefaultAnchorGenerator):
         sizes = [[fraction * side] for side in receptive_fields(first_level, len(strides))]
         super().__init__(sizes=sizes, aspect_ratios=[list(aspect_ratios)], strides=list(strides), offset=offset)
         for i, cells in enumerate(list(self.cell_anchors)):
-            setattr(self.cell_anchors, str(i), snap_cells(cells))
+            setattr(self.cell_anchors, str(i), snap_cell_anchors(cells))
 
     @classmethod
     def from_config(cls, cfg, input_shape):  # type: ignore[no-untyped-def]  # noqa: D102

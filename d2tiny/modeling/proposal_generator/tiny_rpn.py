@@ -30,9 +30,9 @@ __all__ = ["TinyRPN"]
 class TinyRPN(RPN):
     """Detectron2's RPN with a label assigner, a box loss and ignore regions.
 
-    Assignment runs on the grid description of the anchors, so its cost does not grow with the image. Differences
-    from Detectron2's RPN: boxes are decoded only for the proposals that survive the top-k, and NMS runs level by
-    level instead of on shifted coordinates.
+    Labels are assigned on the description of the anchor grids, so the cost does not grow with the image. Differences
+    from Detectron2's RPN: boxes are decoded only for the proposals that remain after top-k, and NMS runs level by level
+    instead of on shifted coordinates.
     """
 
     @configurable
@@ -59,22 +59,25 @@ class TinyRPN(RPN):
         """Put the parts together.
 
         Args:
-            in_features: pyramid levels, finest first.
+            in_features: names of the pyramid levels, finest first.
             head: predicts objectness and deltas, for example ``StandardRPNHead``.
             anchor_generator: Detectron2's default one or :class:`RFAnchorGenerator`.
             assigner: labels the anchors.
-            box_loss: on encoded deltas or decoded boxes, as it wants.
+            box_loss: on encoded deltas or decoded boxes, as its ``space`` says.
             box2box_transform: the box coder.
-            batch_size_per_image: anchors sampled for the loss.
-            positive_fraction: largest share of positives among them.
+            batch_size_per_image: number of anchors of an image that are sampled for the loss.
+            positive_fraction: largest fraction of positives among them.
             pre_nms_topk: proposals kept before NMS per level, (training, test).
             post_nms_topk: proposals kept after NMS per image, (training, test).
-            nms_thresh: IoU or NWD above which the worse proposal goes.
-            nms_metric: ``iou`` or ``nwd`` (then 0.85 is usual).
+            nms_thresh: IoU or NWD above which the proposal with the lower score is removed.
+            nms_metric: ``iou`` or ``nwd`` (with which a threshold of 0.85 is usual).
             nwd_constant: C of NWD, px.
             min_box_size: shortest side of a proposal in px.
-            anchor_boundary_thresh: anchors farther outside the image than this many px are not trained; −1 keeps all.
+            anchor_boundary_thresh: anchors farther outside the image than this, in px, are not trained; −1 keeps all.
             loss_weight: a factor, or one for each of ``loss_rpn_cls`` and ``loss_rpn_loc``.
+
+        Raises:
+            ValueError: an unknown ``nms_metric``, or settings of NWD-NMS outside their range.
         """
         super().__init__(
             in_features=in_features,
@@ -124,12 +127,12 @@ class TinyRPN(RPN):
         """Label the anchors of each image and sample a batch of them.
 
         Args:
-            anchors: the grid.
-            gt_instances: objects, with ignore regions where ``gt_ignore`` is set.
+            anchors: those of every image.
+            gt_instances: ground truth of each image; ignore regions are where ``gt_ignore`` is set.
 
         Returns:
-            For each image an (N,) vector of 1, 0, −1 (not sampled or ignored), and (N, 4) matched boxes, which mean
-            something for positives only.
+            For each image the labels (N,): 1, 0, or −1 (not sampled or ignored), and the matched boxes (N, 4), which
+            are only defined for positives.
         """
         boxes = anchors.boxes()
         labels, matched_boxes = [], []
@@ -156,14 +159,14 @@ class TinyRPN(RPN):
         pred_anchor_deltas: list[Tensor],
         gt_boxes: list[Tensor],
     ) -> dict[str, Tensor]:
-        """Objectness and box loss over the sampled anchors of the batch.
+        """Compute objectness loss and box loss over the sampled anchors of the batch.
 
         Args:
-            anchors: the grid.
-            pred_objectness_logits: per level (B, H·W·A).
-            gt_labels: per image (N,).
-            pred_anchor_deltas: per level (B, H·W·A, 4).
-            gt_boxes: per image (N, 4).
+            anchors: those of every image.
+            pred_objectness_logits: (B, H·W·A) of each level.
+            gt_labels: (N,) of each image, of :meth:`label_and_sample_anchors`.
+            pred_anchor_deltas: (B, H·W·A, 4) of each level.
+            gt_boxes: (N, 4) of each image, matched boxes.
 
         Returns:
             ``loss_rpn_cls`` and ``loss_rpn_loc``.
@@ -200,15 +203,19 @@ class TinyRPN(RPN):
         features: dict[str, Tensor],
         gt_instances: list[Instances] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """Propose boxes; in training also return the losses.
+        """Predict proposals, and compute the losses in training.
 
         Args:
-            images: the batch.
-            features: the pyramid.
-            gt_instances: needed in training.
+            images: of the batch; only their sizes are used.
+            features: feature maps (B, C, H_l, W_l) by name.
+            gt_instances: ground truth of each image, required in training.
 
         Returns:
-            For each image ``proposal_boxes`` and ``objectness_logits`` by falling score, and the losses.
+            ``proposal_boxes`` and ``objectness_logits`` of each image by falling score, and the losses by name.
+
+        Raises:
+            ValueError: no ground truth in training.
+            FloatingPointError: NaN or infinity in proposals in training.
         """
         maps = [features[name] for name in self.in_features]
         anchors = grid_from_generator(self.anchor_generator, maps)
@@ -233,45 +240,62 @@ class TinyRPN(RPN):
         pred_anchor_deltas: list[Tensor],
         image_sizes: list[tuple[int, int]],
     ) -> list[Instances]:
-        """Keep the best boxes of each level, decode them, suppress and keep the best of the image.
+        """Select the proposals of each image: top-k of each level, NMS inside each level, top-k of the image.
+
+        Args:
+            anchors: those of every image.
+            pred_objectness_logits: (B, H·W·A) of each level.
+            pred_anchor_deltas: (B, H·W·A, 4) of each level.
+            image_sizes: (height, width) of each image in px; proposals are clipped to them.
+
+        Returns:
+            ``proposal_boxes`` and ``objectness_logits`` of each image by falling score.
 
         Raises:
             FloatingPointError: NaN or infinity in training.
         """
-        pre_topk, post_topk = self.pre_nms_topk[self.training], self.post_nms_topk[self.training]
+        pre_topk = self.pre_nms_topk[self.training]
         boxes_per_level, scores_per_level, level_ids = [], [], []
         for level, (priors, logits, deltas) in enumerate(
             zip(anchors.level_boxes, pred_objectness_logits, pred_anchor_deltas, strict=True)
         ):
             count = min(pre_topk, logits.shape[1])
             scores, index = logits.float().topk(count, dim=1)
-            chosen = deltas.gather(1, index[..., None].expand(-1, -1, 4)).float()
-            boxes = self.box2box_transform.apply_deltas(chosen.reshape(-1, 4), priors[index.reshape(-1)])
+            topk_deltas = deltas.gather(1, index[..., None].expand(-1, -1, 4)).float()
+            boxes = self.box2box_transform.apply_deltas(topk_deltas.reshape(-1, 4), priors[index.reshape(-1)])
             boxes_per_level.append(boxes.view(len(logits), count, 4))
             scores_per_level.append(scores)
             level_ids.append(torch.full((count,), level, dtype=torch.int64, device=logits.device))
         all_boxes, all_scores = cat(boxes_per_level, dim=1), cat(scores_per_level, dim=1)
         levels = cat(level_ids)
 
-        results = []
-        for size, boxes_i, scores_i in zip(image_sizes, all_boxes, all_scores, strict=True):
-            finite = torch.isfinite(boxes_i).all(dim=1) & torch.isfinite(scores_i)
-            if self.training and not finite.all():
-                raise FloatingPointError("Predicted proposals hold NaN or infinity.")
-            proposals = Boxes(boxes_i[finite])
-            proposals.clip(size)
-            large = proposals.nonempty(threshold=self.min_box_size)
-            boxes_i, scores_i = proposals.tensor[large], scores_i[finite][large]
-            keep = batched_nms(
-                boxes_i,
-                scores_i,
-                levels[finite][large],
-                self.nms_thresh,
-                metric=self.nms_metric,
-                constant=self.nwd_constant,
-            )[:post_topk]
-            result = Instances(size)
-            result.proposal_boxes = Boxes(boxes_i[keep])
-            result.objectness_logits = scores_i[keep]
-            results.append(result)
-        return results
+        return [
+            self._select_proposals(boxes, scores, levels, size)
+            for boxes, scores, size in zip(all_boxes, all_scores, image_sizes, strict=True)
+        ]
+
+    def _select_proposals(
+        self, boxes: Tensor, scores: Tensor, levels: Tensor, image_size: tuple[int, int]
+    ) -> Instances:
+        """Return the proposals of an image after clipping, NMS inside each level and top-k.
+
+        Args:
+            boxes: (n, 4) XYXY in px.
+            scores: (n,) objectness logits.
+            levels: (n,) int64, level of each box.
+            image_size: (height, width) in px.
+        """
+        finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores)
+        if self.training and not finite.all():
+            raise FloatingPointError("Predicted proposals hold NaN or infinity.")
+        clipped = Boxes(boxes[finite])
+        clipped.clip(image_size)
+        large = clipped.nonempty(threshold=self.min_box_size)
+        boxes, scores, levels = clipped.tensor[large], scores[finite][large], levels[finite][large]
+        keep = batched_nms(
+            boxes, scores, levels, self.nms_thresh, metric=self.nms_metric, constant=self.nwd_constant
+        )[: self.post_nms_topk[self.training]]
+        result = Instances(image_size)
+        result.proposal_boxes = Boxes(boxes[keep])
+        result.objectness_logits = scores[keep]
+        return result

@@ -1,4 +1,4 @@
-"""Second-stage heads."""
+"""ROI heads of two-stage detectors."""
 
 from d2tiny.modeling.roi_heads.cascade import TinyCascadeROIHeads
 from d2tiny.modeling.roi_heads.fast_rcnn import TinyFastRCNNOutputLayers, select_detections

@@ -1,4 +1,4 @@
-"""Cascade R-CNN heads that know ignore regions; any box loss in each stage."""
+"""Cascade R-CNN heads with ignore regions and any box loss in each stage."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ __all__ = ["TinyCascadeROIHeads"]
 
 @ROI_HEADS_REGISTRY.register()
 class TinyCascadeROIHeads(TinyStandardROIHeads, CascadeROIHeads):
-    """Several box heads in a row, each on the boxes of the one before and with a stricter matcher.
+    """Several box heads in a row, each on the boxes of the previous one and with a stricter matcher.
 
-    Differences from Detectron2's heads: losses of the stages are weighted (1, 0.5, 0.25 in the AI-TOD papers) instead
-    of the gradients of the features scaled, which is an option; boxes in ignore regions are not trained in any stage.
+    Differences from Detectron2's heads: the losses of the stages are weighted (1, 0.5, 0.25 in the AI-TOD papers),
+    while scaling the gradients of the features is an option; boxes in ignore regions are not trained in any stage.
     """
 
     @configurable
@@ -46,14 +46,14 @@ class TinyCascadeROIHeads(TinyStandardROIHeads, CascadeROIHeads):
         Args:
             box_heads: one for each stage.
             box_predictors: one for each stage, class-agnostic, with the stage's box coder and box loss.
-            stage_loss_weights: factors on all losses of a stage.
+            stage_loss_weights: factor on the losses of each stage.
             scale_gradient: divide the gradients of the features by the number of stages.
             **kwargs: ``box_in_features``, ``box_pooler``, ``proposal_matchers`` and those of
                 :class:`TinyStandardROIHeads`.
 
         Raises:
-            ValueError: stages, weights and matchers differ in number, a weight is negative, or a
-                predictor regresses each class for itself.
+            ValueError: stages, weights and matchers differ in number, a weight is negative, or a predictor is not
+                class-agnostic.
         """
         if not len(box_heads) == len(box_predictors) == len(stage_loss_weights):
             raise ValueError(
@@ -88,8 +88,8 @@ class TinyCascadeROIHeads(TinyStandardROIHeads, CascadeROIHeads):
         return ret
 
     def _forward_box(self, features, proposals, targets=None):  # type: ignore[no-untyped-def]
-        """Losses of all stages in training, else the detections of each image."""
-        # In float32 as TinyStandardROIHeads does it.
+        """Return the losses of all stages in training, else the detections of each image."""
+        # In float32 as in TinyStandardROIHeads.
         maps = [features[name].float() for name in self.box_in_features]
         image_sizes = [p.image_size for p in proposals]
         losses: dict[str, Tensor] = {}
@@ -104,9 +104,9 @@ class TinyCascadeROIHeads(TinyStandardROIHeads, CascadeROIHeads):
             boxes = predictor.predict_boxes(predictions, proposals)
             if self.training:
                 with get_event_storage().name_scope(f"stage{stage}"):
-                    found = predictor.losses(predictions, proposals)
+                    stage_losses = predictor.losses(predictions, proposals)
                 weight = self.stage_loss_weights[stage]
-                losses.update({f"{name}_stage{stage}": weight * value for name, value in found.items()})
+                losses.update({f"{name}_stage{stage}": weight * value for name, value in stage_losses.items()})
             else:
                 scores.append(predictor.predict_probs(predictions, proposals))
         if self.training:
@@ -125,10 +125,11 @@ class TinyCascadeROIHeads(TinyStandardROIHeads, CascadeROIHeads):
         ]
 
     def _run_stage(self, features, proposals, stage):  # type: ignore[no-untyped-def]
+        """Return class scores and deltas of the stage's head for all proposals."""
         if not self.training:
             return self._predict(features, proposals, self.box_head[stage], self.box_predictor[stage])
         pooled = self.box_pooler(features, [p.proposal_boxes for p in proposals])
-        if self.training and self.scale_gradient:
+        if self.scale_gradient:
             pooled = _ScaleGradient.apply(pooled, 1.0 / self.num_cascade_stages)
         return self.box_predictor[stage](self.box_head[stage](pooled))
 
@@ -136,8 +137,8 @@ class TinyCascadeROIHeads(TinyStandardROIHeads, CascadeROIHeads):
     def _match_and_label_boxes(
         self, proposals: list[Instances], stage: int, targets: list[Instances]
     ) -> list[Instances]:
-        """Match the boxes of the stage before; those that match nothing and lie in an ignore region are dropped."""
-        labelled, num_fg, num_bg = [], [], []
+        """Match the boxes of the previous stage; unmatched ones in ignore regions are dropped."""
+        matched_proposals, num_fg, num_bg = [], [], []
         for proposal, target in zip(proposals, targets, strict=True):
             objects, ignored = split_ignored(target)
             boxes = proposal.proposal_boxes.tensor
@@ -149,10 +150,10 @@ class TinyCascadeROIHeads(TinyStandardROIHeads, CascadeROIHeads):
             if len(objects):
                 result.gt_classes = torch.where(labels == 1, objects.gt_classes[matched], result.gt_classes)
                 result.gt_boxes = objects.gt_boxes[matched]
-            labelled.append(result)
+            matched_proposals.append(result)
             num_fg.append(int((labels == 1).sum()))
             num_bg.append(len(labels) - num_fg[-1])
         storage = get_event_storage()
         storage.put_scalar(f"stage{stage}/roi_head/num_fg_samples", np.mean(num_fg))
         storage.put_scalar(f"stage{stage}/roi_head/num_bg_samples", np.mean(num_bg))
-        return labelled
+        return matched_proposals

@@ -1,4 +1,4 @@
-"""Detectron2's ROI pooler with a fast path on processors."""
+"""Detectron2's ROI pooler with a fast path on the CPU."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ __all__ = ["TinyROIPooler"]
 
 
 class TinyROIPooler(nn.Module):
-    """A pooler that aligns boxes with our kernel on processors, and as Detectron2 does everywhere else.
+    """Pools with our ROIAlign kernel on the CPU, and with Detectron2's pooler everywhere else.
 
-    Elsewhere: on a GPU, in a traced or compiled graph, in other types than float32, with other kinds of pooling.
+    Everywhere else means on a GPU, in a traced or compiled graph, in other types than float32, and with other kinds of
+    pooling than aligned ROIAlign.
     """
 
     def __init__(self, pooler: ROIPooler) -> None:
@@ -31,32 +32,35 @@ class TinyROIPooler(nn.Module):
 
     @property
     def output_size(self) -> tuple[int, int]:
-        """h, w in bins."""
+        """Height and width of the pooled features in bins."""
         height, width = self.pooler.output_size
         return int(height), int(width)
 
     def forward(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
-        """Pool levels (B, C, H, W) in the boxes of each image to (R, C, h, w)."""
+        """Pool feature maps (B, C, H_l, W_l) in the boxes of each image to (R, C, h, w)."""
         (pooled,) = self.chunks(x, box_lists, None)
         return pooled
 
     def chunks(self, x: list[Tensor], box_lists: list[Boxes], size: int | None = 512) -> Iterator[Tensor]:
         """Pool ``size`` boxes at a time, in their order; all at once for None and where the kernel is not used.
 
-        What comes behind can then work in memory that it has used before: 3,000 boxes need 150 MB at once.
+        The box head can then reuse the memory of the previous chunk: 3,000 boxes at once need 150 MB.
+
+        Raises:
+            ValueError: boxes of another number of images than the feature maps.
         """
         if len(box_lists) != len(x[0]):
             raise ValueError(f"TinyROIPooler: boxes of {len(box_lists)} images for maps of {len(x[0])}.")
         traced = torch.jit.is_tracing() or torch.jit.is_scripting() or torch.compiler.is_compiling()
-        usual = all(level.device.type == "cpu" and level.dtype == torch.float32 for level in x)
-        if traced or not usual or not self.aligned or not box_lists:
+        on_cpu = all(level.device.type == "cpu" and level.dtype == torch.float32 for level in x)
+        if traced or not on_cpu or not self.aligned or not box_lists:
             yield self.pooler(x, box_lists)
             return
         settings = self.pooler
         levels = assign_boxes_to_levels(
             box_lists, settings.min_level, settings.max_level, settings.canonical_box_size, settings.canonical_level
         )
-        # A box of NaN or of negative area has no level; the kernel knows what to do with it on any.
+        # Boxes with NaN or of negative area get no valid level; the kernel handles them on any.
         levels = levels.clamp(0, len(x) - 1)
         sampling = settings.level_poolers[0].sampling_ratio
         rois = convert_boxes_to_pooler_format(box_lists)

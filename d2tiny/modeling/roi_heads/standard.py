@@ -1,4 +1,4 @@
-"""ROI heads that know ignore regions."""
+"""ROI heads with ignore regions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import configurable
+from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator.proposal_utils import add_ground_truth_to_proposals
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads
 from detectron2.structures import Instances
@@ -25,34 +26,34 @@ __all__ = ["TinyStandardROIHeads"]
 class TinyStandardROIHeads(StandardROIHeads):
     """Detectron2's box head with ignore regions; any box loss through its predictor.
 
-    A proposal that matches no object and lies with more than ``IGNORE_IOF`` of its own area in one ignore region is
+    A proposal that matches no object and has more than ``IGNORE_IOF`` of its own area in one ignore region is
     neither foreground nor background.
     """
 
     IGNORE_IOF = 0.5
-    box_pooler: Any  # Detectron2's, then ours
+    box_pooler: TinyROIPooler
 
     @configurable
-    def __init__(self, *, match_nwd: float | None = None, **kwargs: Any) -> None:
+    def __init__(self, *, box_pooler: ROIPooler, match_nwd: float | None = None, **kwargs: Any) -> None:
         """Build the heads.
 
         Args:
+            box_pooler: Detectron2's pooler, whose settings :class:`TinyROIPooler` takes over.
             match_nwd: C in px; proposals are then matched by NWD instead of IoU (NWD paper, second stage).
             **kwargs: those of ``StandardROIHeads``.
 
         Raises:
             ValueError: C that is not positive, or a pooler of other levels than ``box_in_features``.
         """
-        super().__init__(**kwargs)
+        super().__init__(box_pooler=TinyROIPooler(box_pooler), **kwargs)
         if match_nwd is not None and match_nwd <= 0:
             raise ValueError(f"TinyStandardROIHeads: match_nwd must be > 0 px, got {match_nwd}.")
         self.match_nwd = match_nwd
-        levels = len(self.box_pooler.level_poolers)
+        levels = len(box_pooler.level_poolers)
         if len(self.box_in_features) != levels:
             raise ValueError(
                 f"{type(self).__name__}: box_in_features {self.box_in_features}, but box_pooler has {levels} scales."
             )
-        self.box_pooler = TinyROIPooler(self.box_pooler)
 
     @classmethod
     def from_config(cls, cfg, input_shape):  # type: ignore[no-untyped-def]  # noqa: D102
@@ -67,7 +68,8 @@ class TinyStandardROIHeads(StandardROIHeads):
         return ret
 
     def _forward_box(self, features, proposals):  # type: ignore[no-untyped-def]
-        """Pool in float32: Detectron2 casts the boxes to the features' type, and bfloat16 moves them by pixels."""
+        """Return the losses of the batch in training, else the detections of each image."""
+        # In float32: Detectron2 casts the boxes to the features' type, and bfloat16 moves them by pixels.
         features = {name: features[name].float() for name in self.box_in_features}
         if self.training:
             return super()._forward_box(features, proposals)
@@ -77,18 +79,18 @@ class TinyStandardROIHeads(StandardROIHeads):
     def _predict(
         self, maps: list[torch.Tensor], proposals: list[Instances], head: torch.nn.Module, predictor: torch.nn.Module
     ) -> tuple[torch.Tensor, ...]:
-        """Class scores and deltas of all proposals; without gradients some at a time."""
+        """Return class scores and deltas of all proposals; without gradients in parts, to save memory."""
         size = None if torch.is_grad_enabled() else 512
         pooled = self.box_pooler.chunks(maps, [p.proposal_boxes for p in proposals], size)
         return tuple(torch.cat(parts) for parts in zip(*(predictor(head(chunk)) for chunk in pooled), strict=True))
 
     @torch.no_grad()
     def label_and_sample_proposals(self, proposals: list[Instances], targets: list[Instances]) -> list[Instances]:
-        """Match proposals with objects and sample a batch of each image.
+        """Match proposals with objects and sample a batch from each image.
 
         Args:
             proposals: with ``proposal_boxes`` and ``objectness_logits``.
-            targets: objects, with ignore regions where ``gt_ignore`` is set.
+            targets: ground truth with ``gt_boxes`` and ``gt_classes``; ignore regions are where ``gt_ignore`` is set.
 
         Returns:
             The sampled proposals with ``gt_classes`` (K is background) and, where the image has objects, ``gt_boxes``.
@@ -118,7 +120,7 @@ class TinyStandardROIHeads(StandardROIHeads):
         return sampled
 
     def _overlap(self, objects: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-        """(G, R) what the matcher's thresholds are on: IoU, or NWD where ``match_nwd`` gives its C."""
+        """Return the (G, R) quality matrix for the matcher: IoU, or NWD where ``match_nwd`` gives its constant."""
         if self.match_nwd is None:
             return pairwise_iou(objects, boxes)
         rows = [boxes.new_zeros((0, len(boxes)))]
@@ -127,7 +129,7 @@ class TinyStandardROIHeads(StandardROIHeads):
             g = xyxy_to_cxcywh(objects[part])[:, None]
             offset, sizes = priors[..., :2] - g[..., :2], (*priors[..., 2:].unbind(-1), *g[..., 2:].unbind(-1))
             value = nwd_score(*offset.unbind(-1), *sizes, constant=self.match_nwd)
-            rows.append(value * (g[..., 2:] > 0).all(dim=-1))  # as with IoU nothing matches an object without area
+            rows.append(value * (g[..., 2:] > 0).all(dim=-1))  # as with IoU, nothing matches an object without area
         return torch.cat(rows)
 
     def _sample_with_ignored(
@@ -137,7 +139,7 @@ class TinyStandardROIHeads(StandardROIHeads):
         gt_classes: torch.Tensor,
         in_ignored: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Drop unmatched proposals of ignore regions, then sample as Detectron2 does."""
+        """Drop unmatched proposals in ignore regions, then sample as Detectron2 does; return indices and classes."""
         keep = (~(in_ignored & (labels == 0))).nonzero().flatten()
         index, classes = self._sample_proposals(matched[keep], labels[keep], gt_classes)
         return keep[index], classes

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["check_boxes", "upcast"]
+__all__ = ["require_boxes", "upcast"]
 
 
-def check_boxes(boxes: Tensor, name: str) -> None:
+def require_boxes(boxes: Tensor, name: str) -> None:
     """Raise an error unless ``boxes`` is (N, 4) and finite.
 
     Args:
