@@ -65,11 +65,11 @@ def get_cfg(name: str, weights: str = "", overrides: Sequence[str] = (), device:
     cfg = _detectron2_cfg()
     add_d2tiny_config(cfg)
     cfg.MODEL.DEVICE = resolve_device(device)
-    path = find_config(name)
-    if is_yacs(path):
-        merge_yacs(cfg, str(path), overrides)
+    config = find_config(name)
+    if is_yacs(config.path):
+        merge_yacs(cfg, str(config.path), overrides)
     else:
-        _point_at_lazy(cfg, str(path.resolve()), list(overrides))
+        _point_at_lazy(cfg, str(config._replace(path=config.path.resolve())), list(overrides))
     cfg.MODEL.WEIGHTS = weights
     if not weights:
         logger.warning("%s: no weights given, so predictions will be random.", name)

@@ -86,7 +86,8 @@ DETECTORS = (ROOT / "docs" / "detectors.md").read_text()
 
 
 def test_code_of_the_page_of_detectors(tmp_path, monkeypatch):
-    config, native = blocks("python", DETECTORS)
+    shown, config, native = blocks("python", DETECTORS)
+    assert shown in (ROOT / "configs" / "aitod" / "rcnn.py").read_text()
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     file = tmp_path / "configs" / "quick" / "mine.py"
     file.write_text(config)

@@ -1,4 +1,7 @@
-"""Training recipes: each function takes a dataset and returns ``dataloader, optimizer, lr_multiplier, train``."""
+"""Training recipes: each function takes a dataset and returns ``dataloader, optimizer, lr_multiplier, train``.
+
+:func:`experiment` joins a model and a recipe to a config.
+"""
 
 import torch
 from detectron2.config import LazyCall as L
@@ -13,6 +16,12 @@ from d2tiny.engine.schedule import warmup_cosine, warmup_linear, warmup_multiste
 from .data import dataloader, flips, small_crops
 
 RESNET50 = "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
+
+
+def experiment(model, recipe):
+    """The config of a model and what a recipe returned."""
+    dataloader, optimizer, lr_multiplier, train = recipe
+    return dict(model=model, dataloader=dataloader, optimizer=optimizer, lr_multiplier=lr_multiplier, train=train)
 
 
 def settings(**changes):

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
-from d2tiny.config.files import config_names
+from d2tiny.config.files import config_names, configs_root, find_config
 
 __all__ = ["PROPOSALS", "SIDE", "known_costs", "markdown"]
 
@@ -58,6 +58,10 @@ def _measured(results: Path) -> dict[str, list[dict[str, float]]]:
     return metrics
 
 
+def _link(name: str) -> str:
+    return f"configs/{find_config(name).path.relative_to(configs_root()).as_posix()}"
+
+
 def markdown(results: Path) -> str:
     """Return the content of MODEL_ZOO.md.
 
@@ -84,7 +88,7 @@ def markdown(results: Path) -> str:
                 ours = f"{_numbers(means)} ({len(runs)} runs)"
             size = costs.get(name, {"params_m": "?", "gmac": "?"})
             lines.append(
-                f"| [{name.split('/')[1]}](configs/{name}.py) | {size['params_m']} | {size['gmac']} | "
+                f"| [{name.split('/')[1]}]({_link(name)}) | {size['params_m']} | {size['gmac']} | "
                 f"{_numbers(target['metrics']) if target else '–'} | {target['source'] if target else '–'} | {ours} |"
             )
         lines.append("")

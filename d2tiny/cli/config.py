@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     from d2tiny.config.files import find_config
     from d2tiny.config.native import is_yacs, lazy_from_yacs
 
-    path = find_config(args.config)
-    cfg = lazy_from_yacs(path, args.overrides) if is_yacs(path) else load_config(path, args.overrides)
+    config = find_config(args.config)
+    cfg = lazy_from_yacs(config.path, args.overrides) if is_yacs(config.path) else load_config(config, args.overrides)
     print(config_yaml(cfg, resolve=not args.unresolved), end="")
     return 0

@@ -43,7 +43,7 @@ def net_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tools/train_net.py",
         description="Train or evaluate a detector.",
-        epilog="example: tools/train_net.py --config-file configs/quick/faster_rcnn_r18_fpn_rfla.py "
+        epilog="example: tools/train_net.py --config-file quick/faster_rcnn_r18_fpn_rfla "
         "train.max_iter=200 train.output_dir=output/try",
     )
     add_arguments(parser, "--config-file", "--config")
@@ -74,9 +74,9 @@ def _config(args: argparse.Namespace) -> DictConfig:
     from d2tiny.config.native import is_yacs, lazy_from_yacs
 
     register_given(args)
-    path = find_config(args.config)
+    config = find_config(args.config)
     overrides = all_overrides(args)
-    return lazy_from_yacs(path, overrides) if is_yacs(path) else load_config(path, overrides)
+    return lazy_from_yacs(config.path, overrides) if is_yacs(config.path) else load_config(config, overrides)
 
 
 def _work(args: argparse.Namespace) -> None:

@@ -1,14 +1,39 @@
-"""The config files of the zoo: where they lie and what they are called."""
+"""The configs of the zoo: where they lie and what they are called.
+
+A file of ``configs/FOLDER/`` holds a family of experiments: each public function is one, named as in the zoo, with its
+title as docstring, and returns a config. Files that define ``model, dataloader, …`` at the top, as Detectron2's lazy
+configs do, and native YAML files hold one experiment each.
+"""
 
 from __future__ import annotations
 
 import ast
+import functools
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 from d2tiny.utils.errors import ConfigError, did_you_mean
 
-__all__ = ["config_name", "config_names", "config_title", "configs_root", "find_config"]
+__all__ = ["ConfigFile", "config_names", "config_title", "configs_root", "experiments", "find_config"]
+
+
+class ConfigFile(NamedTuple):
+    """Where a config is defined: a file, and the function in it (None: the file itself)."""
+
+    path: Path
+    function: str | None = None
+
+    def __str__(self) -> str:
+        """Return a text that :func:`find_config` takes: ``path`` or ``path:function``."""
+        return f"{self.path}:{self.function}" if self.function else str(self.path)
+
+    @property
+    def name(self) -> str:
+        """The zoo name, ``folder/experiment``; outside the zoo the name of the function or file alone."""
+        path, root = self.path.resolve(), configs_root().resolve()
+        experiment = self.function or (path.stem if path.suffix == ".py" else path.name)
+        return f"{path.parent.relative_to(root)}/{experiment}" if path.is_relative_to(root) else Path(experiment).stem
 
 
 def configs_root() -> Path:
@@ -20,47 +45,101 @@ def configs_root() -> Path:
     raise ConfigError(f"No configs folder in or beside {package}. Reinstall d2tiny.")
 
 
-def config_names() -> list[str]:
-    """Return all experiments of the zoo, as ``folder/name`` without the ending."""
-    root = configs_root()
-    files = [f.relative_to(root) for f in root.rglob("*") if f.suffix in (".py", ".yaml") and f.name != "__init__.py"]
-    return sorted(
-        (f.with_suffix("") if f.suffix == ".py" else f).as_posix()
-        for f in files
-        if f.parts[0] != "common" and not f.name.startswith("_")
+def experiments(path: Path) -> dict[str, str]:
+    """Return the experiments that a Python file defines as functions, with the first lines of their docstrings.
+
+    The file is parsed and not executed.
+
+    Raises:
+        ConfigError: a syntax error; says where.
+    """
+    return dict(_experiments(path, path.stat().st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=256)
+def _experiments(path: Path, _mtime: int) -> tuple[tuple[str, str], ...]:
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    except (SyntaxError, UnicodeDecodeError, ValueError) as err:
+        raise ConfigError(f"{path}: cannot read this config: {type(err).__name__}: {err}") from err
+    if any(_binds_model(node) for node in tree.body):
+        return ()  # a lazy config of its own, whose functions are helpers
+    return tuple(
+        (node.name, (ast.get_docstring(node) or "").split("\n")[0])
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and not node.args.args
     )
 
 
-def find_config(name: str | os.PathLike[str]) -> Path:
-    """Return the file of a config given as a path or as a zoo name.
+def _binds_model(node: ast.stmt) -> bool:
+    """Return whether a statement defines or imports ``model``."""
+    if isinstance(node, ast.ImportFrom):
+        return any((alias.asname or alias.name) == "model" for alias in node.names)
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    return any(isinstance(part, ast.Name) and part.id == "model" for t in targets for part in ast.walk(t))
+
+
+def _zoo() -> dict[str, ConfigFile]:
+    """Return all experiments of the zoo by name."""
+    root = configs_root()
+    files = sorted(f for f in root.rglob("*") if f.suffix in (".py", ".yaml") and not f.name.startswith("_"))
+    found = [
+        ConfigFile(file, function)
+        for file in files
+        if file.relative_to(root).parts[0] != "common"
+        for function in ((experiments(file) if file.suffix == ".py" else None) or (None,))
+    ]
+    return {config.name: config for config in sorted(found, key=lambda config: config.name)}
+
+
+def config_names() -> list[str]:
+    """Return all experiments of the zoo, as ``folder/name``; native YAML files keep their ending."""
+    return list(_zoo())
+
+
+def find_config(name: str | os.PathLike[str] | ConfigFile) -> ConfigFile:
+    """Return where a config is defined.
+
+    Args:
+        name: zoo name; path of a file with one experiment; ``path:function`` for one of several in a file.
 
     Raises:
-        ConfigError: neither exists; says which zoo name is closest.
+        ConfigError: there is no such config, or the file holds several; says which.
     """
-    path = Path(name)
-    if path.is_file():
-        return path
-    for candidate in (configs_root() / path, (configs_root() / path).with_suffix(".py")):
-        if candidate.is_file() and candidate.resolve().is_relative_to(configs_root().resolve()):
-            return candidate
-    text = path.with_suffix("").as_posix() if path.suffix == ".py" else path.as_posix()
-    text = text.removeprefix("configs/")
-    raise ConfigError(f"No config '{name}'. {did_you_mean(text, config_names())}")
+    if isinstance(name, ConfigFile):
+        return name
+    text = os.fspath(name)
+    file, colon, function = text.rpartition(":")
+    if colon and file.endswith(".py") and Path(file).is_file():
+        known = experiments(Path(file))
+        if function not in known:
+            raise ConfigError(f"{file} has no experiment '{function}'. {did_you_mean(function, known)}")
+        return ConfigFile(Path(file), function)
+    if Path(text).is_file():
+        return _only_experiment(Path(text))
+    zoo = _zoo()
+    short = text.removeprefix("configs/").removesuffix(".py")
+    if short in zoo:
+        return zoo[short]
+    raise ConfigError(f"No config '{name}'. {did_you_mean(short, zoo)}")
 
 
-def config_name(path: Path) -> str:
-    """Return the zoo name of a config file, ``folder/name``; for a file outside the zoo its name without ending."""
-    path, root = path.resolve(), configs_root().resolve()
-    return path.relative_to(root).with_suffix("").as_posix() if path.is_relative_to(root) else path.stem
+def _only_experiment(path: Path) -> ConfigFile:
+    functions = list(experiments(path)) if path.suffix == ".py" else []
+    if len(functions) > 1:
+        raise ConfigError(f"{path} holds {len(functions)} experiments; name one, for example {path}:{functions[0]}")
+    return ConfigFile(path, functions[0] if functions else None)
 
 
 def config_title(name: str | os.PathLike[str]) -> str:
-    """Return the first line of a config's docstring (``.py``) or of its comments (``.yaml``), without importing it.
+    """Return the title of a config: the first line of its docstring (``.py``) or of its comments (``.yaml``).
 
     Raises:
         ConfigError: no such config.
     """
-    path = find_config(name)
+    path, function = find_config(name)
+    if function is not None:
+        return experiments(path)[function]
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         text = ast.get_docstring(ast.parse(text)) or ""

@@ -16,7 +16,7 @@ from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from d2tiny.config.files import config_name, find_config
+from d2tiny.config.files import ConfigFile, find_config
 from d2tiny.config.shapes import follows, register_resolvers
 from d2tiny.config.signature import accepted_parameters, resolve_target
 from d2tiny.utils.errors import ConfigError, did_you_mean
@@ -33,29 +33,43 @@ __all__ = [
 register_resolvers()
 
 
-def load_config(name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> DictConfig:
+def load_config(name: str | os.PathLike[str] | ConfigFile, overrides: Sequence[str] = ()) -> DictConfig:
     """Load a lazy config, apply overrides and close it against unknown keys.
 
     Where the config leaves ``train.output_dir`` open, it follows from the config's name: ``output/aitod/…``.
 
     Args:
-        name: path of a ``.py`` config, of a ``.yaml`` written by :func:`save_config`, or a zoo name.
+        name: zoo name, path of a ``.py`` config (``path:function`` where it holds several) or of a ``.yaml`` written by
+            :func:`save_config`.
         overrides: ``key=value`` in hydra's syntax; see :func:`apply_overrides`.
 
     Raises:
         ConfigError: no such file, a file that does not load, or a bad override.
     """
-    path = find_config(name)
+    config = find_config(name)
     try:
-        cfg = LazyConfig.load(str(path.resolve()))
+        cfg = _load(config)
     except ConfigError:
         raise
     except (SyntaxError, ImportError, AttributeError, KeyError, NameError, yaml.YAMLError) as err:
-        raise ConfigError(f"{path}: cannot load this config: {type(err).__name__}: {err}") from err
+        raise ConfigError(f"{config}: cannot load this config: {type(err).__name__}: {err}") from err
     if "train" in cfg and OmegaConf.is_missing(cfg.train, "output_dir"):
-        cfg.train.output_dir = f"output/{config_name(path)}"
+        cfg.train.output_dir = f"output/{config.name}"
     OmegaConf.set_struct(cfg, True)
     return apply_overrides(cfg, overrides)
+
+
+def _load(config: ConfigFile) -> DictConfig:
+    path = str(config.path.resolve())
+    if config.function is None:
+        return LazyConfig.load(path)
+    found = LazyConfig.load(path, config.function)()
+    if not isinstance(found, dict | DictConfig):
+        raise ConfigError(f"{config} must return a dict with model, dataloader, …; got {type(found).__name__}.")
+    return DictConfig(
+        {key: DictConfig(value, flags={"allow_objects": True}) for key, value in found.items()},
+        flags={"allow_objects": True},
+    )
 
 
 def config_yaml(cfg: DictConfig, *, resolve: bool = False) -> str:

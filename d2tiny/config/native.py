@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from d2tiny.config.defaults import add_d2tiny_config, read_key
+from d2tiny.config.files import configs_root
 from d2tiny.config.lazy import apply_overrides, load_config
 from d2tiny.utils.errors import ConfigError, did_you_mean
 
@@ -107,7 +108,7 @@ def lazy_from_yacs(path: Path, overrides: Sequence[str]) -> DictConfig:
     cfg = get_cfg()
     add_d2tiny_config(cfg)
     merge_yacs(cfg, str(path), [o for o in overrides if o[:1].isupper()])
-    lazy = load_config("common/native_run")
+    lazy = load_config(configs_root() / "common" / "native_run.py")
     solver, train, loader = cfg.SOLVER, lazy.train, lazy.dataloader
     _refuse_unsupported(cfg)
     lazy.model.yaml = cfg.dump()

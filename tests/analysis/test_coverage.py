@@ -15,7 +15,6 @@ from d2tiny.config import load_config
 from d2tiny.modeling.assigners import MaxIoUAssigner
 from d2tiny.modeling.priors import grid_from_generator
 from d2tiny.utils.errors import ConfigError
-from tests.helpers import ROOT
 from tests.helpers.coco import truth
 
 
@@ -74,7 +73,7 @@ def test_coverage_of_nothing(one_anchor):
 @pytest.mark.parametrize("name", ["faster_rcnn_r18_fpn_maxiou", "faster_rcnn_r18_fpn_rfla"])
 def test_coverage_equals_the_assigner(name):
     """Image by image with the materialised anchors, for objects whose annotations are interleaved."""
-    config = str(ROOT / "configs" / "quick" / f"{name}.py")
+    config = f"quick/{name}"
     rng = np.random.default_rng(0)
     objects = [(int(i), 1, *rng.uniform(0, 60, 2), *rng.uniform(0.5, 60, 2)) for i in rng.integers(1, 5, 40)]
     gt = truth(objects, images=5, size=(130, 90))

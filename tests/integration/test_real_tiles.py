@@ -19,7 +19,7 @@ def test_trains_and_evaluates_on_real_tiles(shared_data, monkeypatch, tmp_path):
     code = train_main(
         [
             "--config-file",
-            "configs/quick/faster_rcnn_r18_fpn_rfla.py",
+            "quick/faster_rcnn_r18_fpn_rfla",
             "train.max_iter=2",
             "train.num_threads=1",
             "train.device=cpu",

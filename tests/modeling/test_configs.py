@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import ast
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +15,9 @@ from omegaconf import OmegaConf
 
 from d2tiny import model_zoo
 from d2tiny.config import load_config, save_config, validate_config
-from d2tiny.config.files import configs_root
+from d2tiny.config.files import configs_root, experiments
 from d2tiny.config.native import lazy_from_yacs
+from d2tiny.utils.errors import ConfigError
 from tests.helpers.models import BATCHES, NARROW_YAML, narrow, predict, step
 
 LAZY = [name for name in model_zoo.list_configs() if not name.endswith(".yaml")]
@@ -146,12 +147,37 @@ def test_papers_settings():
 
 
 def test_experiments_read_like_a_sentence():
-    """At most a dozen lines of code, no repeated consequences, nothing from another experiment."""
-    for path in Path(configs_root()).glob("*/*.py"):
-        if "common" not in path.parts:
-            text = path.read_text()
-            assert len([line for line in text.splitlines() if line and line[0] not in ("#", '"')]) <= 12, path
-            assert not re.search(r"output_dir|\bimages=|^from \.\w", text, flags=re.MULTILINE), path
+    """A title and an expression, without repeated consequences; every name belongs to one experiment."""
+    root = configs_root()
+    files = [path for path in root.glob("*/*.py") if path.parent.name != "common"]
+    names = [f"{path.parent.name}/{name}" for path in files for name in experiments(path)]
+    assert len(names) == len(set(names)) == len(LAZY)
+    for path in files:
+        assert not re.search(r"output_dir|\bimages=|^from \.\w", path.read_text(), flags=re.MULTILINE), path
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef):
+                assert ast.get_docstring(node), (path, node.name)
+                assert node.end_lineno - node.lineno < 14, (path, node.name)
+
+
+def test_a_file_with_experiments(tmp_path):
+    """Of one experiment the file is enough; of several one is named; helpers and other styles stay what they are."""
+    mine = tmp_path / "mine.py"
+    mine.write_text("def a():\n    return dict(train=dict(output_dir='???'))\n\n\ndef _helper():\n    pass\n")
+    assert load_config(mine).train.output_dir == "output/a"
+    mine.write_text(mine.read_text() + "\n\ndef b():\n    return 3\n")
+    with pytest.raises(ConfigError, match=r"holds 2 experiments; name one, for example .*mine.py:a"):
+        load_config(mine)
+    assert load_config(f"{mine}:a").train.output_dir == "output/a"
+    with pytest.raises(ConfigError, match=r"mine.py:b must return a dict with model, dataloader, …; got int"):
+        load_config(f"{mine}:b")
+    with pytest.raises(ConfigError, match=r"has no experiment 'c'"):
+        load_config(f"{mine}:c")
+    mine.write_text("def c(:\n")
+    with pytest.raises(ConfigError, match=r"mine.py: cannot read this config: SyntaxError: .*line 1"):
+        load_config(mine)
+    mine.write_text("def helper():\n    return 1\n\n\nmodel = dict(x=helper())\n")
+    assert load_config(mine).model.x == 1
 
 
 def test_names_decide_where_the_output_goes(tmp_path):

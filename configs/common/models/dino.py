@@ -84,7 +84,7 @@ def dino_r50_5scale(num_classes):
     return _dino(resnet50(freeze_at=1), 1, num_classes)
 
 
-def dino_r18(num_classes):
+def dino_r18_4scale(num_classes):
     """A small DINO for quick trainings from random weights: ResNet-18, 128 channels, four scales from stride 4."""
     model = _dino(resnet18(), 0, num_classes)
     model.embed_dim = 128

@@ -1,9 +1,0 @@
-"""DetectoRS baseline on AI-TOD."""
-
-from ..common.data import aitod
-from ..common.models.rcnn import detectors_r50
-from ..common.recipes import rcnn_1x
-
-dataset = aitod()
-model = detectors_r50(dataset.num_classes)
-dataloader, optimizer, lr_multiplier, train = rcnn_1x(dataset)

@@ -1,9 +1,0 @@
-"""DINO with a ResNet-50 on five scales on AI-TOD, 12 epochs."""
-
-from ..common.data import aitod
-from ..common.models.dino import dino_r50_5scale
-from ..common.recipes import dino_adamw
-
-dataset = aitod()
-model = dino_r50_5scale(dataset.num_classes)
-dataloader, optimizer, lr_multiplier, train = dino_adamw(dataset, epochs=12)

@@ -1,0 +1,124 @@
+"""Faster R-CNN, Cascade R-CNN and DetectoRS on AI-TOD."""
+
+from ..common.data import aitod
+from ..common.models.rcnn import cascade_rcnn_r50, detectors_r50, faster_rcnn_r50
+from ..common.parts.rcnn import dcloss, efpnbs, nwd, rfla, rka, sarl
+from ..common.recipes import experiment, nwd_1x, rcnn_1x
+
+DATASET = aitod()
+K = DATASET.num_classes
+
+
+def cascade_rcnn_r50_efpnbs_rfla_1x():
+    """Cascade R-CNN with RFLA and E-FPN-BS on AI-TOD."""
+    return experiment(efpnbs(rfla(cascade_rcnn_r50(K))), rcnn_1x(DATASET))
+
+
+def cascade_rcnn_r50_efpnbs_rfla_dcloss_1x():
+    """Cascade R-CNN with RFLA, E-FPN-BS and DCLoss on AI-TOD (the "*" rows of arXiv 2506.09897)."""
+    return experiment(dcloss(efpnbs(rfla(cascade_rcnn_r50(K)))), rcnn_1x(DATASET))
+
+
+def cascade_rcnn_r50_fpn_maxiou_1x():
+    """Cascade R-CNN baseline on AI-TOD."""
+    return experiment(cascade_rcnn_r50(K), rcnn_1x(DATASET))
+
+
+def cascade_rcnn_r50_fpn_nwd_1x():
+    """Cascade R-CNN with NWD: assigner, loss and NMS on AI-TOD."""
+    return experiment(nwd(cascade_rcnn_r50(K), loss_weight=10.0), nwd_1x(DATASET))
+
+
+def cascade_rcnn_r50_fpn_rfla_1x():
+    """Cascade R-CNN with RFLA on AI-TOD."""
+    return experiment(rfla(cascade_rcnn_r50(K)), rcnn_1x(DATASET))
+
+
+def cascade_rcnn_r50_fpn_rka_1x():
+    """Cascade R-CNN with NWD-RKA on AI-TOD."""
+    return experiment(rka(cascade_rcnn_r50(K), topk=3), nwd_1x(DATASET))
+
+
+def detectors_r50_efpnbs_rfla_1x():
+    """DetectoRS with RFLA and E-FPN-BS on AI-TOD."""
+    return experiment(efpnbs(rfla(detectors_r50(K))), rcnn_1x(DATASET))
+
+
+def detectors_r50_efpnbs_rfla_dcloss_1x():
+    """DetectoRS with RFLA, E-FPN-BS and DCLoss on AI-TOD (the "*" rows of arXiv 2506.09897)."""
+    return experiment(dcloss(efpnbs(rfla(detectors_r50(K)))), rcnn_1x(DATASET))
+
+
+def detectors_r50_rfp_maxiou_1x():
+    """DetectoRS baseline on AI-TOD."""
+    return experiment(detectors_r50(K), rcnn_1x(DATASET))
+
+
+def detectors_r50_rfp_nwd_1x():
+    """DetectoRS with NWD: assigner, loss and NMS on AI-TOD."""
+    return experiment(nwd(detectors_r50(K), loss_weight=5.0), nwd_1x(DATASET))
+
+
+def detectors_r50_rfp_rfla_1x():
+    """DetectoRS with RFLA on AI-TOD."""
+    return experiment(rfla(detectors_r50(K)), rcnn_1x(DATASET))
+
+
+def detectors_r50_rfp_rka_1x():
+    """DetectoRS with NWD-RKA on AI-TOD."""
+    return experiment(rka(detectors_r50(K), topk=3), nwd_1x(DATASET))
+
+
+def faster_rcnn_r50_cem_rfla_1x():
+    """Faster R-CNN with RFLA and CEM alone (table 5 of arXiv 2506.09897) on AI-TOD."""
+    return experiment(efpnbs(rfla(faster_rcnn_r50(K)), fbsm=False), rcnn_1x(DATASET))
+
+
+def faster_rcnn_r50_efpnbs_rfla_1x():
+    """Faster R-CNN with RFLA and E-FPN-BS on AI-TOD."""
+    return experiment(efpnbs(rfla(faster_rcnn_r50(K))), rcnn_1x(DATASET))
+
+
+def faster_rcnn_r50_efpnbs_rfla_dcloss_1x():
+    """Faster R-CNN with RFLA, E-FPN-BS and DCLoss on AI-TOD (the "*" rows of arXiv 2506.09897)."""
+    return experiment(dcloss(efpnbs(rfla(faster_rcnn_r50(K)))), rcnn_1x(DATASET))
+
+
+def faster_rcnn_r50_efpnbslight_rfla_dcloss_1x():
+    """Faster R-CNN with RFLA, the light variant of E-FPN-BS (ours) and DCLoss on AI-TOD."""
+    return experiment(dcloss(efpnbs(rfla(faster_rcnn_r50(K)), light=True)), rcnn_1x(DATASET))
+
+
+def faster_rcnn_r50_fbsm_rfla_1x():
+    """Faster R-CNN with RFLA and FBSM alone (table 5 of arXiv 2506.09897) on AI-TOD."""
+    return experiment(efpnbs(rfla(faster_rcnn_r50(K)), cem=False), rcnn_1x(DATASET))
+
+
+def faster_rcnn_r50_fpn_maxiou_1x():
+    """Faster R-CNN baseline on AI-TOD: anchors of 8 × stride, IoU assignment, 12 epochs of batch 2."""
+    return experiment(faster_rcnn_r50(K), rcnn_1x(DATASET))
+
+
+def faster_rcnn_r50_fpn_nwd_1x():
+    """Faster R-CNN with NWD: assigner, loss and NMS on AI-TOD."""
+    return experiment(nwd(faster_rcnn_r50(K), loss_weight=10.0), nwd_1x(DATASET))
+
+
+def faster_rcnn_r50_fpn_rfla_1x():
+    """Faster R-CNN with RFLA on AI-TOD."""
+    return experiment(rfla(faster_rcnn_r50(K)), rcnn_1x(DATASET))
+
+
+def faster_rcnn_r50_fpn_rfla_dcloss_1x():
+    """Faster R-CNN with RFLA and DCLoss on AI-TOD."""
+    return experiment(dcloss(rfla(faster_rcnn_r50(K))), rcnn_1x(DATASET))
+
+
+def faster_rcnn_r50_fpn_rka_1x():
+    """Faster R-CNN with NWD-RKA on AI-TOD."""
+    return experiment(rka(faster_rcnn_r50(K), topk=2), nwd_1x(DATASET))
+
+
+def faster_rcnn_r50_sarl_rfla_1x():
+    """Faster R-CNN with RFLA and the SARL relay on AI-TOD."""
+    return experiment(sarl(rfla(faster_rcnn_r50(K))), rcnn_1x(DATASET))

@@ -1,9 +1,0 @@
-"""Faster R-CNN baseline on AI-TOD-v2."""
-
-from ..common.data import aitodv2
-from ..common.models.rcnn import faster_rcnn_r50
-from ..common.recipes import rcnn_1x
-
-dataset = aitodv2()
-model = faster_rcnn_r50(dataset.num_classes)
-dataloader, optimizer, lr_multiplier, train = rcnn_1x(dataset)

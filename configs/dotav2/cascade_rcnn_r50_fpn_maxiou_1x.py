@@ -1,9 +1,0 @@
-"""Cascade R-CNN baseline on DOTA-v2.0 tiles."""
-
-from ..common.data import dotav2
-from ..common.models.rcnn import cascade_rcnn_r50
-from ..common.recipes import rcnn_1x
-
-dataset = dotav2()
-model = cascade_rcnn_r50(dataset.num_classes)
-dataloader, optimizer, lr_multiplier, train = rcnn_1x(dataset)

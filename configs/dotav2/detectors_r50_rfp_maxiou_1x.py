@@ -1,9 +1,0 @@
-"""DetectoRS baseline on DOTA-v2.0 tiles."""
-
-from ..common.data import dotav2
-from ..common.models.rcnn import detectors_r50
-from ..common.recipes import rcnn_1x
-
-dataset = dotav2()
-model = detectors_r50(dataset.num_classes)
-dataloader, optimizer, lr_multiplier, train = rcnn_1x(dataset)

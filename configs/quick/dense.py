@@ -1,0 +1,24 @@
+"""FCOS and RetinaNet on small aerial tiles: quick trainings on a processor."""
+
+from ..common.data import aerial
+from ..common.models.dense import fcos_r18, from_p2, retinanet_r18
+from ..common.parts.rcnn import rfla_dense
+from ..common.recipes import experiment, quick
+
+DATASET = aerial()
+K = DATASET.num_classes
+
+
+def fcos_r18_p2_rfla():
+    """Quick FCOS on P2-P6 with RFLA on aerial_*."""
+    return experiment(rfla_dense(from_p2(fcos_r18(K))), quick(DATASET))
+
+
+def fcos_r18_p3_rfla():
+    """Quick FCOS on P3-P7 with RFLA on aerial_*."""
+    return experiment(rfla_dense(fcos_r18(K)), quick(DATASET))
+
+
+def retinanet_r18_fpn_rfla():
+    """Quick RetinaNet with RFLA on aerial_*."""
+    return experiment(rfla_dense(retinanet_r18(K)), quick(DATASET))

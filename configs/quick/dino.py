@@ -1,0 +1,35 @@
+"""DINO and ScaleBridge-Det on small aerial tiles: quick trainings on a processor."""
+
+from ..common.data import aerial
+from ..common.models.dino import dino_r18_4scale
+from ..common.parts.dino import dgq, rem
+from ..common.recipes import experiment, quick
+
+DATASET = aerial()
+K = DATASET.num_classes
+
+
+def dino_r18():
+    """Quick DINO on aerial_*: ResNet-18, four scales from stride 4, 300 queries."""
+    return experiment(dino_r18_4scale(K), quick(DATASET, max_iter=450, clip_norm=0.1))
+
+
+def dino_r18_dgq():
+    """Quick DINO with density-guided queries on aerial_*."""
+    return experiment(
+        dgq(dino_r18_4scale(K), buckets=[100, 200, 300, 500], thresholds=[10, 50, 150]),
+        quick(DATASET, max_iter=450, clip_norm=0.1),
+    )
+
+
+def dino_r18_rem():
+    """Quick DINO with routed mixture attention on aerial_*."""
+    return experiment(rem(dino_r18_4scale(K)), quick(DATASET, max_iter=450, clip_norm=0.1))
+
+
+def scalebridge_r18():
+    """Quick ScaleBridge-Det on aerial_*: DINO with density-guided queries and routed mixture attention."""
+    return experiment(
+        rem(dgq(dino_r18_4scale(K), buckets=[100, 200, 300, 500], thresholds=[10, 50, 150])),
+        quick(DATASET, max_iter=450, clip_norm=0.1),
+    )

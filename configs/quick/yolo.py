@@ -1,0 +1,90 @@
+"""YOLOX, YOLOv5, YOLO11 and RS-TinyNet on small aerial tiles: quick trainings on a processor."""
+
+from ..common.data import aerial
+from ..common.models.yolo import yolo11, yolov5, yolox
+from ..common.parts.yolo import arb, mdca, p2, pfdh, rs_tinynet, sal, sarl, tiny_candidates
+from ..common.recipes import experiment, quick, with_mosaic
+
+DATASET = aerial()
+K = DATASET.num_classes
+
+
+def rs_tinynet_n():
+    """Quick RS-TinyNet (YOLO11n with MDCA, ARB, PFDH) on aerial_*."""
+    return experiment(rs_tinynet(yolo11("n", K)), quick(DATASET))
+
+
+def yolo11_n():
+    """Quick YOLO11n on aerial_*."""
+    return experiment(yolo11("n", K), quick(DATASET))
+
+
+def yolo11_n_arb():
+    """Quick YOLO11n with ARB on aerial_*."""
+    return experiment(arb(yolo11("n", K)), quick(DATASET))
+
+
+def yolo11_n_mdca():
+    """Quick YOLO11n with MDCA on aerial_*."""
+    return experiment(mdca(yolo11("n", K)), quick(DATASET))
+
+
+def yolo11_n_p2():
+    """Quick YOLO11n with a level of stride 4 on aerial_*."""
+    return experiment(p2(yolo11("n", K)), quick(DATASET))
+
+
+def yolo11_n_pfdh():
+    """Quick YOLO11n with PFDH on aerial_*."""
+    return experiment(pfdh(yolo11("n", K)), quick(DATASET))
+
+
+def yolo11_n_tinytal():
+    """Quick YOLO11n with candidates for the tiniest objects on aerial_*."""
+    return experiment(tiny_candidates(yolo11("n", K)), quick(DATASET))
+
+
+def yolov5_s():
+    """Quick YOLOv5-s on aerial_*."""
+    return experiment(yolov5("s", K), quick(DATASET))
+
+
+def yolov5_s_sarl_sal():
+    """Quick YOLOv5-s with relay and scale-adaptive loss on aerial_*."""
+    return experiment(sal(sarl(yolov5("s", K))), quick(DATASET))
+
+
+def yolox_s():
+    """Quick YOLOX-s on aerial_*."""
+    return experiment(yolox("s", K, max_detections=1500), quick(DATASET))
+
+
+def yolox_s_mosaic():
+    """Quick YOLOX-s on aerial_* with mosaics of crops instead of crops."""
+    config = experiment(yolox("s", K, max_detections=1500), quick(DATASET))
+    with_mosaic(
+        config["dataloader"],
+        size=160,
+        close_share=0.9,
+        mixup_prob=0.0,
+        multi_scale=0,
+        saturation=0.3,
+        value=0.3,
+        hue=5.4,
+    )
+    return config
+
+
+def yolox_s_sal():
+    """Quick YOLOX-s with the scale-adaptive loss on aerial_*."""
+    return experiment(sal(yolox("s", K, max_detections=1500)), quick(DATASET))
+
+
+def yolox_s_sarl():
+    """Quick YOLOX-s with the SARL relay on aerial_*."""
+    return experiment(sarl(yolox("s", K, max_detections=1500)), quick(DATASET))
+
+
+def yolox_s_sarl_sal():
+    """Quick YOLOX-s with relay and scale-adaptive loss on aerial_*."""
+    return experiment(sal(sarl(yolox("s", K, max_detections=1500))), quick(DATASET))

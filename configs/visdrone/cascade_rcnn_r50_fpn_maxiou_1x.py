@@ -1,9 +1,0 @@
-"""Cascade R-CNN baseline on VisDrone-DET."""
-
-from ..common.data import visdrone
-from ..common.models.rcnn import cascade_rcnn_r50
-from ..common.recipes import rcnn_1x
-
-dataset = visdrone()
-model = cascade_rcnn_r50(dataset.num_classes)
-dataloader, optimizer, lr_multiplier, train = rcnn_1x(dataset)
