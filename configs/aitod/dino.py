@@ -19,19 +19,9 @@ def dino_r50_5scale_12e():
     return experiment(dino_r50_5scale(K), dino_adamw(DATASET, epochs=12))
 
 
-def dino_r50_5scale_24e():
-    """DINO with a ResNet-50 on five scales on AI-TOD, 24 epochs."""
-    return experiment(dino_r50_5scale(K), dino_adamw(DATASET, epochs=24))
-
-
 def dino_r50_5scale_dgq_12e():
     """DINO with density-guided queries on AI-TOD, 12 epochs."""
     return experiment(dgq(dino_r50_5scale(K), warmup=DATASET.iterations(16)), dino_adamw(DATASET, epochs=12))
-
-
-def dino_r50_5scale_dgq_24e():
-    """DINO with density-guided queries on AI-TOD, 24 epochs."""
-    return experiment(dgq(dino_r50_5scale(K), warmup=DATASET.iterations(16)), dino_adamw(DATASET, epochs=24))
 
 
 def dino_r50_5scale_rem_12e():
@@ -39,16 +29,6 @@ def dino_r50_5scale_rem_12e():
     return experiment(rem(dino_r50_5scale(K)), dino_adamw(DATASET, epochs=12))
 
 
-def dino_r50_5scale_rem_24e():
-    """DINO with routed mixture attention on AI-TOD, 24 epochs."""
-    return experiment(rem(dino_r50_5scale(K)), dino_adamw(DATASET, epochs=24))
-
-
 def scalebridge_r50_5scale_12e():
     """ScaleBridge-Det on AI-TOD, 12 epochs."""
     return experiment(rem(dgq(dino_r50_5scale(K), warmup=DATASET.iterations(16))), dino_adamw(DATASET, epochs=12))
-
-
-def scalebridge_r50_5scale_24e():
-    """ScaleBridge-Det on AI-TOD, 24 epochs."""
-    return experiment(rem(dgq(dino_r50_5scale(K), warmup=DATASET.iterations(16))), dino_adamw(DATASET, epochs=24))

@@ -9,29 +9,9 @@ DATASET = aitod()
 K = DATASET.num_classes
 
 
-def cascade_rcnn_r50_efpnbs_rfla_1x():
-    """Cascade R-CNN with RFLA and E-FPN-BS on AI-TOD."""
-    return experiment(efpnbs(rfla(cascade_rcnn_r50(K))), rcnn_1x(DATASET))
-
-
-def cascade_rcnn_r50_efpnbs_rfla_dcloss_1x():
-    """Cascade R-CNN with RFLA, E-FPN-BS and DCLoss on AI-TOD (the "*" rows of arXiv 2506.09897)."""
-    return experiment(dcloss(efpnbs(rfla(cascade_rcnn_r50(K)))), rcnn_1x(DATASET))
-
-
-def cascade_rcnn_r50_fpn_maxiou_1x():
-    """Cascade R-CNN baseline on AI-TOD."""
-    return experiment(cascade_rcnn_r50(K), rcnn_1x(DATASET))
-
-
 def cascade_rcnn_r50_fpn_nwd_1x():
     """Cascade R-CNN with NWD: assigner, loss and NMS on AI-TOD."""
     return experiment(nwd(cascade_rcnn_r50(K), loss_weight=10.0), nwd_1x(DATASET))
-
-
-def cascade_rcnn_r50_fpn_rfla_1x():
-    """Cascade R-CNN with RFLA on AI-TOD."""
-    return experiment(rfla(cascade_rcnn_r50(K)), rcnn_1x(DATASET))
 
 
 def cascade_rcnn_r50_fpn_rka_1x():
@@ -39,49 +19,14 @@ def cascade_rcnn_r50_fpn_rka_1x():
     return experiment(rka(cascade_rcnn_r50(K), topk=3), nwd_1x(DATASET))
 
 
-def detectors_r50_efpnbs_rfla_1x():
-    """DetectoRS with RFLA and E-FPN-BS on AI-TOD."""
-    return experiment(efpnbs(rfla(detectors_r50(K))), rcnn_1x(DATASET))
-
-
-def detectors_r50_efpnbs_rfla_dcloss_1x():
-    """DetectoRS with RFLA, E-FPN-BS and DCLoss on AI-TOD (the "*" rows of arXiv 2506.09897)."""
-    return experiment(dcloss(efpnbs(rfla(detectors_r50(K)))), rcnn_1x(DATASET))
-
-
-def detectors_r50_rfp_maxiou_1x():
-    """DetectoRS baseline on AI-TOD."""
-    return experiment(detectors_r50(K), rcnn_1x(DATASET))
-
-
 def detectors_r50_rfp_nwd_1x():
     """DetectoRS with NWD: assigner, loss and NMS on AI-TOD."""
     return experiment(nwd(detectors_r50(K), loss_weight=5.0), nwd_1x(DATASET))
 
 
-def detectors_r50_rfp_rfla_1x():
-    """DetectoRS with RFLA on AI-TOD."""
-    return experiment(rfla(detectors_r50(K)), rcnn_1x(DATASET))
-
-
-def detectors_r50_rfp_rka_1x():
-    """DetectoRS with NWD-RKA on AI-TOD."""
-    return experiment(rka(detectors_r50(K), topk=3), nwd_1x(DATASET))
-
-
 def faster_rcnn_r50_cem_rfla_1x():
     """Faster R-CNN with RFLA and CEM alone (table 5 of arXiv 2506.09897) on AI-TOD."""
     return experiment(efpnbs(rfla(faster_rcnn_r50(K)), fbsm=False), rcnn_1x(DATASET))
-
-
-def faster_rcnn_r50_efpnbs_rfla_1x():
-    """Faster R-CNN with RFLA and E-FPN-BS on AI-TOD."""
-    return experiment(efpnbs(rfla(faster_rcnn_r50(K))), rcnn_1x(DATASET))
-
-
-def faster_rcnn_r50_efpnbs_rfla_dcloss_1x():
-    """Faster R-CNN with RFLA, E-FPN-BS and DCLoss on AI-TOD (the "*" rows of arXiv 2506.09897)."""
-    return experiment(dcloss(efpnbs(rfla(faster_rcnn_r50(K)))), rcnn_1x(DATASET))
 
 
 def faster_rcnn_r50_efpnbslight_rfla_dcloss_1x():
@@ -94,19 +39,9 @@ def faster_rcnn_r50_fbsm_rfla_1x():
     return experiment(efpnbs(rfla(faster_rcnn_r50(K)), cem=False), rcnn_1x(DATASET))
 
 
-def faster_rcnn_r50_fpn_maxiou_1x():
-    """Faster R-CNN baseline on AI-TOD: anchors of 8 × stride, IoU assignment, 12 epochs of batch 2."""
-    return experiment(faster_rcnn_r50(K), rcnn_1x(DATASET))
-
-
 def faster_rcnn_r50_fpn_nwd_1x():
     """Faster R-CNN with NWD: assigner, loss and NMS on AI-TOD."""
     return experiment(nwd(faster_rcnn_r50(K), loss_weight=10.0), nwd_1x(DATASET))
-
-
-def faster_rcnn_r50_fpn_rfla_1x():
-    """Faster R-CNN with RFLA on AI-TOD."""
-    return experiment(rfla(faster_rcnn_r50(K)), rcnn_1x(DATASET))
 
 
 def faster_rcnn_r50_fpn_rfla_dcloss_1x():

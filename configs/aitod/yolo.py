@@ -4,26 +4,16 @@ import math
 
 from ..common.data import aitod
 from ..common.models.yolo import yolo11, yolov5, yolox
-from ..common.parts.yolo import arb, mdca, p2, pfdh, rs_tinynet, sal, sarl, tiny_candidates
+from ..common.parts.yolo import arb, mdca, p2, pfdh, sal, sarl, tiny_candidates
 from ..common.recipes import experiment, ultralytics_sgd, yolox_sgd
 
 DATASET = aitod()
 K = DATASET.num_classes
 
 
-def rs_tinynet_m_600e():
-    """RS-TinyNet: YOLO11m with MDCA, ARB and PFDH on AI-TOD."""
-    return experiment(rs_tinynet(yolo11("m", K)), ultralytics_sgd(DATASET, epochs=600))
-
-
 def yolo11_l_600e():
     """YOLO11l on AI-TOD, 600 epochs."""
     return experiment(yolo11("l", K), ultralytics_sgd(DATASET, epochs=600))
-
-
-def yolo11_m_600e():
-    """YOLO11m on AI-TOD, 600 epochs."""
-    return experiment(yolo11("m", K), ultralytics_sgd(DATASET, epochs=600))
 
 
 def yolo11_m_arb_600e():
@@ -111,11 +101,6 @@ def yolox_l_300e():
     return experiment(yolox("l", K), yolox_sgd(DATASET, epochs=300))
 
 
-def yolox_m_300e():
-    """YOLOX-m on AI-TOD, 300 epochs."""
-    return experiment(yolox("m", K), yolox_sgd(DATASET, epochs=300))
-
-
 def yolox_m_sal_300e():
     """YOLOX-m with the scale-adaptive loss on AI-TOD."""
     return experiment(sal(yolox("m", K)), yolox_sgd(DATASET, epochs=300))
@@ -124,11 +109,6 @@ def yolox_m_sal_300e():
 def yolox_m_sarl_300e():
     """YOLOX-m with the SARL relay on AI-TOD."""
     return experiment(sarl(yolox("m", K)), yolox_sgd(DATASET, epochs=300))
-
-
-def yolox_m_sarl_sal_300e():
-    """YOLOX-m with relay and scale-adaptive loss on AI-TOD."""
-    return experiment(sal(sarl(yolox("m", K))), yolox_sgd(DATASET, epochs=300))
 
 
 def yolox_m_sarl_sal_beta1_300e():

@@ -28,12 +28,12 @@ def aitodv2(**changes):
 
 
 def visdrone(**changes):
-    """VisDrone-DET in AI-TOD's metrics."""
+    """VisDrone-DET: in AI-TOD's metrics."""
     return replace(BENCHMARKS["visdrone"], **changes)
 
 
 def dotav2(**changes):
-    """Tiles of DOTA-v2.0 with horizontal boxes."""
+    """DOTA-v2.0: tiles with horizontal boxes."""
     return replace(BENCHMARKS["dotav2"], **changes)
 
 

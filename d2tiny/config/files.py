@@ -1,8 +1,9 @@
 """The configs of the zoo: where they lie and what they are called.
 
-A file of ``configs/FOLDER/`` holds a family of experiments: each public function is one, named as in the zoo, with its
-title as docstring, and returns a config. Files that define ``model, dataloader, …`` at the top, as Detectron2's lazy
-configs do, and native YAML files hold one experiment each.
+A file of ``configs/FOLDER/`` holds a family of experiments: each public function is one, named as in the zoo, with a
+docstring as title, and returns a config. A grid has a constant ``DATASETS`` with names of ``configs/common/data.py`` and
+functions with the argument ``dataset``: the zoo has each of them once for each dataset. Files that define ``model``,
+``dataloader``, … at the top, as Detectron2's lazy configs do, and native YAML files hold one experiment each.
 """
 
 from __future__ import annotations
@@ -19,20 +20,24 @@ __all__ = ["ConfigFile", "config_names", "config_title", "configs_root", "experi
 
 
 class ConfigFile(NamedTuple):
-    """Where a config is defined: a file, and the function in it (None: the file itself)."""
+    """Where a config is defined: a file, the function in it (None: the file itself), and of a grid the dataset."""
 
     path: Path
     function: str | None = None
+    dataset: str | None = None
 
     def __str__(self) -> str:
-        """Return a text that :func:`find_config` takes: ``path`` or ``path:function``."""
-        return f"{self.path}:{self.function}" if self.function else str(self.path)
+        """Return a text that :func:`find_config` takes: ``path``, ``path:function`` or ``path:function@dataset``."""
+        text = f"{self.path}:{self.function}" if self.function else str(self.path)
+        return f"{text}@{self.dataset}" if self.dataset else text
 
     @property
     def name(self) -> str:
         """The zoo name, ``folder/experiment``; outside the zoo the name of the function or file alone."""
         path, root = self.path.resolve(), configs_root().resolve()
         experiment = self.function or (path.stem if path.suffix == ".py" else path.name)
+        if self.dataset:
+            return f"{self.dataset}/{experiment}"
         return f"{path.parent.relative_to(root)}/{experiment}" if path.is_relative_to(root) else Path(experiment).stem
 
 
@@ -48,7 +53,7 @@ def configs_root() -> Path:
 def experiments(path: Path) -> dict[str, str]:
     """Return the experiments that a Python file defines as functions, with the first lines of their docstrings.
 
-    The file is parsed and not executed.
+    Those of a grid are named ``function@dataset``. The file is parsed and not executed.
 
     Raises:
         ConfigError: a syntax error; says where.
@@ -62,33 +67,41 @@ def _experiments(path: Path, _mtime: int) -> tuple[tuple[str, str], ...]:
         tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     except (SyntaxError, UnicodeDecodeError, ValueError) as err:
         raise ConfigError(f"{path}: cannot read this config: {type(err).__name__}: {err}") from err
-    if any(_binds_model(node) for node in tree.body):
+    if any("model" in _bound(node) for node in tree.body):
         return ()  # a lazy config of its own, whose functions are helpers
+    datasets = [ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and "DATASETS" in _bound(n)]
+    suffixes = [f"@{name}" for name in datasets[0]] if datasets else [""]
+    arguments = ["dataset"] if datasets else []
     return tuple(
-        (node.name, (ast.get_docstring(node) or "").split("\n")[0])
+        (node.name + suffix, (ast.get_docstring(node) or "").split("\n")[0])
         for node in tree.body
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and not node.args.args
+        if isinstance(node, ast.FunctionDef) and [a.arg for a in node.args.args] == arguments and node.name[0] != "_"
+        for suffix in suffixes
     )
 
 
-def _binds_model(node: ast.stmt) -> bool:
-    """Return whether a statement defines or imports ``model``."""
+def _bound(node: ast.stmt) -> set[str]:
+    """Return the names that an assignment or a ``from`` import defines."""
     if isinstance(node, ast.ImportFrom):
-        return any((alias.asname or alias.name) == "model" for alias in node.names)
+        return {alias.asname or alias.name for alias in node.names}
     targets = node.targets if isinstance(node, ast.Assign) else []
-    return any(isinstance(part, ast.Name) and part.id == "model" for t in targets for part in ast.walk(t))
+    return {part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)}
+
+
+def _entry(path: Path, experiment: str) -> ConfigFile:
+    function, _, dataset = experiment.partition("@")
+    return ConfigFile(path, function, dataset or None)
 
 
 def _zoo() -> dict[str, ConfigFile]:
     """Return all experiments of the zoo by name."""
     root = configs_root()
     files = sorted(f for f in root.rglob("*") if f.suffix in (".py", ".yaml") and not f.name.startswith("_"))
-    found = [
-        ConfigFile(file, function)
-        for file in files
-        if file.relative_to(root).parts[0] != "common"
-        for function in ((experiments(file) if file.suffix == ".py" else None) or (None,))
-    ]
+    found = []
+    for file in files:
+        if file.relative_to(root).parts[0] != "common":
+            names = experiments(file) if file.suffix == ".py" else {}
+            found += [_entry(file, name) for name in names] or [ConfigFile(file)]
     return {config.name: config for config in sorted(found, key=lambda config: config.name)}
 
 
@@ -101,7 +114,8 @@ def find_config(name: str | os.PathLike[str] | ConfigFile) -> ConfigFile:
     """Return where a config is defined.
 
     Args:
-        name: zoo name; path of a file with one experiment; ``path:function`` for one of several in a file.
+        name: zoo name; path of a file with one experiment; ``path:function`` for one of several in a file, of a grid
+            ``path:function@dataset``.
 
     Raises:
         ConfigError: there is no such config, or the file holds several; says which.
@@ -114,7 +128,7 @@ def find_config(name: str | os.PathLike[str] | ConfigFile) -> ConfigFile:
         known = experiments(Path(file))
         if function not in known:
             raise ConfigError(f"{file} has no experiment '{function}'. {did_you_mean(function, known)}")
-        return ConfigFile(Path(file), function)
+        return _entry(Path(file), function)
     if Path(text).is_file():
         return _only_experiment(Path(text))
     zoo = _zoo()
@@ -128,7 +142,7 @@ def _only_experiment(path: Path) -> ConfigFile:
     functions = list(experiments(path)) if path.suffix == ".py" else []
     if len(functions) > 1:
         raise ConfigError(f"{path} holds {len(functions)} experiments; name one, for example {path}:{functions[0]}")
-    return ConfigFile(path, functions[0] if functions else None)
+    return _entry(path, functions[0]) if functions else ConfigFile(path)
 
 
 def config_title(name: str | os.PathLike[str]) -> str:
@@ -137,9 +151,13 @@ def config_title(name: str | os.PathLike[str]) -> str:
     Raises:
         ConfigError: no such config.
     """
-    path, function = find_config(name)
+    path, function, dataset = find_config(name)
     if function is not None:
-        return experiments(path)[function]
+        title = experiments(path)[f"{function}@{dataset}" if dataset else function]
+        if dataset:
+            known = experiments(configs_root() / "common" / "data.py")[dataset]
+            title = f"{title.removesuffix('.')} on {known.split(':')[0].removesuffix('.')}."
+        return title
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         text = ast.get_docstring(ast.parse(text)) or ""

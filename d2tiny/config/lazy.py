@@ -16,7 +16,7 @@ from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from d2tiny.config.files import ConfigFile, find_config
+from d2tiny.config.files import ConfigFile, configs_root, find_config
 from d2tiny.config.shapes import follows, register_resolvers
 from d2tiny.config.signature import accepted_parameters, resolve_target
 from d2tiny.utils.errors import ConfigError, did_you_mean
@@ -63,7 +63,9 @@ def _load(config: ConfigFile) -> DictConfig:
     path = str(config.path.resolve())
     if config.function is None:
         return LazyConfig.load(path)
-    found = LazyConfig.load(path, config.function)()
+    experiment = LazyConfig.load(path, config.function)
+    datasets = configs_root() / "common" / "data.py"
+    found = experiment(LazyConfig.load(str(datasets), config.dataset)()) if config.dataset else experiment()
     if not isinstance(found, dict | DictConfig):
         raise ConfigError(f"{config} must return a dict with model, dataloader, …; got {type(found).__name__}.")
     return DictConfig(

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from d2tiny import model_zoo
 from d2tiny.config import load_config, save_config, validate_config
-from d2tiny.config.files import configs_root, experiments
+from d2tiny.config.files import config_title, configs_root, find_config
 from d2tiny.config.native import lazy_from_yacs
 from d2tiny.utils.errors import ConfigError
 from tests.helpers.models import BATCHES, NARROW_YAML, narrow, predict, step
@@ -148,16 +148,31 @@ def test_papers_settings():
 
 def test_experiments_read_like_a_sentence():
     """A title and an expression, without repeated consequences; every name belongs to one experiment."""
-    root = configs_root()
-    files = [path for path in root.glob("*/*.py") if path.parent.name != "common"]
-    names = [f"{path.parent.name}/{name}" for path in files for name in experiments(path)]
-    assert len(names) == len(set(names)) == len(LAZY)
-    for path in files:
+    configs = [find_config(name) for name in LAZY]
+    assert len({(config.name, config) for config in configs}) == len({config.name for config in configs}) == len(LAZY)
+    for path in {config.path for config in configs}:
         assert not re.search(r"output_dir|\bimages=|^from \.\w", path.read_text(), flags=re.MULTILINE), path
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.FunctionDef):
                 assert ast.get_docstring(node), (path, node.name)
                 assert node.end_lineno - node.lineno < 14, (path, node.name)
+
+
+def test_a_grid_has_each_experiment_once_for_each_dataset():
+    config = find_config("visdrone/cascade_rcnn_r50_fpn_rfla_1x")
+    assert (config.path.name, config.function, config.dataset) == (
+        "rcnn.py",
+        "cascade_rcnn_r50_fpn_rfla_1x",
+        "visdrone",
+    )
+    assert find_config(str(config)) == config
+    assert config_title(config.name) == "Cascade R-CNN with RFLA on VisDrone-DET."
+    cfg = load_config(config)
+    assert cfg.model.roi_heads.num_classes == 10
+    assert cfg.dataloader.train.dataset.names == "visdrone_train"
+    assert cfg.train.max_iter == 12 * 3236
+    with pytest.raises(ConfigError, match=r"holds \d+ experiments; name one, for example .*@aitod"):
+        load_config(config.path)
 
 
 def test_a_file_with_experiments(tmp_path):
