@@ -3,7 +3,7 @@
 A file of ``configs/FOLDER/`` holds a family of experiments: each public function is one, named as in the zoo, with a
 docstring as title, and returns a config. A grid has a constant ``DATASETS`` with names of ``configs/common/data.py``
 and functions with the argument ``dataset``: the zoo has each of them once for each dataset. Files that define
-``model``, ``dataloader``, … at the top, as Detectron2's lazy configs do, and native YAML files hold one experiment each.
+``model``, ``dataloader``, … at the top, as lazy configs of Detectron2 do, and native YAML files hold one experiment.
 """
 
 from __future__ import annotations

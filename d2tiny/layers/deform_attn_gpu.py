@@ -31,6 +31,14 @@ def _corner(base, x, y, width, height, start, live, stride, d, depth):
 
 
 @triton.jit
+def _query(queries, heads, BLOCK: tl.constexpr):
+    """Return image, head, (query, head) row of each query of this program, and whether the query exists."""
+    b, m = tl.program_id(1) // heads, tl.program_id(1) % heads
+    q = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    return b, m, (b * queries + q).to(tl.int64) * heads + m, q < queries
+
+
+@triton.jit
 def _sample(locations, weights, i, live, width, height):
     """Load sample ``i`` of each query: weight, whether it touches the map, its upper left cell and the offset in it."""
     x = tl.load(locations + 2 * i, mask=live, other=-9.0) * width - 0.5
@@ -58,12 +66,9 @@ def _forward(
     D: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    head = tl.program_id(1)
-    b, m = head // heads, head % heads
-    q = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    b, m, row, live = _query(queries, heads, BLOCK)
     d = tl.arange(0, D)
-    live = q < queries
-    entry = ((b * queries + q).to(tl.int64) * heads + m) * (L * P)
+    entry = row * (L * P)
     base = value + (b.to(tl.int64) * cells * heads + m) * depth
     total = tl.zeros((BLOCK, D), tl.float32)
     start = 0
@@ -79,7 +84,7 @@ def _forward(
                 at, mask = _corner(base, x0 + right, y0 + lower, width, height, start, near, heads * depth, d, depth)
                 total += share[:, None] * tl.load(at, mask=mask, other=0.0).to(tl.float32)
         start += height * width
-    to = out + (((b * queries + q).to(tl.int64) * heads + m) * depth)[:, None] + d[None, :]
+    to = out + (row * depth)[:, None] + d[None, :]
     tl.store(to, total.to(out.dtype.element_ty), mask=live[:, None] & (d < depth)[None, :])
 
 
@@ -102,14 +107,11 @@ def _backward(
     D: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    head = tl.program_id(1)
-    b, m = head // heads, head % heads
-    q = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    b, m, row, live = _query(queries, heads, BLOCK)
     d = tl.arange(0, D)
-    live = q < queries
-    entry = ((b * queries + q).to(tl.int64) * heads + m) * (L * P)
+    entry = row * (L * P)
     shift = (b.to(tl.int64) * cells * heads + m) * depth
-    here = (((b * queries + q).to(tl.int64) * heads + m) * depth)[:, None] + d[None, :]
+    here = (row * depth)[:, None] + d[None, :]
     grad_block = tl.load(grad_out + here, mask=live[:, None] & (d < depth)[None, :], other=0.0).to(tl.float32)
     start = 0
     for level in range(L):
