@@ -89,7 +89,7 @@ _NARROW = {
     "YOLO11Backbone": {"depth": 0.33, "width": 0.125},
     "PAFPN": {"repeats": 1},
     "YOLOXHead": {"width": 32},
-    "ARB": {"stem": [8, 16, 32], "repeats": 1},
+    "ARB": {"stem_channels": [8, 16, 32], "repeats": 1},
     "TinyDINO": {"embed_dim": 32},
     "DeformableEncoder": {"num_layers": 1, "num_heads": 2, "feedforward_dim": 32},
     "DINODecoder": {"num_layers": 2},
