@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from d2tiny.layers.contrast import norms_for
 from d2tiny.modeling.contracts import AuxiliaryNeck, Backbone, DenseHead, HeadOutputs
+from d2tiny.modeling.meta_arch.inputs import require_batch
 from d2tiny.modeling.necks.levels import check_levels
 
 __all__ = ["AuxiliaryBranch", "TinyDenseDetector"]
@@ -139,6 +140,7 @@ class TinyDenseDetector(DenseDetector):
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         """Return the losses in training, else the detections, in the format of Detectron2's models."""
+        require_batch(self, batched_inputs)
         if not self.training:
             return super().forward(batched_inputs)
         with norms_for(self, [item["image"] for item in batched_inputs]):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from d2tiny.layers.contrast import norms_for
 from d2tiny.layers.position import PositionEmbeddingSine
 from d2tiny.modeling.contracts import Backbone, QueryPredictions, Targets
+from d2tiny.modeling.meta_arch.inputs import require_batch
 from d2tiny.modeling.targets import split_ignored
 from d2tiny.modeling.transformer import (
     REM,
@@ -200,6 +201,7 @@ class TinyDINO(nn.Module):
 
     def _preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalise the images and pad them to one size."""
+        require_batch(self, batched_inputs)
         images = [(item["image"].to(self.device) - self.pixel_mean) / self.pixel_std for item in batched_inputs]
         return ImageList.from_tensors(images, self.backbone.size_divisibility)
 
