@@ -79,4 +79,5 @@ __all__ = [
     "YOLOXHead",
     "YOLOv5Head",
     "build_resnet_efpnbs_backbone",
+    "check_predictor_input",
 ]
