@@ -11,12 +11,13 @@ import importlib.util
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
-from wrapt import register_post_import_hook
+from wrapt import register_post_import_hook, wrap_function_wrapper
 
 from d2tiny.utils.env import require_detectron2
 
@@ -72,6 +73,21 @@ def register_when_imported() -> None:
         sys.meta_path.insert(0, _MissingDetectron2())
     for name in (*NEEDS_DETECTRON2, "detectron2"):
         register_post_import_hook(_after_import, name)
+    register_post_import_hook(_check_predictor_inputs, "detectron2.engine.defaults")
+
+
+def _check_predictor_inputs(module: ModuleType) -> None:
+    """Let ``DefaultPredictor`` check its image where the config is d2tiny's.
+
+    It indexes and transposes the array before the model sees it, so that the model cannot say what it wants.
+    """
+
+    def check(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        from d2tiny.modeling import check_predictor_input
+
+        return check_predictor_input(wrapped, instance, args, kwargs)
+
+    wrap_function_wrapper(module, "DefaultPredictor.__call__", check)
 
 
 def _after_import(module: ModuleType) -> None:

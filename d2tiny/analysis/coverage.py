@@ -70,6 +70,8 @@ def config_coverage(
 ) -> Coverage:
     """Assign the objects of each image to the anchors of a config's RPN, at the original size of the image.
 
+    As in training, anchors outside the image take no part where the config's ``anchor_boundary_thresh`` says so.
+
     Args:
         config: lazy config file or zoo name of a detector with an RPN.
         boxes: (G, 4) XYXY boxes of each image in px.
@@ -88,13 +90,14 @@ def config_coverage(
         )
     generator, assigner = instantiate(part.anchor_generator), instantiate(part.assigner)
     strides = tuple(int(s) for s in generator.strides)
+    margin = float(part.get("anchor_boundary_thresh", -1))
     grids: dict[tuple[int, int], GridPriors] = {}
     covered: list[np.ndarray] = []
     by_level = np.zeros(len(strides), dtype=np.int64)
     pairs = tqdm(zip(boxes, sizes, strict=True), desc=config, total=len(boxes), disable=not progress, leave=False)
     for objects, size in pairs:
         if size not in grids:
-            grids[size] = _anchor_grid(generator, *size)
+            grids[size] = _anchor_grid(generator, *size).inside(size[::-1], margin)
         has_positive = _has_positive(assigner, grids[size], objects)
         by_level += has_positive.sum(axis=1)
         covered.append(np.asarray(has_positive.any(axis=0)))

@@ -15,7 +15,7 @@ from d2tiny.modeling.backbone import RFP, CSPDarknet, DetectoRSResNet, YOLO11Bac
 from d2tiny.modeling.build import build_resnet_efpnbs_backbone
 from d2tiny.modeling.dense_heads import TinyDenseHead, YOLO11Head, YOLOv5Head, YOLOXHead
 from d2tiny.modeling.losses import DCLoss, IoULoss, NWDLoss, SALoss, SmoothL1Loss
-from d2tiny.modeling.meta_arch import AuxiliaryBranch, LazyModel, TinyDenseDetector, TinyDINO
+from d2tiny.modeling.meta_arch import AuxiliaryBranch, LazyModel, TinyDenseDetector, TinyDINO, check_predictor_input
 from d2tiny.modeling.necks import ARB, EFPNBS, MDCA, PAFPN, PFDH, SARL, ChannelMapper, NeckedBackbone
 from d2tiny.modeling.priors import GridPriors, RFAnchorGenerator
 from d2tiny.modeling.proposal_generator import TinyRPN
@@ -79,4 +79,5 @@ __all__ = [
     "YOLOXHead",
     "YOLOv5Head",
     "build_resnet_efpnbs_backbone",
+    "check_predictor_input",
 ]

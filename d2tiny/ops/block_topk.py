@@ -20,7 +20,7 @@ from d2tiny.ops.boxes import DENSE_ELEMENTS, chunks
 from d2tiny.ops.gaussian import Score
 from d2tiny.ops.matches import Matches, keep_topk, max_score_per_gt
 
-__all__ = ["Blocks", "above_blocks", "topk_blocks"]
+__all__ = ["Blocks", "above_blocks", "block_bounds", "topk_blocks"]
 
 _BLOCK_SIZE = 64
 _EXTRA_BLOCKS = 3
@@ -88,7 +88,7 @@ def _sort_by_size_and_position(flat: Tensor) -> tuple[Tensor, Tensor]:
     return key >> 32, order
 
 
-def _block_bounds(blocks: Blocks, gts: Tensor, score: Score) -> Tensor:
+def block_bounds(blocks: Blocks, gts: Tensor, score: Score) -> Tensor:
     """Return the (G, B) upper bounds of the scores of all boxes of each block."""
     assert score.upper_bound is not None
     low, high = blocks.low.unbind(1), blocks.high.unbind(1)
@@ -119,7 +119,7 @@ def _score_blocks(blocks: Blocks, gts: Tensor, score: Score, g: Tensor, b: Tenso
 def _search(blocks: Blocks, gts: Tensor, score: Score, limits: Callable[[Tensor, slice], Tensor]) -> Iterator[Matches]:
     """Yield all pairs that score at least ``limits``, a function of (g, B) bounds and their slice of the G rows."""
     for part in chunks(len(gts), len(blocks.boxes), DENSE_ELEMENTS):
-        upper = _block_bounds(blocks, gts[part], score)
+        upper = block_bounds(blocks, gts[part], score)
         limit = limits(upper, part)
         g, b = (upper >= (limit - _SLACK * limit.abs())[:, None]).nonzero(as_tuple=True)
         for matches in _search_blocks(blocks, gts[part], score, g, b, limit):

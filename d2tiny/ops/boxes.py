@@ -56,7 +56,7 @@ def pairwise_intersection(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
 
 def _area(boxes: Tensor) -> Tensor:
-    return (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=-1)
+    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(dim=-1)
 
 
 def pairwise_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
@@ -78,9 +78,9 @@ def pairwise_giou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
 
 def aligned_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """Return the (N,) intersection over union in [0, 1] of box i with box i; 0 where both have no area."""
-    top_left = torch.maximum(boxes1[:, :2], boxes2[:, :2])
-    inter = (torch.minimum(boxes1[:, 2:], boxes2[:, 2:]) - top_left).clamp(min=0).prod(dim=-1)
+    """Return the (...,) intersection over union in [0, 1] of (..., 4) boxes; 0 where both have no area."""
+    top_left = torch.maximum(boxes1[..., :2], boxes2[..., :2])
+    inter = (torch.minimum(boxes1[..., 2:], boxes2[..., 2:]) - top_left).clamp(min=0).prod(dim=-1)
     union = _area(boxes1) + _area(boxes2) - inter
     return inter / union.clamp(min=torch.finfo(inter.dtype).tiny)
 

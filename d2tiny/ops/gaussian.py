@@ -21,6 +21,7 @@ from torch import Tensor
 from d2tiny.utils.errors import did_you_mean
 
 __all__ = [
+    "BOUND_ROUNDING",
     "EPS",
     "SCORES",
     "Score",
@@ -168,7 +169,7 @@ def iou_score(dx: Tensor, dy: Tensor, pw: Tensor, ph: Tensor, gw: Tensor, gh: Te
 
 
 # Added to bounds of IoU and GIoU, because the areas they subtract round.
-_ROUNDING = 1e-9
+BOUND_ROUNDING = 1e-9
 
 
 def _largest_overlap(
@@ -183,7 +184,7 @@ def _largest_overlap(
 
 def _iou_bound(*args: Tensor) -> Tensor:
     inter, union, _ = _largest_overlap(*args)
-    return inter / union + _ROUNDING
+    return inter / union + BOUND_ROUNDING
 
 
 def _giou_bound(
@@ -199,7 +200,7 @@ def _giou_bound(
     hull, union = hull_w * hull_h + EPS, union + EPS
     union_high = torch.maximum(torch.minimum(union_high + EPS, hull), union)
     bound = torch.maximum(inter / union + union / hull, inter / union_high + union_high / hull)
-    return bound - 1 + _ROUNDING
+    return bound - 1 + BOUND_ROUNDING
 
 
 SCORES: dict[str, Score] = {

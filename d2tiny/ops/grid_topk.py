@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ class PriorGrids:
     """M regular grids of equal boxes, one for each cell anchor of each level; all tensors are (M,).
 
     The prior at column ``ix`` and row ``iy`` of grid m has the centre ``(ix·stride + cx, iy·stride + cy)``, the
-    size ``(w, h)`` and the flat index ``base + (iy·columns + ix)·step``.
+    size ``(w, h)`` and the flat index ``base + (iy·pitch + ix)·step``.
 
     Attributes:
         stride: float64 stride in px.
@@ -42,6 +42,7 @@ class PriorGrids:
         h: float64 height of the priors in px.
         base: int64 flat index of the prior in cell (0, 0).
         step: int64 distance of the flat indices of neighbouring cells, the number of cell anchors of the level.
+        pitch: int64 number of cells from a row to the next, the columns of the feature map.
         level: int64 index of the feature level.
         num_priors: number of priors of all grids.
     """
@@ -55,14 +56,60 @@ class PriorGrids:
     h: Tensor
     base: Tensor
     step: Tensor
+    pitch: Tensor
     level: Tensor
     num_priors: int
 
     def select_level(self, level: int) -> PriorGrids:
         """Return the grids of one feature level; prior indices still refer to all levels."""
-        keep = self.level == level
+        return self._select(self.level == level)
+
+    def inside(self, height: int, width: int, margin: float) -> PriorGrids:
+        """Return the parts of the grids whose priors lie inside an image; prior indices stay as they are.
+
+        They are rectangles of cells, so that a search of them costs no more than one of all.
+
+        Args:
+            height: of the image in px.
+            width: of the image in px.
+            margin: px by which a prior may stick out.
+        """
+        x0, columns = _cells_inside(self.cx, self.w, self.stride, self.columns, width, margin)
+        y0, rows = _cells_inside(self.cy, self.h, self.stride, self.rows, height, margin)
+        cropped = replace(
+            self,
+            cx=self.cx + x0 * self.stride,
+            cy=self.cy + y0 * self.stride,
+            base=self.base + (y0 * self.pitch + x0) * self.step,
+            columns=columns,
+            rows=rows,
+        )
+        return cropped._select((columns > 0) & (rows > 0))
+
+    def _select(self, keep: Tensor) -> PriorGrids:
+        """Return the grids of an (M,) mask."""
         parts = {f.name: getattr(self, f.name)[keep] for f in fields(self) if f.name != "num_priors"}
         return PriorGrids(**parts, num_priors=int((parts["columns"] * parts["rows"]).sum()))
+
+
+def _cells_inside(
+    centre: Tensor, side: Tensor, stride: Tensor, count: Tensor, length: int, margin: float
+) -> tuple[Tensor, Tensor]:
+    """Return the first cell inside the image along an axis and how many follow, both (M,) int64.
+
+    Args:
+        centre: (M,) of the prior in cell 0, px.
+        side: (M,) of the priors, px.
+        stride: (M,) px.
+        count: (M,) number of cells.
+        length: of the image, px.
+        margin: px, see :meth:`PriorGrids.inside`.
+    """
+    first = torch.ceil((-margin - (centre - side / 2)) / stride).long().clamp(min=0)
+    end = (
+        torch.ceil((length + margin - (centre + side / 2)) / stride).long().minimum(count)
+    )  # the first that sticks out
+    return first, (end - first).clamp(min=0)
 
 
 def _score_cells(
@@ -124,7 +171,7 @@ def _cells_above(
         value = _score_cells(grids, gts, score, m[pair], g[pair], jx, jy)
         keep = value >= threshold[pair]
         grid = m[pair]
-        prior = grids.base[grid] + (jy * grids.columns[grid] + jx) * grids.step[grid]
+        prior = grids.base[grid] + (jy * grids.pitch[grid] + jx) * grids.step[grid]
         yield Matches(g[pair][keep], prior[keep], value[keep])
         start = stop
 
@@ -207,7 +254,7 @@ def topk_grid(grids: PriorGrids, gts: Tensor, score: ScoreFn, k: int, floor: flo
         hit = (window.score >= kth[:, None, None, None]) & ~overflow[..., None, None]
         gi, mi, yi, xi = hit.nonzero(as_tuple=True)
         px, py = window.x0[gi, mi] + xi, window.y0[gi, mi] + yi
-        prior = grids.base[mi] + (py * grids.columns[mi] + px) * grids.step[mi]
+        prior = grids.base[mi] + (py * grids.pitch[mi] + px) * grids.step[mi]
         parts.append(Matches(gi + part.start, prior, window.score[gi, mi, yi, xi]))
         if bool(overflow.any()):
             go, mo = overflow.nonzero(as_tuple=True)

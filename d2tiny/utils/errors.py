@@ -10,6 +10,7 @@ __all__ = [
     "ConfigError",
     "D2TinyError",
     "DatasetError",
+    "ImageError",
     "NonFiniteLossError",
     "did_you_mean",
 ]
@@ -25,6 +26,10 @@ class ConfigError(D2TinyError, ValueError):
 
 class DatasetError(D2TinyError, ValueError):
     """A dataset is missing or invalid; the message names the file."""
+
+
+class ImageError(D2TinyError, ValueError):
+    """An array or tensor is no image as a detector takes it; the message says what is, and how to convert it."""
 
 
 class CheckpointError(D2TinyError, RuntimeError):

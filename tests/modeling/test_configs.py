@@ -11,12 +11,14 @@ import torch
 from detectron2.config import instantiate
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
+from detectron2.modeling.matcher import Matcher
 from omegaconf import OmegaConf
 
 from d2tiny import model_zoo
 from d2tiny.config import load_config, save_config, validate_config
 from d2tiny.config.files import config_title, configs_root, find_config
 from d2tiny.config.native import lazy_from_yacs
+from d2tiny.modeling.roi_heads.matching import match_proposals
 from d2tiny.utils.errors import ConfigError
 from tests.helpers.models import BATCHES, NARROW_YAML, narrow, predict, step
 
@@ -97,7 +99,9 @@ def test_yaml_with_nwd_in_nms_and_matching(name):
     assert (rpn.nms_metric, rpn.nms_thresh, rpn.nwd_constant, heads.match_nwd) == ("nwd", 0.85, 9.5, 9.5)
     step(model, BATCHES["normal"])
     boxes = torch.tensor([[0.0, 0, 8, 8], [4, 0, 12, 8]])
-    assert heads._overlap(boxes[:1], boxes[1:]).item() == pytest.approx(np.exp(-4 / 9.5))
+    nwd = float(np.exp(-4 / 9.5))
+    labels = [match_proposals(Matcher([nwd + d], [0, 1]), boxes[:1], boxes[1:], 9.5)[1].item() for d in (-1e-5, 1e-5)]
+    assert labels == [1, 0]
     with pytest.raises(ValueError, match="nms_metric"):
         build_model(model_zoo.get_cfg(name, device="cpu", overrides=[*NARROW_YAML, "MODEL.RPN.NMS_METRIC=ndw"]))
 

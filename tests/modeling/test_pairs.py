@@ -7,9 +7,11 @@ import itertools
 import pytest
 import torch
 from detectron2.config import instantiate
+from detectron2.modeling.matcher import Matcher
 from detectron2.utils.events import EventStorage
 
 from d2tiny.config import validate_config
+from d2tiny.modeling.roi_heads.matching import match_proposals
 from tests.helpers.images import item
 from tests.helpers.models import ASSIGNERS, LOSSES, config, narrow, overrides
 
@@ -75,6 +77,7 @@ def test_nwd_nms_and_roi_matching_by_one_line_each():
     with EventStorage(0):
         losses = model.train()(batches()[0])
     assert torch.isfinite(sum(losses.values()))
-    heads = model.roi_heads
     box = torch.tensor([[0.0, 0, 6, 6]])
-    assert float(heads._overlap(box, box + 1)) == pytest.approx(0.895399, abs=1e-6)
+    for threshold, label in ((0.89539, 1), (0.89541, 0)):  # NWD is 0.895399
+        matcher = Matcher([threshold], [0, 1])
+        assert match_proposals(matcher, box, box + 1, model.roi_heads.match_nwd)[1].tolist() == [label]

@@ -41,7 +41,9 @@ BENCHMARKS = {
     # Tables of papers on tiny objects use AI-TOD's metrics; VisDrone's own are protocol="visdrone". Images have up to
     # 2000x1500 px: crops keep the native size of the objects, and objects that they cut become ignore regions.
     "visdrone": Benchmark("visdrone_train", "visdrone_val", len(VISDRONE_CLASSES), 6471, crop=1024),
-    # How many tiles there are depends on how they are cut; 10,000 stand for an epoch.
+    # How many tiles there are depends on how they are cut; 10,000 stand for an epoch, which makes 5,000 iterations with
+    # a batch of 2. The released log of RFLA has 4,257 (docs/papers/rfla.md#published-numbers). Set yours:
+    # dotav2(num_images=...).
     "dotav2": Benchmark("dotav2_train", "dotav2_val", len(DOTA_V2_CLASSES), 10000, protocol="dota_hbb"),
     "dior": Benchmark("dior_trainval", "dior_test", len(DIOR_CLASSES), 11725, protocol="dior"),
     # Classes and images are those of your json; the check before a training says how many classes there are.

@@ -60,7 +60,8 @@ class Assigner(abc.ABC):
         """Label the priors.
 
         Args:
-            priors: a :class:`GridPriors` or an (N, 4) XYXY tensor in px.
+            priors: a :class:`GridPriors` or an (N, 4) XYXY tensor in px. Priors that are not
+                :meth:`~GridPriors.usable` take no part, as if they were absent; they are ignored.
             gt_boxes: (G, 4) XYXY in px; G = 0 gives all negatives. A box without area gets no prior.
             ignore_boxes: (R, 4) XYXY, ignore regions.
             predictions: for assigners that look at the model's output; the others do not use them.
@@ -82,7 +83,11 @@ class Assigner(abc.ABC):
         matched = result.matched_idxs
         if len(valid) != len(gt_boxes) and len(valid):
             matched = torch.where(matched >= 0, valid[matched.clamp(min=0)], matched)
-        return AssignResult(matched, self._with_ignored(result.labels, priors, ignore_boxes), result.quality)
+        labels = self._with_ignored(result.labels, priors, ignore_boxes)
+        usable = priors.usable() if isinstance(priors, GridPriors) else None
+        if usable is not None:
+            labels = torch.where(usable, labels, -1)
+        return AssignResult(matched, labels, result.quality)
 
     def _with_ignored(self, labels: Tensor, priors: Priors, ignore_boxes: Tensor | None) -> Tensor:
         """Return the labels (N,) with negatives in ignore regions ignored."""

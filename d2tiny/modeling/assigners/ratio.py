@@ -60,7 +60,8 @@ class RatioAssigner(Assigner):
         for level in priors.levels:
             parts.append(self._pairs_of_level(level, offset, gts))
             offset += level.height * level.width * len(level.cell_anchors)
-        return Matches.cat(parts, gt_boxes.device)
+        pairs, usable = Matches.cat(parts, gt_boxes.device), priors.usable()
+        return pairs if usable is None else pairs.keep(usable[pairs.prior])
 
     def _pairs_of_level(self, level: GridLevel, offset: int, gts: Tensor) -> Matches:
         """Return the pairs of one level, whose first prior has the index ``offset``; gts are (G, 4) cx, cy, w, h."""

@@ -10,7 +10,9 @@ from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
+from d2tiny.layers.contrast import norms_for
 from d2tiny.modeling.contracts import AuxiliaryNeck, Backbone, DenseHead, HeadOutputs
+from d2tiny.modeling.meta_arch.inputs import require_batch
 from d2tiny.modeling.necks.levels import check_levels
 
 __all__ = ["AuxiliaryBranch", "TinyDenseDetector"]
@@ -138,7 +140,14 @@ class TinyDenseDetector(DenseDetector):
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         """Return the losses in training, else the detections, in the format of Detectron2's models."""
-        if not self.training or self.auxiliary is None:
+        require_batch(self, batched_inputs)
+        if not self.training:
+            return super().forward(batched_inputs)
+        with norms_for(self, [item["image"] for item in batched_inputs]):
+            return self._losses(batched_inputs)
+
+    def _losses(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        if self.auxiliary is None:
             return super().forward(batched_inputs)
         images = self.preprocess_image(batched_inputs)
         instances = [item["instances"].to(self.device) for item in batched_inputs]

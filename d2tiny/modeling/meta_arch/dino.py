@@ -13,8 +13,10 @@ from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
+from d2tiny.layers.contrast import norms_for
 from d2tiny.layers.position import PositionEmbeddingSine
 from d2tiny.modeling.contracts import Backbone, QueryPredictions, Targets
+from d2tiny.modeling.meta_arch.inputs import require_batch
 from d2tiny.modeling.targets import split_ignored
 from d2tiny.modeling.transformer import (
     REM,
@@ -162,7 +164,8 @@ class TinyDINO(nn.Module):
         images = self._preprocess(batched_inputs)
         if self.training:
             targets = self._targets([item["instances"].to(self.device) for item in batched_inputs])
-            return self._losses(self._encode(images, [len(labels) for labels in targets.labels]), targets)
+            with norms_for(self, [item["image"] for item in batched_inputs]):
+                return self._losses(self._encode(images, [len(labels) for labels in targets.labels]), targets)
         encoded = self._encode(images, None)
         _, outputs = self._decode(encoded, None)
         results = self._detections(outputs.layers[-1], encoded.queries.padding_mask, images.image_sizes)
@@ -198,6 +201,7 @@ class TinyDINO(nn.Module):
 
     def _preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalise the images and pad them to one size."""
+        require_batch(self, batched_inputs)
         images = [(item["image"].to(self.device) - self.pixel_mean) / self.pixel_std for item in batched_inputs]
         return ImageList.from_tensors(images, self.backbone.size_divisibility)
 

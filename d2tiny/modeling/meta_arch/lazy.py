@@ -11,6 +11,8 @@ from torch import nn
 
 from d2tiny.config.defaults import read_key
 from d2tiny.config.lazy import load_config
+from d2tiny.modeling.meta_arch.edits import refuse_ignored_edits
+from d2tiny.modeling.meta_arch.inputs import require_batch
 from d2tiny.utils.errors import CheckpointError, ConfigError
 from d2tiny.utils.weights import OPTIONAL_WEIGHTS
 
@@ -39,9 +41,14 @@ def shared_path(lazy: DictConfig, key: str) -> str | None:
 
 
 def copy_shared_keys(cfg: CfgNode, lazy: DictConfig) -> None:
-    """Copy :data:`SHARED_KEYS` from the CfgNode into the lazy config, in place, where the model has them."""
-    for key in SHARED_KEYS:
-        path = shared_path(lazy, key)
+    """Copy :data:`SHARED_KEYS` from the CfgNode into the lazy config, in place, where the model has them.
+
+    Raises:
+        ConfigError: another key of the model was edited, which would have no effect.
+    """
+    paths = {key: shared_path(lazy, key) for key in SHARED_KEYS}
+    refuse_ignored_edits(cfg, lazy, paths)
+    for key, path in paths.items():
         if path is not None:
             OmegaConf.update(lazy, path, read_key(cfg, key))
 
@@ -52,10 +59,11 @@ def LazyModel(cfg: CfgNode) -> nn.Module:
 
     It is the same model that training builds, so its checkpoints fit. In evaluation mode, in which ``DefaultPredictor``
     loads checkpoints, others are refused, which would leave parts of the model at random. Edits of :data:`SHARED_KEYS`
-    in the CfgNode (score threshold, NMS threshold, number of detections, classes) take effect.
+    in the CfgNode (score threshold, NMS threshold, number of detections, classes) take effect. Inputs that are no
+    images are refused.
 
     Raises:
-        ConfigError: no lazy config is named.
+        ConfigError: no lazy config is named, or a key of the model was edited that would have no effect.
     """
     if not cfg.D2TINY.LAZY_CONFIG:
         raise ConfigError("META_ARCHITECTURE LazyModel needs D2TINY.LAZY_CONFIG; use d2tiny.model_zoo.get_cfg.")
@@ -63,7 +71,13 @@ def LazyModel(cfg: CfgNode) -> nn.Module:
     copy_shared_keys(cfg, lazy)
     model: nn.Module = instantiate(lazy.model)
     model.register_load_state_dict_post_hook(_refuse_mismatch)
+    model.register_forward_pre_hook(_require_images)
     return model
+
+
+def _require_images(model: nn.Module, args: tuple[Any, ...]) -> None:
+    """Check the batch before the model's forward."""
+    require_batch(model, *args)
 
 
 def _refuse_mismatch(model: nn.Module, keys: Any) -> None:

@@ -99,6 +99,21 @@ class GridPriors:
         parts = [torch.full((lv.height * lv.width * len(lv.cell_anchors),), float(lv.stride)) for lv in self.levels]
         return torch.cat(parts).to(self.device) if parts else torch.zeros(0)
 
+    def usable(self) -> Tensor | None:
+        """Return which priors may be trained, (N,) bool; None where all of them may."""
+        return None
+
+    def inside(self, image_size: tuple[int, int], margin: float) -> GridPriors:
+        """Return the priors without those that leave the image, for an assignment; indices stay as they are.
+
+        As in Detectron2 a prior is inside if ``x1, y1 >= -margin``, ``x2 < width + margin``, ``y2 < height + margin``.
+
+        Args:
+            image_size: (height, width) of the image in px, without padding.
+            margin: px by which a prior may stick out; a negative one keeps all priors.
+        """
+        return self if margin < 0 else _InsidePriors(self, image_size, margin)
+
     @cached_property
     def prior_grids(self) -> PriorGrids:
         """The grids as tensors, one for each cell anchor of each level."""
@@ -125,6 +140,35 @@ class GridPriors:
             h=h,
             base=first.long(),
             step=step.long(),
+            pitch=width.long(),
             level=number_of.long(),
             num_priors=base,
         )
+
+
+class _InsidePriors(GridPriors):
+    """Priors of which those that leave the image are neither searched nor trained."""
+
+    def __init__(self, priors: GridPriors, image_size: tuple[int, int], margin: float) -> None:
+        super().__init__(list(priors.levels))
+        self._all, self._image_size, self._margin = priors, image_size, margin
+
+    @cached_property
+    def level_boxes(self) -> list[Tensor]:
+        return self._all.level_boxes
+
+    def boxes(self) -> Tensor:
+        return self._all.boxes()
+
+    @cached_property
+    def _usable(self) -> Tensor:
+        (height, width), margin = self._image_size, self._margin
+        x1, y1, x2, y2 = self.boxes().unbind(1)
+        return (x1 >= -margin) & (y1 >= -margin) & (x2 < width + margin) & (y2 < height + margin)
+
+    def usable(self) -> Tensor:
+        return self._usable
+
+    @cached_property
+    def prior_grids(self) -> PriorGrids:
+        return self._all.prior_grids.inside(*self._image_size, self._margin)

@@ -31,8 +31,9 @@ class TinyRPN(RPN):
     """Detectron2's RPN with a label assigner, a box loss and ignore regions.
 
     Labels are assigned on the description of the anchor grids, so the cost does not grow with the image. Differences
-    from Detectron2's RPN: boxes are decoded only for the proposals that remain after top-k, and NMS runs level by level
-    instead of on shifted coordinates.
+    from Detectron2's RPN: anchors outside the image are removed before the assignment (there, after it, so that an
+    object at the border may lose all its anchors); boxes are decoded only for the proposals that remain after top-k,
+    and NMS runs level by level instead of on shifted coordinates.
     """
 
     @configurable
@@ -73,7 +74,8 @@ class TinyRPN(RPN):
             nms_metric: ``iou`` or ``nwd`` (with which a threshold of 0.85 is usual).
             nwd_constant: C of NWD, px.
             min_box_size: shortest side of a proposal in px.
-            anchor_boundary_thresh: anchors farther outside the image than this, in px, are not trained; −1 keeps all.
+            anchor_boundary_thresh: anchors farther outside the image than this, in px, are removed before the
+                assignment, so that an object at the border gets the best of the others; −1 keeps all.
             loss_weight: a factor, or one for each of ``loss_rpn_cls`` and ``loss_rpn_loc``.
 
         Raises:
@@ -139,12 +141,9 @@ class TinyRPN(RPN):
         for targets in gt_instances:
             objects, ignored = split_ignored(targets)
             gt_boxes = objects.gt_boxes.tensor
-            result = self.assigner(anchors, gt_boxes, ignore_boxes=ignored)
-            label = result.labels.clone()
-            if self.anchor_boundary_thresh >= 0:
-                inside = Boxes(boxes).inside_box(targets.image_size, self.anchor_boundary_thresh)
-                label[~inside] = -1
-            labels.append(self._subsample_labels(label))
+            priors = anchors.inside(targets.image_size, self.anchor_boundary_thresh)
+            result = self.assigner(priors, gt_boxes, ignore_boxes=ignored)
+            labels.append(self._subsample_labels(result.labels.clone()))
             if len(gt_boxes):
                 matched_boxes.append(gt_boxes[result.matched_idxs.clamp(min=0)])
             else:
@@ -292,9 +291,9 @@ class TinyRPN(RPN):
         clipped.clip(image_size)
         large = clipped.nonempty(threshold=self.min_box_size)
         boxes, scores, levels = clipped.tensor[large], scores[finite][large], levels[finite][large]
-        keep = batched_nms(
-            boxes, scores, levels, self.nms_thresh, metric=self.nms_metric, constant=self.nwd_constant
-        )[: self.post_nms_topk[self.training]]
+        keep = batched_nms(boxes, scores, levels, self.nms_thresh, metric=self.nms_metric, constant=self.nwd_constant)[
+            : self.post_nms_topk[self.training]
+        ]
         result = Instances(image_size)
         result.proposal_boxes = Boxes(boxes[keep])
         result.objectness_logits = scores[keep]

@@ -16,6 +16,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
 from d2tiny.modeling.roi_heads.fast_rcnn import TinyFastRCNNOutputLayers, select_detections
+from d2tiny.modeling.roi_heads.matching import match_proposals
 from d2tiny.modeling.roi_heads.standard import TinyStandardROIHeads
 from d2tiny.modeling.targets import split_ignored
 from d2tiny.ops.boxes import max_iof
@@ -142,7 +143,9 @@ class TinyCascadeROIHeads(TinyStandardROIHeads, CascadeROIHeads):
         for proposal, target in zip(proposals, targets, strict=True):
             objects, ignored = split_ignored(target)
             boxes = proposal.proposal_boxes.tensor
-            matched, labels = self.proposal_matchers[stage](self._overlap(objects.gt_boxes.tensor, boxes))
+            matched, labels = match_proposals(
+                self.proposal_matchers[stage], objects.gt_boxes.tensor, boxes, self.match_nwd
+            )
             keep = (labels == 1) | (max_iof(boxes, ignored) <= self.IGNORE_IOF)
             result, matched, labels = proposal[keep], matched[keep], labels[keep]
             result.gt_classes = torch.full_like(matched, self.num_classes)

@@ -14,10 +14,10 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 
 from d2tiny.modeling.roi_heads.fast_rcnn import TinyFastRCNNOutputLayers
+from d2tiny.modeling.roi_heads.matching import match_proposals
 from d2tiny.modeling.roi_heads.pooling import TinyROIPooler
 from d2tiny.modeling.targets import split_ignored
-from d2tiny.ops.boxes import chunks, max_iof, pairwise_iou, xyxy_to_cxcywh
-from d2tiny.ops.gaussian import nwd_score
+from d2tiny.ops.boxes import max_iof
 
 __all__ = ["TinyStandardROIHeads"]
 
@@ -102,7 +102,7 @@ class TinyStandardROIHeads(StandardROIHeads):
         sampled, num_fg, num_bg = [], [], []
         for proposal, target, (_, ignored) in zip(proposals, objects, split, strict=True):
             boxes = proposal.proposal_boxes.tensor
-            matched, labels = self.proposal_matcher(self._overlap(target.gt_boxes.tensor, boxes))
+            matched, labels = match_proposals(self.proposal_matcher, target.gt_boxes.tensor, boxes, self.match_nwd)
             index, classes = self._sample_with_ignored(
                 matched, labels, target.gt_classes, max_iof(boxes, ignored) > self.IGNORE_IOF
             )
@@ -118,19 +118,6 @@ class TinyStandardROIHeads(StandardROIHeads):
         storage.put_scalar("roi_head/num_fg_samples", np.mean(num_fg))
         storage.put_scalar("roi_head/num_bg_samples", np.mean(num_bg))
         return sampled
-
-    def _overlap(self, objects: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-        """Return the (G, R) quality matrix for the matcher: IoU, or NWD where ``match_nwd`` gives its constant."""
-        if self.match_nwd is None:
-            return pairwise_iou(objects, boxes)
-        rows = [boxes.new_zeros((0, len(boxes)))]
-        priors = xyxy_to_cxcywh(boxes)[None]
-        for part in chunks(len(objects), len(boxes)):
-            g = xyxy_to_cxcywh(objects[part])[:, None]
-            offset, sizes = priors[..., :2] - g[..., :2], (*priors[..., 2:].unbind(-1), *g[..., 2:].unbind(-1))
-            value = nwd_score(*offset.unbind(-1), *sizes, constant=self.match_nwd)
-            rows.append(value * (g[..., 2:] > 0).all(dim=-1))  # as with IoU, nothing matches an object without area
-        return torch.cat(rows)
 
     def _sample_with_ignored(
         self,
