@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,9 @@ __all__ = ["open_atomic", "read_json", "write_text"]
 def open_atomic(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing; it replaces the file at ``path`` when the block ends without an exception.
 
-    A process that is killed or an exception in the block leaves the old file, or none, but never an incomplete one.
+    A process that is killed or an exception in the block leaves the old file, or none, but never an incomplete one. The
+    file that is written until then has a name that nobody can foresee, and it is never one that exists: in folders that
+    others can write to, no link of theirs is written through.
 
     Raises:
         ConfigError: ``path`` is a folder.
@@ -28,9 +31,10 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; name a file in it.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # Names have at most 255 bytes.
+    temporary = path.with_name(f".{os.fsdecode(os.fsencode(path.name)[:200])}.{os.getpid()}.{secrets.token_hex(8)}")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             yield file
         temporary.replace(path)
     finally:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ __all__ = [
     "RawImage",
     "RawObject",
     "find_folder",
-    "image_files",
     "image_size",
+    "images_by_stem",
+    "list_images",
     "read_label_texts",
     "read_lines",
     "to_coco",
@@ -109,18 +111,40 @@ def find_folder(source: Path, names: Sequence[str], given: Path | None, what: st
         if folder.is_dir():
             return folder
     looked = ", ".join(str(folder) for folder in candidates)
-    raise DatasetError(f"No folder of {what} (looked in {looked}). Name it with --{what}.")
+    hint = " Images without labels are cut by `d2tiny tile FOLDER`." if what == "labels" else ""
+    raise DatasetError(f"No folder of {what} (looked in {looked}). Name it with --{what}.{hint}")
 
 
-def image_files(folder: Path) -> dict[str, Path]:
-    """Return the images of a folder, file name without suffix → path.
+def list_images(folder: Path) -> list[Path]:
+    """Return the image files of a folder, sorted.
 
     Raises:
-        DatasetError: the folder holds no images.
+        DatasetError: the folder holds none; says which of its folders do.
     """
-    files = {f.stem: f for f in sorted(folder.iterdir()) if f.suffix.lower() in IMAGE_SUFFIXES}
+    files = [f for f in sorted(folder.iterdir()) if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file()]
     if not files:
-        raise DatasetError(f"{folder}: no images here (looked for {', '.join(sorted(IMAGE_SUFFIXES))}).")
+        below = sorted({f.parent.name for f in folder.glob("*/*") if f.suffix.lower() in IMAGE_SUFFIXES})
+        hint = f" Its folders {', '.join(below[:5])} hold images: name one of them with --images." if below else ""
+        raise DatasetError(f"{folder}: no images here (looked for {', '.join(sorted(IMAGE_SUFFIXES))}).{hint}")
+    return files
+
+
+def images_by_stem(folders: Sequence[Path], findings: Findings) -> dict[str, list[Path]]:
+    """Return the images of folders, file name without suffix → paths: ``a.jpg`` and ``a.png`` share their labels.
+
+    Args:
+        folders: with images directly in them.
+        findings: gets the images that share their name.
+
+    Raises:
+        DatasetError: a folder holds no images.
+    """
+    files: dict[str, list[Path]] = {}
+    for path in (path for folder in folders for path in list_images(folder)):
+        files.setdefault(path.stem, []).append(path)
+    for paths in files.values():
+        if len(paths) > 1:
+            findings.add("images that share one label file", ", ".join(map(str, paths)), count=len(paths))
     return files
 
 
@@ -154,12 +178,12 @@ def read_label_texts(
         findings: gets texts without an image, and images that are left out because their text is missing.
         add_line: adds what one line says to its image; called with the image, the line and its location.
     """
-    files = image_files(root)
+    files = images_by_stem([root], findings)
     for text in sorted(texts.glob("*.txt")):
         if text.stem not in files:
             findings.add("label files without an image", str(text))
-    for stem, path in files.items():
-        text = texts / f"{stem}.txt"
+    for path in (path for paths in files.values() for path in paths):
+        text = texts / f"{path.stem}.txt"
         if not text.exists():
             findings.add("images without a label file, left out", str(path))
             continue
@@ -177,7 +201,8 @@ def _add_objects(raw: RawImage, classes: Classes, ids: Mapping[str, int], findin
     for item in raw.objects:
         label = classes.name_of(item.label)
         where = f"{item.where or raw.path.name}: {label} {tuple(round(v, 2) for v in item.box)}"
-        problem = box_problem(item.box, raw.size)
+        area = item.box[2] * item.box[3] if item.area is None else item.area
+        problem = box_problem(item.box, raw.size) or (None if math.isfinite(area) else "boxes of infinite area")
         if problem:
             findings.add(f"{problem}, left out", where)
         elif label in classes.ignored:
@@ -188,7 +213,7 @@ def _add_objects(raw: RawImage, classes: Classes, ids: Mapping[str, int], findin
         else:
             if overhang(item.box, raw.size) > _TOLERANCE:
                 findings.add("boxes over the image border, kept as they are", where, "note")
-            yield item
+            yield replace(item, area=area)
 
 
 def to_coco(
@@ -232,7 +257,7 @@ def to_coco(
                     "image_id": image_id,
                     "category_id": ids[classes.name_of(item.label)],
                     "bbox": [x, y, w, h],
-                    "area": w * h if item.area is None else item.area,
+                    "area": item.area,
                     "iscrowd": int(item.ignore),
                     "ignore": int(item.ignore),
                     **item.extra,
