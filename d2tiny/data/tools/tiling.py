@@ -6,10 +6,12 @@ import hashlib
 import json
 import logging
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,11 +28,14 @@ from d2tiny.data.coco.boxes import (
     xywh_to_xyxy,
     xyxy_to_xywh,
 )
-from d2tiny.data.coco.document import REGION_KEYS, image_numbers, read_coco_json
+from d2tiny.data.coco.document import REGION_KEYS, image_numbers, normalise_keys
 from d2tiny.data.coco.findings import Findings
 from d2tiny.data.coco.source import relative_name
 from d2tiny.data.coco.writer import write_coco
+from d2tiny.data.loading.headers import read_header
 from d2tiny.data.loading.raster import RasterReader
+from d2tiny.data.tools.converters.base import list_images
+from d2tiny.data.tools.places import movable_keys, moved_keys
 from d2tiny.utils.errors import ConfigError, DatasetError
 from d2tiny.utils.files import open_atomic, read_json, write_text
 
@@ -98,8 +103,29 @@ class _Source:
         return "_".join(name.with_suffix("").parts) if name is not None else ""
 
 
+def _document(path: Path, findings: Findings) -> dict[str, Any]:
+    """Return a COCO dict; files without annotations (COCO's image_info) and folders of images have no objects."""
+    if path.is_dir():
+        return {"images": list(_listed(path)), "annotations": [], "categories": []}
+    data = read_json(path)
+    if isinstance(data, dict) and "images" in data and data.get("annotations", data.get("annotation")) is None:
+        findings.add("files without annotations, read as images only", str(path), "note")
+        data = {"categories": [], **data, "annotations": []}
+    return normalise_keys(data, path, findings)
+
+
+def _listed(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield an entry for each image of a folder."""
+    for number, path in enumerate(list_images(folder), start=1):
+        try:
+            width, height = read_header(path).size
+        except (OSError, ValueError) as err:
+            raise DatasetError(f"{path}: cannot read this image ({err}). Repair it or take it out.") from err
+        yield {"id": number, "file_name": path.name, "width": width, "height": height}
+
+
 def _sources(path: Path, images: Path, findings: Findings) -> tuple[list[_Source], list[dict[str, Any]]]:
-    data = read_coco_json(path)
+    data = _document(path, findings)
     image_numbers(data["images"], path)  # refuses ids that clash
     known = {image["id"] for image in data["images"]}
     by_image: dict[Any, list[tuple[dict[str, Any], list[float]]]] = defaultdict(list)
@@ -110,7 +136,7 @@ def _sources(path: Path, images: Path, findings: Findings) -> tuple[list[_Source
         elif annotation.get("image_id") not in known:
             findings.add("annotations of an unknown image, left out", f"annotation {annotation.get('id')}")
         else:
-            by_image[annotation["image_id"]].append((annotation, box))
+            by_image[annotation["image_id"]].append((movable_keys(annotation, box, findings), box))
     result = []
     for image in data["images"]:
         name = relative_name(image.get("file_name"))
@@ -125,7 +151,7 @@ def _sources(path: Path, images: Path, findings: Findings) -> tuple[list[_Source
     stems = [source.stem for source in result]
     if len(set(stems)) < len(stems):
         twice = next(s for s in stems if stems.count(s) > 1)
-        raise DatasetError(f"{path}: two images would give tiles of the name '{twice}'.")
+        raise DatasetError(f"{path}: two images would give tiles of the name '{twice}'. Rename one or take it out.")
     return result, data["categories"]
 
 
@@ -152,7 +178,8 @@ def _annotations(
         box = box_xyxy_to_xywh(clipped[i].tolist())
         area, (w, h) = box[2] * box[3], xyxy_to_xywh(source.boxes[i])[2:]
         old_area = fitting_area(old, w, h)
-        new = {k: v for k, v in old.items() if k not in ("id", "image_id", "segmentation")}
+        kept = {k: v for k, v in old.items() if k not in ("id", "image_id", "segmentation")}
+        new = moved_keys(kept, x, y, width, height, whole=bool(share[i] > 1 - 1e-9))
         if share[i] > 1 - 1e-9 and isinstance(old.get("segmentation"), list):
             new["segmentation"] = [
                 [v - (x, y)[j % 2] for j, v in enumerate(polygon)] for polygon in old["segmentation"]
@@ -171,23 +198,28 @@ def _annotations(
 
 def _tiles(source: _Source, output: Path, settings: TileSettings) -> list[dict[str, Any]]:
     """Cut one image: write its tiles, and return their entries, each with its annotations."""
-    entries = []
     with RasterReader(source.path) as reader:
         if (reader.width, reader.height) != (source.image.get("width"), source.image.get("height")):
             raise DatasetError(
                 f"{source.path}: {reader.width}x{reader.height} px, but the json says "
                 f"{source.image.get('width')}x{source.image.get('height')}."
             )
-        for y in tile_starts(reader.height, settings.size, settings.overlap):
+        entries = list(_entries(source, reader.width, reader.height, settings))
+        for y, row in groupby(entries, key=lambda entry: entry["source"]["y"]):
             band = reader.rows(y, min(y + settings.size, reader.height))
-            for x in tile_starts(reader.width, settings.size, settings.overlap):
-                pixels = band[:, x : x + settings.size]
-                entry = _entry(source, x, y, pixels.shape[1], pixels.shape[0], settings)
-                if settings.empty == "drop" and not (entry["annotations"] or entry.keys() & set(REGION_KEYS)):
-                    continue
-                entries.append(entry)
-                _write(output / entry["file_name"], pixels)
+            for entry in row:
+                x = entry["source"]["x"]
+                _write(output / entry["file_name"], band[:, x : x + entry["width"]])
     return entries
+
+
+def _entries(source: _Source, width: int, height: int, settings: TileSettings) -> Iterator[dict[str, Any]]:
+    """Yield the entries of an image's tiles, row by row."""
+    for y in tile_starts(height, settings.size, settings.overlap):
+        for x in tile_starts(width, settings.size, settings.overlap):
+            entry = _entry(source, x, y, min(settings.size, width), min(settings.size, height), settings)
+            if settings.empty == "keep" or entry["annotations"] or entry.keys() & set(REGION_KEYS):
+                yield entry
 
 
 def _entry(source: _Source, x: int, y: int, width: int, height: int, settings: TileSettings) -> dict[str, Any]:
@@ -224,16 +256,34 @@ def _cut_or_resume(source: _Source, folder: Path, settings: TileSettings) -> lis
         raise DatasetError(f"{source.path}: cannot read this image ({err}).") from err
     labels = json.dumps([source.image, source.annotations], sort_keys=True)
     key = [state.st_mtime_ns, state.st_size, hashlib.sha1(labels.encode()).hexdigest()]
-    if part.exists():
-        done = read_json(part)
+    if part.is_file():
+        done = _earlier(part, source.stem)
         files = [folder / "images" / entry["file_name"] for entry in done["tiles"]]
         if done["key"] == key and all(file.exists() for file in files):
-            return done["tiles"]
+            entries = list(_entries(source, source.image["width"], source.image["height"], settings))
+            if entries == done["tiles"]:
+                return entries
         for file in files:  # the image may have become smaller
             file.unlink(missing_ok=True)
     entries = _tiles(source, folder / "images", settings)
     write_text(part, json.dumps({"key": key, "tiles": entries}))
     return entries
+
+
+def _earlier(part: Path, stem: str) -> dict[str, Any]:
+    """Return the ``key`` and ``tiles`` that an earlier run stored of an image.
+
+    Others may have written to the folder: what names other files than tiles of the image counts as nothing.
+    """
+    tile = re.compile(re.escape(stem) + r"__\d+_\d+\.(png|jpg)")
+    try:
+        done = read_json(part)
+        if all(tile.fullmatch(entry["file_name"]) for entry in done["tiles"]):
+            return {"key": done["key"], "tiles": done["tiles"]}
+    except (DatasetError, KeyError, TypeError):
+        pass
+    logger.warning("%s was not written by tiling; the image is cut again.", part)
+    return {"key": None, "tiles": []}
 
 
 def tile_dataset(
@@ -245,14 +295,14 @@ def tile_dataset(
     jobs: int = 2,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Cut a dataset into ``output/images/*`` and ``output/instances.json``.
+    """Cut a dataset, or images without labels, into ``output/images/*`` and ``output/instances.json``.
 
     Each tile's entry has its ``source`` (file, image id, x, y), each annotation its ``source_id`` and its ``visible``
     share, in [0, 1]. An interrupted run is resumed by the next one. Each job holds one row of tiles in memory.
 
     Args:
-        path: COCO json.
-        images: folder that ``file_name`` is relative to.
+        path: COCO json, with or without annotations; or a folder of images.
+        images: folder that ``file_name`` is relative to; a folder of images itself.
         output: folder; created if missing.
         settings: sizes, and treatment of cut objects; by default those of :class:`TileSettings`.
         jobs: number of images that are cut at the same time.
@@ -262,13 +312,15 @@ def tile_dataset(
         The COCO dict that was written.
 
     Raises:
-        ConfigError: ``output`` holds tiles of other settings.
+        ConfigError: ``output`` holds tiles of other settings, or a link to another folder where it keeps its state.
         DatasetError: an image is missing, broken or of another size than stated; repair it and run again, finished
             images are kept.
     """
     settings = settings or TileSettings()
     findings = Findings()
     sources, categories = _sources(path, images, findings)
+    if (output / _PARTS).is_symlink():
+        raise ConfigError(f"{output / _PARTS} is a link, which is not followed. Remove it or choose another folder.")
     (output / _PARTS).mkdir(parents=True, exist_ok=True)
     (output / "images").mkdir(exist_ok=True)
     _store_settings(output, settings)

@@ -124,7 +124,7 @@ def list_images(folder: Path) -> list[Path]:
     files = [f for f in sorted(folder.iterdir()) if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file()]
     if not files:
         below = sorted({f.parent.name for f in folder.glob("*/*") if f.suffix.lower() in IMAGE_SUFFIXES})
-        hint = f" Its folders {', '.join(below[:5])} hold images: name one of them with --images." if below else ""
+        hint = f" Its folders {', '.join(below[:5])} hold images: name one of them." if below else ""
         raise DatasetError(f"{folder}: no images here (looked for {', '.join(sorted(IMAGE_SUFFIXES))}).{hint}")
     return files
 

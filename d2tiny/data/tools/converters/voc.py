@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from d2tiny.data.coco.boxes import box_xyxy_to_xywh
 from d2tiny.data.coco.findings import Findings
 from d2tiny.data.coco.source import relative_name
-from d2tiny.data.coco.values import parse_flag, parse_number, parse_size
+from d2tiny.data.coco.values import parse_flag, parse_id, parse_number, parse_size
 from d2tiny.data.loading.headers import IMAGE_SUFFIXES
 from d2tiny.data.tools.converters.base import (
     RawImage,
@@ -206,9 +206,14 @@ def _add_object(raw: RawImage, item: ElementTree.Element, where: str, findings: 
     if not name:
         findings.add("objects without a name, left out", where)
         return
-    text = item.findtext("difficult")
-    difficult = parse_flag(text)
-    if difficult is None:
-        findings.add("difficult marks that are neither 0 nor 1, taken as 0", f"{where}: {text}")
-    extra = {"difficult": int(bool(difficult))}
-    raw.objects.append(RawObject(name, box_xyxy_to_xywh(corners), ignore=bool(difficult), extra=extra, where=where))
+    difficult = _is_difficult(item.findtext("difficult"), where, findings)
+    extra = {"difficult": int(difficult)}
+    raw.objects.append(RawObject(name, box_xyxy_to_xywh(corners), ignore=difficult, extra=extra, where=where))
+
+
+def _is_difficult(text: str | None, where: str, findings: Findings) -> bool:
+    """Return whether a mark says difficult; levels above 1 count, as VisDrone's and DOTA's exports have them."""
+    flag, level = parse_flag(text), parse_id(text)
+    if flag is None and not (isinstance(level, int) and level > 0):
+        findings.add("marks that are neither true nor false, taken as ignored", f"{where}: difficult {text}")
+    return flag is not False

@@ -16,6 +16,7 @@ from d2tiny.utils.errors import ConfigError, DatasetError
 
 __all__ = ["read_yolo"]
 
+Kind = Literal["box", "polygon"]
 _MARGIN = 0.01  # share of the image by which a box may exceed it
 _TIGHT = 1.05  # keypoints lie in their box up to this share of its half sides
 
@@ -90,8 +91,7 @@ def _images(root: Path, texts: Path, lines: _Lines, findings: Findings) -> Itera
         rows = read_lines(text, findings)
         if rows is None:
             continue
-        for number, line in rows:
-            lines.add(raw, line, f"{text.name}, line {number}: {line[:80]!r}", findings)
+        lines.add(raw, {f"{text.name}, line {number}: {line[:80]!r}": line for number, line in rows}, findings)
         yield raw
 
 
@@ -109,41 +109,66 @@ class _Lines:
     kind: Literal["auto", "box", "polygon"]
     keypoints: tuple[int, int] | None
 
-    def add(self, raw: RawImage, line: str, where: str, findings: Findings) -> None:
-        """Add the object of a line to its image, or count why it has none."""
-        numbers = [number for number in map(parse_number, line.split()) if number is not None]
-        complete = len(numbers) == len(line.split()) and numbers[0].is_integer()
-        index, values = (int(numbers[0]), numbers[1:]) if complete else (-1, [])
-        kind = self._kind(values, where, findings)
-        if kind is None:
-            findings.add("lines that are not a class and a box or polygon, left out", where)
-        elif index not in self.names:
-            findings.add("objects of unknown classes, left out", where, "error")
-        elif not all(map(math.isfinite, values)):  # min() and max() may pass over a NaN
-            findings.add("boxes with NaN or infinity, left out", where)
-        elif max(values[:4] if kind == "box" else values) > 2:
-            findings.add("boxes that are not shares of the image, left out", where, "error")
-        else:
-            x, y, w, h = _box(values) if kind == "box" else _hull(values)
-            width, height = raw.size
-            box = (x * width, y * height, w * width, h * height)
-            raw.objects.append(RawObject(self.names[index], box, where=where))
+    def add(self, raw: RawImage, lines: Mapping[str, str], findings: Findings) -> None:
+        """Add the objects of a text's lines (place → line) to their image, or count why a line has none."""
+        rows = {where: _numbers(line) for where, line in lines.items()}
+        usual = _usual_kind([values for _, values in rows.values()])
+        for where, (index, values) in rows.items():
+            kind = self._kind(values, usual, where, findings)
+            if kind is None:
+                findings.add("lines that are not a class and a box or polygon, left out", where)
+            elif index not in self.names:
+                findings.add("objects of unknown classes, left out", where, "error")
+            elif not all(map(math.isfinite, values)):  # min() and max() may pass over a NaN
+                findings.add("boxes with NaN or infinity, left out", where)
+            elif max(values[:4] if kind == "box" else values) > 2:
+                findings.add("boxes that are not shares of the image, left out", where, "error")
+            else:
+                x, y, w, h = _box(values) if kind == "box" else _hull(values)
+                width, height = raw.size
+                box = (x * width, y * height, w * width, h * height)
+                raw.objects.append(RawObject(self.names[index], box, where=where))
 
-    def _kind(self, values: Sequence[float], where: str, findings: Findings) -> Literal["box", "polygon"] | None:
-        """Return what the numbers behind the class are; None for neither."""
-        count, polygon = len(values), len(values) >= 6 and len(values) % 2 == 0
+    def _kind(self, values: Sequence[float], usual: Kind | None, where: str, findings: Findings) -> Kind | None:
+        """Return what the numbers behind the class are; None for neither.
+
+        Args:
+            values: the numbers.
+            usual: what the lines of the text are that have as many numbers as a polygon.
+            where: place of the line.
+            findings: gets what is not certain.
+        """
+        count, polygon = len(values), _may_be_polygon(values)
         points, each = self.keypoints or (0, 0)
         if count in (4, 5) or (count > 5 and self.kind == "box") or (points and count - points * each in (4, 5)):
             return "box"  # the fifth is a confidence
         if count < 4 or self.kind == "polygon":
             return "polygon" if polygon else None
         sure, maybe = _box_and_more(values)
-        if sure or (maybe and not polygon):
+        if usual == "box" if polygon and usual else sure or (maybe and not polygon):
             findings.add("lines read as a box with keypoints or a track, see --lines", where, "note")
             return "box"
-        if maybe:
+        if polygon and maybe:
             findings.add("lines read as a polygon that may be a box with keypoints, see --lines", where)
         return "polygon" if polygon else None
+
+
+def _numbers(line: str) -> tuple[int, list[float]]:
+    """Return a line's class and the numbers behind it; none for a line that is not numbers after a whole number."""
+    words = line.split()
+    numbers = [number for number in map(parse_number, words) if number is not None]
+    return (int(numbers[0]), numbers[1:]) if len(numbers) == len(words) and numbers[0].is_integer() else (-1, [])
+
+
+def _may_be_polygon(values: Sequence[float]) -> bool:
+    return len(values) >= 6 and len(values) % 2 == 0
+
+
+def _usual_kind(rows: Sequence[Sequence[float]]) -> Kind | None:
+    """Return which of the two most lines of a text are, among those that may be polygons; None for a draw."""
+    readings = [_box_and_more(values) for values in rows if _may_be_polygon(values)]
+    boxes, polygons = sum(sure for sure, _ in readings), sum(not maybe for _, maybe in readings)
+    return None if boxes == polygons else "box" if boxes > polygons else "polygon"
 
 
 def _box(values: Sequence[float]) -> tuple[float, float, float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -128,7 +129,10 @@ def _checked(path: Path, names: dict[int, str], findings: Findings, count: Node 
         DatasetError: there are none.
     """
     if not names:
-        raise DatasetError(f"{path} holds no class names with their numbers. Give them with --classes.")
+        raise DatasetError(
+            f"{path} holds no class names: needed is a list ([car, ship]), or a number for each name "
+            "({0: car, 1: ship}). Mend it, or give the names with --classes."
+        )
     result = dict(sorted(names.items()))
     if max(result) >= len(result):
         findings.add(
@@ -138,7 +142,7 @@ def _checked(path: Path, names: dict[int, str], findings: Findings, count: Node 
     stated = parse_id(count.value) if count is not None and _is_scalar(count) else None
     if isinstance(stated, int) and stated != max(result) + 1:
         findings.add("files whose number of classes (nc) does not fit the names", f"{path}: nc is {stated}")
-    joined = sorted({name for name in result.values() if list(result.values()).count(name) > 1})
+    joined = sorted(name for name, numbers in Counter(result.values()).items() if numbers > 1)
     if joined:
         findings.add("class names that several numbers have, joined", f"{path}: {', '.join(joined)}", count=len(joined))
     return result
