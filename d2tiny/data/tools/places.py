@@ -36,7 +36,7 @@ def movable_keys(annotation: Mapping[str, Any], box: Sequence[float], findings: 
         else:
             where = f"annotation {str(annotation.get('id'))[:40]}: {key[:40]}"
             findings.add("keys that may hold places in the image, left out of tiles", where)
-    if "keypoints" not in kept:
+    if "keypoints" in annotation.keys() - kept.keys():
         kept.pop("num_keypoints", None)
     return kept
 

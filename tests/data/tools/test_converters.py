@@ -388,6 +388,7 @@ AREA, NAN, OUTSIDE, BORDER, UNKNOWN = (
     ("error", "objects of unknown classes, left out"),
 )
 EIGHT = ("warning", "lines that are not eight numbers, left out")
+VIDEO = ("error", "lines of nine or ten columns (VisDrone-VID, VisDrone-MOT, UAVDT), left out")
 QUADS = ("warning", "lines that are not eight numbers and a class, left out")
 CORNERS = ("warning", "objects without four numbers in their bndbox, left out")
 SHARES = ("warning", "lines that are not a class and a box or polygon, left out")
@@ -398,6 +399,15 @@ LINES = [
     ("visdrone", "1,2,3,4,1,nan,0,0", EIGHT),
     ("visdrone", "1,2,3,4,1,inf,0,0", EIGHT),
     ("visdrone", "1,2,3,4,1,4,nan,0", EIGHT),
+    ("visdrone", "1,2,3,4,1,4", EIGHT),
+    ("visdrone", "1,2,3,4,1,4,0", EIGHT),
+    ("visdrone", "1,2,3,4,1,4,0,0,0", VIDEO),
+    ("visdrone", "1,0,10,10,8,8,1,4,0,0", VIDEO),
+    ("visdrone", "1,2,3,4,1,4,0,0,0,0,0", EIGHT),
+    ("visdrone", "1,2,1_23,4,1,4,0,0", EIGHT),
+    ("visdrone", "1,2,3,4,1,4.7,0,0", EIGHT),
+    ("visdrone", "1,2,3,4,1,4,0.5,0", EIGHT),
+    ("visdrone", "1,2,3,4,nan,4,0,0", EIGHT),
     ("visdrone", "1,2,3,4,1,12,0,0", UNKNOWN),
     ("visdrone", "1,2,3,4,1,-1,0,0", UNKNOWN),
     ("visdrone", "1,2,0,4,1,4,0,0", AREA),
@@ -410,6 +420,14 @@ LINES = [
     ("visdrone", "1,2,nan,4,0,0,0,0", NAN),
     ("visdrone", "1,2,0,4,0,11,0,0", AREA),
     ("dota", "1 2 3", ("warning", "lines with fewer than nine words, left out")),
+    ("dota", "gds:0.3", ("warning", "lines with fewer than nine words, left out")),
+    ("dota", "gsd:nan", ("note", "images without ground sampling distance")),
+    ("dota", "gsd:-1", ("note", "images without ground sampling distance")),
+    ("dota", "gsd:1_2", ("note", "images without ground sampling distance")),
+    ("dota", f"{QUAD} ship 0 1", QUADS),
+    ("dota", f"{QUAD} ship 1_0", QUADS),
+    ("dota", "1_0 10 20 10 25 20 5 20 ship 0", QUADS),
+    ("dota", "0 0 1e300 0 1e300 1e300 0 1e300 ship 0", ("warning", "boxes of infinite area, left out")),
     ("dota", "gsd:null", ("note", "images without ground sampling distance")),
     ("dota", "x 10 20 10 25 20 5 20 ship 0", QUADS),
     ("dota", f"{QUAD} ship yes", QUADS),
@@ -425,6 +443,8 @@ LINES = [
     ("voc", "<object><name>ship</name></object>", CORNERS),
     ("voc", voc_object(corners=(1, "", 3, 4)), CORNERS),
     ("voc", voc_object(corners=(1, "two", 3, 4)), CORNERS),
+    ("voc", voc_object(corners=(1, "1_0", 3, 14)), CORNERS),
+    ("voc", voc_object(corners=(1, "１", 3, 14)), CORNERS),
     ("voc", voc_object(name=""), ("warning", "objects without a name, left out")),
     ("voc", voc_object(corners=(9, 2, 9, 4)), AREA),
     ("voc", voc_object(corners=(9, 2, 1, 4)), AREA),
@@ -436,6 +456,9 @@ LINES = [
     ("yolo", "nan 0.5 0.5 0.1 0.1", SHARES),
     ("yolo", "inf 0.5 0.5 0.1 0.1", SHARES),
     ("yolo", "0 0.5 0.5 0.1 0.1 0.3 0.3 0.2", SHARES),
+    ("yolo", "0 0.5 0.5 0.1_5 0.1", SHARES),
+    ("yolo", "0.7 0.5 0.5 0.1 0.1", SHARES),
+    ("yolo", f"{'9' * 5000} 0.5 0.5 0.1 0.1", SHARES),
     ("yolo", "2 0.5 0.5 0.1 0.1", UNKNOWN),
     ("yolo", "-1 0.5 0.5 0.1 0.1", UNKNOWN),
     ("yolo", "0 50 40 20 10", ("error", "boxes that are not shares of the image, left out")),
@@ -523,7 +546,9 @@ def test_a_broken_file_is_counted_and_the_rest_converts(tmp_path, name, damage, 
         ),
         (voc_xml(voc_object(), filename="b.jpg")[:-9], ("error", "label files that cannot be read, image left out"), 1),
         (
-            voc_xml(voc_object(), filename="b.jpg", head='<?xml version="1.0" encoding="gb2312"?>'),
+            voc_xml(voc_object(), head='<?xml version="1.0" encoding="gb2312"?>')
+            .encode()
+            .replace(b"ship", b"\xff\xff"),
             ("error", "label files that cannot be read, image left out"),
             1,
         ),
@@ -533,7 +558,7 @@ def test_a_broken_file_is_counted_and_the_rest_converts(tmp_path, name, damage, 
             1,
         ),
     ],
-    ids=["traversal", "other name", "wrong size", "cut short", "gb2312", "unknown encoding"],
+    ids=["traversal", "other name", "wrong size", "cut short", "not gb2312", "unknown encoding"],
 )
 def test_broken_xml(tmp_path, text, kind, images):
     result = convert("voc", native(tmp_path, "voc", {"a": voc_xml(voc_object()), "b": text}))
@@ -673,6 +698,7 @@ def test_scenes_as_large_as_dota_v2_has_them_convert(tmp_path):
             ConfigError,
             "Format 'visdrone' has no option 'minus_one'. Valid: images, labels.",
         ),
+        ("yolo", {"classes": ["car", "car"]}, ConfigError, "names a class twice"),
         ("yolo", {"names": ["car"]}, ConfigError, "has no option 'names'"),
         ("dota", {"area": "obb"}, ConfigError, "area='obb' must be one of polygon, hbb."),
         ("dota", {"difficult": "maybe"}, ConfigError, "difficult='maybe' must be one of keep, ignore, drop."),

@@ -120,7 +120,7 @@ def convert_dataset(
         options: arguments of the format's reader, such as ``images, labels, split, area``.
 
     Raises:
-        ConfigError: unknown format or option.
+        ConfigError: unknown format or option, or a class that is given twice.
         DatasetError: nothing could be converted. Single broken files and lines are findings.
     """
     if name not in FORMATS:
@@ -132,6 +132,8 @@ def convert_dataset(
     for key in options:
         if key not in allowed:
             raise ConfigError(f"Format '{name}' has no option '{key}'. {did_you_mean(key, allowed)}")
+    if classes is not None and len(set(classes)) < len(classes):
+        raise ConfigError(f"classes={list(classes)} names a class twice; --rename joins classes.")
     findings = Findings()
     rename = dict(rename or {})
     native = chosen.classes(source) if callable(chosen.classes) else chosen.classes

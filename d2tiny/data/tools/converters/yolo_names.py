@@ -32,7 +32,7 @@ def find_yolo_classes(source: Path, findings: Findings) -> dict[int, str]:
         DatasetError: there is no such file, or its names cannot be used; says in which file and line.
     """
     unread: list[str] = []
-    for folder in (source, source.parent):
+    for folder in (source, source.absolute().parent):
         for path in (folder / "classes.txt", folder / "obj.names"):
             if path.is_file():
                 return _checked(path, _from_lines(path, findings), findings)
@@ -49,7 +49,7 @@ def find_yolo_classes(source: Path, findings: Findings) -> dict[int, str]:
 
 def find_keypoint_shape(source: Path) -> tuple[int, int] | None:
     """Return ``kpt_shape`` of the YAML files in the folder or its parent: keypoints, and numbers of each (2 or 3)."""
-    for folder in (source, source.parent):
+    for folder in (source, source.absolute().parent):
         for _, keys in _yaml_files(folder, []):
             shape = keys.get("kpt_shape")
             nodes = shape.value if shape is not None and _is_list(shape) else []
