@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from d2tiny.data.coco.findings import Findings
-from d2tiny.data.coco.values import parse_number
+from d2tiny.data.coco.values import parse_id, parse_number
 
 __all__ = ["movable_keys", "moved_keys"]
 
@@ -18,6 +17,7 @@ _OUTLINES = frozenset(
     {"corners", "obb", "points", "poly", "polygon", "quad", "rbbox", "rbox", "rotated_bbox", "rotated_box"}
 )
 _COORDINATE = re.compile(r"(c|center_?)?[xy][1-4]?|[xy]_?(min|max|c|center)|left|top|right|bottom", re.IGNORECASE)
+_FARTHEST = 1e9  # px
 _DEEPEST = 20  # levels of lists and objects
 
 
@@ -34,7 +34,7 @@ def movable_keys(annotation: Mapping[str, Any], box: Sequence[float], findings: 
         if key in _OTHER_RULES or _can_be_moved(key, value, box):
             kept[key] = value
         else:
-            where = f"annotation {str(annotation.get('id'))[:40]}: {key[:40]}"
+            where = f"annotation {parse_id(annotation.get('id'))}: {key}"
             findings.add("keys that may hold places in the image, left out of tiles", where)
     if "keypoints" in annotation.keys() - kept.keys():
         kept.pop("num_keypoints", None)
@@ -87,8 +87,8 @@ def _can_be_moved(key: str, value: Any, box: Sequence[float]) -> bool:
 
 
 def _is_numbers(value: Any) -> bool:
-    """Return whether a value is a list of finite numbers."""
-    return isinstance(value, list) and all(type(v) in (int, float) and math.isfinite(v) for v in value)
+    """Return whether a value is a list of numbers that may be coordinates; NaN is none."""
+    return isinstance(value, list) and all(type(v) in (int, float) and abs(v) <= _FARTHEST for v in value)
 
 
 def _places(value: Any) -> Iterator[tuple[float, float]]:

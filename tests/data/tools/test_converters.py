@@ -11,48 +11,9 @@ from d2tiny.data.coco.check import check_dataset
 from d2tiny.data.coco.writer import write_coco
 from d2tiny.data.datasets import VISDRONE_CLASSES, DatasetSource, load_coco_like, register_coco_like
 from d2tiny.data.datasets.register import find_source
-from d2tiny.data.tools.converters import FORMATS, convert_dataset
+from d2tiny.data.tools.converters import FORMATS
 from d2tiny.utils.errors import ConfigError, DatasetError
-
-# Of each format: folder of the images, folder of the labels, ending of the images, ending of the labels.
-LAYOUT = {
-    "visdrone": ("images", "annotations", ".jpg", ".txt"),
-    "dota": ("images", "labelTxt", ".png", ".txt"),
-    "voc": ("JPEGImages", "Annotations", ".jpg", ".xml"),
-    "dior": ("JPEGImages-trainval", "Annotations/Horizontal Bounding Boxes", ".jpg", ".xml"),
-    "yolo": ("images", "labels", ".png", ".txt"),
-}
-SIZE = (100, 80)
-
-
-def picture(path, size=SIZE, **more):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, (90, 110, 70)).save(path, **more)
-
-
-def native(root, name, labels, size=SIZE):
-    """A dataset in its own layout: an image for each label file; None leaves the label file out."""
-    images, texts, image_ending, text_ending = LAYOUT[name]
-    (root / texts).mkdir(parents=True, exist_ok=True)
-    for stem, text in labels.items():
-        picture(root / images / (stem + image_ending), size)
-        if text is not None:
-            (root / texts / (stem + text_ending)).write_bytes(text if isinstance(text, bytes) else text.encode())
-    if name == "yolo":
-        (root / "classes.txt").write_text("car\nship\n")
-    return root
-
-
-def voc_object(name="ship", corners=(11, 21, 31, 41), difficult=""):
-    x1, y1, x2, y2 = corners
-    tag = f"<difficult>{difficult}</difficult>" if difficult != "" else ""
-    box = f"<bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox>"
-    return f"<object><name>{name}</name>{tag}{box}</object>"
-
-
-def voc_xml(*objects, filename="a.jpg", size=SIZE, head=""):
-    stated = f"<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>"
-    return f"{head}<annotation><filename>{filename}</filename>{stated}{''.join(objects)}</annotation>"
+from tests.helpers.native import GOOD, LAYOUT, QUAD, convert, found, native, objects, picture, voc_object, voc_xml
 
 
 def coco_json(root, change=lambda data: None, name="x.json"):
@@ -70,25 +31,6 @@ def coco_json(root, change=lambda data: None, name="x.json"):
     change(data)
     (root / name).write_text(json.dumps(data))
     return root / name
-
-
-def convert(name, source, **options):
-    return convert_dataset(name, source, progress=False, **options)
-
-
-def found(findings):
-    return {(entry["severity"], entry["what"]): entry["count"] for entry in findings.to_dict()}
-
-
-def objects(result):
-    """(image, class, box, area, ignored) of each annotation."""
-    data = result.data
-    images = {i["id"]: i["file_name"] for i in data["images"]}
-    classes = {c["id"]: c["name"] for c in data["categories"]}
-    return [
-        (images[a["image_id"]], classes[a["category_id"]], tuple(a["bbox"]), a["area"], a["iscrowd"])
-        for a in data["annotations"]
-    ]
 
 
 # --- every format, by hand ---------------------------------------------------------------------------------------
@@ -119,10 +61,6 @@ def test_visdrone_by_hand(tmp_path):
     ]
     assert [(c["id"], c["name"]) for c in result.data["categories"]] == list(enumerate(VISDRONE_CLASSES, start=1))
     assert result.summary() == "2 images, 2 objects of 10 classes, 3 ignored objects and regions"
-
-
-# A trapezoid: parallel sides of 10 and 20 px, 10 px apart: (10 + 20) / 2 * 10 = 150 px², hull 20×10 = 200 px².
-QUAD = "10 10 20 10 25 20 5 20"
 
 
 @pytest.mark.parametrize(("options", "area"), [({}, 150), ({"area": "polygon"}, 150), ({"area": "hbb"}, 200)])
@@ -374,12 +312,6 @@ def test_renaming_joins_classes_and_ignoring_takes_them_out(tmp_path):
 
 # --- what is wrong is counted, and the rest converts -------------------------------------------------------------
 
-GOOD = {
-    "visdrone": "10,20,8,6,1,4,0,0\n",
-    "dota": f"{QUAD} ship 0\n",
-    "voc": voc_object(),
-    "yolo": "0 0.5 0.5 0.2 0.1\n",
-}
 AREA, NAN, OUTSIDE, BORDER, UNKNOWN = (
     ("warning", "boxes without area, left out"),
     ("warning", "boxes with NaN or infinity, left out"),

@@ -11,20 +11,20 @@ from d2tiny.cli import main
 from d2tiny.data.coco.findings import Findings
 from d2tiny.data.tools.converters.yolo_names import find_keypoint_shape, find_yolo_classes
 from d2tiny.utils.errors import ConfigError, DatasetError
-from tests.data.tools.test_converters import (
-    GOOD,
-    LAYOUT,
-    convert,
-    found,
-    native,
-    objects,
-    picture,
-    voc_object,
-    voc_xml,
-)
+from tests.helpers.native import GOOD, LAYOUT, convert, found, native, objects, picture, voc_object, voc_xml
 
 SHARED = ("warning", "images that share one label file")
 OTHER_NAME = ("note", "label files that state another image name than their own")
+
+
+def test_examples_are_short_and_can_be_printed():
+    findings = Findings()
+    findings.add("names", "start" + "9" * 5000 + "end")
+    findings.add("names", "\ud800 车")
+    first, second = findings.kinds["names"].examples
+    assert len(first) < 500
+    assert (first[:6], first[-4:]) == ("start9", "9end")
+    assert second.encode() == b"\\ud800 \xe8\xbd\xa6"
 
 
 # --- images of one name ------------------------------------------------------------------------------------------

@@ -252,6 +252,7 @@ def test_keypoints_and_rotated_boxes_move_with_the_object(tmp_path):
         {"poly": [40, None, 46, 1, 46, 5]},
         {"keypoints": [41, 2, 2, 45], "num_keypoints": 1},
         {"keypoints": [41, 2, "2"]},
+        {"keypoints": [10**400, 2, 2]},
         {"keypoints": {"x": 41}},
     ],
 )
