@@ -601,7 +601,7 @@ COCO_DAMAGE = {
     ),
     "no file name": (
         lambda d: d["images"][1].pop("file_name"),
-        ("error", "file names that leave the image folder, left out"),
+        ("error", "images whose file name is missing, left out"),
         (1, 1),
     ),
     "wrong size": (
