@@ -179,7 +179,9 @@ def _load(path: Path, inode: int, modified: int, size: int) -> CocoData:
 
 
 def _is_regular(data: CocoData) -> bool:
-    """Return whether all numbers are in range (json has no NaN, but 1e999 is infinity) and all classes have a name."""
+    """Return whether all numbers are in range (json has no NaN, but 1e999 is infinity) and nothing lacks its name."""
+    if any(image.file_name is UNSET for image in data.images):
+        return False  # perhaps it has another key
     if not (np.abs(data.boxes) <= MAX_COORDINATE).all() or not all(c.name.strip() for c in data.categories):
         return False
     regions = [box for image in data.images for key in REGION_KEYS for box in getattr(image, key)]

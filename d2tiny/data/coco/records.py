@@ -17,7 +17,7 @@ from d2tiny.data.coco.document import REGION_KEYS
 from d2tiny.data.coco.entries import shown
 from d2tiny.data.coco.findings import Findings
 from d2tiny.data.coco.reader import CocoData, CocoImage, load_coco
-from d2tiny.data.coco.source import DatasetSource, name_problem, relative_name
+from d2tiny.data.coco.source import DatasetSource, require_name
 from d2tiny.data.coco.values import parse_size
 from d2tiny.utils.errors import DatasetError
 from d2tiny.utils.memory import paused_gc
@@ -85,15 +85,17 @@ def _class_map(source: DatasetSource, path: Path, data: CocoData) -> tuple[dict[
 
 
 def _set_metadata(source: DatasetSource, path: Path, id_map: dict[int, int], classes: tuple[str, ...]) -> None:
-    if getattr(MetadataCatalog.get(source.name), "json_file", str(path)) != str(path):
-        MetadataCatalog.remove(source.name)  # $DETECTRON2_DATASETS changed; metadata refuses other values
-    MetadataCatalog.get(source.name).set(
-        thing_classes=list(classes),
-        thing_dataset_id_to_contiguous_id=id_map,
-        json_file=str(path),
-        image_root=str(source.image_dirs()[0]),
-        evaluator_type="coco",
-    )
+    values = {
+        "thing_classes": list(classes),
+        "thing_dataset_id_to_contiguous_id": id_map,
+        "json_file": str(path),
+        "image_root": str(source.image_dirs()[0]),
+        "evaluator_type": "coco",
+    }
+    known = MetadataCatalog.get(source.name)
+    if any(known.get(key, value) != value for key, value in values.items()):
+        MetadataCatalog.remove(source.name)  # the file or $DETECTRON2_DATASETS changed; metadata refuses other values
+    MetadataCatalog.get(source.name).set(**values)
 
 
 def _image_records(source: DatasetSource, path: Path, data: CocoData) -> list[Record]:
@@ -132,12 +134,7 @@ def _image_files(source: DatasetSource, path: Path, data: CocoData) -> list[str]
     files = []
     for index, image in enumerate(data.images):
         given = None if image.file_name is msgspec.UNSET else image.file_name
-        name = relative_name(given)
-        if name is None:
-            raise DatasetError(
-                f"{path}: file_name {shown(given)!r} of image {data.file_image_id(index)} {name_problem(given)}. "
-                "`d2tiny convert coco --images` finds files by the last parts of their names."
-            )
+        name = require_name(given, data.file_image_id(index), path)
         file = folders[0] / name
         if len(folders) > 1:
             file = next((folder / name for folder in folders if (folder / name).exists()), file)

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from d2tiny.data.coco.entries import shown
 from d2tiny.utils.errors import DatasetError
 
-__all__ = ["DatasetSource", "common_tail", "datasets_root", "name_problem", "relative_name"]
+__all__ = ["DatasetSource", "common_tail", "datasets_root", "name_problem", "relative_name", "require_name"]
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 
@@ -39,6 +40,27 @@ def name_problem(name: object) -> str | None:
     if "\0" in name or any(len(part.encode(errors="replace")) > 255 for part in pure.parts) or len(name) > 4000:
         return "is no name of a file"
     return None
+
+
+def require_name(name: object, image: object, path: Path) -> PurePosixPath:
+    """Return a ``file_name`` as a path below the image folder.
+
+    Args:
+        name: value of the key.
+        image: id of the image, for the message.
+        path: of the json, for the message.
+
+    Raises:
+        DatasetError: see :func:`name_problem`.
+    """
+    problem = name_problem(name)
+    if problem is not None:
+        given = f": {shown(name)!r}" if name else ""
+        raise DatasetError(
+            f"{path}: the file_name of image {shown(image)} {problem}{given}. `d2tiny convert coco --images` finds "
+            "files by the last parts of their names."
+        )
+    return PurePosixPath(str(name).replace("\\", "/"))
 
 
 def common_tail(a: Sequence[str], b: Sequence[str]) -> int:

@@ -58,8 +58,8 @@ def parse_number(value: Any) -> float | None:
         return None
     try:
         return float(value)
-    except OverflowError:
-        return math.inf if int(value) > 0 else -math.inf
+    except OverflowError:  # an integer of hundreds of digits
+        return math.inf if value > 0 else -math.inf  # type: ignore[operator]
 
 
 def parse_flag(value: Any) -> bool | None:

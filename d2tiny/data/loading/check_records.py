@@ -7,6 +7,7 @@ import numbers
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from detectron2.structures import BoxMode
 
 from d2tiny.data.coco.boxes import BOX_PROBLEMS, box_xyxy_to_xywh, has_area, read_box
@@ -22,8 +23,8 @@ logger = logging.getLogger(__name__)
 _MODES = (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
 _EXPECTED = (
     "A record has file_name, height and width (px) and annotations; an annotation has bbox (four finite numbers), "
-    "bbox_mode (BoxMode.XYXY_ABS or BoxMode.XYWH_ABS), category_id (from 0 to {last}, an index into thing_classes) and, "
-    "if it is ignored, iscrowd 1."
+    "bbox_mode (BoxMode.XYXY_ABS or BoxMode.XYWH_ABS), category_id (from 0 to {last}, an index into thing_classes) "
+    "and, if it is ignored, iscrowd 1."
 )
 Record = dict[str, Any]
 
@@ -91,9 +92,10 @@ def _annotation_problem(annotation: Any, classes: int) -> tuple[str, Any] | None
     if not isinstance(annotation, dict):
         return "annotations that are no dicts", annotation
     given = annotation.get("bbox")
-    box = BOX_PROBLEMS[0] if isinstance(given, dict) else read_box(given)
-    if isinstance(box, str) or any(isinstance(v, str) for v in given):
-        return box if isinstance(box, str) else BOX_PROBLEMS[0], given
+    numeric = isinstance(given, list | tuple | np.ndarray) and not any(isinstance(v, str) for v in given)
+    box = read_box(given) if numeric else BOX_PROBLEMS[0]
+    if isinstance(box, str):
+        return box, given
     if annotation.get("bbox_mode") not in _MODES:
         return "annotations whose bbox_mode is missing or none of XYXY_ABS, XYWH_ABS", annotation.get("bbox_mode")
     category = annotation.get("category_id")

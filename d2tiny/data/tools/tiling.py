@@ -35,7 +35,7 @@ from d2tiny.data.coco.entries import (
     without_nan,
 )
 from d2tiny.data.coco.findings import Findings
-from d2tiny.data.coco.source import name_problem, relative_name
+from d2tiny.data.coco.source import relative_name, require_name
 from d2tiny.data.coco.values import parse_id, parse_size
 from d2tiny.data.coco.writer import write_coco
 from d2tiny.data.loading.raster import RasterReader
@@ -140,11 +140,7 @@ def _image_entry(image: dict[str, Any], path: Path, findings: Findings) -> dict[
         DatasetError: it has no usable file name or size.
     """
     name, sizes = image.get("file_name"), [parse_size(image.get(side)) for side in ("width", "height")]
-    if name_problem(name) is not None:
-        raise DatasetError(
-            f"{path}: file_name {shown(name)!r} of image {shown(image['id'])} {name_problem(name)}. "
-            "`d2tiny convert coco --images` finds files by the last parts of their names."
-        )
+    require_name(name, image["id"], path)
     if None in sizes:
         stated = [shown(image.get(side)) for side in ("width", "height")]
         raise DatasetError(
