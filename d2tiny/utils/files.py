@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,7 +53,8 @@ def read_json(path: Path) -> Any:
     """Read a json file, also one with the NaN and Infinity that Python's json module writes.
 
     Raises:
-        DatasetError: there is no such file, or it is not json; says in which line and column.
+        DatasetError: there is no such file, or it is not json; says in which line and column. Also what no tool could
+            write again: values that are nested too deep, numbers of thousands of digits, halves of surrogate pairs.
     """
     try:
         text = path.read_bytes()
@@ -64,7 +66,26 @@ def read_json(path: Path) -> Any:
         return msgspec.json.decode(text)  # several times faster than json
     except (msgspec.DecodeError, UnicodeDecodeError):
         pass
+    except RecursionError as err:
+        raise DatasetError(f"{path}: its values are nested too deep to be read.") from err
     try:
-        return json.loads(text.decode("utf-8-sig"))  # knows NaN, and the line of a mistake
-    except (json.JSONDecodeError, UnicodeDecodeError) as err:
+        return _read_leniently(text.decode("utf-8-sig"))  # knows NaN, and the line of a mistake
+    except (json.JSONDecodeError, UnicodeError) as err:
         raise DatasetError(f"{path} is not a valid json file: {err}. Is it complete?") from err
+    except RecursionError as err:
+        raise DatasetError(f"{path}: its values are nested too deep to be read.") from err
+    except ValueError as err:
+        raise DatasetError(f"{path}: a number has too many digits ({err}).") from err
+
+
+def _read_leniently(text: str) -> Any:
+    """Decode a json with Python's module, which unlike msgspec accepts half a surrogate pair; refuse that."""
+    data = json.loads(text)
+    escape = re.search(r"\\u[dD][89a-fA-F]", text)
+    if escape is not None:
+        try:
+            json.dumps(data, ensure_ascii=False).encode()
+        except UnicodeEncodeError as err:
+            line = text.count("\n", 0, escape.start()) + 1
+            raise UnicodeError(f"half of a surrogate pair (\\ud800 to \\udfff) from line {line} on") from err
+    return data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,20 @@ from d2tiny.data.coco.boxes import (
     CLIP_TOLERANCE,
     clip_box,
     fitting_area,
-    is_ignored,
     overhang,
-    read_box,
     xywh_to_xyxy,
 )
 from d2tiny.data.coco.check_entries import checked_categories, checked_images, images_with_usable_files
-from d2tiny.data.coco.document import COCO_LISTS, hashable, normalise_keys, without_nan
+from d2tiny.data.coco.document import COCO_LISTS, normalise_keys
+from d2tiny.data.coco.entries import read_annotation_box, read_ignored, shown, with_usable_outline, without_nan
 from d2tiny.data.coco.findings import Findings
+from d2tiny.data.coco.values import parse_flag, parse_id
 from d2tiny.utils.errors import ConfigError
 from d2tiny.utils.files import read_json
 
 __all__ = ["CheckResult", "check_dataset", "check_json"]
 
+_ById = dict[Any, dict[str, Any]]
 _NEAR = 0.9  # IoU from which two boxes of a class are probably one object
 
 
@@ -92,40 +94,45 @@ def check_dataset(
         **others,
         "images": list(images.values()),
         "annotations": annotations,
-        "categories": list({hashable(c["id"]): c for c in categories.values()}.values()),
+        "categories": list({c["id"]: c for c in categories.values()}.values()),
     }
     return CheckResult(found, clean)
 
 
 def _annotations(
-    entries: list[dict[str, Any]], images: dict[Any, Any], categories: dict[Any, Any], found: Findings
+    entries: list[dict[str, Any]], images: _ById, categories: _ById, found: Findings
 ) -> list[dict[str, Any]]:
     """Return the usable annotations, with clipped boxes, and with new ids if any was missing or used twice."""
     kept: list[dict[str, Any]] = []
-    ids = Counter(hashable(entry["id"]) for entry in entries if entry.get("id") is not None)
+    ids = Counter(parse_id(entry.get("id")) for entry in entries)
     for number, entry in enumerate(entries):
-        where = f"annotation {entry.get('id', f'number {number}')} of image {entry.get('image_id')}"
-        if entry.get("id") is None:
+        where = f"annotation {shown(entry.get('id', f'number {number}'))} of image {shown(entry.get('image_id'))}"
+        key = parse_id(entry.get("id"))
+        if key is None:
             found.add("annotations without an id", where, "note")
-        elif ids[hashable(entry["id"])] > 1:
+        elif ids[key] > 1:
             found.add("annotations with the id of another", where)
-        image = images.get(hashable(entry.get("image_id")))
+        image = images.get(parse_id(entry.get("image_id")))
         if image is None:
             found.add("annotations of an unknown image, left out", where)
             continue
-        if hashable(entry.get("category_id")) not in categories:
-            found.add("annotations of unknown classes, left out", f"{where}: {entry.get('category_id')}", "error")
+        category = categories.get(parse_id(entry.get("category_id")))
+        if category is None:
+            found.add(
+                "annotations of unknown classes, left out", f"{where}: {shown(entry.get('category_id'))}", "error"
+            )
             continue
-        box = read_box(entry.get("bbox"))
+        box = read_annotation_box(entry, where, found)
         clipped = box if isinstance(box, str) else clip_box(box, (image["width"], image["height"]))
         if isinstance(box, str) or isinstance(clipped, str):
-            found.add(f"{clipped}, left out", f"{where}: {entry.get('bbox')}", "error")
+            found.add(f"{clipped}, left out", f"{where}: {shown(entry.get('bbox'))}", "error")
             continue
-        entry = {**entry, "category_id": categories[hashable(entry["category_id"])]["id"]}
-        kept.append(_repaired(entry, box, clipped, image, where, found))
+        numbers = {"id": key, "image_id": image["id"], "category_id": category["id"]}
+        kept.append(_repaired({**entry, **numbers}, box, clipped, image, where, found))
     kept = _without_duplicates(kept, found)
-    if len(ids) < len(entries):
-        kept = [{**entry, "id": i} for i, entry in enumerate(kept, start=1)]
+    if ids[None] or len(ids) < len(entries):
+        for number, entry in enumerate(kept, start=1):
+            entry["id"] = number
     return kept
 
 
@@ -136,33 +143,38 @@ def _repaired(
     w, h = box[2:]
     area = fitting_area(entry, w, h)
     if overhang(box, (image["width"], image["height"])) > CLIP_TOLERANCE:
-        found.add("boxes over the image border, clipped", f"{where}: {entry['bbox']}")
+        found.add("boxes over the image border, clipped", f"{where}: {_plain(box)}")
         box = clipped
     if min(w, h) < 1:
-        found.add("boxes with a side under 1 px", f"{where}: {entry['bbox']}", "note")
+        found.add("boxes with a side under 1 px", f"{where}: {_plain([*box[:2], w, h])}", "note")
     if w * h > 0.9 * image["width"] * image["height"]:
-        found.add("boxes as large as their image", f"{where}: {entry['bbox']}", "note")
+        found.add("boxes as large as their image", f"{where}: {_plain([*box[:2], w, h])}", "note")
     if area is None:
         area = box[2] * box[3]
         if entry.get("area") is None:
             found.add("annotations without an area, replaced by width x height", where, "note")
         else:
             kind = "areas that do not fit their box, replaced by width x height"
-            found.add(kind, f"{where}: {entry['area']} for {entry['bbox']}")
+            found.add(kind, f"{where}: {shown(entry['area'])} for {_plain([*box[:2], w, h])}")
     area = min(area, box[2] * box[3])
-    if "ignore" in entry and bool(entry["ignore"]) != bool(entry.get("iscrowd", 0)):
+    if "ignore" in entry and parse_flag(entry["ignore"]) != parse_flag(entry.get("iscrowd")):
         found.add("annotations whose ignore and iscrowd disagree", where, "note")
-    ignored = int(is_ignored(entry))
+    ignored = int(read_ignored(entry, where, found))
     standard = {"bbox": box, "area": area, "iscrowd": ignored, "ignore": ignored}
-    others = {k: v for k, v in entry.items() if k not in standard}
+    others = {k: v for k, v in with_usable_outline(entry, where, found).items() if k not in standard}
     return {**without_nan(others, where, found), **standard}
+
+
+def _plain(box: Sequence[float]) -> list[float]:
+    """Return a box as most files write it, for messages: 5 instead of 5.0."""
+    return [int(v) if v == int(v) else v for v in box]
 
 
 def _without_duplicates(entries: list[dict[str, Any]], found: Findings) -> list[dict[str, Any]]:
     """Return the entries without boxes that repeat another of their class exactly; near repetitions stay."""
     groups: dict[tuple[Any, Any, int], list[int]] = defaultdict(list)
     for i, entry in enumerate(entries):
-        groups[hashable(entry["image_id"]), hashable(entry["category_id"]), entry["iscrowd"]].append(i)
+        groups[entry["image_id"], entry["category_id"], entry["iscrowd"]].append(i)
     dropped: set[int] = set()
     for (image, _, _), members in groups.items():
         boxes = np.array([entries[i]["bbox"] for i in members], dtype=np.float64)
@@ -183,11 +195,11 @@ def _without_duplicates(entries: list[dict[str, Any]], found: Findings) -> list[
 def _check_totals(
     images: dict[Any, Any], categories: dict[Any, Any], annotations: list[dict[str, Any]], found: Findings
 ) -> None:
-    used = {hashable(a["category_id"]) for a in annotations}
-    for category in {hashable(c["id"]): c for c in categories.values()}.values():
-        if hashable(category["id"]) not in used:
+    used = {a["category_id"] for a in annotations}
+    for category in {c["id"]: c for c in categories.values()}.values():
+        if category["id"] not in used:
             found.add("classes without an object", category["name"], "note")
-    with_objects = {hashable(a["image_id"]) for a in annotations}
+    with_objects = {a["image_id"] for a in annotations}
     empty = [image["file_name"] for key, image in images.items() if key not in with_objects]
     if empty:
         found.add("images without an object", empty[0], "note", len(empty))

@@ -7,6 +7,7 @@ what has no meaning: the caller counts a finding or refuses the file, and never 
 from __future__ import annotations
 
 import math
+import numbers
 import re
 from typing import Any
 
@@ -24,27 +25,24 @@ _TRUE, _FALSE = frozenset({"true", "yes"}), frozenset({"", "false", "no", "unspe
 def parse_id(value: Any) -> int | str | None:
     """Return an id in the one form in which ids are compared.
 
-    Numbers and texts of digits become integers: 7, 7.0, ``"7"`` and ``"0007"`` are the same id. Other texts stay text
-    without blanks around them (``"1_23"`` is no number), and so do integers of more than 64 bits.
+    Numbers and texts of digits become integers: 7, 7.0, ``"7"`` and ``"0007"`` are the same id. Other texts stay text,
+    without blanks around them: ``"1_23"`` is no number, and texts of more digits than 64 bits hold are names.
 
     Returns:
-        The id, or None for what can be no id: nothing, truth values, fractions, NaN, lists, objects.
+        The id, or None for what can be no id: nothing, truth values, fractions, NaN, larger integers, lists, objects.
     """
-    if isinstance(value, float):
-        return int(value) if abs(value) < _EXACT and value.is_integer() else None
+    if type(value) is int:
+        return value if -_MAX_ID <= value <= _MAX_ID else None
     if isinstance(value, str):
         text = value.strip()
-        if not _INTEGER.fullmatch(text):
-            return text or None
-        # Python refuses to convert texts of thousands of digits.
-        return _short_id(int(text)) if len(text) < 100 else text
-    return _short_id(value) if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _short_id(value: int) -> int | str | None:
-    if -_MAX_ID <= value <= _MAX_ID:
-        return value
-    return str(value) if value.bit_length() < 1000 else None
+        if len(text) < 100 and _INTEGER.fullmatch(text) and -_MAX_ID <= int(text) <= _MAX_ID:
+            return int(text)
+        return text or None
+    if type(value) is float:
+        return int(value) if abs(value) < _EXACT and value.is_integer() else None
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    return parse_id(int(value) if isinstance(value, numbers.Integral) else float(value))  # numpy's numbers
 
 
 def parse_number(value: Any) -> float | None:
@@ -56,12 +54,12 @@ def parse_number(value: Any) -> float | None:
     if isinstance(value, str):
         text = value.strip()
         return float(text) if _NUMBER.fullmatch(text) else None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return None
     try:
         return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
+    except OverflowError:  # an integer of hundreds of digits
+        return math.inf if value > 0 else -math.inf  # type: ignore[operator]
 
 
 def parse_flag(value: Any) -> bool | None:

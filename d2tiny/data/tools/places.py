@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from d2tiny.data.coco.boxes import MAX_COORDINATE
 from d2tiny.data.coco.findings import Findings
-from d2tiny.data.coco.values import parse_id, parse_number
+from d2tiny.data.coco.values import parse_number
 
 __all__ = ["movable_keys", "moved_keys"]
 
@@ -17,16 +18,16 @@ _OUTLINES = frozenset(
     {"corners", "obb", "points", "poly", "polygon", "quad", "rbbox", "rbox", "rotated_bbox", "rotated_box"}
 )
 _COORDINATE = re.compile(r"(c|center_?)?[xy][1-4]?|[xy]_?(min|max|c|center)|left|top|right|bottom", re.IGNORECASE)
-_FARTHEST = 1e9  # px
 _DEEPEST = 20  # levels of lists and objects
 
 
-def movable_keys(annotation: Mapping[str, Any], box: Sequence[float], findings: Findings) -> dict[str, Any]:
+def movable_keys(annotation: Mapping[str, Any], box: Sequence[float], where: str, findings: Findings) -> dict[str, Any]:
     """Return an annotation without the keys that hold places that nobody knows how to move.
 
     Args:
         annotation: of a COCO json.
         box: its XYWH box in px; places that lie outside it are no px of the image.
+        where: place of the annotation, for the findings.
         findings: gets the keys that are left out.
     """
     kept: dict[str, Any] = {}
@@ -34,8 +35,7 @@ def movable_keys(annotation: Mapping[str, Any], box: Sequence[float], findings: 
         if key in _OTHER_RULES or _can_be_moved(key, value, box):
             kept[key] = value
         else:
-            where = f"annotation {parse_id(annotation.get('id'))}: {key}"
-            findings.add("keys that may hold places in the image, left out of tiles", where)
+            findings.add("keys that may hold positions in the scene, not copied into tiles", f"{where}: {key}")
     if "keypoints" in annotation.keys() - kept.keys():
         kept.pop("num_keypoints", None)
     return kept
@@ -88,7 +88,7 @@ def _can_be_moved(key: str, value: Any, box: Sequence[float]) -> bool:
 
 def _is_numbers(value: Any) -> bool:
     """Return whether a value is a list of numbers that may be coordinates; NaN is none."""
-    return isinstance(value, list) and all(type(v) in (int, float) and abs(v) <= _FARTHEST for v in value)
+    return isinstance(value, list) and all(type(v) in (int, float) and abs(v) <= MAX_COORDINATE for v in value)
 
 
 def _places(value: Any) -> Iterator[tuple[float, float]]:

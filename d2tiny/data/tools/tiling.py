@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -23,14 +23,22 @@ from d2tiny.data.coco.boxes import (
     box_xyxy_to_xywh,
     fitting_area,
     has_area,
-    is_ignored,
-    read_box,
     xywh_to_xyxy,
     xyxy_to_xywh,
 )
-from d2tiny.data.coco.document import REGION_KEYS, image_numbers, normalise_keys
+from d2tiny.data.coco.document import REGION_KEYS, CocoEntries, coco_entries
+from d2tiny.data.coco.entries import (
+    Label,
+    read_annotation,
+    read_outline,
+    read_regions,
+    shown,
+    with_usable_outline,
+    without_nan,
+)
 from d2tiny.data.coco.findings import Findings
-from d2tiny.data.coco.source import relative_name
+from d2tiny.data.coco.source import relative_name, require_name
+from d2tiny.data.coco.values import parse_id, parse_size
 from d2tiny.data.coco.writer import write_coco
 from d2tiny.data.loading.headers import read_header
 from d2tiny.data.loading.raster import RasterReader
@@ -89,7 +97,10 @@ def tile_starts(length: int, size: int, overlap: int) -> list[int]:
 
 @dataclass(frozen=True)
 class _Source:
-    """One large image with its usable annotations and their boxes (G, 4) float64 XYXY, clipped to the image."""
+    """One large image: its entry, its usable annotations and their boxes (G, 4) float64 XYXY, clipped to the image.
+
+    The entry has ``file_name, id, width, height`` and regions only, the annotations what can be copied into tiles.
+    """
 
     image: dict[str, Any]
     annotations: list[dict[str, Any]]
@@ -103,15 +114,15 @@ class _Source:
         return "_".join(name.with_suffix("").parts) if name is not None else ""
 
 
-def _document(path: Path, findings: Findings) -> dict[str, Any]:
-    """Return a COCO dict; files without annotations (COCO's image_info) and folders of images have no objects."""
+def _read(path: Path, findings: Findings) -> CocoEntries:
+    """Return the entries of a json, which may have no annotations, or of a folder of images."""
     if path.is_dir():
-        return {"images": list(_listed(path)), "annotations": [], "categories": []}
-    data = read_json(path)
-    if isinstance(data, dict) and "images" in data and data.get("annotations", data.get("annotation")) is None:
-        findings.add("files without annotations, read as images only", str(path), "note")
-        data = {"categories": [], **data, "annotations": []}
-    return normalise_keys(data, path, findings)
+        data: Any = {"images": list(_listed(path)), "annotations": [], "categories": []}
+    else:
+        data = read_json(path)
+        if isinstance(data, dict) and data.get("annotations", data.get("annotation")) is None:
+            data = {"categories": [], **data}
+    return coco_entries(data, path, findings, labelled=False)
 
 
 def _listed(folder: Path) -> Iterator[dict[str, Any]]:
@@ -125,34 +136,74 @@ def _listed(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _sources(path: Path, images: Path, findings: Findings) -> tuple[list[_Source], list[dict[str, Any]]]:
-    data = _document(path, findings)
-    image_numbers(data["images"], path)  # refuses ids that clash
-    known = {image["id"] for image in data["images"]}
-    by_image: dict[Any, list[tuple[dict[str, Any], list[float]]]] = defaultdict(list)
-    for annotation in data["annotations"]:
-        box = read_box(annotation.get("bbox"))
-        if isinstance(box, str) or not has_area(box):
-            findings.add("annotations without a usable box, left out", f"annotation {annotation.get('id')}")
-        elif annotation.get("image_id") not in known:
-            findings.add("annotations of an unknown image, left out", f"annotation {annotation.get('id')}")
-        else:
-            by_image[annotation["image_id"]].append((movable_keys(annotation, box, findings), box))
+    entries = _read(path, findings)
+    by_image = _usable_annotations(entries, findings)
     result = []
-    for image in data["images"]:
-        name = relative_name(image.get("file_name"))
-        if name is None:
-            raise DatasetError(f"{path}: file_name '{image.get('file_name')}' leaves the image folder.")
-        pairs = by_image.get(image["id"], [])
+    for image, number in zip(entries.images, entries.image_numbers.values(), strict=True):
+        usable = _image_entry(image, path, findings)
+        pairs = by_image.get(number, [])
         boxes = xywh_to_xyxy(np.array([box for _, box in pairs], dtype=np.float64).reshape(-1, 4))
         # Training clips boxes to the image, so the part outside must not count for the visible share either.
-        width, height = (float(image.get(key) or np.inf) for key in ("width", "height"))
+        width, height = usable["width"], usable["height"]
         boxes = boxes.clip(0, (width, height, width, height))
-        result.append(_Source(image, [a for a, _ in pairs], boxes, images / name))
+        result.append(_Source(usable, [a for a, _ in pairs], boxes, images / str(relative_name(usable["file_name"]))))
     stems = [source.stem for source in result]
     if len(set(stems)) < len(stems):
-        twice = next(s for s in stems if stems.count(s) > 1)
+        counts = Counter(stems)
+        twice = next(s for s in stems if counts[s] > 1)
         raise DatasetError(f"{path}: two images would give tiles of the name '{twice}'. Rename one or take it out.")
-    return result, data["categories"]
+    categories = [
+        {**without_nan(category, f"category {number}", findings), "id": number}
+        for category, number in zip(entries.categories, entries.category_numbers.values(), strict=True)
+    ]
+    return result, categories
+
+
+def _image_entry(image: dict[str, Any], path: Path, findings: Findings) -> dict[str, Any]:
+    """Return what tiles need of an image's entry, in json's types.
+
+    Raises:
+        DatasetError: it has no usable file name or size.
+    """
+    name, sizes = image.get("file_name"), [parse_size(image.get(side)) for side in ("width", "height")]
+    require_name(name, image["id"], path)
+    if None in sizes:
+        stated = [shown(image.get(side)) for side in ("width", "height")]
+        raise DatasetError(
+            f"{path}: {shown(name)}: width and height are {' and '.join(stated)}; they must be whole numbers of px. "
+            "`d2tiny convert coco --images` writes a copy with the sizes of the files."
+        )
+    entry = {"id": parse_id(image["id"]), "file_name": name, "width": sizes[0], "height": sizes[1]}
+    for key in REGION_KEYS:
+        regions = [list(box) for box in read_regions(image, key, findings) if has_area(box)]
+        if regions:
+            entry[key] = regions
+    return entry
+
+
+def _usable_annotations(
+    entries: CocoEntries, findings: Findings
+) -> dict[int, list[tuple[dict[str, Any], tuple[float, ...]]]]:
+    """Return the usable annotations of each image number, as they can be copied, and their XYWH boxes in px."""
+    by_image: dict[int, list[tuple[dict[str, Any], tuple[float, ...]]]] = defaultdict(list)
+    for annotation in entries.annotations:
+        label = read_annotation(annotation, entries.image_numbers, entries.category_numbers, findings)
+        where = f"annotation {shown(annotation.get('id'))}"
+        if label is not None and not has_area(label.box):
+            findings.add("boxes without area", f"{where}: {list(label.box)}")
+        elif label is not None:
+            by_image[label.image].append((_copied(annotation, label, where, findings), label.box))
+    return by_image
+
+
+def _copied(annotation: dict[str, Any], label: Label, where: str, findings: Findings) -> dict[str, Any]:
+    """Return an annotation without what tiles replace, cannot hold, or would hold at the place in the scene."""
+    ignored = int(label.ignored)
+    standard = {"id": parse_id(annotation.get("id")), "category_id": label.category, "bbox": list(label.box)}
+    standard |= {"iscrowd": ignored, "ignore": ignored}
+    others = movable_keys(with_usable_outline(annotation, where, findings), label.box, where, findings)
+    others.pop("image_id", None)
+    return without_nan({**others, **standard}, where, findings)
 
 
 def _clip(boxes: np.ndarray, x: int, y: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
@@ -170,7 +221,7 @@ def _annotations(
     clipped, share = _clip(source.boxes, x, y, width, height)
     for i in np.flatnonzero(share > 0):
         old = source.annotations[i]
-        ignored = is_ignored(old)
+        ignored = bool(old["iscrowd"])
         if share[i] < settings.keep and not ignored:
             if settings.cut == "drop":
                 continue
@@ -178,12 +229,11 @@ def _annotations(
         box = box_xyxy_to_xywh(clipped[i].tolist())
         area, (w, h) = box[2] * box[3], xyxy_to_xywh(source.boxes[i])[2:]
         old_area = fitting_area(old, w, h)
-        kept = {k: v for k, v in old.items() if k not in ("id", "image_id", "segmentation")}
+        kept = {k: v for k, v in old.items() if k not in ("id", "segmentation")}
         new = moved_keys(kept, x, y, width, height, whole=bool(share[i] > 1 - 1e-9))
-        if share[i] > 1 - 1e-9 and isinstance(old.get("segmentation"), list):
-            new["segmentation"] = [
-                [v - (x, y)[j % 2] for j, v in enumerate(polygon)] for polygon in old["segmentation"]
-            ]
+        outline = read_outline(old.get("segmentation"))
+        if outline is not None and share[i] > 1 - 1e-9:
+            new["segmentation"] = [[v - (x, y)[j % 2] for j, v in enumerate(polygon)] for polygon in outline]
         yield {
             **new,
             "bbox": list(box),
@@ -301,7 +351,8 @@ def tile_dataset(
     share, in [0, 1]. An interrupted run is resumed by the next one. Each job holds one row of tiles in memory.
 
     Args:
-        path: COCO json, with or without annotations; or a folder of images.
+        path: COCO json; one without annotations, as COCO's lists of test images are, is cut all the same, and so is a
+            folder of images.
         images: folder that ``file_name`` is relative to; a folder of images itself.
         output: folder; created if missing.
         settings: sizes, and treatment of cut objects; by default those of :class:`TileSettings`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from d2tiny.data.coco.values import MAX_SIDE, parse_flag, parse_id, parse_number, parse_size
@@ -26,8 +27,9 @@ def test_one_id_however_it_is_written(value):
         (0, 0),
         ("-3", -3),
         (2**63 - 1, 2**63 - 1),
-        (2**63, "9223372036854775808"),
         (str(2**63), "9223372036854775808"),
+        (np.int32(5), 5),
+        (np.float32(5), 5),
         ("9" * 5000, "9" * 5000),
     ],
 )
@@ -35,7 +37,9 @@ def test_ids_that_are_text_stay_text(value, meaning):
     assert parse_id(value) == meaning
 
 
-@pytest.mark.parametrize("value", [*NONSENSE, True, False, 1.5, 1e300, pytest.param(10**5000, id="5000 digits")])
+@pytest.mark.parametrize(
+    "value", [*NONSENSE, True, False, np.True_, 1.5, 1e300, 2**63, pytest.param(10**5000, id="5000 digits")]
+)
 def test_what_can_be_no_id(value):
     assert parse_id(value) is None
 

@@ -359,7 +359,7 @@ LINES = [
     ("dota", f"{QUAD} ship 0 1", QUADS),
     ("dota", f"{QUAD} ship 1_0", QUADS),
     ("dota", "1_0 10 20 10 25 20 5 20 ship 0", QUADS),
-    ("dota", "0 0 1e300 0 1e300 1e300 0 1e300 ship 0", ("warning", "boxes of infinite area, left out")),
+    ("dota", "0 0 1e300 0 1e300 1e300 0 1e300 ship 0", ("warning", "boxes larger than any image, left out")),
     ("dota", "gsd:null", ("note", "images without ground sampling distance")),
     ("dota", "x 10 20 10 25 20 5 20 ship 0", QUADS),
     ("dota", f"{QUAD} ship yes", QUADS),
@@ -558,7 +558,7 @@ COCO_DAMAGE = {
     ),
     "no file name": (
         lambda d: d["images"][1].pop("file_name"),
-        ("error", "file names that leave the image folder, left out"),
+        ("error", "images whose file name is missing, left out"),
         (1, 1),
     ),
     "wrong size": (

@@ -261,9 +261,8 @@ def test_places_that_nobody_can_move_are_left_out_and_counted(tmp_path, caplog, 
     with caplog.at_level(logging.WARNING):
         first, second = by_tile(tile(root, HALVES))[32, 0]
     assert first.keys() == second.keys()
-    assert f"1 keys that may hold places in the image, left out of tiles (first: annotation 100: {next(iter(odd))}" in (
-        caplog.text
-    )
+    where = f"annotation 100: {next(iter(odd))}"
+    assert f"1 keys that may hold positions in the scene, not copied into tiles (first: {where}" in caplog.text
 
 
 def test_regions_are_clipped_to_the_tile(tmp_path):
@@ -307,11 +306,23 @@ def test_an_image_may_be_called_settings(tmp_path):
     assert tile(root, SMALL) == tile(root, SMALL)
 
 
-@pytest.mark.parametrize("name", ["../a.png", "/a.png", ""])
-def test_names_that_leave_the_folder_are_refused(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ('"../a.png"', "leaves the image folder.*convert coco --images"),
+        ('"/a.png"', "leaves the image folder"),
+        ('"C:a.png"', "leaves the image folder"),
+        ('""', "file_name of image 1 is missing"),
+        ("null", "file_name of image 1 is missing"),
+        ("[5]", "is no text"),
+        ('"."', "names a folder"),
+        ('"a\\u0000.png"', "is no name of a file"),
+    ],
+)
+def test_names_that_are_no_files_of_the_folder_are_refused(tmp_path, name, message):
     root = write(tmp_path, {"a.png": (20, 20)})
-    (root / "a.json").write_text((root / "a.json").read_text().replace('"a.png"', f'"{name}"'))
-    with pytest.raises(DatasetError, match="leaves the image folder"):
+    (root / "a.json").write_text((root / "a.json").read_text().replace('"a.png"', name))
+    with pytest.raises(DatasetError, match=message):
         tile(root, SMALL)
 
 
@@ -320,7 +331,8 @@ def test_unusable_annotations_are_counted(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         data = tile(write(tmp_path, {"a.png": (20, 20)}, annotations), SMALL)
     assert [a["source_id"] for a in data["annotations"]] == [102]
-    assert "2 annotations without a usable box" in caplog.text
+    assert "1 boxes without area" in caplog.text
+    assert "1 boxes that are not four numbers" in caplog.text
     assert "1 annotations of an unknown image" in caplog.text
 
 

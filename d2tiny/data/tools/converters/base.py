@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -201,8 +200,7 @@ def _add_objects(raw: RawImage, classes: Classes, ids: Mapping[str, int], findin
     for item in raw.objects:
         label = classes.name_of(item.label)
         where = f"{item.where or raw.path.name}: {label} {tuple(round(v, 2) for v in item.box)}"
-        area = item.box[2] * item.box[3] if item.area is None else item.area
-        problem = box_problem(item.box, raw.size) or (None if math.isfinite(area) else "boxes of infinite area")
+        problem = box_problem(item.box, raw.size)
         if problem:
             findings.add(f"{problem}, left out", where)
         elif label in classes.ignored:
@@ -213,7 +211,7 @@ def _add_objects(raw: RawImage, classes: Classes, ids: Mapping[str, int], findin
         else:
             if overhang(item.box, raw.size) > _TOLERANCE:
                 findings.add("boxes over the image border, kept as they are", where, "note")
-            yield replace(item, area=area)
+            yield item
 
 
 def to_coco(
@@ -257,7 +255,7 @@ def to_coco(
                     "image_id": image_id,
                     "category_id": ids[classes.name_of(item.label)],
                     "bbox": [x, y, w, h],
-                    "area": item.area,
+                    "area": w * h if item.area is None else item.area,
                     "iscrowd": int(item.ignore),
                     "ignore": int(item.ignore),
                     **item.extra,
