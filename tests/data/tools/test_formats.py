@@ -198,6 +198,14 @@ def test_a_listed_image_that_is_missing_is_named_as_a_whole(tmp_path, line, miss
     assert f"/{missing}" in str(result.findings)
 
 
+def test_a_list_that_is_no_text_is_refused(tmp_path):
+    native(tmp_path, "voc", {"b": voc_xml(voc_object(), filename="b.jpg")})
+    (tmp_path / "ImageSets").mkdir()
+    (tmp_path / "ImageSets" / "x.txt").write_bytes("车\n".encode("gb2312"))
+    with pytest.raises(DatasetError, match=r"x.txt cannot be read .*Store it as UTF-8"):
+        convert("voc", tmp_path, split="x")
+
+
 # --- YOLO: lines -------------------------------------------------------------------------------------------------
 
 BOX, HULL = (45, 36, 10, 8), (10, 8, 80, 72)
@@ -268,7 +276,7 @@ def test_unknown_kinds_of_lines_are_refused(tmp_path):
 
 @pytest.mark.parametrize(("shape", "text"), [("[2, 3]", POSE), ("[1, 2]", "0 0.5 0.5 0.1 0.1 0.9 0.9\n")])
 def test_a_yaml_file_says_how_many_keypoints_there_are(tmp_path, shape, text):
-    (tmp_path / "data.yaml").write_text(f"kpt_shape: {shape}\nnames: [car]\n")
+    (tmp_path / "data.yaml").write_text(f"kpt_shape: {shape}\nnames: [car, ship]\n")
     assert yolo(tmp_path, text) == ([BOX], {})
 
 
@@ -385,6 +393,14 @@ def test_yaml_runs_nothing(tmp_path):
 @pytest.mark.parametrize("file", ["classes.txt", "obj.names"])
 def test_blank_lines_do_not_shift_classes(tmp_path, text, names, gaps, file):
     assert names_of(tmp_path, text, file) == (names, {GAPS: 1} if gaps else {})
+
+
+def test_files_of_names_that_contradict_each_other_are_told(tmp_path):
+    (tmp_path / "classes.txt").write_text("car\nship\n")
+    assert names_of(tmp_path, "names: [car, ship]") == ({0: "car", 1: "ship"}, {})
+    kind = ("warning", "files of class names that others contradict")
+    assert names_of(tmp_path, "names: [ship, car]") == ({0: "car", 1: "ship"}, {kind: 1})
+    assert names_of(tmp_path, "names: 5") == ({0: "car", 1: "ship"}, {kind: 1})
 
 
 def test_objects_of_a_number_without_a_name_are_counted(tmp_path):

@@ -25,6 +25,7 @@ __all__ = [
     "list_images",
     "read_label_texts",
     "read_lines",
+    "text_lines",
     "to_coco",
 ]
 
@@ -156,14 +157,28 @@ def image_size(path: Path, findings: Findings) -> tuple[int, int] | None:
         return None
 
 
-def read_lines(path: Path, findings: Findings) -> list[tuple[int, str]] | None:
-    """Return a file's non-empty lines with their numbers; None, and a finding, for a file that cannot be read."""
+def text_lines(path: Path) -> list[tuple[int, str]]:
+    """Return a text's non-empty lines, without blanks around them, with their numbers from 1.
+
+    Raises:
+        DatasetError: it cannot be read, or is not UTF-8.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as err:
-        findings.add("label files that cannot be read, image left out", f"{path}: {err}", "error")
-        return None
+    except OSError as err:
+        raise DatasetError(f"{path} cannot be read ({err.strerror}).") from err
+    except UnicodeDecodeError as err:
+        raise DatasetError(f"{path} cannot be read ({err}). Store it as UTF-8.") from err
     return [(i, line.strip()) for i, line in enumerate(text.splitlines(), start=1) if line.strip()]
+
+
+def read_lines(path: Path, findings: Findings) -> list[tuple[int, str]] | None:
+    """Return the lines of :func:`text_lines`; None, and a finding, for a file that cannot be read."""
+    try:
+        return text_lines(path)
+    except DatasetError as err:
+        findings.add("label files that cannot be read, image left out", str(err), "error")
+        return None
 
 
 def read_label_texts(

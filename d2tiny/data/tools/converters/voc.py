@@ -18,7 +18,7 @@ from d2tiny.data.tools.converters.base import (
     find_folder,
     image_size,
     images_by_stem,
-    read_lines,
+    text_lines,
 )
 from d2tiny.utils.errors import DatasetError
 
@@ -93,11 +93,7 @@ def _listed(source: Path, split: str | None) -> list[str] | None:
     for folder in ("ImageSets/Main", "ImageSets", "Main"):
         path = source / folder / f"{split}.txt"
         if path.is_file():
-            findings = Findings()
-            lines = read_lines(path, findings)
-            if lines is None:
-                raise DatasetError(str(findings))
-            return [line for _, line in lines]
+            return [line for _, line in text_lines(path)]
     raise DatasetError(f"No list of the split '{split}' (looked for {source / 'ImageSets/Main'}/{split}.txt).")
 
 

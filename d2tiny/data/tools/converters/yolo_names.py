@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from d2tiny.data.coco.findings import Findings
 from d2tiny.data.coco.values import parse_id
-from d2tiny.data.tools.converters.base import read_lines
+from d2tiny.data.tools.converters.base import text_lines
 from d2tiny.utils.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -33,18 +34,37 @@ def find_yolo_classes(source: Path, findings: Findings) -> dict[int, str]:
     """
     unread: list[str] = []
     for folder in (source, source.absolute().parent):
-        for path in (folder / "classes.txt", folder / "obj.names"):
-            if path.is_file():
-                return _checked(path, _from_lines(path, findings), findings)
-        for path, keys in _yaml_files(folder, unread):
-            names = keys.get("names")
-            if names is not None and names.value and not names.tag.endswith(":null"):
-                return _checked(path, _from_yaml(path, names, findings), findings, keys.get("nc"))
+        readers = list(_files_with_names(folder, unread))
+        if readers:
+            path, read = readers[0]
+            names = read(findings)
+            for other, read_other in readers[1:]:
+                if _differs(names, read_other):
+                    findings.add("files of class names that others contradict", f"{path} is used, not {other}")
+            return names
     more = f" Not readable: {'; '.join(unread)}." if unread else ""
     raise DatasetError(
         f"No class names for {source}: no classes.txt, obj.names or data.yaml in it or beside it.{more} "
         "Give them with --classes."
     )
+
+
+def _files_with_names(folder: Path, unread: list[str]) -> Iterator[tuple[Path, Callable[[Findings], dict[int, str]]]]:
+    """Yield the files of a folder that have class names, and what reads them."""
+    for path in (folder / "classes.txt", folder / "obj.names"):
+        if path.is_file():
+            yield path, partial(_from_lines, path)
+    for path, keys in _yaml_files(folder, unread):
+        names = keys.get("names")
+        if names is not None and names.value and not names.tag.endswith(":null"):
+            yield path, partial(_from_yaml, path, names, keys.get("nc"))
+
+
+def _differs(names: dict[int, str], read: Callable[[Findings], dict[int, str]]) -> bool:
+    try:
+        return read(Findings()) != names
+    except DatasetError:  # it is not used
+        return True
 
 
 def find_keypoint_shape(source: Path) -> tuple[int, int] | None:
@@ -88,14 +108,14 @@ def _yaml_files(folder: Path, unread: list[str]) -> Iterator[tuple[Path, dict[st
 
 
 def _from_lines(path: Path, findings: Findings) -> dict[int, str]:
-    problems = Findings()
-    lines = read_lines(path, problems)
-    if lines is None:
-        raise DatasetError(f"{path} cannot be read ({problems}). Store it as UTF-8, or give the names with --classes.")
-    return {number - 1: text for number, text in lines}
+    try:
+        lines = text_lines(path)
+    except DatasetError as err:
+        raise DatasetError(f"{err} Or give the names with --classes.") from err
+    return _checked(path, {number - 1: text for number, text in lines}, findings)
 
 
-def _from_yaml(path: Path, names: Node, findings: Findings) -> dict[int, str]:
+def _from_yaml(path: Path, names: Node, count: Node | None, findings: Findings) -> dict[int, str]:
     """Return the names of a list, or of a map from numbers to names."""
     pairs: list[tuple[int | str | None, Node]]
     if _is_list(names):
@@ -119,7 +139,7 @@ def _from_yaml(path: Path, names: Node, findings: Findings) -> dict[int, str]:
             findings.add("class numbers with two names, the second left out", f"{where}: class {number}", "error")
         else:
             result[number] = text
-    return result
+    return _checked(path, result, findings, count)
 
 
 def _checked(path: Path, names: dict[int, str], findings: Findings, count: Node | None = None) -> dict[int, str]:
