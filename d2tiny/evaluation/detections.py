@@ -272,11 +272,11 @@ def _named(data: dict[str, Any], truth: GroundTruth, path: Path) -> list[dict[st
     images = _NameIndex(truth)
     classes = {name: int(i) for i, name in zip(truth.category_ids, truth.classes, strict=True)}
     try:
-        image_of = {image["id"]: images.find(image["file_name"], path) for image in data["images"]}
-        class_of = {c["id"]: classes.get(str(c["name"]).strip()) for c in data["categories"]}
+        image_of = {parse_id(image["id"]): images.find(image["file_name"], path) for image in data["images"]}
+        class_of = {parse_id(c["id"]): classes.get(str(c["name"]).strip()) for c in data["categories"]}
         result = []
         for i, entry in enumerate(data["annotations"]):
-            image, category = image_of[entry["image_id"]], class_of[entry["category_id"]]
+            image, category = image_of[parse_id(entry["image_id"])], class_of[parse_id(entry["category_id"])]
             if image is None or category is None:
                 raise DatasetError(f"{path}: the file or class name of detection {i} is not in the ground truth.")
             result.append({**entry, "image_id": image, "category_id": category})

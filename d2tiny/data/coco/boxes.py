@@ -78,6 +78,9 @@ def read_box(value: Any) -> list[float] | str:
 
 
 def _range_problem(box: Sequence[float]) -> str | None:
+    x, y, w, h = box
+    if abs(x) + abs(y) + abs(w) + abs(h) <= MAX_COORDINATE:  # fast, and false for NaN
+        return None
     if not all(map(math.isfinite, box)):
         return _NOT_FINITE
     return None if all(abs(v) <= MAX_COORDINATE for v in box) else _TOO_LARGE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count
+from itertools import chain, count
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,6 +19,8 @@ from d2tiny.data.coco.values import parse_id, parse_size
 from d2tiny.data.loading.headers import IMAGE_SUFFIXES, decoding_problem, image_problem
 
 __all__ = ["checked_categories", "checked_images", "images_with_usable_files"]
+
+_BLOCK = 1000  # images whose checks wait at a time
 
 
 def _entries(entries: list[dict[str, Any]], what: str, found: Findings) -> Iterator[tuple[int | str, dict[str, Any]]]:
@@ -135,9 +137,9 @@ def images_with_usable_files(
 
     kept = {}
     with ThreadPoolExecutor(8) as pool:
-        problems = tqdm(
-            pool.map(file_problem, images.values()), total=len(images), desc="images", disable=not progress, leave=False
-        )
+        every = list(images.values())
+        blocks = (pool.map(file_problem, every[i : i + _BLOCK]) for i in range(0, len(every), _BLOCK))
+        problems = tqdm(chain.from_iterable(blocks), total=len(every), desc="images", disable=not progress, leave=False)
         for (key, image), problem in zip(images.items(), problems, strict=True):
             if problem is None:
                 kept[key] = image

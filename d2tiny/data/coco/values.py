@@ -51,6 +51,8 @@ def parse_number(value: Any) -> float | None:
     Returns:
         The number, or None for nothing, truth values, lists, objects and other texts (``"1_23"``, ``"5px"``).
     """
+    if type(value) is float:
+        return value
     if isinstance(value, str):
         text = value.strip()
         return float(text) if _NUMBER.fullmatch(text) else None
@@ -71,7 +73,7 @@ def parse_flag(value: Any) -> bool | None:
     Returns:
         The truth, or None for other numbers, texts, lists and objects.
     """
-    if value is None or isinstance(value, bool):
+    if value is None or isinstance(value, bool) or (type(value) is int and 0 <= value <= 1):
         return bool(value)
     if isinstance(value, str) and (text := value.strip().lower()) in _TRUE | _FALSE:
         return text in _TRUE
