@@ -53,6 +53,9 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--difficult", choices=("keep", "ignore", "drop"), help="dota: difficult objects (keep)")
     parser.add_argument("--cut", choices=("keep", "ignore", "drop"), help="dota: objects cut by its splitter (ignore)")
     parser.add_argument(
+        "--lines", choices=("auto", "box", "polygon"), help="yolo: what follows the class (auto: what the numbers say)"
+    )
+    parser.add_argument(
         "--minus-one", action="store_const", const=True, help="voc, dior: pixels count from 1; subtract 1"
     )
 
@@ -62,7 +65,7 @@ def convert_given(args: argparse.Namespace, name: str) -> Conversion:
     from d2tiny.data.tools.converters import convert_dataset
 
     options: dict[str, Any] = {}
-    for key in ("images", "labels", "split", "area", "difficult", "cut", "minus_one"):
+    for key in ("images", "labels", "split", "area", "difficult", "cut", "lines", "minus_one"):
         value = getattr(args, key)
         if value is not None:
             options[key] = value

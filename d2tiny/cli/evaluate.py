@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     started = time.perf_counter()
     protocol = make_protocol(args.protocol, max_dets=args.max_dets, areas=args.areas, extra_ious=args.extra_ious)
     truth = load_ground_truth(args.truth)
+    truth.require_objects(args.truth)
     found = load_detections(args.source, truth)
     if args.report:
         from d2tiny.evaluation.report import write_report

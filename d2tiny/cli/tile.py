@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from d2tiny.cli.common import add_images_option, add_output_option, require_folder
+from d2tiny.utils.errors import ConfigError
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -14,8 +15,8 @@ EXAMPLE = "d2tiny tile instances_val.json --images val --output output/tiles --s
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments; the defaults are those of ``TileSettings``."""
-    parser.add_argument("source", type=Path, help="COCO json")
-    add_images_option(parser, "folder of the images", required=True)
+    parser.add_argument("source", type=Path, help="COCO json, or a folder of images without labels")
+    add_images_option(parser, "folder of the images (a json needs it)")
     add_output_option(parser, "gets images/, instances.json")
     parser.add_argument("--size", type=int, default=800, metavar="PX", help="side of a tile (default %(default)s)")
     parser.add_argument("--overlap", type=int, default=200, metavar="PX", help="of neighbours (default %(default)s)")
@@ -34,13 +35,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _images(source: Path, given: Path | None) -> Path:
+    """Return the folder of the images: the source, if it is a folder, else the given one.
+
+    Raises:
+        ConfigError: none is given, there is no such folder, or two different ones.
+    """
+    require_folder(given)
+    if not source.is_dir():
+        if given is None:
+            raise ConfigError(f"{source}: name the folder of its images with --images.")
+        return given
+    if given is not None and given.resolve() != source.resolve():
+        raise ConfigError(f"{source} is a folder of images; leave --images {given} out, or name a json.")
+    return source
+
+
 def run(args: argparse.Namespace) -> int:
     """Cut and write."""
     from d2tiny.data.tools.tiling import TileSettings, tile_dataset
 
-    require_folder(args.images)
+    images = _images(args.source, args.images)
     settings = TileSettings(args.size, args.overlap, args.keep, args.cut, args.empty, args.suffix)
-    data = tile_dataset(args.source, args.images, args.output, settings, jobs=args.jobs)
+    data = tile_dataset(args.source, images, args.output, settings, jobs=args.jobs)
     ignored = sum(a["iscrowd"] for a in data["annotations"])
     print(
         f"{args.output / 'instances.json'}: {len(data['images'])} tiles, {len(data['annotations']) - ignored} objects, "

@@ -62,7 +62,7 @@ class TinyCOCOEvaluator(COCOEvaluator):
             output_dir: where ``coco_instances_results.json`` goes; None writes nothing.
 
         Raises:
-            DatasetError: the annotations are missing.
+            DatasetError: the annotations are missing, or there is no object to evaluate.
             ConfigError: unknown protocol or bad values.
         """
         # The parent's constructor is not called: it reads the json with pycocotools, which stops at things that the
@@ -82,6 +82,7 @@ class TinyCOCOEvaluator(COCOEvaluator):
                 f"'{dataset_name}' has no COCO json to evaluate against; register it with register_coco_like."
             )
         self._truth = load_ground_truth(Path(self._metadata.json_file))
+        self._truth.require_objects(self._metadata.json_file)
         self.reset()
 
     def reset(self) -> None:

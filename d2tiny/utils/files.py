@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +22,9 @@ __all__ = ["open_atomic", "read_json", "write_text"]
 def open_atomic(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing; it replaces the file at ``path`` when the block ends without an exception.
 
-    A process that is killed or an exception in the block leaves the old file, or none, but never an incomplete one.
+    A process that is killed or an exception in the block leaves the old file, or none, but never an incomplete one. The
+    file that is written until then has a name that nobody can foresee, and it is never one that exists: in folders that
+    others can write to, no link of theirs is written through.
 
     Raises:
         ConfigError: ``path`` is a folder.
@@ -28,9 +32,11 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; name a file in it.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # Names have at most 255 bytes.
+    temporary = path.with_name(f".{os.fsdecode(os.fsencode(path.name)[:200])}.{os.getpid()}.{secrets.token_hex(8)}")
+    file = temporary.open("xb")
     try:
-        with temporary.open("wb") as file:
+        with file:
             yield file
         temporary.replace(path)
     finally:
@@ -47,7 +53,8 @@ def read_json(path: Path) -> Any:
     """Read a json file, also one with the NaN and Infinity that Python's json module writes.
 
     Raises:
-        DatasetError: there is no such file, or it is not json; says in which line and column.
+        DatasetError: there is no such file, or it is not json; says in which line and column. Also what no tool could
+            write again: values that are nested too deep, numbers of thousands of digits, halves of surrogate pairs.
     """
     try:
         text = path.read_bytes()
@@ -59,7 +66,26 @@ def read_json(path: Path) -> Any:
         return msgspec.json.decode(text)  # several times faster than json
     except (msgspec.DecodeError, UnicodeDecodeError):
         pass
+    except RecursionError as err:
+        raise DatasetError(f"{path}: its values are nested too deep to be read.") from err
     try:
-        return json.loads(text.decode("utf-8-sig"))  # knows NaN, and the line of a mistake
-    except (json.JSONDecodeError, UnicodeDecodeError) as err:
+        return _read_leniently(text.decode("utf-8-sig"))  # knows NaN, and the line of a mistake
+    except (json.JSONDecodeError, UnicodeError) as err:
         raise DatasetError(f"{path} is not a valid json file: {err}. Is it complete?") from err
+    except RecursionError as err:
+        raise DatasetError(f"{path}: its values are nested too deep to be read.") from err
+    except ValueError as err:
+        raise DatasetError(f"{path}: a number has too many digits ({err}).") from err
+
+
+def _read_leniently(text: str) -> Any:
+    """Decode a json with Python's module, which unlike msgspec accepts half a surrogate pair; refuse that."""
+    data = json.loads(text)
+    escape = re.search(r"\\u[dD][89a-fA-F]", text)
+    if escape is not None:
+        try:
+            json.dumps(data, ensure_ascii=False).encode()
+        except UnicodeEncodeError as err:
+            line = text.count("\n", 0, escape.start()) + 1
+            raise UnicodeError(f"half of a surrogate pair (\\ud800 to \\udfff) from line {line} on") from err
+    return data

@@ -194,8 +194,8 @@ def test_ignore_is_not_punished(tmp_path):
     assert results["AP"] == 0  # `other` is missed
     assert results["AR@1500"] == 0
     (tmp_path / "only").mkdir()
-    only = evaluate_json(tmp_path / "only", [region], [0])
-    assert np.isnan(only["AP"])  # nothing to find, nothing wrong
+    with pytest.raises(DatasetError, match="1 annotations are listed, all 1 usable ones are ignored"):
+        evaluate_json(tmp_path / "only", [region], [0])  # a table of dashes would say nothing
 
 
 def test_a_class_that_the_json_does_not_list_does_not_count(tmp_path):

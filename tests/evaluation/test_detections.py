@@ -9,6 +9,8 @@ import pytest
 from d2tiny.data.coco.arrays import ground_truth_from_dict, load_ground_truth
 from d2tiny.evaluation import detections as module
 from d2tiny.evaluation.detections import detections_from_dicts, load_detections, write_detections
+from d2tiny.evaluation.engine import evaluate_arrays
+from d2tiny.evaluation.protocols import get_protocol
 from d2tiny.utils.errors import DatasetError
 from tests.helpers.coco import random_dataset
 
@@ -182,3 +184,94 @@ def test_ids_that_are_lists_or_too_large_are_refused(tmp_path):
         (tmp_path / "gt.json").write_text(json.dumps(data))
         with pytest.raises(DatasetError, match=r"gt\.json"):
             load_ground_truth(tmp_path / "gt.json")
+
+
+# --- whose image ids are written otherwise than in the ground truth ---------------------------------------------------
+
+
+def named_truth(tmp_path, images):
+    """A ground truth of images by id and file name, with one object each at [5, 5, 8, 8], and a path for predictions."""
+    data = {
+        "images": [{"id": i, "file_name": name, "width": 64, "height": 48} for i, name in images],
+        "categories": [{"id": 1, "name": "vehicle"}],
+        "annotations": [{"image_id": i, "category_id": 1, "bbox": [5 + k, 5, 8, 8]} for k, (i, _) in enumerate(images)],
+    }
+    (tmp_path / "gt.json").write_text(json.dumps(data))
+    return load_ground_truth(tmp_path / "gt.json")
+
+
+def predict(tmp_path, truth, ids, **changes):
+    """Return the metrics of perfect boxes under these image ids."""
+    entries = [
+        {"image_id": i, "category_id": 1, "bbox": [5 + k, 5, 8, 8], "score": 0.9, **changes} for k, i in enumerate(ids)
+    ]
+    (tmp_path / "p.json").write_text(json.dumps(entries))
+    return evaluate_arrays(truth, load_detections(tmp_path / "p.json", truth), get_protocol("coco")).metrics()["AP"]
+
+
+@pytest.mark.parametrize(
+    ("images", "ids"),
+    [
+        ([(1, "a.png"), (2, "b.png")], ["1", 2.0]),
+        ([("1", "a.png"), ("2", "b.png")], [1, 2]),
+        ([("0001", "a.png"), ("0002", "b.png")], [1, "2"]),
+        ([(1, "0_2.png"), (2, "0_1.png")], ["0_2", "0_1"]),  # int("0_1") is 1
+        ([("img_a", "img_a.png"), ("0001", "0001.png")], ["img_a", 1]),
+        ([("img_a", "x.png"), ("0001", "y.png")], ["img_a", 1]),
+        ([("1_23", "a.png"), ("12_3", "b.png")], ["1_23", "12_3"]),
+        ([(1, "a.png"), (2, "b.png")], ["a", "b"]),
+        ([(1, "a.png"), (2, "b.png")], ["a.png", "b.png"]),
+        ([(1, "p/a.png"), (2, "q/a.png")], ["p/a", "/data/q/a.png"]),
+        ([(7, "a.png"), (8, "0012.png")], ["a", 12]),
+        ([(7, "9" * 25 + ".png"), (8, "b.png")], ["9" * 25, "b"]),
+        ([("x1", "b.png"), ("x2", "a.png")], ["b", "a"]),
+    ],
+)
+def test_perfect_boxes_are_perfect_under_every_id_that_has_a_meaning(tmp_path, images, ids):
+    truth = named_truth(tmp_path, images)
+    assert predict(tmp_path, truth, ids) == pytest.approx(100)
+    write_detections(tmp_path / "again.json", truth, load_detections(tmp_path / "p.json", truth))
+    assert same(load_detections(tmp_path / "again.json", truth), load_detections(tmp_path / "p.json", truth))
+
+
+@pytest.mark.parametrize(
+    ("images", "ids", "message"),
+    [
+        ([("img_a", "x.png"), ("img_b", "y.png")], [1, 2], r"2 of 2 image ids .*first: 1\)"),  # positions are no ids
+        ([(1, "a.png"), (2, "b.png")], ["a", "c"], r"2 of 2 .*neither as ids nor as file names"),
+        ([(1, "p/a.png"), (2, "q/a.png")], ["a", "a"], "'a' may be p/a.png or q/a.png"),
+        ([(1, "a.png"), (2, "b.png")], [1, 3], r"1 of 2 .*first: 3\)"),
+        ([(1, "a.png"), (2, "b.png")], [True, 2], "detection 0 cannot be used.*image_id"),
+        ([(1, "a.png"), (2, "b.png")], [2**70, 2], "image ids"),
+    ],
+)
+def test_ids_without_a_meaning_are_refused(tmp_path, images, ids, message):
+    truth = named_truth(tmp_path, images)
+    with pytest.raises(DatasetError, match=message) as raised:
+        predict(tmp_path, truth, ids)
+    assert "p.json" in str(raised.value)
+
+
+def test_other_values_of_detections(tmp_path):
+    truth = named_truth(tmp_path, [(1, "a.png")])
+    for changes in ({"category_id": "1"}, {"category_id": "vehicle"}, {"category_id": 1.0}, {"score": "0.9"}):
+        assert predict(tmp_path, truth, [1], **changes) == pytest.approx(100)
+    assert predict(tmp_path, truth, [1], bbox={"0": 5, "1": 5, "2": 8, "3": 8}) == pytest.approx(100)
+    for changes, message in (
+        ({"category_id": "1_0"}, "category_id"),
+        ({"score": "high"}, "score"),
+        ({"score": True}, "score"),
+        ({"bbox": "5588"}, "bbox"),
+        ({"bbox": {"x": 5, "y": 5, "w": 8, "h": 8}}, "bbox"),
+        ({"bbox": [1e300, 1, 2, 1e300]}, "NaN or infinity"),
+    ):
+        with pytest.raises(DatasetError, match=rf"p\.json: .*{message}"):
+            predict(tmp_path, truth, [1], **changes)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '[{"image_id": ' + "9" * 5000 + "}]", '[{"x": "\\ud800"}]'])
+def test_files_that_no_tool_can_use(tmp_path, text):
+    truth = named_truth(tmp_path, [(1, "a.png")])
+    (tmp_path / "p.json").write_text(text)
+    with pytest.raises(DatasetError, match=r"p\.json"):
+        load_detections(tmp_path / "p.json", truth)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from d2tiny.data.coco.boxes import xywh_to_xyxy
+from d2tiny.data.coco.boxes import fitting_areas, xywh_to_xyxy
 from d2tiny.data.coco.document import REGION_KEYS
 from d2tiny.data.coco.reader import CocoCategory, CocoData, CocoImage, coco_from_dict, find_ids, load_coco
+from d2tiny.data.coco.values import parse_size
+from d2tiny.utils.errors import DatasetError
 
 __all__ = ["GroundTruth", "ground_truth_from_dict", "load_ground_truth"]
 
@@ -42,7 +43,8 @@ class GroundTruth:
             ignored regions, but not its objects of the class "others").
         file_names: I names, "" where unknown.
         sizes: (I, 2) int64 width and height in px, 0 where unknown.
-        text_ids: number of each image id that the file writes as text.
+        id_numbers: number of each image id of the file as ``parse_id`` reads it; empty where all are themselves.
+        listed: number of the annotations of the file, usable or not.
     """
 
     image_ids: np.ndarray
@@ -59,7 +61,8 @@ class GroundTruth:
     region_drops: np.ndarray
     file_names: tuple[str, ...]
     sizes: np.ndarray
-    text_ids: Mapping[str, int] = field(default_factory=dict)
+    id_numbers: Mapping[int | str, int] = field(default_factory=dict)
+    listed: int = 0
 
     def __len__(self) -> int:
         return len(self.image)
@@ -68,6 +71,23 @@ class GroundTruth:
         """Return the objects at ``keep`` (mask or indices), with all images, classes and regions."""
         parts = {name: getattr(self, name)[keep] for name in _OBJECT_FIELDS}
         return replace(self, **parts)
+
+    def require_objects(self, name: object) -> None:
+        """Refuse a dataset that has nothing to evaluate.
+
+        Args:
+            name: of the dataset or its file, for the message.
+
+        Raises:
+            DatasetError: there is no object, or all are ignored.
+        """
+        if not self.ignore.all():
+            return
+        why = f"all {len(self)} usable ones are ignored" if len(self) else "none of them is usable"
+        raise DatasetError(
+            f"{name}: no object to evaluate: {self.listed} annotations are listed, {why}. `d2tiny check` says why; "
+            "lists of test images without annotations cannot be evaluated."
+        )
 
     def boxes_by_image(self) -> list[np.ndarray]:
         """Return the XYXY boxes (G_i, 4) of each image's objects, without ignored ones."""
@@ -131,7 +151,15 @@ def load_ground_truth(path: Path) -> GroundTruth:
     """
     data = load_coco(path)
     data.findings.log(logger, path)
-    return _ground_truth(data)
+    truth = _ground_truth(data)
+    odd = np.flatnonzero((fitting_areas(truth.area, truth.boxes) != truth.area) & (truth.boxes[:, 2:] > 0).all(axis=1))
+    if len(odd):
+        logger.warning(
+            "%s: %d of %d areas do not fit their boxes (first: %g px² of a box of %g x %g px). Evaluation sorts "
+            "objects by the area as pycocotools does, statistics take the box; `d2tiny check --fix` replaces them.",
+            path, len(odd), len(truth), truth.area[odd[0]], *truth.boxes[odd[0], 2:],
+        )  # fmt: skip
+    return truth
 
 
 def ground_truth_from_dict(dataset: Mapping[str, Any]) -> GroundTruth:
@@ -173,7 +201,8 @@ def _ground_truth(data: CocoData) -> GroundTruth:
         region_drops=np.array([drops for _, _, drops in regions], dtype=bool),
         file_names=tuple(str(image.file_name or "") for image in sorted_images),
         sizes=np.array([_size(image) for image in sorted_images], dtype=np.int64).reshape(-1, 2),
-        text_ids=data.text_ids,
+        id_numbers=data.id_numbers,
+        listed=data.listed,
     )
 
 
@@ -193,8 +222,4 @@ def _class_names(categories: Sequence[CocoCategory]) -> tuple[str, ...]:
 
 def _size(image: CocoImage) -> tuple[int, int]:
     """Return width and height in px, also where they are written ``100.0``; 0 where they are no positive numbers."""
-    width, height = (
-        int(side) if isinstance(side, int | float) and math.isfinite(side) and side > 0 else 0
-        for side in (image.width, image.height)
-    )
-    return width, height
+    return parse_size(image.width) or 0, parse_size(image.height) or 0

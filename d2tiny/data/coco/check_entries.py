@@ -4,89 +4,98 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, count
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tqdm import tqdm
 
 from d2tiny.data.coco.boxes import box_problem
-from d2tiny.data.coco.document import REGION_KEYS, hashable, read_regions, without_nan
+from d2tiny.data.coco.document import REGION_KEYS, read_name
+from d2tiny.data.coco.entries import read_regions, shown, without_nan
 from d2tiny.data.coco.findings import Findings
-from d2tiny.data.coco.source import relative_name
+from d2tiny.data.coco.source import name_problem, relative_name
+from d2tiny.data.coco.values import parse_id, parse_size
 from d2tiny.data.loading.headers import IMAGE_SUFFIXES, decoding_problem, image_problem
 
 __all__ = ["checked_categories", "checked_images", "images_with_usable_files"]
 
-
-def _is_number(key: Any) -> bool:
-    """Return whether the loader accepts it as the id of a category; ``"4"`` counts."""
-    try:
-        return float(key) == int(key)
-    except (TypeError, ValueError, OverflowError):
-        return False
+_BLOCK = 1000  # images whose checks wait at a time
 
 
-def _same_number(key: Any, earlier: set[Any]) -> bool:
-    """Return whether both 5 and "5" occur, which are one id for the loader."""
-    other = str(key) if isinstance(key, int | float) else int(key) if str(key).isdecimal() else None
-    return other in earlier
-
-
-def _entries(entries: list[dict[str, Any]], what: str, found: Findings) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Yield the id and the entry of all entries with an id; of those that share one, only the first."""
-    earlier: set[Any] = set()
+def _entries(entries: list[dict[str, Any]], what: str, found: Findings) -> Iterator[tuple[int | str, dict[str, Any]]]:
+    """Yield the id, as readers compare it, and the entry; of those that share an id, only the first."""
+    earlier: set[int | str] = set()
     for number, entry in enumerate(entries):
         if entry.get("id") is None:
-            found.add(f"{what} without an id, left out", f"number {number}: {str(entry)[:80]}", "error")
+            found.add(f"{what} without an id, left out", f"number {number}: {shown(entry)}", "error")
             continue
-        key = hashable(entry["id"])
-        if what == "categories" and not _is_number(key):
-            found.add("categories whose id is no number, left out", f"id {key}", "error")
+        key = parse_id(entry["id"])
+        if key is None:
+            found.add(f"{what} whose id is neither a number nor a text, left out", f"id {shown(entry['id'])}", "error")
             continue
-        if key in earlier or _same_number(key, earlier):
-            found.add(f"{what} with the id of another, left out", f"id {key}", "error")
+        if key in earlier:
+            found.add(f"{what} with the id of another, left out", f"id {shown(entry['id'])}", "error")
             continue
         earlier.add(key)
         yield key, entry
 
 
-def checked_categories(entries: list[dict[str, Any]], found: Findings) -> dict[Any, dict[str, Any]]:
-    """Return the category of each id; ids of categories that share a name lead to the first of them."""
+def checked_categories(entries: list[dict[str, Any]], found: Findings) -> dict[int | str, dict[str, Any]]:
+    """Return the category of each id; ids of categories that share a name lead to the first of them.
+
+    Categories whose id is a text get a number that is free.
+    """
     result = {}
     names: dict[str, Any] = {}
     entries_by_name: dict[str, Any] = {}
-    for key, entry in _entries(entries, "categories", found):
-        name = str(entry.get("name") or "").strip()
-        if not name:
-            found.add("categories without a name, left out", f"id {key}", "error")
+    usable = list(_entries(entries, "categories", found))
+    taken = {key for key, _ in usable}
+    free = (number for number in count(1) if number not in taken)
+    for key, entry in usable:
+        name = read_name(entry.get("name"))
+        if name is None:
+            found.add("categories without a name, left out", f"id {shown(key)}: {shown(entry.get('name'))}", "error")
             continue
         if name != entry["name"]:
-            found.add("category names with blanks around them", repr(entry["name"]))
+            odd = "with blanks around them" if isinstance(entry["name"], str) else "that are numbers, written as text"
+            found.add(f"category names {odd}", repr(entry["name"]))
+        if isinstance(key, str):
+            found.add("categories whose id is no number, numbered", f"id {shown(key)}", "error")
         if name in names:
             found.add("categories with the name of another", f"'{name}': ids {names[name]} and {key}", "error")
         names.setdefault(name, key)
-        result[key] = {**entry, "id": entries_by_name.setdefault(name, entry["id"]), "name": name}
+        number = entries_by_name.get(name)
+        if number is None:
+            number = entries_by_name[name] = key if isinstance(key, int) else next(free)
+        standard = {"id": number, "name": name}
+        others = {k: v for k, v in entry.items() if k not in standard}
+        result[key] = {**standard, **without_nan(others, f"category {shown(key)}", found)}
     return result
 
 
-def checked_images(entries: list[dict[str, Any]], found: Findings) -> dict[Any, dict[str, Any]]:
+def checked_images(entries: list[dict[str, Any]], found: Findings) -> dict[int | str, dict[str, Any]]:
     """Return the usable image entry of each id, with its usable ignored regions."""
     result = {}
     names: dict[str, Any] = {}
     for key, entry in _entries(entries, "images", found):
-        given, size = entry.get("file_name"), (entry.get("width"), entry.get("height"))
-        name = str(relative_name(given))
-        if not given:
-            found.add("images without a file name, left out", f"id {key}", "error")
-        elif relative_name(given) is None:
-            found.add("file names that leave the image folder, left out", f"id {key}: {given}", "error")
-        elif not all(isinstance(v, int) and v > 0 for v in size):
-            found.add("images without a valid width and height, left out", f"{name}: {size}", "error")
+        given, sizes = entry.get("file_name"), [parse_size(entry.get(side)) for side in ("width", "height")]
+        name, problem = str(relative_name(given)), name_problem(given)
+        if problem == "is missing":
+            found.add("images without a file name, left out", f"id {shown(key)}", "error")
+        elif problem == "leaves the image folder":
+            found.add("file names that leave the image folder, left out", f"id {shown(key)}: {shown(given)}", "error")
+        elif problem is not None:
+            found.add("file names that name no file, left out", f"id {shown(key)}: {shown(given)} {problem}", "error")
+        elif None in sizes:
+            stated = tuple(shown(entry.get(side)) for side in ("width", "height"))
+            found.add("images without a valid width and height, left out", f"{name}: {stated}", "error")
         elif name in names:
             found.add("images listed twice, left out", f"{name}: ids {names[name]} and {key}", "error")
         else:
             names[name] = key
-            result[key] = {**_with_regions(entry, found), "file_name": name}
+            standard = {"id": key, "file_name": name, "width": sizes[0], "height": sizes[1]}
+            result[key] = _with_regions({**entry, **standard}, found)
     return result
 
 
@@ -128,9 +137,9 @@ def images_with_usable_files(
 
     kept = {}
     with ThreadPoolExecutor(8) as pool:
-        problems = tqdm(
-            pool.map(file_problem, images.values()), total=len(images), desc="images", disable=not progress, leave=False
-        )
+        every = list(images.values())
+        blocks = (pool.map(file_problem, every[i : i + _BLOCK]) for i in range(0, len(every), _BLOCK))
+        problems = tqdm(chain.from_iterable(blocks), total=len(every), desc="images", disable=not progress, leave=False)
         for (key, image), problem in zip(images.items(), problems, strict=True):
             if problem is None:
                 kept[key] = image

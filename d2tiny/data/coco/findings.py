@@ -14,6 +14,7 @@ __all__ = ["Findings", "Severity"]
 Severity = Literal["error", "warning", "note"]
 _ORDER: tuple[Severity, ...] = ("error", "warning", "note")
 _EXAMPLES = 5
+_LONGEST = 400  # characters of an example
 
 
 @dataclass
@@ -21,6 +22,12 @@ class _Kind:
     severity: Severity
     count: int = 0
     examples: list[str] = field(default_factory=list)
+
+
+def _printable(text: str) -> str:
+    """Return a text that every terminal takes: about 400 characters at most, no lone surrogates."""
+    short = text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+    return short if short.isascii() else short.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 @dataclass
@@ -41,12 +48,14 @@ class Findings:
 
         Args:
             kind: description in the plural, such as ``"boxes without area"``.
-            example: location of the case; the first five different ones of a kind are kept.
+            example: location of the case; the first five different ones of a kind are kept, long ones without their
+                middle.
             severity: severity of the kind; later calls for the same kind do not change it.
             count: number of cases.
         """
         entry = self.kinds.setdefault(kind, _Kind(severity))
         entry.count += count
+        example = _printable(example)
         if len(entry.examples) < _EXAMPLES and example not in entry.examples:
             entry.examples.append(example)
 

@@ -13,24 +13,17 @@ from functools import lru_cache
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
 
-from d2tiny.data.coco.boxes import is_ignored, read_box
-from d2tiny.data.coco.document import (
-    COCO_LISTS,
-    REGION_KEYS,
-    category_numbers,
-    hashable,
-    image_numbers,
-    objects_only,
-    read_coco_json,
-    read_regions,
-)
+from d2tiny.data.coco.boxes import MAX_COORDINATE
+from d2tiny.data.coco.document import REGION_KEYS, CocoEntries, coco_entries, read_entries
+from d2tiny.data.coco.entries import Label, read_annotation, read_regions
 from d2tiny.data.coco.findings import Findings
+from d2tiny.data.coco.values import parse_id, parse_number, parse_size
 from d2tiny.utils.errors import DatasetError
 from d2tiny.utils.files import read_json
 from d2tiny.utils.memory import paused_gc
@@ -65,8 +58,8 @@ class _Annotation(msgspec.Struct, gc=False):
     bbox: Box
     id: int | float | str | None = None
     area: float | None = None
-    iscrowd: int = 0
-    ignore: int = 0
+    iscrowd: Literal[0, 1] | bool = 0
+    ignore: Literal[0, 1] | bool = 0
 
 
 class _Document(msgspec.Struct, gc=False):
@@ -110,9 +103,12 @@ class CocoData:
     findings: Findings = field(default_factory=Findings)
 
     @property
-    def text_ids(self) -> dict[str, int]:
-        """Number of each image id that the file writes as text."""
-        return {raw: number for number, raw in self.file_ids.items() if isinstance(raw, str)}
+    def id_numbers(self) -> dict[int | str, int]:
+        """Number of each image id as ``parse_id`` reads it; empty where all are themselves."""
+        keys = {image.id: parse_id(self.file_ids.get(image.id, image.id)) for image in self.images}
+        if all(key == number for number, key in keys.items()):
+            return {}
+        return {key: number for number, key in keys.items() if key is not None}
 
     def file_image_id(self, index: int) -> Any:
         """Return the id of ``images[index]`` as the file writes it, for messages."""
@@ -153,8 +149,8 @@ def find_ids(known: np.ndarray, ids: np.ndarray, what: str) -> np.ndarray:
 def load_coco(path: Path) -> CocoData:
     """Read a COCO json; the last few files stay in memory as arrays until they change on disk.
 
-    Ids become numbers; annotations that have no box of four finite numbers, or belong to an unknown image or category,
-    are left out and counted in ``findings``.
+    Ids become numbers; annotations that have no box of four finite numbers (nor polygons), or belong to an unknown
+    image or category, are left out and counted in ``findings``.
 
     Raises:
         DatasetError: the file is missing or unusable as a whole; the message names it.
@@ -174,83 +170,72 @@ def _load(path: Path, inode: int, modified: int, size: int) -> CocoData:
     try:
         document = msgspec.json.decode(path.read_bytes(), type=_Document)
         data = _to_arrays(document.images, document.categories, document.annotations)
-        if np.isfinite(data.boxes).all():  # json has no NaN, but 1e999 is infinity
+        if _is_regular(data):
             return data
-    except (OSError, msgspec.DecodeError, OverflowError, DatasetError):
+    # An odd file is read again, entry by entry, which also finds the words for what is wrong.
+    except (OSError, msgspec.DecodeError, OverflowError, RecursionError, DatasetError):
         pass
-    try:
-        return _load_leniently(path)
-    except OverflowError as err:
-        raise DatasetError(f"{path}: {err}") from err
+    return _load_leniently(path)
+
+
+def _is_regular(data: CocoData) -> bool:
+    """Return whether all numbers are in range (json has no NaN, but 1e999 is infinity) and nothing lacks its name."""
+    if any(image.file_name is UNSET for image in data.images):
+        return False  # perhaps it has another key
+    if not (np.abs(data.boxes) <= MAX_COORDINATE).all() or not all(c.name.strip() for c in data.categories):
+        return False
+    regions = [box for image in data.images for key in REGION_KEYS for box in getattr(image, key)]
+    return bool((np.abs(np.array(regions, dtype=np.float64)) <= MAX_COORDINATE).all())
 
 
 def _load_leniently(path: Path) -> CocoData:
     """Read a file entry by entry; several times slower."""
-    document, findings = read_coco_json(path), Findings()
-    listed = len(document["annotations"])
-    entries = {key: objects_only(document[key], key, findings) for key in COCO_LISTS}
-    numbers = image_numbers(entries["images"], path)
-    categories = category_numbers(entries["categories"], path)
-    images = [_image(image, numbers[image["id"]], findings) for image in entries["images"]]
+    findings = Findings()
+    return _from_entries(read_entries(path, findings), findings)
+
+
+def _from_entries(entries: CocoEntries, findings: Findings) -> CocoData:
+    """Convert entries; what cannot be used is left out and counted."""
     annotations = []
-    for entry in entries["annotations"]:
-        annotation = _annotation(entry, numbers, categories)
-        if isinstance(annotation, _Annotation):
-            annotations.append(annotation)
-        else:
-            findings.add(*annotation)
+    for entry in entries.annotations:
+        label = read_annotation(entry, entries.image_numbers, entries.category_numbers, findings)
+        if label is not None:
+            annotations.append(_usable(entry, label))
+    images = list(zip(entries.images, entries.image_numbers.values(), strict=True))
+    categories = zip(entries.categories, entries.category_numbers.values(), strict=True)
     return _to_arrays(
-        images,
-        [CocoCategory(categories[c["id"]], str(c["name"])) for c in entries["categories"]],
+        [_image(image, number, findings) for image, number in images],
+        [CocoCategory(number, str(category["name"])) for category, number in categories],
         annotations,
-        listed=listed,
-        file_ids={number: raw for raw, number in numbers.items() if raw is not number},
+        listed=entries.listed,
+        file_ids={number: image["id"] for image, number in images if image["id"] is not number},
         findings=findings,
     )
 
 
 def _image(entry: Mapping[str, Any], number: int, findings: Findings) -> CocoImage:
+    """Return an image entry; a size that is none is kept as it is, for messages."""
+    width, height = (parse_size(entry.get(key)) or entry.get(key, UNSET) for key in ("width", "height"))
     regions = (read_regions(entry, key, findings) for key in REGION_KEYS)
-    return CocoImage(number, *(entry.get(key, UNSET) for key in ("file_name", "width", "height")), *regions)
+    return CocoImage(number, entry.get("file_name", UNSET), width, height, *regions)
 
 
-def _annotation(
-    entry: Mapping[str, Any], images: Mapping[Any, int], categories: Mapping[Any, int]
-) -> _Annotation | tuple[str, str]:
-    """Convert one annotation; returns kind and example of a finding if it cannot be used."""
-    where = f"annotation id {entry.get('id')} of image id {entry.get('image_id')}"
-    image, category = hashable(entry.get("image_id")), hashable(entry.get("category_id"))
-    if image not in images:
-        return "annotations of an unknown image", where
-    if category not in categories:
-        return "annotations of an unknown category", where
-    box = read_box(entry.get("bbox"))
-    if isinstance(box, str):
-        return box, f"{where}, bbox {entry.get('bbox')}"
-    return _usable(entry, images[image], categories[category], box)
-
-
-def _usable(entry: Mapping[str, Any], image: int, category: int, box: Sequence[float]) -> _Annotation:
-    x, y, w, h = box
-    try:
-        area = float(entry["area"])
-    except (KeyError, TypeError, ValueError):
-        area = None
-    return _Annotation(image, category, (x, y, w, h), entry.get("id"), area, int(is_ignored(entry)))
+def _usable(entry: Mapping[str, Any], label: Label) -> _Annotation:
+    area = parse_number(entry.get("area"))
+    return _Annotation(label.image, label.category, label.box, entry.get("id"), area, label.ignored)
 
 
 def coco_from_dict(dataset: Mapping[str, Any]) -> CocoData:
-    """Convert a COCO-style dict whose ids are numbers and whose annotations are all usable.
+    """Convert a COCO-style dict whose annotations are all usable.
 
     Raises:
-        DatasetError: an id occurs twice, or an annotation belongs to an unknown image or category.
+        DatasetError: an id occurs twice, or an annotation has no usable box or belongs to an unknown image or category.
     """
-    unused = Findings()  # regions that are no boxes are left to `d2tiny check`
-    return _to_arrays(
-        [_image(image, image["id"], unused) for image in dataset["images"]],
-        [CocoCategory(c["id"], str(c["name"])) for c in dataset["categories"]],
-        [_usable(a, a["image_id"], a["category_id"], [float(v) for v in a["bbox"]]) for a in dataset["annotations"]],
-    )
+    findings = Findings()
+    data = _from_entries(coco_entries(dataset, "the dataset", findings), findings)
+    if len(data.image) < data.listed:
+        raise DatasetError(f"the dataset: {findings}. Check the image ids of the annotations, classes and boxes.")
+    return data  # regions that are no boxes are left to `d2tiny check`
 
 
 def _to_arrays(

@@ -14,9 +14,11 @@ from detectron2.structures import BoxMode
 
 from d2tiny.data.coco.boxes import BOX_PROBLEMS, CLIP_TOLERANCE, clip_boxes
 from d2tiny.data.coco.document import REGION_KEYS
+from d2tiny.data.coco.entries import shown
 from d2tiny.data.coco.findings import Findings
-from d2tiny.data.coco.reader import CocoData, load_coco
-from d2tiny.data.coco.source import DatasetSource, relative_name
+from d2tiny.data.coco.reader import CocoData, CocoImage, load_coco
+from d2tiny.data.coco.source import DatasetSource, require_name
+from d2tiny.data.coco.values import parse_size
 from d2tiny.utils.errors import DatasetError
 from d2tiny.utils.memory import paused_gc
 
@@ -83,15 +85,17 @@ def _class_map(source: DatasetSource, path: Path, data: CocoData) -> tuple[dict[
 
 
 def _set_metadata(source: DatasetSource, path: Path, id_map: dict[int, int], classes: tuple[str, ...]) -> None:
-    if getattr(MetadataCatalog.get(source.name), "json_file", str(path)) != str(path):
-        MetadataCatalog.remove(source.name)  # $DETECTRON2_DATASETS changed; metadata refuses other values
-    MetadataCatalog.get(source.name).set(
-        thing_classes=list(classes),
-        thing_dataset_id_to_contiguous_id=id_map,
-        json_file=str(path),
-        image_root=str(source.image_dirs()[0]),
-        evaluator_type="coco",
-    )
+    values = {
+        "thing_classes": list(classes),
+        "thing_dataset_id_to_contiguous_id": id_map,
+        "json_file": str(path),
+        "image_root": str(source.image_dirs()[0]),
+        "evaluator_type": "coco",
+    }
+    known = MetadataCatalog.get(source.name)
+    if any(known.get(key, value) != value for key, value in values.items()):
+        MetadataCatalog.remove(source.name)  # the file or $DETECTRON2_DATASETS changed; metadata refuses other values
+    MetadataCatalog.get(source.name).set(**values)
 
 
 def _image_records(source: DatasetSource, path: Path, data: CocoData) -> list[Record]:
@@ -103,13 +107,7 @@ def _image_records(source: DatasetSource, path: Path, data: CocoData) -> list[Re
     files = _image_files(source, path, data)
     records = []
     for file, image in zip(files, data.images, strict=True):
-        for side in ("height", "width"):
-            if getattr(image, side) is msgspec.UNSET:
-                raise DatasetError(f"{path}: an image has no '{side}'.")
-        try:
-            height, width = int(image.height), int(image.width)  # type: ignore[arg-type]  # odd files: any json value
-        except (TypeError, ValueError) as err:
-            raise DatasetError(f"{path}: height and width of an image must be numbers ({err}).") from err
+        height, width = (_side(image, side, path) for side in ("height", "width"))
         ignored = [_annotation(list(box), 0, True) for key in REGION_KEYS for box in getattr(image, key)]
         records.append(
             {"file_name": file, "image_id": image.id, "height": height, "width": width, "annotations": ignored}
@@ -117,18 +115,26 @@ def _image_records(source: DatasetSource, path: Path, data: CocoData) -> list[Re
     return records
 
 
+def _side(image: CocoImage, side: str, path: Path) -> int:
+    """Return the height or width of an image in px."""
+    given = getattr(image, side)
+    size = parse_size(given)
+    if size is None:
+        problem = "has no" if given is msgspec.UNSET or given is None else f"has {shown(given)!r} px as"
+        raise DatasetError(
+            f"{path}: image {image.id} ({shown(image.file_name)}) {problem} '{side}'; it must be a whole number of px "
+            "from 1. `d2tiny convert coco --images` writes a copy with the sizes of the files."
+        )
+    return size
+
+
 def _image_files(source: DatasetSource, path: Path, data: CocoData) -> list[str]:
     """Return the full path of each image; missing files are left to the check before training."""
     folders = source.image_dirs()
     files = []
     for index, image in enumerate(data.images):
-        if image.file_name is msgspec.UNSET:
-            raise DatasetError(f"{path}: an image has no 'file_name'.")
-        name = relative_name(image.file_name)
-        if name is None:
-            raise DatasetError(
-                f"{path}: file_name '{image.file_name}' (image {data.file_image_id(index)}) leaves the image folder."
-            )
+        given = None if image.file_name is msgspec.UNSET else image.file_name
+        name = require_name(given, data.file_image_id(index), path)
         file = folders[0] / name
         if len(folders) > 1:
             file = next((folder / name for folder in folders if (folder / name).exists()), file)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from d2tiny.data.coco.entries import shown
 from d2tiny.utils.errors import DatasetError
 
-__all__ = ["DatasetSource", "datasets_root", "relative_name"]
+__all__ = ["DatasetSource", "common_tail", "datasets_root", "name_problem", "relative_name", "require_name"]
+
+_DRIVE = re.compile(r"[A-Za-z]:")
 
 
 def datasets_root() -> Path:
@@ -18,11 +22,51 @@ def datasets_root() -> Path:
 
 
 def relative_name(name: object) -> PurePosixPath | None:
-    """Return a ``file_name`` as a path below the image folder, or None if it is empty or leaves the folder."""
-    pure = PurePosixPath(str(name or "").replace("\\", "/"))
-    if pure.is_absolute() or not pure.parts or ".." in pure.parts or ":" in pure.parts[0]:
-        return None
-    return pure
+    """Return a ``file_name`` as a path below the image folder, or None, see :func:`name_problem`."""
+    return PurePosixPath(str(name).replace("\\", "/")) if name_problem(name) is None else None
+
+
+def name_problem(name: object) -> str | None:
+    """Return why a ``file_name`` names no file below the image folder, as the end of a sentence, or None."""
+    if name is None or name == "":
+        return "is missing"
+    if not isinstance(name, str):
+        return "is no text"
+    pure = PurePosixPath(name.replace("\\", "/"))
+    if pure.is_absolute() or ".." in pure.parts or _DRIVE.match(name):
+        return "leaves the image folder"
+    if not pure.parts:
+        return "names a folder"
+    if "\0" in name or any(len(part.encode(errors="replace")) > 255 for part in pure.parts) or len(name) > 4000:
+        return "is no name of a file"
+    return None
+
+
+def require_name(name: object, image: object, path: Path) -> PurePosixPath:
+    """Return a ``file_name`` as a path below the image folder.
+
+    Args:
+        name: value of the key.
+        image: id of the image, for the message.
+        path: of the json, for the message.
+
+    Raises:
+        DatasetError: see :func:`name_problem`.
+    """
+    problem = name_problem(name)
+    if problem is not None:
+        given = f": {shown(name)!r}" if name else ""
+        raise DatasetError(
+            f"{path}: the file_name of image {shown(image)} {problem}{given}. `d2tiny convert coco --images` finds "
+            "files by the last parts of their names."
+        )
+    return PurePosixPath(str(name).replace("\\", "/"))
+
+
+def common_tail(a: Sequence[str], b: Sequence[str]) -> int:
+    """Return how many last parts two paths share."""
+    pairs = zip(reversed(a), reversed(b), strict=False)
+    return next((i for i, (x, y) in enumerate(pairs) if x != y), min(len(a), len(b)))
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,15 @@ _SOURCES: dict[str, DatasetSource] = {}
 
 # File names under which AI-TOD's json files are published or shared, by split.
 _AITOD_JSONS = {
-    "train": ("aitod_train_v1.json", "aitod_training_v1.0.json", "small_train_v1_1.0.json"),
-    "val": ("aitod_val_v1.json", "aitod_validation_v1.0.json", "small_val_v1_1.0.json"),
-    "trainval": ("aitod_trainval_v1.json", "small_trainval_v1_1.0.json", "aitod_trainval_v1.0.json"),
-    "test": ("aitod_test_v1.json", "small_test_v1_1.0.json", "aitod_test_v1.0.json"),
+    "train": ("aitod_train_v1.json", "aitod_training_v1.0.json", "small_train_v1_1.0.json", "aitod_train.json"),
+    "val": ("aitod_val_v1.json", "aitod_validation_v1.0.json", "small_val_v1_1.0.json", "aitod_val.json"),
+    "trainval": (
+        "aitod_trainval_v1.json",
+        "small_trainval_v1_1.0.json",
+        "aitod_trainval_v1.0.json",
+        "aitod_trainval.json",
+    ),
+    "test": ("aitod_test_v1.json", "small_test_v1_1.0.json", "aitod_test_v1.0.json", "aitod_test.json"),
 }
 _AITODV2_JSONS = {
     "train": ("aitodv2_train.json", "small_train_v2_1.0.json", "small_train_v2_2.0.json"),

@@ -13,8 +13,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from d2tiny.data.datasets import find_source
+from d2tiny.data.loading.check_records import check_records
 from d2tiny.data.loading.headers import check_images
-from d2tiny.utils.errors import ConfigError, DatasetError
+from d2tiny.utils.errors import ConfigError, DatasetError, did_you_mean
 
 __all__ = ["ResumableLoader", "StreamMapper", "build_test_loader", "build_train_loader", "load_datasets"]
 
@@ -47,14 +49,14 @@ def load_datasets(names: str | Sequence[str], *, check: bool = True, filter_empt
         Detectron2 dataset dicts of all datasets, in the order of ``names``.
 
     Raises:
-        DatasetError: an unknown name, different classes, broken images, or nothing left.
+        DatasetError: an unknown name, no or different classes, broken images, records that cannot be learned from
+            (see :func:`~d2tiny.data.loading.check_records.check_records`), or nothing left.
     """
     names = [names] if isinstance(names, str) else list(names)
     records: list[Record] = []
     classes: list[str] | None = None
     for name in names:
-        part = DatasetCatalog.get(name)
-        here = list(MetadataCatalog.get(name).thing_classes)
+        part, here = _load_dataset(name)
         if classes is not None and here != classes:
             raise DatasetError(f"'{name}' has the classes {here}, but '{names[0]}' has {classes}.")
         classes = here
@@ -62,12 +64,31 @@ def load_datasets(names: str | Sequence[str], *, check: bool = True, filter_empt
             check_images(part, name)
         records += part
     if filter_empty:
-        records = [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])]
+        records = [r for r in records if _count_objects([r])]
     if not records:
         raise DatasetError(f"The dataset {names} has no images{' with objects' if filter_empty else ''}.")
-    objects = sum(not a.get("iscrowd", 0) for r in records for a in r.get("annotations", []))
+    objects = _count_objects(records)
     logger.info("Loaded %d images with %d objects from %s.", len(records), objects, ", ".join(names))
     return records
+
+
+def _load_dataset(name: str) -> tuple[list[Record], list[str]]:
+    """Return the records of a registered dataset and its class names; those of a user's own function are checked."""
+    if name not in DatasetCatalog.list():
+        raise DatasetError(f"Unknown dataset '{name}'. {did_you_mean(name, DatasetCatalog.list())}")
+    records = DatasetCatalog.get(name)
+    classes = list(MetadataCatalog.get(name).get("thing_classes") or ())
+    if not classes:
+        raise DatasetError(
+            f"'{name}' has no class names. Set them where it is registered: "
+            f"MetadataCatalog.get('{name}').thing_classes = ['name of class 0', ...]."
+        )
+    return (records if find_source(name) is not None else check_records(records, classes, name)), classes
+
+
+def _count_objects(records: Sequence[Record]) -> int:
+    """Return the number of objects, without ignored ones."""
+    return sum(not a.get("iscrowd", 0) for r in records for a in r.get("annotations", []))
 
 
 class _Positioned(Dataset[Record]):
@@ -171,8 +192,16 @@ def build_train_loader(
 
     Raises:
         ConfigError: ``total_batch_size`` is no multiple of the number of processes.
+        DatasetError: there is no object to learn.
     """
-    return ResumableLoader(list(dataset), mapper, total_batch_size, num_workers, seed)
+    loader = ResumableLoader(list(dataset), mapper, total_batch_size, num_workers, seed)
+    if not _count_objects(dataset):
+        ignored = sum(len(record.get("annotations", [])) for record in dataset)
+        raise DatasetError(
+            f"No object to learn: {len(dataset)} images for training, {ignored} ignored regions. "
+            "`d2tiny check` says what is wrong with a json."
+        )
+    return loader
 
 
 class _Mapped(Dataset[Record]):

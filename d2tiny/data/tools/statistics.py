@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from d2tiny.data.coco.arrays import GroundTruth
-from d2tiny.data.coco.boxes import xywh_to_xyxy
+from d2tiny.data.coco.boxes import fitting_areas, xywh_to_xyxy
 from d2tiny.data.coco.source import relative_name
 from d2tiny.utils.errors import DatasetError
 
@@ -58,6 +58,11 @@ def _bins(areas: Areas, values: np.ndarray) -> np.ndarray:
     return result
 
 
+def _areas(truth: GroundTruth) -> np.ndarray:
+    """Return the area of each object in px², (G,): that of the box where the file's cannot be."""
+    return fitting_areas(truth.area, truth.boxes).clip(min=0)
+
+
 def size_table(truth: GroundTruth, areas: Areas) -> np.ndarray:
     """Count the objects of each class and area bin, without ignored ones.
 
@@ -69,7 +74,7 @@ def size_table(truth: GroundTruth, areas: Areas) -> np.ndarray:
         (K, bins + 1) int64; the last column holds all objects of the class.
     """
     use = ~truth.ignore
-    bins, category = _bins(areas, truth.area[use]), truth.category[use]
+    bins, category = _bins(areas, _areas(truth)[use]), truth.category[use]
     table = np.zeros((len(truth.classes), len(areas) + 1), dtype=np.int64)
     np.add.at(table, (category[bins >= 0], bins[bins >= 0]), 1)
     table[:, -1] = np.bincount(category, minlength=len(truth.classes))
@@ -79,7 +84,7 @@ def size_table(truth: GroundTruth, areas: Areas) -> np.ndarray:
 def summary(truth: GroundTruth) -> dict[str, str]:
     """Return the main numbers of a dataset as texts, label → value."""
     use = ~truth.ignore
-    sides = np.sqrt(truth.area[use])
+    sides = np.sqrt(_areas(truth)[use])
     counts = np.bincount(truth.image[use], minlength=len(truth.image_ids))
     some = len(sides) > 0
     return {
@@ -116,7 +121,7 @@ def _plots(truth: GroundTruth, areas: Areas) -> list[tuple[Figure, str]]:
     from d2tiny.visualization.html_report import COLORS
 
     use = ~truth.ignore
-    sides = np.sqrt(truth.area[use])
+    sides = np.sqrt(_areas(truth)[use])
     counts = np.bincount(truth.image[use], minlength=len(truth.image_ids))
     largest = float(np.percentile(sides, 99.5)) if len(sides) else 32.0
     size = _histogram(sides, np.linspace(0, max(32.0, largest), 65), "square root of the area, px", COLORS[0])
@@ -139,7 +144,7 @@ def _coverage_rows(
     """Return a row for each config: percent of objects with a positive on each level, and without any, by area bin."""
     use = np.flatnonzero(~truth.ignore)
     use = use[np.argsort(truth.image[use], kind="stable")]  # the order of GroundTruth.boxes_by_image
-    bins = _bins(areas, truth.area[use])
+    bins = _bins(areas, _areas(truth)[use])
     total = max(1, len(use))
     rows: list[list[object]] = []
     for coverage in coverages:
@@ -171,7 +176,8 @@ def _pictures(truth: GroundTruth, images: Path) -> list[tuple[np.ndarray, str]]:
         if pixels is None:
             continue
         here = (truth.image == index) & ~truth.ignore
-        boxes = xywh_to_xyxy(truth.boxes[here])
+        # Boxes may lie far outside of their image, where no canvas has room.
+        boxes = xywh_to_xyxy(truth.boxes[here]).clip(-_SIDE, max(pixels.shape) + _SIDE)
         scale = max(1, round(_SIDE / max(pixels.shape[:2])))
         drawn = draw_boxes(pixels, Boxes2D(boxes, truth.category[here]), truth.classes, scale=scale)
         smaller = _SIDE / max(drawn.shape[:2])

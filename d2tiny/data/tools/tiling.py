@@ -6,10 +6,12 @@ import hashlib
 import json
 import logging
 import math
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,16 +23,27 @@ from d2tiny.data.coco.boxes import (
     box_xyxy_to_xywh,
     fitting_area,
     has_area,
-    is_ignored,
-    read_box,
     xywh_to_xyxy,
     xyxy_to_xywh,
 )
-from d2tiny.data.coco.document import REGION_KEYS, image_numbers, read_coco_json
+from d2tiny.data.coco.document import REGION_KEYS, CocoEntries, coco_entries
+from d2tiny.data.coco.entries import (
+    Label,
+    read_annotation,
+    read_outline,
+    read_regions,
+    shown,
+    with_usable_outline,
+    without_nan,
+)
 from d2tiny.data.coco.findings import Findings
-from d2tiny.data.coco.source import relative_name
+from d2tiny.data.coco.source import relative_name, require_name
+from d2tiny.data.coco.values import parse_id, parse_size
 from d2tiny.data.coco.writer import write_coco
+from d2tiny.data.loading.headers import read_header
 from d2tiny.data.loading.raster import RasterReader
+from d2tiny.data.tools.converters.base import list_images
+from d2tiny.data.tools.places import movable_keys, moved_keys
 from d2tiny.utils.errors import ConfigError, DatasetError
 from d2tiny.utils.files import open_atomic, read_json, write_text
 
@@ -84,7 +97,10 @@ def tile_starts(length: int, size: int, overlap: int) -> list[int]:
 
 @dataclass(frozen=True)
 class _Source:
-    """One large image with its usable annotations and their boxes (G, 4) float64 XYXY, clipped to the image."""
+    """One large image: its entry, its usable annotations and their boxes (G, 4) float64 XYXY, clipped to the image.
+
+    The entry has ``file_name, id, width, height`` and regions only, the annotations what can be copied into tiles.
+    """
 
     image: dict[str, Any]
     annotations: list[dict[str, Any]]
@@ -98,35 +114,96 @@ class _Source:
         return "_".join(name.with_suffix("").parts) if name is not None else ""
 
 
+def _read(path: Path, findings: Findings) -> CocoEntries:
+    """Return the entries of a json, which may have no annotations, or of a folder of images."""
+    if path.is_dir():
+        data: Any = {"images": list(_listed(path)), "annotations": [], "categories": []}
+    else:
+        data = read_json(path)
+        if isinstance(data, dict) and data.get("annotations", data.get("annotation")) is None:
+            data = {"categories": [], **data}
+    return coco_entries(data, path, findings, labelled=False)
+
+
+def _listed(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield an entry for each image of a folder."""
+    for number, path in enumerate(list_images(folder), start=1):
+        try:
+            width, height = read_header(path).size
+        except (OSError, ValueError) as err:
+            raise DatasetError(f"{path}: cannot read this image ({err}). Repair it or take it out.") from err
+        yield {"id": number, "file_name": path.name, "width": width, "height": height}
+
+
 def _sources(path: Path, images: Path, findings: Findings) -> tuple[list[_Source], list[dict[str, Any]]]:
-    data = read_coco_json(path)
-    image_numbers(data["images"], path)  # refuses ids that clash
-    known = {image["id"] for image in data["images"]}
-    by_image: dict[Any, list[tuple[dict[str, Any], list[float]]]] = defaultdict(list)
-    for annotation in data["annotations"]:
-        box = read_box(annotation.get("bbox"))
-        if isinstance(box, str) or not has_area(box):
-            findings.add("annotations without a usable box, left out", f"annotation {annotation.get('id')}")
-        elif annotation.get("image_id") not in known:
-            findings.add("annotations of an unknown image, left out", f"annotation {annotation.get('id')}")
-        else:
-            by_image[annotation["image_id"]].append((annotation, box))
+    entries = _read(path, findings)
+    by_image = _usable_annotations(entries, findings)
     result = []
-    for image in data["images"]:
-        name = relative_name(image.get("file_name"))
-        if name is None:
-            raise DatasetError(f"{path}: file_name '{image.get('file_name')}' leaves the image folder.")
-        pairs = by_image.get(image["id"], [])
+    for image, number in zip(entries.images, entries.image_numbers.values(), strict=True):
+        usable = _image_entry(image, path, findings)
+        pairs = by_image.get(number, [])
         boxes = xywh_to_xyxy(np.array([box for _, box in pairs], dtype=np.float64).reshape(-1, 4))
         # Training clips boxes to the image, so the part outside must not count for the visible share either.
-        width, height = (float(image.get(key) or np.inf) for key in ("width", "height"))
+        width, height = usable["width"], usable["height"]
         boxes = boxes.clip(0, (width, height, width, height))
-        result.append(_Source(image, [a for a, _ in pairs], boxes, images / name))
+        result.append(_Source(usable, [a for a, _ in pairs], boxes, images / str(relative_name(usable["file_name"]))))
     stems = [source.stem for source in result]
     if len(set(stems)) < len(stems):
-        twice = next(s for s in stems if stems.count(s) > 1)
-        raise DatasetError(f"{path}: two images would give tiles of the name '{twice}'.")
-    return result, data["categories"]
+        counts = Counter(stems)
+        twice = next(s for s in stems if counts[s] > 1)
+        raise DatasetError(f"{path}: two images would give tiles of the name '{twice}'. Rename one or take it out.")
+    categories = [
+        {**without_nan(category, f"category {number}", findings), "id": number}
+        for category, number in zip(entries.categories, entries.category_numbers.values(), strict=True)
+    ]
+    return result, categories
+
+
+def _image_entry(image: dict[str, Any], path: Path, findings: Findings) -> dict[str, Any]:
+    """Return what tiles need of an image's entry, in json's types.
+
+    Raises:
+        DatasetError: it has no usable file name or size.
+    """
+    name, sizes = image.get("file_name"), [parse_size(image.get(side)) for side in ("width", "height")]
+    require_name(name, image["id"], path)
+    if None in sizes:
+        stated = [shown(image.get(side)) for side in ("width", "height")]
+        raise DatasetError(
+            f"{path}: {shown(name)}: width and height are {' and '.join(stated)}; they must be whole numbers of px. "
+            "`d2tiny convert coco --images` writes a copy with the sizes of the files."
+        )
+    entry = {"id": parse_id(image["id"]), "file_name": name, "width": sizes[0], "height": sizes[1]}
+    for key in REGION_KEYS:
+        regions = [list(box) for box in read_regions(image, key, findings) if has_area(box)]
+        if regions:
+            entry[key] = regions
+    return entry
+
+
+def _usable_annotations(
+    entries: CocoEntries, findings: Findings
+) -> dict[int, list[tuple[dict[str, Any], tuple[float, ...]]]]:
+    """Return the usable annotations of each image number, as they can be copied, and their XYWH boxes in px."""
+    by_image: dict[int, list[tuple[dict[str, Any], tuple[float, ...]]]] = defaultdict(list)
+    for annotation in entries.annotations:
+        label = read_annotation(annotation, entries.image_numbers, entries.category_numbers, findings)
+        where = f"annotation {shown(annotation.get('id'))}"
+        if label is not None and not has_area(label.box):
+            findings.add("boxes without area", f"{where}: {list(label.box)}")
+        elif label is not None:
+            by_image[label.image].append((_copied(annotation, label, where, findings), label.box))
+    return by_image
+
+
+def _copied(annotation: dict[str, Any], label: Label, where: str, findings: Findings) -> dict[str, Any]:
+    """Return an annotation without what tiles replace, cannot hold, or would hold at the place in the scene."""
+    ignored = int(label.ignored)
+    standard = {"id": parse_id(annotation.get("id")), "category_id": label.category, "bbox": list(label.box)}
+    standard |= {"iscrowd": ignored, "ignore": ignored}
+    others = movable_keys(with_usable_outline(annotation, where, findings), label.box, where, findings)
+    others.pop("image_id", None)
+    return without_nan({**others, **standard}, where, findings)
 
 
 def _clip(boxes: np.ndarray, x: int, y: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
@@ -144,7 +221,7 @@ def _annotations(
     clipped, share = _clip(source.boxes, x, y, width, height)
     for i in np.flatnonzero(share > 0):
         old = source.annotations[i]
-        ignored = is_ignored(old)
+        ignored = bool(old["iscrowd"])
         if share[i] < settings.keep and not ignored:
             if settings.cut == "drop":
                 continue
@@ -152,11 +229,11 @@ def _annotations(
         box = box_xyxy_to_xywh(clipped[i].tolist())
         area, (w, h) = box[2] * box[3], xyxy_to_xywh(source.boxes[i])[2:]
         old_area = fitting_area(old, w, h)
-        new = {k: v for k, v in old.items() if k not in ("id", "image_id", "segmentation")}
-        if share[i] > 1 - 1e-9 and isinstance(old.get("segmentation"), list):
-            new["segmentation"] = [
-                [v - (x, y)[j % 2] for j, v in enumerate(polygon)] for polygon in old["segmentation"]
-            ]
+        kept = {k: v for k, v in old.items() if k not in ("id", "segmentation")}
+        new = moved_keys(kept, x, y, width, height, whole=bool(share[i] > 1 - 1e-9))
+        outline = read_outline(old.get("segmentation"))
+        if outline is not None and share[i] > 1 - 1e-9:
+            new["segmentation"] = [[v - (x, y)[j % 2] for j, v in enumerate(polygon)] for polygon in outline]
         yield {
             **new,
             "bbox": list(box),
@@ -171,23 +248,28 @@ def _annotations(
 
 def _tiles(source: _Source, output: Path, settings: TileSettings) -> list[dict[str, Any]]:
     """Cut one image: write its tiles, and return their entries, each with its annotations."""
-    entries = []
     with RasterReader(source.path) as reader:
         if (reader.width, reader.height) != (source.image.get("width"), source.image.get("height")):
             raise DatasetError(
                 f"{source.path}: {reader.width}x{reader.height} px, but the json says "
                 f"{source.image.get('width')}x{source.image.get('height')}."
             )
-        for y in tile_starts(reader.height, settings.size, settings.overlap):
+        entries = list(_entries(source, reader.width, reader.height, settings))
+        for y, row in groupby(entries, key=lambda entry: entry["source"]["y"]):
             band = reader.rows(y, min(y + settings.size, reader.height))
-            for x in tile_starts(reader.width, settings.size, settings.overlap):
-                pixels = band[:, x : x + settings.size]
-                entry = _entry(source, x, y, pixels.shape[1], pixels.shape[0], settings)
-                if settings.empty == "drop" and not (entry["annotations"] or entry.keys() & set(REGION_KEYS)):
-                    continue
-                entries.append(entry)
-                _write(output / entry["file_name"], pixels)
+            for entry in row:
+                x = entry["source"]["x"]
+                _write(output / entry["file_name"], band[:, x : x + entry["width"]])
     return entries
+
+
+def _entries(source: _Source, width: int, height: int, settings: TileSettings) -> Iterator[dict[str, Any]]:
+    """Yield the entries of an image's tiles, row by row."""
+    for y in tile_starts(height, settings.size, settings.overlap):
+        for x in tile_starts(width, settings.size, settings.overlap):
+            entry = _entry(source, x, y, min(settings.size, width), min(settings.size, height), settings)
+            if settings.empty == "keep" or entry["annotations"] or entry.keys() & set(REGION_KEYS):
+                yield entry
 
 
 def _entry(source: _Source, x: int, y: int, width: int, height: int, settings: TileSettings) -> dict[str, Any]:
@@ -224,16 +306,34 @@ def _cut_or_resume(source: _Source, folder: Path, settings: TileSettings) -> lis
         raise DatasetError(f"{source.path}: cannot read this image ({err}).") from err
     labels = json.dumps([source.image, source.annotations], sort_keys=True)
     key = [state.st_mtime_ns, state.st_size, hashlib.sha1(labels.encode()).hexdigest()]
-    if part.exists():
-        done = read_json(part)
+    if part.is_file():
+        done = _earlier(part, source.stem)
         files = [folder / "images" / entry["file_name"] for entry in done["tiles"]]
         if done["key"] == key and all(file.exists() for file in files):
-            return done["tiles"]
+            entries = list(_entries(source, source.image["width"], source.image["height"], settings))
+            if entries == done["tiles"]:
+                return entries
         for file in files:  # the image may have become smaller
             file.unlink(missing_ok=True)
     entries = _tiles(source, folder / "images", settings)
     write_text(part, json.dumps({"key": key, "tiles": entries}))
     return entries
+
+
+def _earlier(part: Path, stem: str) -> dict[str, Any]:
+    """Return the ``key`` and ``tiles`` that an earlier run stored of an image.
+
+    Others may have written to the folder: what names other files than tiles of the image counts as nothing.
+    """
+    tile = re.compile(re.escape(stem) + r"__\d+_\d+\.(png|jpg)")
+    try:
+        done = read_json(part)
+        if all(tile.fullmatch(entry["file_name"]) for entry in done["tiles"]):
+            return {"key": done["key"], "tiles": done["tiles"]}
+    except (DatasetError, KeyError, TypeError):
+        pass
+    logger.warning("%s was not written by tiling; the image is cut again.", part)
+    return {"key": None, "tiles": []}
 
 
 def tile_dataset(
@@ -245,14 +345,15 @@ def tile_dataset(
     jobs: int = 2,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Cut a dataset into ``output/images/*`` and ``output/instances.json``.
+    """Cut a dataset, or images without labels, into ``output/images/*`` and ``output/instances.json``.
 
     Each tile's entry has its ``source`` (file, image id, x, y), each annotation its ``source_id`` and its ``visible``
     share, in [0, 1]. An interrupted run is resumed by the next one. Each job holds one row of tiles in memory.
 
     Args:
-        path: COCO json.
-        images: folder that ``file_name`` is relative to.
+        path: COCO json; one without annotations, as COCO's lists of test images are, is cut all the same, and so is a
+            folder of images.
+        images: folder that ``file_name`` is relative to; a folder of images itself.
         output: folder; created if missing.
         settings: sizes, and treatment of cut objects; by default those of :class:`TileSettings`.
         jobs: number of images that are cut at the same time.
@@ -262,13 +363,15 @@ def tile_dataset(
         The COCO dict that was written.
 
     Raises:
-        ConfigError: ``output`` holds tiles of other settings.
+        ConfigError: ``output`` holds tiles of other settings, or a link to another folder where it keeps its state.
         DatasetError: an image is missing, broken or of another size than stated; repair it and run again, finished
             images are kept.
     """
     settings = settings or TileSettings()
     findings = Findings()
     sources, categories = _sources(path, images, findings)
+    if (output / _PARTS).is_symlink():
+        raise ConfigError(f"{output / _PARTS} is a link, which is not followed. Remove it or choose another folder.")
     (output / _PARTS).mkdir(parents=True, exist_ok=True)
     (output / "images").mkdir(exist_ok=True)
     _store_settings(output, settings)

@@ -83,7 +83,9 @@ def test_one_box_and_arrays_follow_the_same_rule():
         ([500, 5, 3, -1], "boxes without area"),
         ([NAN, 5, 3, 0], "boxes with NaN or infinity"),
         ([5, 5, INF, 3], "boxes with NaN or infinity"),
-        ([64, 5, 1e-15, 3], "boxes outside their image"),  # the corners are equal in float64
+        ([64, 5, 1e-15, 3], "boxes without area"),  # the corners are equal in float64
+        ([100 - 1e-9, 5, 3, 3], "boxes outside their image"),
+        ([5, 5, 1e300, 3], "boxes larger than any image"),
     ],
 )
 def test_the_box_rule(box, expected):
@@ -91,10 +93,13 @@ def test_the_box_rule(box, expected):
 
 
 def test_values_of_bbox():
-    assert read_box(["1", 2, 3.5, True]) == [1, 2, 3.5, 1]
-    for value in (None, 5, "1234567", [1, 2, 3], [1, 2, 3, 4, 5], [1, 2, 3, None], {"x": 1}):
+    assert read_box(["1", 2, 3.5, np.float32(4)]) == read_box(np.array([1, 2, 3.5, 4])) == [1, 2, 3.5, 4]
+    assert read_box({"3": 8, "0": 5, "1": 6, "2": 7}) == [5, 6, 7, 8]  # an array of JavaScript
+    bad = (None, 5, "1234567", "1234", [1, 2, 3], [1, 2, 3, 4, 5], [1, 2, 3, None], [1, 2, 3, True], ["1_0", 2, 3, 4])
+    for value in (*bad, {"x": 1, "y": 2, "width": 3, "height": 4}, {"0": 1}, [[1], 2, 3, 4]):
         assert read_box(value) == BOX_PROBLEMS[0]
     assert read_box([1, 2, 3, NAN]) == BOX_PROBLEMS[1]
+    assert read_box([1, 2, 3, 1e300]) == BOX_PROBLEMS[4]
 
 
 def test_overhang_is_the_largest_distance_over_a_border():
@@ -313,7 +318,10 @@ def test_paused_gc_is_restored():
             gc.enable()
 
 
-CORE = ("arrays", "boxes", "check", "check_entries", "document", "findings", "reader", "source", "writer")
+CORE = (
+    "arrays", "boxes", "check", "check_entries", "document", "entries", "findings", "reader", "source", "values",
+    "writer",
+)  # fmt: skip
 LIGHT = [
     *(f"data.coco.{name}" for name in CORE),
     *(f"data.tools.{name}" for name in ("anchors", "converters", "statistics", "tiling")),

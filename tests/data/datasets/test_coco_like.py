@@ -144,6 +144,10 @@ def test_missing_files_say_where_they_were_looked_for(tmp_path, monkeypatch):
     [
         ("aitod_train", "aitod/annotations/aitod_training_v1.0.json"),
         ("aitod_trainval", "aitod/annotations/small_trainval_v1_1.0.json"),
+        *(
+            (f"aitod_{split}", f"aitod/annotations/aitod_{split}.json")
+            for split in ("train", "val", "trainval", "test")
+        ),
         ("aitod_test", "aitod/annotations/aitod_test_v1.json"),
         ("aitodv2_val", "aitodv2/annotations/small_val_v2_1.0.json"),
         ("aitodv2_trainval", "aitod/annotations/aitodv2_trainval.json"),

@@ -11,48 +11,9 @@ from d2tiny.data.coco.check import check_dataset
 from d2tiny.data.coco.writer import write_coco
 from d2tiny.data.datasets import VISDRONE_CLASSES, DatasetSource, load_coco_like, register_coco_like
 from d2tiny.data.datasets.register import find_source
-from d2tiny.data.tools.converters import FORMATS, convert_dataset
+from d2tiny.data.tools.converters import FORMATS
 from d2tiny.utils.errors import ConfigError, DatasetError
-
-# Of each format: folder of the images, folder of the labels, ending of the images, ending of the labels.
-LAYOUT = {
-    "visdrone": ("images", "annotations", ".jpg", ".txt"),
-    "dota": ("images", "labelTxt", ".png", ".txt"),
-    "voc": ("JPEGImages", "Annotations", ".jpg", ".xml"),
-    "dior": ("JPEGImages-trainval", "Annotations/Horizontal Bounding Boxes", ".jpg", ".xml"),
-    "yolo": ("images", "labels", ".png", ".txt"),
-}
-SIZE = (100, 80)
-
-
-def picture(path, size=SIZE, **more):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, (90, 110, 70)).save(path, **more)
-
-
-def native(root, name, labels, size=SIZE):
-    """A dataset in its own layout: an image for each label file; None leaves the label file out."""
-    images, texts, image_ending, text_ending = LAYOUT[name]
-    (root / texts).mkdir(parents=True, exist_ok=True)
-    for stem, text in labels.items():
-        picture(root / images / (stem + image_ending), size)
-        if text is not None:
-            (root / texts / (stem + text_ending)).write_bytes(text if isinstance(text, bytes) else text.encode())
-    if name == "yolo":
-        (root / "classes.txt").write_text("car\nship\n")
-    return root
-
-
-def voc_object(name="ship", corners=(11, 21, 31, 41), difficult=""):
-    x1, y1, x2, y2 = corners
-    tag = f"<difficult>{difficult}</difficult>" if difficult != "" else ""
-    box = f"<bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox>"
-    return f"<object><name>{name}</name>{tag}{box}</object>"
-
-
-def voc_xml(*objects, filename="a.jpg", size=SIZE, head=""):
-    stated = f"<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>"
-    return f"{head}<annotation><filename>{filename}</filename>{stated}{''.join(objects)}</annotation>"
+from tests.helpers.native import GOOD, LAYOUT, QUAD, convert, found, native, objects, picture, voc_object, voc_xml
 
 
 def coco_json(root, change=lambda data: None, name="x.json"):
@@ -70,25 +31,6 @@ def coco_json(root, change=lambda data: None, name="x.json"):
     change(data)
     (root / name).write_text(json.dumps(data))
     return root / name
-
-
-def convert(name, source, **options):
-    return convert_dataset(name, source, progress=False, **options)
-
-
-def found(findings):
-    return {(entry["severity"], entry["what"]): entry["count"] for entry in findings.to_dict()}
-
-
-def objects(result):
-    """(image, class, box, area, ignored) of each annotation."""
-    data = result.data
-    images = {i["id"]: i["file_name"] for i in data["images"]}
-    classes = {c["id"]: c["name"] for c in data["categories"]}
-    return [
-        (images[a["image_id"]], classes[a["category_id"]], tuple(a["bbox"]), a["area"], a["iscrowd"])
-        for a in data["annotations"]
-    ]
 
 
 # --- every format, by hand ---------------------------------------------------------------------------------------
@@ -119,10 +61,6 @@ def test_visdrone_by_hand(tmp_path):
     ]
     assert [(c["id"], c["name"]) for c in result.data["categories"]] == list(enumerate(VISDRONE_CLASSES, start=1))
     assert result.summary() == "2 images, 2 objects of 10 classes, 3 ignored objects and regions"
-
-
-# A trapezoid: parallel sides of 10 and 20 px, 10 px apart: (10 + 20) / 2 * 10 = 150 px², hull 20×10 = 200 px².
-QUAD = "10 10 20 10 25 20 5 20"
 
 
 @pytest.mark.parametrize(("options", "area"), [({}, 150), ({"area": "polygon"}, 150), ({"area": "hbb"}, 200)])
@@ -374,12 +312,6 @@ def test_renaming_joins_classes_and_ignoring_takes_them_out(tmp_path):
 
 # --- what is wrong is counted, and the rest converts -------------------------------------------------------------
 
-GOOD = {
-    "visdrone": "10,20,8,6,1,4,0,0\n",
-    "dota": f"{QUAD} ship 0\n",
-    "voc": voc_object(),
-    "yolo": "0 0.5 0.5 0.2 0.1\n",
-}
 AREA, NAN, OUTSIDE, BORDER, UNKNOWN = (
     ("warning", "boxes without area, left out"),
     ("warning", "boxes with NaN or infinity, left out"),
@@ -388,6 +320,7 @@ AREA, NAN, OUTSIDE, BORDER, UNKNOWN = (
     ("error", "objects of unknown classes, left out"),
 )
 EIGHT = ("warning", "lines that are not eight numbers, left out")
+VIDEO = ("error", "lines of nine or ten columns (VisDrone-VID, VisDrone-MOT, UAVDT), left out")
 QUADS = ("warning", "lines that are not eight numbers and a class, left out")
 CORNERS = ("warning", "objects without four numbers in their bndbox, left out")
 SHARES = ("warning", "lines that are not a class and a box or polygon, left out")
@@ -398,6 +331,15 @@ LINES = [
     ("visdrone", "1,2,3,4,1,nan,0,0", EIGHT),
     ("visdrone", "1,2,3,4,1,inf,0,0", EIGHT),
     ("visdrone", "1,2,3,4,1,4,nan,0", EIGHT),
+    ("visdrone", "1,2,3,4,1,4", EIGHT),
+    ("visdrone", "1,2,3,4,1,4,0", EIGHT),
+    ("visdrone", "1,2,3,4,1,4,0,0,0", VIDEO),
+    ("visdrone", "1,0,10,10,8,8,1,4,0,0", VIDEO),
+    ("visdrone", "1,2,3,4,1,4,0,0,0,0,0", EIGHT),
+    ("visdrone", "1,2,1_23,4,1,4,0,0", EIGHT),
+    ("visdrone", "1,2,3,4,1,4.7,0,0", EIGHT),
+    ("visdrone", "1,2,3,4,1,4,0.5,0", EIGHT),
+    ("visdrone", "1,2,3,4,nan,4,0,0", EIGHT),
     ("visdrone", "1,2,3,4,1,12,0,0", UNKNOWN),
     ("visdrone", "1,2,3,4,1,-1,0,0", UNKNOWN),
     ("visdrone", "1,2,0,4,1,4,0,0", AREA),
@@ -410,6 +352,14 @@ LINES = [
     ("visdrone", "1,2,nan,4,0,0,0,0", NAN),
     ("visdrone", "1,2,0,4,0,11,0,0", AREA),
     ("dota", "1 2 3", ("warning", "lines with fewer than nine words, left out")),
+    ("dota", "gds:0.3", ("warning", "lines with fewer than nine words, left out")),
+    ("dota", "gsd:nan", ("note", "images without ground sampling distance")),
+    ("dota", "gsd:-1", ("note", "images without ground sampling distance")),
+    ("dota", "gsd:1_2", ("note", "images without ground sampling distance")),
+    ("dota", f"{QUAD} ship 0 1", QUADS),
+    ("dota", f"{QUAD} ship 1_0", QUADS),
+    ("dota", "1_0 10 20 10 25 20 5 20 ship 0", QUADS),
+    ("dota", "0 0 1e300 0 1e300 1e300 0 1e300 ship 0", ("warning", "boxes larger than any image, left out")),
     ("dota", "gsd:null", ("note", "images without ground sampling distance")),
     ("dota", "x 10 20 10 25 20 5 20 ship 0", QUADS),
     ("dota", f"{QUAD} ship yes", QUADS),
@@ -425,6 +375,8 @@ LINES = [
     ("voc", "<object><name>ship</name></object>", CORNERS),
     ("voc", voc_object(corners=(1, "", 3, 4)), CORNERS),
     ("voc", voc_object(corners=(1, "two", 3, 4)), CORNERS),
+    ("voc", voc_object(corners=(1, "1_0", 3, 14)), CORNERS),
+    ("voc", voc_object(corners=(1, "１", 3, 14)), CORNERS),
     ("voc", voc_object(name=""), ("warning", "objects without a name, left out")),
     ("voc", voc_object(corners=(9, 2, 9, 4)), AREA),
     ("voc", voc_object(corners=(9, 2, 1, 4)), AREA),
@@ -436,6 +388,9 @@ LINES = [
     ("yolo", "nan 0.5 0.5 0.1 0.1", SHARES),
     ("yolo", "inf 0.5 0.5 0.1 0.1", SHARES),
     ("yolo", "0 0.5 0.5 0.1 0.1 0.3 0.3 0.2", SHARES),
+    ("yolo", "0 0.5 0.5 0.1_5 0.1", SHARES),
+    ("yolo", "0.7 0.5 0.5 0.1 0.1", SHARES),
+    ("yolo", f"{'9' * 5000} 0.5 0.5 0.1 0.1", SHARES),
     ("yolo", "2 0.5 0.5 0.1 0.1", UNKNOWN),
     ("yolo", "-1 0.5 0.5 0.1 0.1", UNKNOWN),
     ("yolo", "0 50 40 20 10", ("error", "boxes that are not shares of the image, left out")),
@@ -523,7 +478,9 @@ def test_a_broken_file_is_counted_and_the_rest_converts(tmp_path, name, damage, 
         ),
         (voc_xml(voc_object(), filename="b.jpg")[:-9], ("error", "label files that cannot be read, image left out"), 1),
         (
-            voc_xml(voc_object(), filename="b.jpg", head='<?xml version="1.0" encoding="gb2312"?>'),
+            voc_xml(voc_object(), head='<?xml version="1.0" encoding="gb2312"?>')
+            .encode()
+            .replace(b"ship", b"\xff\xff"),
             ("error", "label files that cannot be read, image left out"),
             1,
         ),
@@ -533,7 +490,7 @@ def test_a_broken_file_is_counted_and_the_rest_converts(tmp_path, name, damage, 
             1,
         ),
     ],
-    ids=["traversal", "other name", "wrong size", "cut short", "gb2312", "unknown encoding"],
+    ids=["traversal", "other name", "wrong size", "cut short", "not gb2312", "unknown encoding"],
 )
 def test_broken_xml(tmp_path, text, kind, images):
     result = convert("voc", native(tmp_path, "voc", {"a": voc_xml(voc_object()), "b": text}))
@@ -601,7 +558,7 @@ COCO_DAMAGE = {
     ),
     "no file name": (
         lambda d: d["images"][1].pop("file_name"),
-        ("error", "file names that leave the image folder, left out"),
+        ("error", "images whose file name is missing, left out"),
         (1, 1),
     ),
     "wrong size": (
@@ -673,6 +630,7 @@ def test_scenes_as_large_as_dota_v2_has_them_convert(tmp_path):
             ConfigError,
             "Format 'visdrone' has no option 'minus_one'. Valid: images, labels.",
         ),
+        ("yolo", {"classes": ["car", "car"]}, ConfigError, "names a class twice"),
         ("yolo", {"names": ["car"]}, ConfigError, "has no option 'names'"),
         ("dota", {"area": "obb"}, ConfigError, "area='obb' must be one of polygon, hbb."),
         ("dota", {"difficult": "maybe"}, ConfigError, "difficult='maybe' must be one of keep, ignore, drop."),

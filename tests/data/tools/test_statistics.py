@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from d2tiny.analysis.coverage import Coverage
-from d2tiny.data.coco.arrays import GroundTruth
+from d2tiny.data.coco.arrays import GroundTruth, ground_truth_from_dict
 from d2tiny.data.tools.statistics import crowded_images, size_table, summary, write_statistics
 from d2tiny.utils.errors import DatasetError
 from tests.helpers.coco import truth
@@ -235,3 +235,34 @@ def test_with_images_keeps_what_belongs_to_them():
     assert len(gt.with_images([]).image_ids) == 0
     with pytest.raises(DatasetError, match=r"2 of 3 image ids to evaluate are not in the ground truth \(first: 7\)"):
         gt.with_images([7, 1, 9])
+
+
+@pytest.mark.parametrize("area", [64 * 48, 0, 1e300])
+def test_areas_that_cannot_be_are_those_of_the_boxes(tmp_path, area):
+    """As some exporters write them: all equal the image's, or 0."""
+    objects = ground_truth_from_dict(
+        {
+            "images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 48}],
+            "categories": [{"id": 1, "name": "a"}],
+            "annotations": [{"image_id": 1, "category_id": 1, "bbox": [5, 5, 9, 4], "area": area}],
+        }
+    )
+    areas = {"small": (0, 100), "large": (100, 1e10)}
+    assert summary(objects)["median size"] == "6.0 px"
+    assert size_table(objects, areas).tolist() == [[1, 0, 1]]
+    write_statistics(objects, areas, tmp_path)
+
+
+def test_far_boxes_are_drawn(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((48, 64, 3), np.uint8))
+    objects = ground_truth_from_dict(
+        {
+            "images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 48}],
+            "categories": [{"id": 1, "name": "a"}],
+            "annotations": [
+                {"image_id": 1, "category_id": 1, "bbox": box} for box in ([-9e8, -9e8, 1e9, 1e9], [9e8, 5, 3, 3])
+            ],
+        }
+    )
+    write_statistics(objects, {"all": (0, 1e10)}, tmp_path / "out", images=tmp_path)
+    assert "2 objects" in (tmp_path / "out" / "index.html").read_text()

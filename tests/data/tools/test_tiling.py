@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from d2tiny.cli import main
 from d2tiny.data.coco.arrays import load_ground_truth
 from d2tiny.data.coco.source import relative_name
 from d2tiny.data.loading.images import read_image
@@ -211,6 +212,59 @@ def test_outlines_are_shifted_where_whole_and_removed_where_cut(tmp_path):
     assert [len(tiles[place]) for place in ((0, 0), (32, 0))] == [1, 3]
 
 
+def test_keypoints_and_rotated_boxes_move_with_the_object(tmp_path):
+    """Two tiles of 32. The first object lies whole in the right one, the second reaches over x = 32 by 4 of 8 px."""
+    annotations = [
+        {"bbox": [40, 1, 6, 4], "keypoints": [41, 2, 2, 0, 0, 0, 45, 4, 1], "num_keypoints": 2,
+         "rbox": [43, 3, 6, 4, 0.5], "poly": [40, 1, 46, 1, 46, 5, 40, 5], "points": [[40, 1], [46, 5]],
+         "truncated": 1, "tags": ["a", "b"], "attributes": {"occluded": True, "angle": 3.5}, "sibling_ids": [4, 5]},
+        {"bbox": [28, 4, 8, 8], "keypoints": [29, 5, 2, 35, 6, 1], "num_keypoints": 2, "rbox": [32, 8, 8, 8, 0]},
+    ]  # fmt: skip
+    tiles = by_tile(tile(write(tmp_path, {"a.png": (32, 64)}, annotations), HALVES))
+    whole, right = tiles[32, 0]
+    (left,) = tiles[0, 0]
+    assert whole["keypoints"] == [9, 2, 2, 0, 0, 0, 13, 4, 1]
+    assert (whole["rbox"], whole["poly"]) == ([11, 3, 6, 4, 0.5], [8, 1, 14, 1, 14, 5, 8, 5])
+    assert whole["points"] == [[8, 1], [14, 5]]
+    assert {k: whole[k] for k in ("num_keypoints", "truncated", "tags", "attributes", "sibling_ids")} == {
+        "num_keypoints": 2, "truncated": 1, "tags": ["a", "b"], "attributes": {"occluded": True, "angle": 3.5},
+        "sibling_ids": [4, 5],
+    }  # fmt: skip
+    assert (left["keypoints"], left["num_keypoints"]) == ([29, 5, 2, 0, 0, 0], 1)
+    assert (right["keypoints"], right["num_keypoints"]) == ([0, 0, 0, 3, 6, 1], 1)
+    assert "rbox" not in left.keys() | right.keys()  # where a tile cuts it, nobody knows the rest
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"head": [41, 2]},
+        {"bbox_visible": [40, 1, 3, 3]},
+        {"visible": {"box": [40, 1, 3, 3]}},
+        {"corner": ["40", "1"]},
+        {"xmin": 40},
+        {"center_x": 43.0},
+        {"mask": {"x": 40, "y": 1}},
+        {"rbox": [0.6, 0.1, 0.1, 0.1, 0.5]},  # shares of the image
+        {"rbox": [43, 3, 6, 4]},
+        {"rbox": "43 3 6 4 0"},
+        {"poly": [[40, 1], [46]]},
+        {"poly": [40, None, 46, 1, 46, 5]},
+        {"keypoints": [41, 2, 2, 45], "num_keypoints": 1},
+        {"keypoints": [41, 2, "2"]},
+        {"keypoints": [10**400, 2, 2]},
+        {"keypoints": {"x": 41}},
+    ],
+)
+def test_places_that_nobody_can_move_are_left_out_and_counted(tmp_path, caplog, odd):
+    root = write(tmp_path, {"a.png": (32, 64)}, [{"bbox": [40, 1, 6, 4], **odd}, (41, 1, 6, 4)])
+    with caplog.at_level(logging.WARNING):
+        first, second = by_tile(tile(root, HALVES))[32, 0]
+    assert first.keys() == second.keys()
+    where = f"annotation 100: {next(iter(odd))}"
+    assert f"1 keys that may hold positions in the scene, not copied into tiles (first: {where}" in caplog.text
+
+
 def test_regions_are_clipped_to_the_tile(tmp_path):
     regions = {"ignored_regions": [[20, 5, 20, 10], [1, 1, 2, 2]], "ignored_boxes": [[40, 3, 50, 4]]}
     data = tile(write(tmp_path, {"a.png": (32, 64), "b.png": (32, 32)}, **regions), HALVES)
@@ -252,11 +306,23 @@ def test_an_image_may_be_called_settings(tmp_path):
     assert tile(root, SMALL) == tile(root, SMALL)
 
 
-@pytest.mark.parametrize("name", ["../a.png", "/a.png", ""])
-def test_names_that_leave_the_folder_are_refused(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ('"../a.png"', "leaves the image folder.*convert coco --images"),
+        ('"/a.png"', "leaves the image folder"),
+        ('"C:a.png"', "leaves the image folder"),
+        ('""', "file_name of image 1 is missing"),
+        ("null", "file_name of image 1 is missing"),
+        ("[5]", "is no text"),
+        ('"."', "names a folder"),
+        ('"a\\u0000.png"', "is no name of a file"),
+    ],
+)
+def test_names_that_are_no_files_of_the_folder_are_refused(tmp_path, name, message):
     root = write(tmp_path, {"a.png": (20, 20)})
-    (root / "a.json").write_text((root / "a.json").read_text().replace('"a.png"', f'"{name}"'))
-    with pytest.raises(DatasetError, match="leaves the image folder"):
+    (root / "a.json").write_text((root / "a.json").read_text().replace('"a.png"', name))
+    with pytest.raises(DatasetError, match=message):
         tile(root, SMALL)
 
 
@@ -265,7 +331,8 @@ def test_unusable_annotations_are_counted(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         data = tile(write(tmp_path, {"a.png": (20, 20)}, annotations), SMALL)
     assert [a["source_id"] for a in data["annotations"]] == [102]
-    assert "2 annotations without a usable box" in caplog.text
+    assert "1 boxes without area" in caplog.text
+    assert "1 boxes that are not four numbers" in caplog.text
     assert "1 annotations of an unknown image" in caplog.text
 
 
@@ -370,6 +437,122 @@ def test_changed_annotations_are_seen(tmp_path, old, new):
     write(tmp_path, {"a.png": (20, 20)}, [new])
     os.utime(tmp_path / "images" / "a.png", ns=(state.st_atime_ns, state.st_mtime_ns))
     assert tile(tmp_path, SMALL) == tile(tmp_path, SMALL, "fresh")
+
+
+def tampered(root: Path, change) -> tuple[Path, dict]:
+    """A finished dataset whose stored state ``change`` modifies, and what tiling gave."""
+    data = tile(write(root, {"a.png": (40, 40)}, [(1, 1, 5, 5)]), SMALL)
+    part = root / "out" / ".parts" / "a.json"
+    part.write_text(change(json.loads(part.read_text())))
+    return part, data
+
+
+@pytest.mark.parametrize(
+    "name", ["../../victim", "../victim", "/etc/hosts", "victim", "a__0_0.png/../../../victim", "b__0_0.png", 5, None]
+)
+@pytest.mark.parametrize("key", ["same", "other"])
+def test_a_tampered_state_deletes_nothing(tmp_path, name, key):
+    victims = [tmp_path / "victim", tmp_path / "out" / "victim", tmp_path / "out" / "images" / "b__0_0.png"]
+
+    def change(stored):
+        stored["tiles"][0]["file_name"] = name
+        return json.dumps(stored if key == "same" else {**stored, "key": []})
+
+    part, data = tampered(tmp_path, change)
+    for victim in victims:
+        victim.write_text("mine")
+    assert tile(tmp_path, SMALL) == data
+    assert [victim.read_text() for victim in victims] == ["mine"] * 3
+    assert "victim" not in part.read_text()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"key": 1, "tiles": 5}', '{"key": 1, "tiles": [5]}', "\0"])
+def test_a_damaged_state_is_no_state(tmp_path, text, caplog):
+    _, data = tampered(tmp_path, lambda stored: text)
+    assert tile(tmp_path, SMALL) == data
+    assert "a.json was not written by tiling; the image is cut again" in caplog.text
+
+
+def test_what_a_state_says_of_objects_is_not_believed(tmp_path):
+    def change(stored):
+        stored["tiles"][0]["annotations"] = [{"bbox": [0, 0, 9, 9], "category_id": 9}]
+        return json.dumps(stored)
+
+    _, data = tampered(tmp_path, change)
+    assert tile(tmp_path, SMALL) == data
+
+
+def test_links_in_the_output_are_not_followed(tmp_path):
+    root, elsewhere = write(tmp_path, {"a.png": (40, 40)}), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    victim = elsewhere / "victim"
+    victim.write_text("mine")
+    tile(root, SMALL)
+    for name in ("images/a__0_0.png", ".parts/a.json", "instances.json"):
+        (root / "out" / name).unlink()
+        (root / "out" / name).symlink_to(victim)
+    tile(root, SMALL)
+    assert victim.read_text() == "mine"
+    (root / "new").mkdir()
+    (root / "new" / ".parts").symlink_to(elsewhere)
+    with pytest.raises(ConfigError, match=r"\.parts is a link, which is not followed"):
+        tile(root, SMALL, "new")
+    assert [f.name for f in elsewhere.iterdir()] == ["victim"]
+
+
+# --- images without labels ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keys", [{}, {"annotations": None}, {"info": {}, "licenses": []}])
+@pytest.mark.parametrize("categories", [[], [{"id": 5, "name": "car"}], None])
+def test_a_json_without_annotations_is_cut(tmp_path, keys, categories, caplog):
+    """COCO's image_info of its test sets."""
+    root = write(tmp_path, {"a.png": (40, 40), "b.png": (20, 20)})
+    data = {"images": json.loads((root / "a.json").read_text())["images"], **keys}
+    (root / "a.json").write_text(json.dumps(data if categories is None else {**data, "categories": categories}))
+    with caplog.at_level(logging.WARNING):
+        result = tile(root, SMALL)
+    assert "1 files without annotations, read as images only" in caplog.text
+    assert (len(result["images"]), result["annotations"], result["categories"]) == (5, [], categories or [])
+    assert len(list((root / "out" / "images").iterdir())) == 5
+
+
+def test_a_json_that_is_none_is_still_refused(tmp_path):
+    root = write(tmp_path, {"a.png": (20, 20)})
+    for data, message in (({"annotations": []}, "'images' is missing"), ([], "expected a COCO object")):
+        (root / "a.json").write_text(json.dumps(data))
+        with pytest.raises(DatasetError, match=message):
+            tile(root, SMALL)
+
+
+def test_a_folder_of_images_is_cut(tmp_path):
+    root = write(tmp_path, {"b.png": (40, 40), "a.jpg": (20, 30)})
+    (root / "images" / "notes.txt").write_text("no image")
+    data = tile_dataset(root / "images", root / "images", root / "out", SMALL, jobs=1, progress=False)
+    assert [(i["file_name"], i["source"]["file_name"], i["source"]["image_id"]) for i in data["images"]][:2] == [
+        ("a__0_0.png", "a.jpg", 1),
+        ("b__0_0.png", "b.png", 2),
+    ]
+    assert len(data["images"]) == 5
+    assert load_ground_truth(root / "out" / "instances.json").file_names[0] == "a__0_0.png"
+    (root / "images" / "c.png").write_bytes(b"nothing")
+    with pytest.raises(DatasetError, match=r"c\.png: cannot read this image .*Repair it or take it out"):
+        tile_dataset(root / "images", root / "images", root / "out", SMALL, progress=False)
+
+
+def test_the_command_takes_a_folder(tmp_path, capsys):
+    root = write(tmp_path, {"a.png": (40, 40)}, [(1, 1, 5, 5)])
+    options = ["--size", "32", "--overlap", "8"]
+    images, out = str(root / "images"), str(root / "out")
+    assert main(["tile", images, "-o", out, *options]) == 0
+    assert main(["tile", images, "--images", f"{images}/", "-o", out, *options]) == 0
+    assert "4 tiles, 0 objects" in capsys.readouterr().out
+    assert main(["tile", str(root / "a.json"), "-o", out, *options]) == 2
+    assert "name the folder of its images with --images" in capsys.readouterr().err
+    assert main(["tile", images, "--images", str(root), "-o", out, *options]) == 2
+    assert "is a folder of images; leave --images" in capsys.readouterr().err
+    assert main(["tile", str(root), "-o", out, *options]) == 2
+    assert "Its folders images hold images: name one of them" in capsys.readouterr().err
 
 
 def test_changed_regions_are_seen(tmp_path):

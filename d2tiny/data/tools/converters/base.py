@@ -20,10 +20,12 @@ __all__ = [
     "RawImage",
     "RawObject",
     "find_folder",
-    "image_files",
     "image_size",
+    "images_by_stem",
+    "list_images",
     "read_label_texts",
     "read_lines",
+    "text_lines",
     "to_coco",
 ]
 
@@ -109,18 +111,40 @@ def find_folder(source: Path, names: Sequence[str], given: Path | None, what: st
         if folder.is_dir():
             return folder
     looked = ", ".join(str(folder) for folder in candidates)
-    raise DatasetError(f"No folder of {what} (looked in {looked}). Name it with --{what}.")
+    hint = " Images without labels are cut by `d2tiny tile FOLDER`." if what == "labels" else ""
+    raise DatasetError(f"No folder of {what} (looked in {looked}). Name it with --{what}.{hint}")
 
 
-def image_files(folder: Path) -> dict[str, Path]:
-    """Return the images of a folder, file name without suffix → path.
+def list_images(folder: Path) -> list[Path]:
+    """Return the image files of a folder, sorted.
 
     Raises:
-        DatasetError: the folder holds no images.
+        DatasetError: the folder holds none; says which of its folders do.
     """
-    files = {f.stem: f for f in sorted(folder.iterdir()) if f.suffix.lower() in IMAGE_SUFFIXES}
+    files = [f for f in sorted(folder.iterdir()) if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file()]
     if not files:
-        raise DatasetError(f"{folder}: no images here (looked for {', '.join(sorted(IMAGE_SUFFIXES))}).")
+        below = sorted({f.parent.name for f in folder.glob("*/*") if f.suffix.lower() in IMAGE_SUFFIXES})
+        hint = f" Its folders {', '.join(below[:5])} hold images: name one of them." if below else ""
+        raise DatasetError(f"{folder}: no images here (looked for {', '.join(sorted(IMAGE_SUFFIXES))}).{hint}")
+    return files
+
+
+def images_by_stem(folders: Sequence[Path], findings: Findings) -> dict[str, list[Path]]:
+    """Return the images of folders, file name without suffix → paths: ``a.jpg`` and ``a.png`` share their labels.
+
+    Args:
+        folders: with images directly in them.
+        findings: gets the images that share their name.
+
+    Raises:
+        DatasetError: a folder holds no images.
+    """
+    files: dict[str, list[Path]] = {}
+    for path in (path for folder in folders for path in list_images(folder)):
+        files.setdefault(path.stem, []).append(path)
+    for paths in files.values():
+        if len(paths) > 1:
+            findings.add("images that share one label file", ", ".join(map(str, paths)), count=len(paths))
     return files
 
 
@@ -133,14 +157,28 @@ def image_size(path: Path, findings: Findings) -> tuple[int, int] | None:
         return None
 
 
-def read_lines(path: Path, findings: Findings) -> list[tuple[int, str]] | None:
-    """Return a file's non-empty lines with their numbers; None, and a finding, for a file that cannot be read."""
+def text_lines(path: Path) -> list[tuple[int, str]]:
+    """Return a text's non-empty lines, without blanks around them, with their numbers from 1.
+
+    Raises:
+        DatasetError: it cannot be read, or is not UTF-8.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as err:
-        findings.add("label files that cannot be read, image left out", f"{path}: {err}", "error")
-        return None
+    except OSError as err:
+        raise DatasetError(f"{path} cannot be read ({err.strerror}).") from err
+    except UnicodeDecodeError as err:
+        raise DatasetError(f"{path} cannot be read ({err}). Store it as UTF-8.") from err
     return [(i, line.strip()) for i, line in enumerate(text.splitlines(), start=1) if line.strip()]
+
+
+def read_lines(path: Path, findings: Findings) -> list[tuple[int, str]] | None:
+    """Return the lines of :func:`text_lines`; None, and a finding, for a file that cannot be read."""
+    try:
+        return text_lines(path)
+    except DatasetError as err:
+        findings.add("label files that cannot be read, image left out", str(err), "error")
+        return None
 
 
 def read_label_texts(
@@ -154,12 +192,12 @@ def read_label_texts(
         findings: gets texts without an image, and images that are left out because their text is missing.
         add_line: adds what one line says to its image; called with the image, the line and its location.
     """
-    files = image_files(root)
+    files = images_by_stem([root], findings)
     for text in sorted(texts.glob("*.txt")):
         if text.stem not in files:
             findings.add("label files without an image", str(text))
-    for stem, path in files.items():
-        text = texts / f"{stem}.txt"
+    for path in (path for paths in files.values() for path in paths):
+        text = texts / f"{path.stem}.txt"
         if not text.exists():
             findings.add("images without a label file, left out", str(path))
             continue

@@ -16,7 +16,8 @@ from d2tiny.data.tools.converters.coco import coco_class_names, read_coco
 from d2tiny.data.tools.converters.dota import read_dota
 from d2tiny.data.tools.converters.visdrone import read_visdrone
 from d2tiny.data.tools.converters.voc import read_dior, read_voc
-from d2tiny.data.tools.converters.yolo import find_yolo_classes, read_yolo
+from d2tiny.data.tools.converters.yolo import read_yolo
+from d2tiny.data.tools.converters.yolo_names import find_yolo_classes
 from d2tiny.utils.errors import ConfigError, DatasetError, did_you_mean
 
 __all__ = ["FORMATS", "Conversion", "convert_dataset"]
@@ -30,7 +31,7 @@ class Format:
 
     Attributes:
         read: yields the images of a dataset.
-        classes: class names, a function that finds them, or None for those that occur.
+        classes: class names, a function that finds them, or None for those that occur (YOLO's have numbers in files).
         help: description for the command line.
     """
 
@@ -44,7 +45,7 @@ FORMATS: dict[str, Format] = {
     "dota": Format(read_dota, DOTA_V2_CLASSES, "DOTA v1.0-v2.0: images/, labelTxt/*.txt"),
     "dior": Format(read_dior, DIOR_CLASSES, "DIOR: JPEGImages-trainval/, JPEGImages-test/, Annotations/, ImageSets/"),
     "voc": Format(read_voc, None, "Pascal VOC: JPEGImages/, Annotations/*.xml, ImageSets/"),
-    "yolo": Format(read_yolo, find_yolo_classes, "YOLO texts, beside the images or in labels/"),
+    "yolo": Format(read_yolo, None, "YOLO texts, beside the images or in labels/"),
     "coco": Format(read_coco, coco_class_names, "COCO json with odd keys, wrong areas, missing images; DTOD"),
     "aitod": Format(read_coco, AITOD_CLASSES, "COCO json with AI-TOD's eight classes"),
 }
@@ -74,16 +75,14 @@ class Conversion:
         )
 
 
-def _native_classes(chosen: Format, source: Path, given: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Return the class names of the format or of its files; the given ones where no file has names (YOLO)."""
-    if not callable(chosen.classes):
-        return chosen.classes
+def _yolo_names(source: Path, given: Sequence[str] | None, findings: Findings) -> dict[int, str]:
+    """Return the names of the classes' numbers: those of the files, else the given ones."""
     try:
-        return chosen.classes(source)
+        return find_yolo_classes(source, findings)
     except DatasetError:
-        if given is None or chosen.classes is not find_yolo_classes:
+        if given is None:
             raise
-        return tuple(given)
+        return dict(enumerate(given))
 
 
 def _unused_names(
@@ -121,7 +120,7 @@ def convert_dataset(
         options: arguments of the format's reader, such as ``images, labels, split, area``.
 
     Raises:
-        ConfigError: unknown format or option.
+        ConfigError: unknown format or option, or a class that is given twice.
         DatasetError: nothing could be converted. Single broken files and lines are findings.
     """
     if name not in FORMATS:
@@ -133,11 +132,14 @@ def convert_dataset(
     for key in options:
         if key not in allowed:
             raise ConfigError(f"Format '{name}' has no option '{key}'. {did_you_mean(key, allowed)}")
+    if classes is not None and len(set(classes)) < len(classes):
+        raise ConfigError(f"classes={list(classes)} names a class twice; --rename joins classes.")
     findings = Findings()
     rename = dict(rename or {})
-    native = _native_classes(chosen, source, classes)
+    native = chosen.classes(source) if callable(chosen.classes) else chosen.classes
     if name == "yolo":
-        options["names"] = native
+        options["names"] = _yolo_names(source, classes, findings)
+        native = tuple(options["names"].values())
     names = tuple(classes) if classes is not None else None
     if names is None and native is not None:  # renaming may join classes
         names = tuple(dict.fromkeys(rename.get(n, n) for n in native if rename.get(n, n) not in ignore_classes))

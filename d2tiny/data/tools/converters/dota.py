@@ -10,11 +10,13 @@ from typing import Literal
 
 from d2tiny.data.coco.boxes import box_xyxy_to_xywh
 from d2tiny.data.coco.findings import Findings
+from d2tiny.data.coco.values import parse_id, parse_number
 from d2tiny.data.tools.converters.base import RawImage, RawObject, find_folder, read_label_texts
 from d2tiny.utils.errors import ConfigError
 
 __all__ = ["read_dota"]
 
+_HEADERS = ("imagesource", "gsd", "acquisition dates")
 _CUT = 2  # difficulty that the devkit's splitter gives to objects with at most 0.7 of their area inside the tile
 Policy = Literal["keep", "ignore", "drop"]
 
@@ -67,19 +69,11 @@ def read_dota(
 def _add_line(findings: Findings, area: str, policies: dict[int, Policy], raw: RawImage, line: str, where: str) -> None:
     words = line.split()
     if len(words) < 9:
-        key, colon, value = line.partition(":")
-        if not colon:
-            findings.add("lines with fewer than nine words, left out", where)
-        elif key.strip() == "gsd":
-            try:
-                raw.extra["gsd"] = float(value)
-            except ValueError:  # "gsd:null" occurs
-                findings.add("images without ground sampling distance", where, "note")
+        _add_header(findings, raw, line, where)
         return
-    try:
-        points = [float(word) for word in words[:8]]
-        level = int(words[9]) if len(words) > 9 else 0
-    except ValueError:
+    points = [number for number in map(parse_number, words[:8]) if number is not None]
+    level = _level(words[9:])
+    if len(points) < 8 or level is None:
         findings.add("lines that are not eight numbers and a class, left out", where)
         return
     xs, ys = points[::2], points[1::2]
@@ -97,6 +91,25 @@ def _add_line(findings: Findings, area: str, policies: dict[int, Policy], raw: R
         return
     extra = {"segmentation": [points], "difficult": level}
     raw.objects.append(RawObject(words[8], box, size, policy == "ignore", extra, where))
+
+
+def _add_header(findings: Findings, raw: RawImage, line: str, where: str) -> None:
+    """Add what a header line says to its image; other short lines are counted."""
+    key, colon, value = line.partition(":")
+    if not colon or key.strip().lower() not in _HEADERS:
+        findings.add("lines with fewer than nine words, left out", where)
+    elif key.strip().lower() == "gsd":
+        gsd = parse_number(value)
+        if gsd is not None and 0 < gsd < math.inf:
+            raw.extra["gsd"] = gsd
+        else:  # "gsd:null" occurs
+            findings.add("images without ground sampling distance", where, "note")
+
+
+def _level(words: list[str]) -> int | None:
+    """Return the difficulty behind a line's class, 0 if it has none; None for more words and for other words."""
+    level = parse_id(words[0]) if words else 0
+    return level if isinstance(level, int) and len(words) < 2 else None
 
 
 def _polygon_area(xs: list[float], ys: list[float]) -> float:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from d2tiny.data.coco.findings import Findings
+from d2tiny.data.coco.values import parse_number
 from d2tiny.data.datasets.categories import VISDRONE_CLASSES
 from d2tiny.data.tools.converters.base import RawImage, RawObject, find_folder, read_label_texts
 
 __all__ = ["read_visdrone"]
 
 _REGION, _OTHERS = 0, len(VISDRONE_CLASSES) + 1
+_TRACK_COLUMNS = (9, 10)  # frame and track number come first, so that all others mean something else
 
 
 def read_visdrone(
@@ -21,7 +24,8 @@ def read_visdrone(
     """Read lines ``left,top,width,height,score,category,truncation,occlusion``.
 
     Category 0 becomes an ignored region of the image, 11 ("others") an ignored box, and a score of 0 marks an ignored
-    object. Truncation and occlusion become keys of the annotation.
+    object. Truncation and occlusion become keys of the annotation. Lines of videos (VisDrone-VID, UAVDT), which have
+    more columns, are left out.
 
     Args:
         source: a folder like ``VisDrone2019-DET-val``.
@@ -41,13 +45,17 @@ def read_visdrone(
 
 
 def _add_line(findings: Findings, raw: RawImage, line: str, where: str) -> None:
-    try:
-        x, y, w, h, score, category, *rest = (float(value) for value in line.rstrip(",").split(","))
-        kind = int(category)
-        extra = dict(zip(("truncation", "occlusion"), map(int, rest), strict=False))
-    except (ValueError, OverflowError):  # also int() of NaN and infinity
+    words = line.rstrip(",").split(",")
+    if len(words) in _TRACK_COLUMNS:
+        findings.add("lines of nine or ten columns (VisDrone-VID, VisDrone-MOT, UAVDT), left out", where, "error")
+        return
+    numbers = [number for number in map(parse_number, words) if number is not None]
+    if not len(words) == len(numbers) == 8 or not all(n.is_integer() for n in numbers[5:]) or math.isnan(numbers[4]):
         findings.add("lines that are not eight numbers, left out", where)
         return
+    x, y, w, h, score = numbers[:5]
+    kind, truncation, occlusion = map(int, numbers[5:])
+    extra = {"truncation": truncation, "occlusion": occlusion}
     box = (x, y, w, h)
     if kind == _REGION:
         raw.ignored_regions.append(box)
