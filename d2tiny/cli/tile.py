@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from d2tiny.cli.common import add_images_option, add_output_option, require_folder
+from d2tiny.cli.common import add_images_option, add_output_option, add_stretch_option, require_folder
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--empty", choices=("keep", "drop"), default="keep", help="tiles without anything (default %(default)s)"
     )
     parser.add_argument("--suffix", choices=(".png", ".jpg"), default=".png", help="of the tiles (default %(default)s)")
+    add_stretch_option(parser)
     parser.add_argument(
         "--jobs", type=int, default=2, metavar="N", help="images cut at the same time (default %(default)s)"
     )
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from d2tiny.data.tools.tiling import TileSettings, tile_dataset
 
     require_folder(args.images)
-    settings = TileSettings(args.size, args.overlap, args.keep, args.cut, args.empty, args.suffix)
+    settings = TileSettings(args.size, args.overlap, args.keep, args.cut, args.empty, args.suffix, args.stretch)
     data = tile_dataset(args.source, args.images, args.output, settings, jobs=args.jobs)
     ignored = sum(a["iscrowd"] for a in data["annotations"])
     print(
