@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -141,7 +142,8 @@ def _png_orientation(image: Image.Image, file: IO[bytes]) -> int:
         file.seek(max(0, file.tell() - _TAIL))
         end = file.read()
         if any(word in end for word in _PNG_ORIENTED) and _oriented_behind(file):
-            image.load()
+            with contextlib.suppress(Exception):  # damage that the readers of pixels judge
+                image.load()
     return exif_orientation(image)
 
 
@@ -254,7 +256,7 @@ def decoding_problem(path: str | Path, stretch: StretchLike = None) -> str | Non
             except ImportError as err:  # rasterio is not installed
                 if not plain:
                     return f"unreadable ({err})"
-        with pillow_unlimited(), Image.open(path) as image:
+        with pillow_unlimited(), Path(path).open("rb") as file, Image.open(file) as image:
             image.load()
     except (OSError, ValueError, SyntaxError) as err:
         return f"damaged ({err})"

@@ -195,7 +195,10 @@ def _decode_other(path: Path, stretch: Stretch | None) -> np.ndarray:
 
         with contextlib.closing(BandReader(path, header, stretch)) as bands:
             return turn_upright(bands.all_rows(), header.orientation)
-    with pillow_unlimited(), Image.open(path) as image:
+    # Not by the path: what Pillow maps into memory, uncompressed TIFFs, it does not turn.
+    with pillow_unlimited(), path.open("rb") as file, Image.open(file) as image:
+        with contextlib.suppress(Exception):
+            image.getexif()  # of a PNG it decodes the pixels, also where what follows them is damaged, as in Detectron2
         image.load()
         # Pillow turns TIFFs when it decodes them.
         orientation = 1 if image.format == "TIFF" else exif_orientation(image)
