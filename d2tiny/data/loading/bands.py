@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from d2tiny.data.loading import limits
 from d2tiny.data.loading.headers import ImageHeader
-from d2tiny.data.loading.limits import memory_limit
 from d2tiny.data.loading.stretch import Stretch, scale_to_bytes
 from d2tiny.utils.errors import DatasetError
 
@@ -71,7 +71,7 @@ class BandReader:
         Raises:
             DatasetError: the file is damaged in these rows, or they do not fit into memory.
         """
-        if (last - first) * self.width * 3 > memory_limit():
+        if (last - first) * self.width * 3 > limits.memory_limit():
             raise DatasetError(f"{self.path}: {last - first} rows of {self.width} px do not fit into memory.")
         if not self._header.deep:
             return self._rgb(self._read(first, last))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from types import TracebackType
 
@@ -121,9 +120,11 @@ def read_reduced(path: Path, side: int, *, stretch: StretchLike = None) -> tuple
         factor = max(1, max(reader.width, reader.height) // side)
         if factor == 1:
             return reader.rows(0, reader.height), 1
+        # What is left of the last squares at the right and at the bottom is cut off.
+        height, width = (max(1, side // factor) * factor for side in (reader.height, reader.width))
         step, parts = factor * max(1, 256 // factor), []
-        for y in range(0, reader.height, step):
-            band = reader.rows(y, min(y + step, reader.height))
-            size = math.ceil(band.shape[1] / factor), math.ceil(band.shape[0] / factor)
+        for y in range(0, height, step):
+            band = reader.rows(y, min(y + step, height, reader.height))[:, :width]
+            size = max(1, band.shape[1] // factor), max(1, band.shape[0] // factor)
             parts.append(cv2.resize(band, size, interpolation=cv2.INTER_AREA))
         return np.concatenate(parts), factor
