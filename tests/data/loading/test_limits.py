@@ -180,11 +180,12 @@ def test_the_limit_of_pillow_returns_when_the_last_thread_leaves(monkeypatch):
         with pytest.raises(ValueError, match="x"), pillow_unlimited():
             raise ValueError("x")
         assert Image.MAX_IMAGE_PIXELS is None
-        thread = threading.Thread(target=lambda: pillow_unlimited().__enter__().__class__)
-        thread.start()
-        thread.join()
-        assert Image.MAX_IMAGE_PIXELS is None
-    limits._pillow.leave()  # the thread's
+        other = pillow_unlimited()
+        for step in (other.__enter__, lambda: other.__exit__(None, None, None)):
+            thread = threading.Thread(target=step)
+            thread.start()
+            thread.join()
+            assert Image.MAX_IMAGE_PIXELS is None
     assert Image.MAX_IMAGE_PIXELS == 123
 
 
