@@ -219,7 +219,11 @@ def image_problem(path: str, width: int, height: int, stretch: StretchLike = Non
         width: in px, as the json states it.
         height: likewise.
         stretch: scale of values that are not 8-bit.
+
+    Raises:
+        ConfigError: ``stretch`` is no pair of values or percentiles.
     """
+    stretch = make_stretch(stretch)
     try:
         header = read_header(path)
         if found := size_problem(*header.size) or pixel_problem(header, stretch):
@@ -245,7 +249,12 @@ def image_problem(path: str, width: int, height: int, stretch: StretchLike = Non
 
 
 def decoding_problem(path: str | Path, stretch: StretchLike = None) -> str | None:
-    """Decode all pixels of an image as every reader does, large ones in bands; return why that fails, or None."""
+    """Decode all pixels of an image as every reader does, large ones in bands; return why that fails, or None.
+
+    Raises:
+        ConfigError: ``stretch`` is no pair of values or percentiles.
+    """
+    stretch = make_stretch(stretch)
     try:
         header = read_header(path)
         plain = bool(header.mode) and not header.deep

@@ -313,3 +313,25 @@ def test_tiffs_of_unknown_compression_are_named(tmp_path):
     with pytest.raises(DatasetError, match=r"a\.tif: cannot read this image"):
         read_image(tmp_path / "a.tif")
     assert image_problem(str(tmp_path / "a.tif"), WIDTH, HEIGHT) is not None
+
+
+@pytest.mark.parametrize("name", ["quick/faster_rcnn_r18_fpn_rfla", "aitod/yolox_m_300e"])
+def test_one_key_of_configs_reaches_both_loaders(name):
+    from detectron2.config import instantiate
+
+    from d2tiny.config import load_config, validate_config
+
+    for value, expected in (("[0,4095]", Stretch(0, 4095)), ("[2%,98%]", Stretch(2, 98, percent=True)), ("null", None)):
+        cfg = load_config(name, [f"dataloader.stretch={value}"])
+        validate_config(cfg, datasets=False)
+        for split in ("train", "test"):
+            assert instantiate(cfg.dataloader[split].mapper).stretch == expected
+            assert make_stretch(cfg.dataloader[split].dataset.stretch) == expected
+
+
+def test_preview_scales(tmp_path, capsys):
+    DEEP["uint16"](tmp_path / "a.tif")
+    gt, more = str(dataset(tmp_path, "a.tif")), ["--images", str(tmp_path), "--samples", "1", "--stretch", "0,4095"]
+    assert main(["augment", gt, *more, "-o", str(tmp_path / "a.png")]) == 0
+    assert main(["augment", gt, *more[:-2], "-o", str(tmp_path / "b.png")]) == 2
+    assert "--stretch" in capsys.readouterr().err
