@@ -27,7 +27,8 @@ _GDAL = {
 }
 # By the content of the file: others, such as VRT, could lead to further files.
 _DRIVERS = {"TIFF": "GTiff", "PNG": "PNG", "JPEG": "JPEG", "JPEG2000": "JP2OpenJPEG", "PPM": "PNM"}
-_STEP = 256  # rows that are read at once
+_STEP = 256  # rows that are read at once; more in narrow images
+_STEP_PIXELS = 1 << 20
 _SAMPLE = 4_000_000  # pixels from which percentiles are taken
 
 
@@ -58,6 +59,7 @@ class BandReader:
             except (rasterio.errors.RasterioError, ValueError) as err:
                 raise DatasetError(f"{path}: cannot read this image ({err}).") from err
         self.width, self.height = self._file.width, self._file.height
+        self.step = max(_STEP, _STEP_PIXELS // self.width)
         self._bands = [1, 2, 3] if header.bands >= 3 else [1]
         self._limits = stretch.limits(self._sample(stretch)) if header.deep and stretch else np.zeros((0, 2))
 
@@ -75,7 +77,8 @@ class BandReader:
             raise DatasetError(f"{self.path}: {last - first} rows of {self.width} px do not fit into memory.")
         if not self._header.deep:
             return self._rgb(self._read(first, last))
-        parts = [scale_to_bytes(self._values(y, min(y + _STEP, last)), self._limits) for y in range(first, last, _STEP)]
+        steps = range(first, last, self.step)
+        parts = [scale_to_bytes(self._values(y, min(y + self.step, last)), self._limits) for y in steps]
         pixels = np.concatenate(parts) if parts else np.zeros((0, self.width, len(self._bands)), dtype=np.uint8)
         pixels = 255 - pixels if self._header.colours == "inverted grey" else pixels
         return np.ascontiguousarray(pixels if pixels.shape[2] == 3 else pixels.repeat(3, axis=2))
@@ -83,8 +86,8 @@ class BandReader:
     def all_rows(self) -> np.ndarray:
         """Return the whole image, (H, W, 3) uint8 RGB."""
         result = np.empty((self.height, self.width, 3), dtype=np.uint8)
-        for y in range(0, self.height, _STEP):
-            result[y : y + _STEP] = self.rows(y, min(y + _STEP, self.height))
+        for y in range(0, self.height, self.step):
+            result[y : y + self.step] = self.rows(y, min(y + self.step, self.height))
         return result
 
     def _read(self, first: int, last: int) -> np.ndarray:
@@ -129,7 +132,8 @@ class BandReader:
             return np.zeros((0, len(self._bands)))
         step = math.ceil(math.sqrt(self.width * self.height / _SAMPLE))
         parts = []
-        for y in range(0, self.height, step * max(1, _STEP // step)):
-            rows = self._values(y, min(y + step * max(1, _STEP // step), self.height))[::step, ::step]
+        block = step * max(1, self.step // step)
+        for y in range(0, self.height, block):
+            rows = self._values(y, min(y + block, self.height))[::step, ::step]
             parts.append(rows.reshape(-1, rows.shape[2]))
         return np.concatenate(parts)

@@ -53,6 +53,9 @@ def tiff_tags(file: IO[bytes]) -> dict[int, Any]:
     found = dict(tags)
     if not all(isinstance(found.get(tag), int) and found[tag] > 0 for tag in (256, 257)):
         raise ValueError("this TIFF has no width and height")
+    rows, offsets = found.get(278), found.get(273)
+    if isinstance(rows, int) and rows > 0 and offsets is not None and len(_several(offsets)) < -(-found[257] // rows):
+        raise ValueError(f"this TIFF has {len(_several(offsets))} strips of {rows} rows, but claims {found[257]} rows")
     return found
 
 

@@ -11,7 +11,7 @@ from typing import IO, Any, NamedTuple
 from PIL import Image
 
 from d2tiny.data.loading.formats import Pixels, is_tiff, jpeg_frame, pixels_of, tiff_pixels, tiff_tags
-from d2tiny.data.loading.limits import DECODED_PIXELS, Problem, pillow_unlimited, require_regular_file, size_problem
+from d2tiny.data.loading.limits import DECODED_PIXELS, Problem, claim_problem, pillow_unlimited, require_regular_file
 from d2tiny.data.loading.stretch import StretchLike, make_stretch
 from d2tiny.utils.errors import DatasetError
 
@@ -226,7 +226,7 @@ def image_problem(path: str, width: int, height: int, stretch: StretchLike = Non
     stretch = make_stretch(stretch)
     try:
         header = read_header(path)
-        if found := size_problem(*header.size) or pixel_problem(header, stretch):
+        if found := claim_problem(*header.size, Path(path).stat().st_size) or pixel_problem(header, stretch):
             return f"{found.kind} ({found.detail})"
         if not header.mode and (problem := decoding_problem(path, stretch)):
             return problem
@@ -257,6 +257,8 @@ def decoding_problem(path: str | Path, stretch: StretchLike = None) -> str | Non
     stretch = make_stretch(stretch)
     try:
         header = read_header(path)
+        if found := claim_problem(*header.size, Path(path).stat().st_size):
+            return f"{found.kind} ({found.detail})"
         plain = bool(header.mode) and not header.deep
         if not plain or header.size[0] * header.size[1] > DECODED_PIXELS:
             try:
@@ -276,8 +278,9 @@ def _decode_in_bands(path: Path, stretch: StretchLike) -> None:
     from d2tiny.data.loading.raster import RasterReader  # reads headers
 
     with RasterReader(path, stretch=stretch) as reader:
-        for y in range(0, reader.height, 256):
-            reader.rows(y, min(y + 256, reader.height))
+        step = max(256, (1 << 20) // reader.width)
+        for y in range(0, reader.height, step):
+            reader.rows(y, min(y + step, reader.height))
 
 
 def check_images(records: Sequence[dict[str, Any]], name: str, stretch: StretchLike = None) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from d2tiny.data.loading.headers import PNG_TEXTS, exif_orientation, pixel_problem, png_chunks, read_header
-from d2tiny.data.loading.limits import pillow_unlimited, require_regular_file, size_problem
+from d2tiny.data.loading.limits import claim_problem, pillow_unlimited, require_regular_file, size_problem
 from d2tiny.data.loading.stretch import Stretch, StretchLike, make_stretch
 from d2tiny.utils.errors import ConfigError, DatasetError
 from d2tiny.utils.files import open_atomic
@@ -186,7 +186,7 @@ def read_image(path: str | os.PathLike[str], image_format: str = "RGB", *, stret
 def _decode_other(path: Path, stretch: Stretch | None) -> np.ndarray:
     """Return the upright RGB pixels of any file that Pillow or GDAL reads."""
     header = read_header(path)
-    if problem := size_problem(*header.size):
+    if problem := claim_problem(*header.size, path.stat().st_size):
         raise DatasetError(f"{path}: cannot read this image ({problem.detail}).")
     if problem := pixel_problem(header, stretch):
         raise DatasetError(f"{path}: {problem.detail}.")

@@ -17,6 +17,7 @@ __all__ = [
     "DECODED_PIXELS",
     "Problem",
     "bomb_problem",
+    "claim_problem",
     "memory_limit",
     "pillow_unlimited",
     "require_regular_file",
@@ -27,6 +28,8 @@ DECODED_PIXELS = 40_000_000  # images up to this size are decoded at once (120 M
 
 _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _PLAUSIBLE = 250  # decoded bytes for each byte of the file: aerial images stay under 100, also with empty margins
+_IMPOSSIBLE = 100_000  # likewise, what no compression of these formats reaches in images of 8 bits, or 1 bit
+_SMALL = 100_000_000  # decoded bytes up to which no file is too short
 
 
 class Problem(NamedTuple):
@@ -96,12 +99,23 @@ def size_problem(width: int, height: int) -> Problem | None:
     )
 
 
+def claim_problem(width: int, height: int, file_bytes: int) -> Problem | None:
+    """Return why an image of a file of so many bytes cannot be decoded at once, or None."""
+    needed = width * height * 3
+    if needed > max(_SMALL, _IMPOSSIBLE * file_bytes) and needed <= memory_limit():
+        detail = f"its {file_bytes:,} bytes claim {width}x{height} px, {needed / 1e9:.1f} GB decoded"
+        return Problem("cut short", detail)
+    return size_problem(width, height)
+
+
 def bomb_problem(width: int, height: int, file_bytes: int) -> Problem | None:
     """Return why an image that is read in bands is refused: a small file that claims more pixels than fit in memory."""
     if width * height * 3 <= _PLAUSIBLE * file_bytes:
         return None
-    found = size_problem(width, height)
-    return found and Problem(found.kind, f"its {file_bytes:,} bytes claim {found.detail}")
+    found = claim_problem(width, height, file_bytes)
+    if found is None or found.kind == "cut short":
+        return found
+    return Problem(found.kind, f"its {file_bytes:,} bytes claim {found.detail}")
 
 
 def require_regular_file(path: str | os.PathLike[str]) -> None:

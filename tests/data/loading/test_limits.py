@@ -19,7 +19,7 @@ from d2tiny.data.coco.check import check_json
 from d2tiny.data.loading import limits
 from d2tiny.data.loading.headers import decoding_problem, image_problem, read_header
 from d2tiny.data.loading.images import DecodedCache, read_image
-from d2tiny.data.loading.limits import bomb_problem, memory_limit, pillow_unlimited, size_problem
+from d2tiny.data.loading.limits import bomb_problem, claim_problem, memory_limit, pillow_unlimited, size_problem
 from d2tiny.data.loading.raster import RasterReader, read_reduced
 from d2tiny.data.tools.tiling import TileSettings, tile_dataset
 from d2tiny.utils.errors import DatasetError
@@ -133,7 +133,7 @@ def bomb(kind: str) -> bytes:
     elif kind == "bmp":
         data[18:26] = struct.pack("<II", side, side)
     else:
-        for tag, old in ((256, WIDTH), (257, HEIGHT)):
+        for tag, old in ((256, WIDTH), (257, HEIGHT), (278, HEIGHT)):
             for form in ("<HHII", "<HHIHH"):
                 for kind_of_field in (3, 4):
                     entry = struct.pack(form, tag, kind_of_field, 1, old, *([0] if form == "<HHIHH" else []))
@@ -167,6 +167,10 @@ def test_limits_by_hand(monkeypatch):
     assert bomb_problem(100, 101, 1000) is None
     assert bomb_problem(100, 101, 100) is not None
     assert bomb_problem(100, 100, 1) is None
+    monkeypatch.setattr(limits, "memory_limit", lambda: 10**12)
+    assert claim_problem(10_000, 10_000, 2999).kind == "cut short"  # 300 MB, 100,033 times the file
+    assert claim_problem(10_000, 10_000, 3001) is None
+    assert claim_problem(5_000, 5_000, 9) is None  # 75 MB
 
 
 def test_the_memory_limit_is_half_of_the_memory():
@@ -233,3 +237,14 @@ def test_a_strip_thinner_than_a_square_stays(tmp_path):
     found, factor = read_reduced(tmp_path / "a.png", 100)
     assert (factor, found.shape) == (20, (1, 100, 3))
     assert (found == 9).all()
+
+
+def test_tiffs_with_less_strips_than_rows_are_refused(tmp_path):
+    """Pillow reads the missing rows as black, and takes a minute for millions of them."""
+    picture().convert("CMYK").save(tmp_path / "a.tif")
+    data = (tmp_path / "a.tif").read_bytes()
+    entry = next(e for k in (3, 4) if (e := struct.pack("<HHII", 257, k, 1, HEIGHT)) in data)
+    (tmp_path / "a.tif").write_bytes(data.replace(entry, struct.pack("<HHII", 257, 4, 1, 9_000_000)))
+    with pytest.raises(DatasetError, match=r"a\.tif: cannot read this image .*strips of .*claims 9000000 rows"):
+        read_image(tmp_path / "a.tif")
+    assert "unreadable" in str(image_problem(str(tmp_path / "a.tif"), WIDTH, 9_000_000))
