@@ -56,7 +56,7 @@ class BandReader:
             try:
                 with rasterio.Env(**_GDAL):
                     self._file: Any = rasterio.open(path, driver=_DRIVERS.get(header.kind, header.kind))
-            except (rasterio.errors.RasterioError, ValueError) as err:
+            except Exception as err:  # errors of GDAL have no public base class
                 raise DatasetError(f"{path}: cannot read this image ({err}).") from err
         self.width, self.height = self._file.width, self._file.height
         self.step = max(_STEP, _STEP_PIXELS // self.width)
@@ -98,7 +98,7 @@ class BandReader:
         try:
             with rasterio.Env(**_GDAL):
                 return self._file.read(self._bands, window=Window(0, first, self.width, last - first))
-        except (rasterio.errors.RasterioError, IndexError) as err:
+        except Exception as err:
             raise DatasetError(f"{self.path}: cannot read rows {first} to {last} ({err}).") from err
 
     def _rgb(self, bands: np.ndarray) -> np.ndarray:
