@@ -67,18 +67,28 @@ def small_crops(dataset):
 def dataloader(dataset, batch_size, augmentations, num_workers=2):
     """Loaders of training and test, and the evaluator, of a dataset."""
     return dict(
+        stretch=None,  # values or percentiles that become black and white in images that are not 8-bit
         train=L(build_train_loader)(
-            dataset=L(load_datasets)(names=dataset.train, filter_empty=False),
+            dataset=L(load_datasets)(names=dataset.train, filter_empty=False, stretch="${dataloader.stretch}"),
             mapper=L(TinyDatasetMapper)(
-                is_train=True, augmentations=augmentations, image_format="${model.input_format}", ignore_regions=True
+                is_train=True,
+                augmentations=augmentations,
+                image_format="${model.input_format}",
+                ignore_regions=True,
+                stretch="${dataloader.stretch}",
             ),
             total_batch_size=batch_size,
             num_workers=num_workers,
             seed="${train.seed}",
         ),
         test=L(build_test_loader)(
-            dataset=L(load_datasets)(names=dataset.test, filter_empty=False),
-            mapper=L(TinyDatasetMapper)(is_train=False, augmentations=[], image_format="${model.input_format}"),
+            dataset=L(load_datasets)(names=dataset.test, filter_empty=False, stretch="${dataloader.stretch}"),
+            mapper=L(TinyDatasetMapper)(
+                is_train=False,
+                augmentations=[],
+                image_format="${model.input_format}",
+                stretch="${dataloader.stretch}",
+            ),
             num_workers=num_workers,
         ),
         evaluator=L(TinyCOCOEvaluator)(

@@ -115,6 +115,7 @@ def with_mosaic(loaders, *, size, close_share, mixup_prob, multi_scale, saturati
         ],
         image_format="${model.input_format}",
         ignore_regions=loaders["train"].mapper.ignore_regions,
+        stretch="${dataloader.stretch}",
     )
     return loaders
 

@@ -19,7 +19,14 @@ from d2tiny.utils.errors import ConfigError
 
 __all__ = ["Coverage", "config_coverage"]
 
+Size = tuple[int, int]
+
 _SIZE_DIVISIBILITY = 32  # images are padded to a multiple of this, as FPN requires
+# Larger images are assigned in windows, because results for all priors of a scene take gigabytes. Windows start at
+# multiples of all strides, so that their priors are some of those of the image.
+_WHOLE = 4096 * 4096  # px
+_WINDOW = 2048  # px, step of the windows
+_MARGIN = 1024  # px around them: priors farther from an object than this do not matter to it
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,21 @@ def _has_positive(assigner: Assigner, grid: GridPriors, boxes: np.ndarray) -> np
     return has_positive
 
 
+def _in_windows(assigner: Assigner, generator: DefaultAnchorGenerator, boxes: np.ndarray, size: Size) -> np.ndarray:
+    """Return what :func:`_has_positive` does, for a large image (width, height): each object in its centre's window."""
+    result = np.zeros((len(generator.strides), len(boxes)), dtype=bool)
+    homes = ((boxes[:, :2] + boxes[:, 2:]) / 2).clip(0, np.array(size) - 1) // _WINDOW
+    for home in np.unique(homes, axis=0):
+        low = np.maximum(home * _WINDOW - _MARGIN, 0)
+        high = np.minimum((home + 1) * _WINDOW + _MARGIN, size)
+        near = np.flatnonzero(((boxes[:, :2] < high) & (boxes[:, 2:] > low)).all(axis=1) | (homes == home).all(axis=1))
+        width, height = (high - low).astype(int).tolist()
+        found = _has_positive(assigner, _anchor_grid(generator, width, height), boxes[near] - np.tile(low, 2))
+        inside = (homes[near] == home).all(axis=1)
+        result[:, near[inside]] = found[:, inside]
+    return result
+
+
 def config_coverage(
     config: str,
     boxes: Sequence[np.ndarray],
@@ -91,14 +113,19 @@ def config_coverage(
     generator, assigner = instantiate(part.anchor_generator), instantiate(part.assigner)
     strides = tuple(int(s) for s in generator.strides)
     margin = float(part.get("anchor_boundary_thresh", -1))
-    grids: dict[tuple[int, int], GridPriors] = {}
+    grids: dict[Size, GridPriors] = {}
     covered: list[np.ndarray] = []
     by_level = np.zeros(len(strides), dtype=np.int64)
     pairs = tqdm(zip(boxes, sizes, strict=True), desc=config, total=len(boxes), disable=not progress, leave=False)
     for objects, size in pairs:
-        if size not in grids:
-            grids[size] = _anchor_grid(generator, *size).inside(size[::-1], margin)
-        has_positive = _has_positive(assigner, grids[size], objects)
+        longest = (objects[:, 2:] - objects[:, :2]).max(initial=0)
+        # Where anchors outside the image are removed, windows would have other borders than the image.
+        if margin < 0 and size[0] * size[1] > _WHOLE and longest <= _MARGIN / 2:
+            has_positive = _in_windows(assigner, generator, objects, size)
+        else:
+            if size not in grids:
+                grids[size] = _anchor_grid(generator, *size).inside(size[::-1], margin)
+            has_positive = _has_positive(assigner, grids[size], objects)
         by_level += has_positive.sum(axis=1)
         covered.append(np.asarray(has_positive.any(axis=0)))
     unserved = ~np.concatenate([np.zeros(0, dtype=bool), *covered])

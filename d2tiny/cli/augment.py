@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from d2tiny.cli.common import add_config_option, add_images_option, add_output_option, add_overrides, require_folder
+from d2tiny.cli.common import (
+    add_config_option,
+    add_images_option,
+    add_output_option,
+    add_overrides,
+    add_stretch_option,
+    require_folder,
+)
 from d2tiny.utils.errors import ConfigError
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
@@ -23,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="S", help="seed of the random choices (default %(default)s)"
     )
+    add_stretch_option(parser)
     add_overrides(parser)
 
 
@@ -48,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         cfg = load_config(args.config, args.overrides)
         steps = {args.config: instantiate(cfg.dataloader.train.mapper)}
     classes = MetadataCatalog.get("preview").thing_classes
-    sheet = augmentation_sheet(records, classes, steps, samples=args.samples, seed=args.seed)
+    sheet = augmentation_sheet(records, classes, steps, samples=args.samples, seed=args.seed, stretch=args.stretch)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     _, data = cv2.imencode(args.output.suffix, cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
     with open_atomic(args.output) as file:

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from d2tiny.cli.common import refuse_original
+from d2tiny.cli.common import add_stretch_option, refuse_original
 from d2tiny.cli.convert import FORMATS, add_source_options, convert_given, print_findings
 from d2tiny.utils.errors import ConfigError
 
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--decode", action="store_true", help="decode every image: finds damage in the pixel data")
     parser.add_argument("--fix", type=Path, metavar="JSON", help="write a clean copy; the original is never touched")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings as json, too")
+    add_stretch_option(parser)
     add_source_options(parser)
 
 
@@ -51,10 +52,12 @@ def run(args: argparse.Namespace) -> int:
                 raise ConfigError(
                     f"--{key.replace('_', '-')} goes with --format only; a COCO json is checked as it is."
                 )
-        checked = check_json(args.source, args.images, decode=args.decode)
+        checked = check_json(args.source, args.images, decode=args.decode, stretch=args.stretch)
     else:
         converted = convert_given(args, args.format)
-        checked = check_dataset(converted.data, converted.root, converted.findings, decode=args.decode)
+        checked = check_dataset(
+            converted.data, converted.root, converted.findings, decode=args.decode, stretch=args.stretch
+        )
     print_findings(checked.findings)
     if args.json:
         write_text(args.json, json.dumps(checked.findings.to_dict(), indent=1) + "\n")

@@ -25,6 +25,7 @@ __all__ = [
     "add_protocol_options",
     "add_register_option",
     "add_score_option",
+    "add_stretch_option",
     "areas",
     "comma_list",
     "guarded",
@@ -88,6 +89,17 @@ def add_score_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--score``."""
     parser.add_argument(
         "--score", type=float, default=0.3, metavar="S", help="lowest score shown (default %(default)s)"
+    )
+
+
+def add_stretch_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--stretch``; the value is a text, which the reader of images checks."""
+    parser.add_argument(
+        "--stretch",
+        type=stretch,
+        metavar="MIN,MAX",
+        help="for images that are not 8-bit: values that become black and white, such as 0,4095, or percentiles, such "
+        "as 2%%,98%% (default: refuse them)",
     )
 
 
@@ -159,6 +171,17 @@ def areas(text: str) -> dict[str, tuple[float, float]]:
         except ValueError as err:
             raise argparse.ArgumentTypeError(f"{part!r} must look like NAME=LOW:HIGH, in px²") from err
     return result
+
+
+def stretch(text: str) -> str:
+    """Check the ``min,max`` of ``--stretch``, two values or two percentiles."""
+    from d2tiny.data.loading.stretch import make_stretch
+
+    try:
+        make_stretch(text)
+    except ConfigError as err:
+        raise argparse.ArgumentTypeError(str(err)) from err
+    return text
 
 
 def comma_list(text: str) -> list[str]:

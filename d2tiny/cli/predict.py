@@ -14,6 +14,7 @@ from d2tiny.cli.common import (
     add_output_option,
     add_register_option,
     add_score_option,
+    add_stretch_option,
     guarded,
     register_given,
 )
@@ -41,6 +42,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add_score_option(parser)
     add_device_option(parser)
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16: faster where the processor has it")
+    add_stretch_option(parser)
     add_register_option(parser)
 
 
@@ -90,7 +92,7 @@ def _predict(args: argparse.Namespace, images: Sequence[str], overrides: Sequenc
     if not Path(args.weights).is_file():
         raise CheckpointError(f"--weights {args.weights}: no such file.")
     cfg = model_zoo.get_cfg(args.config, args.weights, overrides, args.device)
-    failed = predict_folder(cfg, images, args.output, score=args.score, bf16=args.bf16)
+    failed = predict_folder(cfg, images, args.output, score=args.score, bf16=args.bf16, stretch=args.stretch)
     print(f"Pictures and detections.json: {args.output.resolve()}")
     for message in failed:
         print(f"error: {message}", file=sys.stderr)

@@ -6,7 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from d2tiny.cli.common import add_images_option, add_output_option, add_protocol_options, comma_list, require_folder
+from d2tiny.cli.common import (
+    add_images_option,
+    add_output_option,
+    add_protocol_options,
+    add_stretch_option,
+    comma_list,
+    require_folder,
+)
 from d2tiny.utils.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="COCO json")
     add_images_option(parser, "folder of the images, for pictures")
     add_output_option(parser, "gets index.html")
+    add_stretch_option(parser)
     parser.add_argument(
         "--coverage",
         type=comma_list,
@@ -66,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
         coverages=coverages,
         sample=sample,
         title=f"Dataset: {args.source.name}",
+        stretch=args.stretch,
     )
     print(f"Page: {args.output / 'index.html'}")
     return 0

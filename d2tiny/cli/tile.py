@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from d2tiny.cli.common import add_images_option, add_output_option, require_folder
+from d2tiny.cli.common import add_images_option, add_output_option, add_stretch_option, require_folder
 from d2tiny.utils.errors import ConfigError
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--empty", choices=("keep", "drop"), default="keep", help="tiles without anything (default %(default)s)"
     )
     parser.add_argument("--suffix", choices=(".png", ".jpg"), default=".png", help="of the tiles (default %(default)s)")
+    add_stretch_option(parser)
     parser.add_argument(
         "--jobs", type=int, default=2, metavar="N", help="images cut at the same time (default %(default)s)"
     )
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from d2tiny.data.tools.tiling import TileSettings, tile_dataset
 
     images = _images(args.source, args.images)
-    settings = TileSettings(args.size, args.overlap, args.keep, args.cut, args.empty, args.suffix)
+    settings = TileSettings(args.size, args.overlap, args.keep, args.cut, args.empty, args.suffix, args.stretch)
     data = tile_dataset(args.source, images, args.output, settings, jobs=args.jobs)
     ignored = sum(a["iscrowd"] for a in data["annotations"])
     print(

@@ -18,7 +18,9 @@ from tqdm import tqdm
 from d2tiny.data.coco.boxes import box_xyxy_to_xywh
 from d2tiny.data.coco.writer import write_coco
 from d2tiny.data.datasets.register import class_names
+from d2tiny.data.loading.headers import IMAGE_SUFFIXES
 from d2tiny.data.loading.images import read_image
+from d2tiny.data.loading.stretch import StretchLike, make_stretch
 from d2tiny.utils.errors import ConfigError, DatasetError
 from d2tiny.utils.weights import load_weights
 from d2tiny.visualization import Boxes2D, draw_boxes
@@ -34,7 +36,6 @@ _JPEG = [
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
 ]
-_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 
 
 def collect_images(inputs: Sequence[str]) -> list[Path]:
@@ -46,18 +47,18 @@ def collect_images(inputs: Sequence[str]) -> list[Path]:
     files: set[Path] = set()
     for text in inputs:
         path = Path(text)
-        if path.is_file():
+        if path.is_dir():
+            found = [f for f in path.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES]
+        elif path.exists():
             found = [path]
-        elif path.is_dir():
-            found = [f for f in path.iterdir() if f.suffix.lower() in _ENDINGS]
         else:
             found = [
                 Path(f)
                 for f in glob.glob(text, recursive=True)  # noqa: PTH207  absolute patterns too
-                if Path(f).suffix.lower() in _ENDINGS
+                if Path(f).suffix.lower() in IMAGE_SUFFIXES
             ]
         if not found:
-            raise DatasetError(f"{text}: no image here (looked for {', '.join(sorted(_ENDINGS))}).")
+            raise DatasetError(f"{text}: no image here (looked for {', '.join(sorted(IMAGE_SUFFIXES))}).")
         files.update(found)
     return sorted(files)
 
@@ -99,6 +100,7 @@ def predict_folder(
     *,
     score: float = 0.3,
     bf16: bool = False,
+    stretch: StretchLike = None,
     progress: bool = True,
 ) -> list[str]:
     """Predict all images.
@@ -110,18 +112,21 @@ def predict_folder(
             in the image's own pixels).
         score: lowest score that is drawn and written, in [0, 1].
         bf16: compute convolutions and linear layers in bfloat16, which is faster on processors and GPUs that have it.
+        stretch: scale of images that are not 8-bit, see :func:`~d2tiny.data.loading.images.read_image`; None refuses
+            them.
         progress: show a bar.
 
     Returns:
         One message for each image that could not be read; the others are done all the same.
 
     Raises:
-        ConfigError: a score outside [0, 1], or an output that would overwrite an input.
+        ConfigError: a score outside [0, 1], a stretch that is none, or an output that would overwrite an input.
         CheckpointError: weights that do not fit.
         DatasetError: an input that matches nothing.
     """
     if not 0 <= score <= 1:
         raise ConfigError(f"--score must be in [0, 1], got {score}.")
+    scale = make_stretch(stretch)
     files = collect_images(inputs)
     output.mkdir(parents=True, exist_ok=True)
     targets = _targets(files, output)
@@ -146,8 +151,8 @@ def predict_folder(
     with torch.autocast(device, torch.bfloat16, enabled=bf16):
         for number, (path, target) in enumerate(bar, start=1):
             try:
-                image = read_image(path, "BGR")
-            except DatasetError as err:
+                image = read_image(path, "BGR", stretch=scale)
+            except (DatasetError, ImportError) as err:
                 failed.append(str(err))
                 continue
             found = predictor(image)["instances"].to("cpu")

@@ -106,3 +106,28 @@ def test_coverage_names_a_config_without_assigner(monkeypatch):
     monkeypatch.setattr(coverage_module, "load_config", lambda *a: OmegaConf.create({"model": {}}))
     with pytest.raises(ConfigError, match=r"mine has no model\.proposal_generator with anchors"):
         config_coverage("mine", [], [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["aitod/faster_rcnn_r50_fpn_maxiou_1x", "aitod/faster_rcnn_r50_fpn_rfla_1x"])
+def test_windows_of_a_large_image_give_the_same(monkeypatch, config):
+    """1500 × 1300 px in steps of 512 px: objects across, on and beside the borders of windows and of the image."""
+    rng = np.random.default_rng(0)
+    centres = np.concatenate((rng.uniform(0, (1500, 1300), (150, 2)), rng.integers(0, 3, (60, 2)) * 512.0))
+    sides = rng.uniform(2, 60, (210, 2))
+    boxes = np.concatenate((centres - sides / 2, centres + sides / 2), axis=1)
+    expected = config_coverage(config, [boxes], [(1500, 1300)])
+    monkeypatch.setattr(coverage_module, "_WHOLE", 1000)
+    monkeypatch.setattr(coverage_module, "_WINDOW", 512)
+    found = config_coverage(config, [boxes], [(1500, 1300)])
+    assert found.by_level == expected.by_level
+    assert np.array_equal(found.unserved, expected.unserved)
+    assert sum(found.by_level) > 0
+
+
+def test_large_objects_are_not_cut_by_windows(monkeypatch, one_anchor):
+    one_anchor(low_quality=True)
+    boxes = [np.array([[10.0, 10, 890, 500], [3, 3, 11, 11]])]
+    expected = config_coverage("mine", boxes, [(900, 600)])
+    monkeypatch.setattr(coverage_module, "_WHOLE", 1000)
+    assert config_coverage("mine", boxes, [(900, 600)]).by_level == expected.by_level

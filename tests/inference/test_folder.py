@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import cv2
 import numpy as np
@@ -110,3 +111,24 @@ def test_bf16_finds_about_the_same(tmp_path, weights):
         assert all(np.isfinite(a["score"]) for a in found)
     assert best[0]["score"] == pytest.approx(best[1]["score"], abs=0.02)
     assert best[0] != best[1], "bfloat16 was not used"
+
+
+def test_a_pipe_is_named_and_the_others_are_done(tmp_path, weights, capsys):
+    """In a folder or by its name; opening it would wait for ever."""
+    write(tmp_path / "in" / "b.png")
+    os.mkfifo(tmp_path / "in" / "a.png")
+    for i, inputs in enumerate(([tmp_path / "in"], [tmp_path / "in" / "a.png", tmp_path / "in" / "b.png"])):
+        assert run(weights, inputs, tmp_path / f"out{i}") == 1
+        assert "a.png is a pipe, socket or device, not a file" in capsys.readouterr().err
+        data = json.loads((tmp_path / f"out{i}" / "detections.json").read_text())
+        assert [image["file_name"] for image in data["images"]] == [str(tmp_path / "in" / "b.png")]
+
+
+def test_deep_images_are_refused_or_scaled(tmp_path, weights, capsys):
+    pytest.importorskip("rasterio")
+    (tmp_path / "in").mkdir()
+    cv2.imwrite(str(tmp_path / "in" / "a.png"), np.full((60, 90), 3000, np.uint16))
+    assert run(weights, [tmp_path / "in"], tmp_path / "out") == 1
+    assert "its values are uint16; make it 8-bit first" in capsys.readouterr().err
+    assert run(weights, [tmp_path / "in"], tmp_path / "out", "--stretch", "0,6000") == 0
+    assert abs(int(cv2.imread(str(tmp_path / "out" / "a.jpg"))[3, 3, 0]) - 128) <= 2

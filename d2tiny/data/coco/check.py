@@ -21,6 +21,7 @@ from d2tiny.data.coco.document import COCO_LISTS, normalise_keys
 from d2tiny.data.coco.entries import read_annotation_box, read_ignored, shown, with_usable_outline, without_nan
 from d2tiny.data.coco.findings import Findings
 from d2tiny.data.coco.values import parse_flag, parse_id
+from d2tiny.data.loading.stretch import StretchLike
 from d2tiny.utils.errors import ConfigError
 from d2tiny.utils.files import read_json
 from d2tiny.utils.memory import paused_gc
@@ -49,7 +50,9 @@ class CheckResult:
 
 
 @paused_gc()
-def check_json(path: Path, images: Path | None, *, decode: bool = False, progress: bool = True) -> CheckResult:
+def check_json(
+    path: Path, images: Path | None, *, decode: bool = False, progress: bool = True, stretch: StretchLike = None
+) -> CheckResult:
     """Check a COCO json.
 
     Args:
@@ -58,6 +61,8 @@ def check_json(path: Path, images: Path | None, *, decode: bool = False, progres
         decode: decode every image, which also finds damage in the middle of the pixel data (seconds per thousand
             images).
         progress: show a progress bar.
+        stretch: scale of images that are not 8-bit, see :func:`~d2tiny.data.loading.images.read_image`; without it they
+            are errors.
 
     Raises:
         DatasetError: the file is no COCO detection json.
@@ -67,7 +72,7 @@ def check_json(path: Path, images: Path | None, *, decode: bool = False, progres
         raise ConfigError(f"--images {images}: no such folder.")
     findings = Findings()
     data = normalise_keys(read_json(path), path, findings)
-    return check_dataset(data, images, findings, decode=decode, progress=progress)
+    return check_dataset(data, images, findings, decode=decode, progress=progress, stretch=stretch)
 
 
 def check_dataset(
@@ -77,6 +82,7 @@ def check_dataset(
     *,
     decode: bool = False,
     progress: bool = True,
+    stretch: StretchLike = None,
 ) -> CheckResult:
     """Check a COCO dict.
 
@@ -86,12 +92,13 @@ def check_dataset(
         findings: earlier findings, such as a converter's, to add to.
         decode: see :func:`check_json`.
         progress: show a progress bar.
+        stretch: see :func:`check_json`.
     """
     found = Findings() if findings is None else findings
     categories = checked_categories(data["categories"], found)
     images = checked_images(data["images"], found)
     if root is not None:
-        images = images_with_usable_files(images, root, found, decode, progress)
+        images = images_with_usable_files(images, root, found, decode, progress, stretch)
     annotations = _annotations(data["annotations"], images, categories, found)
     _check_totals(images, categories, annotations, found)
     others = without_nan({k: v for k, v in data.items() if k not in COCO_LISTS}, "the file", found)

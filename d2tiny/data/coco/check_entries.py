@@ -17,6 +17,7 @@ from d2tiny.data.coco.findings import Findings
 from d2tiny.data.coco.source import name_problem, relative_name
 from d2tiny.data.coco.values import parse_id, parse_size
 from d2tiny.data.loading.headers import IMAGE_SUFFIXES, decoding_problem, image_problem
+from d2tiny.data.loading.stretch import StretchLike
 
 __all__ = ["checked_categories", "checked_images", "images_with_usable_files"]
 
@@ -118,7 +119,12 @@ def _with_regions(entry: dict[str, Any], found: Findings) -> dict[str, Any]:
 
 
 def images_with_usable_files(
-    images: dict[Any, dict[str, Any]], root: Path, found: Findings, decode: bool, progress: bool
+    images: dict[Any, dict[str, Any]],
+    root: Path,
+    found: Findings,
+    decode: bool,
+    progress: bool,
+    stretch: StretchLike = None,
 ) -> dict[Any, dict[str, Any]]:
     """Return the images whose file can be used, and count image files that the json does not list.
 
@@ -128,12 +134,13 @@ def images_with_usable_files(
         found: gets the problems.
         decode: decode every image.
         progress: show a progress bar.
+        stretch: scale of images that are not 8-bit; without it they are errors.
     """
 
     def file_problem(image: dict[str, Any]) -> str | None:
         path = root / image["file_name"]
-        problem = image_problem(str(path), image["width"], image["height"])
-        return problem or (decoding_problem(path) if decode else None)
+        problem = image_problem(str(path), image["width"], image["height"], stretch)
+        return problem or (decoding_problem(path, stretch) if decode else None)
 
     kept = {}
     with ThreadPoolExecutor(8) as pool:

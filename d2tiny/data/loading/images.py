@@ -2,30 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import logging
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
+from d2tiny.data.loading.headers import PNG_TEXTS, exif_orientation, pixel_problem, png_chunks, read_header
+from d2tiny.data.loading.limits import claim_problem, pillow_unlimited, require_regular_file, size_problem
+from d2tiny.data.loading.stretch import Stretch, StretchLike, make_stretch
 from d2tiny.utils.errors import ConfigError, DatasetError
 from d2tiny.utils.files import open_atomic
 
-__all__ = ["DecodedCache", "read_image"]
+__all__ = ["DecodedCache", "read_image", "turn_upright"]
 
 logger = logging.getLogger(__name__)
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
-_GRAY = (0, 4)  # PNG colour types: grey, grey with alpha
-# Chunks with orientation and transparency; kornia-rs does not apply them.
-_PNG_UNSUPPORTED = frozenset({b"eXIf", b"tRNS"})
-_PNG_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
+_EXIF = b"Exif\0\0"
 _ORIENTED = (b"XML:com.adobe.xmp", b"Raw profile type")
+_CACHE_VERSION = 2  # raised when the pixels of any image change: 2, TIFFs are turned once, deep images are scaled
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.transpose(1, 0, 2),
+    6: lambda image: image[::-1].transpose(1, 0, 2),
+    7: lambda image: image[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda image: image[:, ::-1].transpose(1, 0, 2),
+}
+
+
+def turn_upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Return an image (H, W, C) as its EXIF orientation, 1 to 8, tells to show it; contiguous."""
+    return np.ascontiguousarray(_TURNS[orientation](image)) if orientation in _TURNS else image
 
 
 @lru_cache(maxsize=1)
@@ -43,29 +61,37 @@ def _png_decoder() -> Callable[[bytes], np.ndarray] | None:
     return decode
 
 
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int]]:
-    """Yield the type of each chunk of a PNG and the offset of its content."""
-    offset = 8
-    while offset + 12 <= len(data):
-        yield data[offset + 4 : offset + 8], offset + 8
-        offset += 12 + int.from_bytes(data[offset : offset + 4], "big")
-
-
 def _decode_png(data: bytes) -> np.ndarray | None:
-    plain = data[24:29] == b"\x08\x02\0\0\0" and _plausible_size(data)  # 8-bit RGB, not interlaced
-    for kind, offset in _png_chunks(data):
-        if kind in _PNG_TEXTS and data[offset : offset + 40].startswith(_ORIENTED):
+    if data[24:25] == b"\x10":
+        return None  # 16 bits
+    width, height = (int.from_bytes(data[i : i + 4], "big") for i in (16, 20))
+    # 8-bit RGB, not interlaced
+    plain = data[24:29] == b"\x08\x02\0\0\0" and _plausible_size(data) and not size_problem(width, height)
+    orientation = 1
+    for kind, content in png_chunks(io.BytesIO(data), 1 << 16):
+        if kind in PNG_TEXTS and content.startswith(_ORIENTED):
             return None  # only PIL applies an orientation of these texts
-        plain &= kind not in _PNG_UNSUPPORTED
+        if kind == b"eXIf":
+            place = data.find(kind + content) + 4 + len(content)
+            if zlib.crc32(kind + content) != int.from_bytes(data[place : place + 4], "big"):
+                return None  # damaged
+            orientation = _orientation(content)
+        plain &= kind != b"tRNS"  # kornia-rs does not know transparency
     decoder = _png_decoder()
     if plain and decoder is not None:
         try:
-            return decoder(data)
+            return turn_upright(decoder(data), orientation)
         except Exception:  # damaged: the decoder of Detectron2 says what is wrong
             return None
-    if data[24:25] == b"\x10" and data[25] in _GRAY:
-        return None  # PIL converts 16-bit grey in another way than OpenCV
-    return _decode_by_opencv(data)
+    image = _decode_by_opencv(data, width, height)
+    return None if image is None else turn_upright(image, orientation)
+
+
+def _orientation(exif: bytes) -> int:
+    block = Image.Exif()
+    with contextlib.suppress(Exception):  # damaged: not turned, see exif_orientation
+        block.load(exif)
+    return exif_orientation(block)
 
 
 def _plausible_size(data: bytes) -> bool:
@@ -75,22 +101,42 @@ def _plausible_size(data: bytes) -> bool:
 
 
 def _decode_jpeg(data: bytes) -> np.ndarray | None:
-    """Return the pixels; None for four components, which OpenCV rounds otherwise, or an XMP orientation."""
-    offset = 2
-    while offset + 10 <= len(data) and data[offset] == 0xFF:  # the segments before the frame
+    """Return the pixels; None where only PIL reads the same: not three components of 8 bits, an XMP orientation."""
+    offset, size, orientation = 2, None, None
+    while offset + 10 <= len(data) and data[offset] == 0xFF:
         marker = data[offset + 1]
+        if marker == 0xDA:  # the pixels follow
+            if size is None or data.find(b"tiff:Orientation", 0, offset) >= 0:
+                return None
+            image = _decode_by_opencv(data, *size)
+            return None if image is None else turn_upright(image, orientation or 1)
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            odd = data[offset + 9] == 4 or data.find(b"tiff:Orientation", 0, offset) >= 0
-            return None if odd else _decode_by_opencv(data)
-        offset += 2 + int.from_bytes(data[offset + 2 : offset + 4], "big")
+            if data[offset + 4] != 8 or data[offset + 9] == 4:  # OpenCV rounds four components otherwise
+                return None
+            size = (
+                int.from_bytes(data[offset + 7 : offset + 9], "big"),
+                int.from_bytes(data[offset + 5 : offset + 7], "big"),
+            )
+        length = int.from_bytes(data[offset + 2 : offset + 4], "big")
+        if marker == 0xE1 and data.startswith(_EXIF, offset + 4):
+            if orientation is not None:
+                return None  # two blocks, which PIL joins
+            orientation = _orientation(data[offset + 4 : offset + 2 + length])
+        offset += 2 + length
     return None  # no frame found
 
 
-def _decode_by_opencv(data: bytes) -> np.ndarray | None:
-    """Return RGB pixels after EXIF rotation; None if the file is damaged."""
-    if hasattr(cv2, "IMREAD_COLOR_RGB"):
-        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+def _decode_by_opencv(data: bytes, width: int, height: int) -> np.ndarray | None:
+    """Return RGB pixels, not turned; None if the file is damaged or too large."""
+    if size_problem(width, height):
+        return None
+    flags = cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        if hasattr(cv2, "IMREAD_COLOR_RGB"):
+            return cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_COLOR_RGB)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_COLOR)
+    except cv2.error:  # over OpenCV's own limit of 2^30 pixels
+        return None
     return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
@@ -101,32 +147,62 @@ def _decode(data: bytes) -> np.ndarray | None:
     return _decode_jpeg(data) if data.startswith(_JPEG) else None
 
 
-def read_image(path: str | os.PathLike[str], image_format: str = "RGB") -> np.ndarray:
-    """Read an image as ``detectron2.data.detection_utils.read_image`` does, in less time.
+def read_image(path: str | os.PathLike[str], image_format: str = "RGB", *, stretch: StretchLike = None) -> np.ndarray:
+    """Read an image as ``detectron2.data.detection_utils.read_image`` does, in less time, or refuse it.
 
-    JPEG and PNG are decoded by OpenCV (plain PNGs by kornia-rs where it is installed), everything else and every
-    damaged file by Detectron2's own function, so that pixels and errors are the same.
+    JPEG and PNG are decoded by OpenCV (plain PNGs by kornia-rs where it is installed), other files and damaged ones by
+    Pillow, to the same pixels. Unlike Detectron2, TIFFs are turned once by their orientation, and values of 16 bits,
+    floating point and other depths are scaled as told or refused.
 
     Args:
         path: image file.
         image_format: order of the channels, ``RGB`` or ``BGR``.
+        stretch: values, or percentiles, that become 0 and 255 in images that are not 8-bit, such as ``"0,4095"`` or
+            ``"2%,98%"``; needs rasterio. 8-bit images are read as they are.
 
     Returns:
-        (H, W, 3) uint8, writable.
+        (H, W, 3) uint8, writable, upright.
 
     Raises:
-        DatasetError: the image cannot be read; names the file.
+        DatasetError: the image cannot be read, is not 8-bit, has bands other than grey or RGB, or takes more than half
+            of the memory; names the file.
+        ConfigError: ``stretch`` is no pair of values or percentiles.
+        ImportError: the image needs rasterio, which is not installed.
     """
+    scale = make_stretch(stretch)
     try:
+        require_regular_file(path)
         with Path(path).open("rb", buffering=0) as file:
             image = _decode(file.read())
         if image is None:
-            from detectron2.data import detection_utils  # slow to import, and rarely needed
-
-            return np.array(detection_utils.read_image(os.fspath(path), format=image_format))
+            image = _decode_other(Path(path), scale)
+    except (DatasetError, ImportError):
+        raise
     except Exception as err:
         raise DatasetError(f"{os.fspath(path)}: cannot read this image ({err}).") from err
     return image if image_format == "RGB" else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+
+
+def _decode_other(path: Path, stretch: Stretch | None) -> np.ndarray:
+    """Return the upright RGB pixels of any file that Pillow or GDAL reads."""
+    header = read_header(path)
+    if problem := claim_problem(*header.size, path.stat().st_size):
+        raise DatasetError(f"{path}: cannot read this image ({problem.detail}).")
+    if problem := pixel_problem(header, stretch):
+        raise DatasetError(f"{path}: {problem.detail}.")
+    if header.deep or not header.mode:
+        from d2tiny.data.loading.bands import BandReader  # rarely needed
+
+        with contextlib.closing(BandReader(path, header, stretch)) as bands:
+            return turn_upright(bands.all_rows(), header.orientation)
+    # Not by the path: what Pillow maps into memory, uncompressed TIFFs, it does not turn.
+    with pillow_unlimited(), path.open("rb") as file, Image.open(file) as image:
+        with contextlib.suppress(Exception):
+            image.getexif()  # of a PNG it decodes the pixels, also where what follows them is damaged, as in Detectron2
+        image.load()
+        # Pillow turns TIFFs when it decodes them.
+        orientation = 1 if image.format == "TIFF" else exif_orientation(image)
+        return turn_upright(np.array(image.convert("RGB")), orientation)
 
 
 class DecodedCache:
@@ -137,19 +213,21 @@ class DecodedCache:
     writing into an image does not change the cache.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], max_gb: float = 50.0) -> None:
+    def __init__(self, folder: str | os.PathLike[str], max_gb: float = 50.0, *, stretch: StretchLike = None) -> None:
         """Open or create a cache.
 
         Args:
             folder: folder of the cache; it may be deleted at any time.
             max_gb: size limit in GB; when it is reached, further images are decoded every time. Each process counts the
                 files that existed when it started and those that it adds.
+            stretch: scale of images that are not 8-bit, see :func:`read_image`.
 
         Raises:
-            ConfigError: ``max_gb`` is not positive.
+            ConfigError: ``max_gb`` is not positive, or ``stretch`` is no pair of values or percentiles.
         """
         if max_gb <= 0:
             raise ConfigError(f"max_gb must be positive, got {max_gb}.")
+        self._stretch = make_stretch(stretch)
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._limit = int(max_gb * 1e9)
@@ -165,7 +243,8 @@ class DecodedCache:
             state = Path(path).stat()
         except OSError as err:
             raise DatasetError(f"{os.fspath(path)}: cannot read this image ({err}).") from err
-        key = f"{os.path.abspath(path)}|{state.st_mtime_ns}|{state.st_size}"  # noqa: PTH100  keeps symlinks
+        where = os.path.abspath(path)  # noqa: PTH100  keeps symlinks
+        key = f"{_CACHE_VERSION}|{where}|{state.st_mtime_ns}|{state.st_size}|{self._stretch or ''}"
         file = self.folder / f"{hashlib.sha1(key.encode()).hexdigest()}.npy"
         try:
             return np.load(file, mmap_mode="c")
@@ -173,7 +252,7 @@ class DecodedCache:
             pass
         except (OSError, ValueError, EOFError):
             logger.warning("%s: damaged, written anew.", file)
-        image = read_image(path)
+        image = read_image(path, stretch=self._stretch)
         if self._used + image.nbytes <= self._limit:
             self._store(file, image)
         return image

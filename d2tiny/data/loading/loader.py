@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from d2tiny.data.datasets import find_source
 from d2tiny.data.loading.check_records import check_records
 from d2tiny.data.loading.headers import check_images
+from d2tiny.data.loading.stretch import StretchLike
 from d2tiny.utils.errors import ConfigError, DatasetError, did_you_mean
 
 __all__ = ["ResumableLoader", "StreamMapper", "build_test_loader", "build_train_loader", "load_datasets"]
@@ -37,13 +38,16 @@ class StreamMapper(Protocol):
         """
 
 
-def load_datasets(names: str | Sequence[str], *, check: bool = True, filter_empty: bool = False) -> list[Record]:
+def load_datasets(
+    names: str | Sequence[str], *, check: bool = True, filter_empty: bool = False, stretch: StretchLike = None
+) -> list[Record]:
     """Load one or several registered datasets.
 
     Args:
         names: registered names; all must have the same classes.
         check: check every image file first, see :func:`~d2tiny.data.loading.headers.check_images`.
         filter_empty: leave out images that have no objects, or ignored ones only.
+        stretch: that of the mapper, for the check of images that are not 8-bit.
 
     Returns:
         Detectron2 dataset dicts of all datasets, in the order of ``names``.
@@ -61,7 +65,7 @@ def load_datasets(names: str | Sequence[str], *, check: bool = True, filter_empt
             raise DatasetError(f"'{name}' has the classes {here}, but '{names[0]}' has {classes}.")
         classes = here
         if check and comm.is_main_process():
-            check_images(part, name)
+            check_images(part, name, stretch)
         records += part
     if filter_empty:
         records = [r for r in records if _count_objects([r])]

@@ -15,6 +15,7 @@ from detectron2.structures import Boxes, BoxMode, Instances
 
 from d2tiny.data.coco.boxes import xywh_to_xyxy
 from d2tiny.data.loading.images import DecodedCache, read_image
+from d2tiny.data.loading.stretch import StretchLike, make_stretch
 from d2tiny.utils.errors import DatasetError
 
 __all__ = ["TinyDatasetMapper"]
@@ -43,6 +44,7 @@ class TinyDatasetMapper:
         min_visible: float = 0.5,
         cache_dir: str | os.PathLike[str] | None = None,
         cache_gb: float = 50.0,
+        stretch: StretchLike = None,
     ) -> None:
         """Create a mapper.
 
@@ -56,9 +58,11 @@ class TinyDatasetMapper:
             min_visible: share of the area that must be left after cropping, in [0, 1].
             cache_dir: folder of a :class:`~d2tiny.data.loading.images.DecodedCache`; None decodes each time.
             cache_gb: size limit of the cache in GB.
+            stretch: values or percentiles that become black and white in images that are not 8-bit, see
+                :func:`~d2tiny.data.loading.images.read_image`; None refuses these images.
 
         Raises:
-            ValueError: unknown image format.
+            ValueError: unknown image format, or ``stretch`` is no pair of values or percentiles.
         """
         if image_format not in ("RGB", "BGR"):
             raise ValueError(f"image_format must be 'RGB' or 'BGR', got {image_format!r}.")
@@ -68,7 +72,8 @@ class TinyDatasetMapper:
         self.ignore_regions = ignore_regions
         self.min_gt_size = min_gt_size
         self.min_visible = min_visible
-        self.cache = DecodedCache(cache_dir, cache_gb) if cache_dir else None
+        self.stretch = make_stretch(stretch)
+        self.cache = DecodedCache(cache_dir, cache_gb, stretch=self.stretch) if cache_dir else None
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         """Return the model input of one dataset dict.
@@ -145,7 +150,7 @@ class TinyDatasetMapper:
 
     def _read(self, path: str) -> np.ndarray:
         if self.cache is None:
-            return read_image(path, self.image_format)
+            return read_image(path, self.image_format, stretch=self.stretch)
         image = self.cache.read(path)
         return image if self.image_format == "RGB" else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
 

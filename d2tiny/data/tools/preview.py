@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from detectron2.data import transforms as T
 from d2tiny.data.loading.loader import StreamMapper
 from d2tiny.data.loading.mapper import TinyDatasetMapper
 from d2tiny.data.loading.mosaic import MosaicMapper
+from d2tiny.data.loading.stretch import StretchLike, make_stretch
 from d2tiny.data.transforms import (
     BoxCopyPaste,
     GuardedScale,
@@ -71,6 +73,7 @@ def augmentation_sheet(
     *,
     samples: int = 4,
     seed: int = 0,
+    stretch: StretchLike = None,
 ) -> np.ndarray:
     """Draw one row for each augmentation, with one image in each column.
 
@@ -80,6 +83,7 @@ def augmentation_sheet(
         augmentations: title → augmentations or a mapper; by default each of d2tiny's alone, and all together.
         samples: number of columns.
         seed: random seed; each row starts with it.
+        stretch: scale of images that are not 8-bit, where a mapper has none of its own.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -89,9 +93,11 @@ def augmentation_sheet(
     chosen = [crowded[i * len(crowded) // samples] for i in range(samples)]
     rows = []
     for title, steps in (augmentations or DEFAULT_AUGMENTATIONS).items():
-        mapper = (
-            steps if isinstance(steps, TinyDatasetMapper) else TinyDatasetMapper(is_train=True, augmentations=steps)
-        )
+        if isinstance(steps, TinyDatasetMapper):
+            mapper = copy.copy(steps)
+            mapper.stretch = mapper.stretch or make_stretch(stretch)
+        else:
+            mapper = TinyDatasetMapper(is_train=True, augmentations=steps, stretch=stretch)
         np.random.seed(seed)
         rows.append(np.concatenate([_cell(_result(mapper, chosen, i), classes, title) for i in range(samples)], axis=1))
     return np.concatenate(rows)

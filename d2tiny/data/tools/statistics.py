@@ -12,6 +12,7 @@ import numpy as np
 from d2tiny.data.coco.arrays import GroundTruth
 from d2tiny.data.coco.boxes import fitting_areas, xywh_to_xyxy
 from d2tiny.data.coco.source import relative_name
+from d2tiny.data.loading.stretch import StretchLike
 from d2tiny.utils.errors import DatasetError
 
 if TYPE_CHECKING:  # matplotlib and OpenCV are slow to import; the functions that draw import them
@@ -158,26 +159,26 @@ def _coverage_rows(
     return rows
 
 
-def _pictures(truth: GroundTruth, images: Path) -> list[tuple[np.ndarray, str]]:
+def _pictures(truth: GroundTruth, images: Path, stretch: StretchLike) -> list[tuple[np.ndarray, str]]:
     """Return the most crowded images with their boxes, and a caption for each; unreadable images are left out."""
     import cv2
 
-    from d2tiny.data.loading.images import read_image
+    from d2tiny.data.loading.raster import read_reduced
     from d2tiny.visualization import Boxes2D, draw_boxes
 
     result = []
     for index in crowded_images(truth).tolist():
         name = relative_name(truth.file_names[index])
-        try:
-            pixels = read_image(images / name) if name is not None else None
-        except DatasetError as err:
-            logger.warning("%s", err)
+        if name is None:
             continue
-        if pixels is None:
+        try:
+            pixels, factor = read_reduced(images / name, _SIDE, stretch=stretch)
+        except (DatasetError, ImportError) as err:
+            logger.warning("%s: no picture (%s)", name, err)
             continue
         here = (truth.image == index) & ~truth.ignore
         # Boxes may lie far outside of their image, where no canvas has room.
-        boxes = xywh_to_xyxy(truth.boxes[here]).clip(-_SIDE, max(pixels.shape) + _SIDE)
+        boxes = (xywh_to_xyxy(truth.boxes[here]) / factor).clip(-_SIDE, max(pixels.shape) + _SIDE)
         scale = max(1, round(_SIDE / max(pixels.shape[:2])))
         drawn = draw_boxes(pixels, Boxes2D(boxes, truth.category[here]), truth.classes, scale=scale)
         smaller = _SIDE / max(drawn.shape[:2])
@@ -196,6 +197,7 @@ def write_statistics(
     coverages: Sequence[CoverageLike] = (),
     sample: GroundTruth | None = None,
     title: str = "Dataset",
+    stretch: StretchLike = None,
 ) -> None:
     """Write ``index.html`` into a folder.
 
@@ -207,6 +209,7 @@ def write_statistics(
         coverages: coverage by some configs; objects in the order of ``sample.boxes_by_image()``.
         sample: the objects that coverage was computed on, by default all.
         title: of the page.
+        stretch: scale of images that are not 8-bit, see :func:`~d2tiny.data.loading.images.read_image`.
     """
     from d2tiny.visualization.html_report import HtmlPage
 
@@ -234,5 +237,5 @@ def write_statistics(
         )
     if images is not None:
         page.section("Most crowded images", f"The {_TILES} images with the most objects.")
-        page.pictures(_pictures(truth, images))
+        page.pictures(_pictures(truth, images, stretch))
     page.write(output / "index.html")

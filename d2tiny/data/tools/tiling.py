@@ -42,6 +42,7 @@ from d2tiny.data.coco.values import parse_id, parse_size
 from d2tiny.data.coco.writer import write_coco
 from d2tiny.data.loading.headers import read_header
 from d2tiny.data.loading.raster import RasterReader
+from d2tiny.data.loading.stretch import make_stretch
 from d2tiny.data.tools.converters.base import list_images
 from d2tiny.data.tools.places import movable_keys, moved_keys
 from d2tiny.utils.errors import ConfigError, DatasetError
@@ -67,6 +68,8 @@ class TileSettings:
         cut: treatment of objects of which a smaller share lies in the tile: ``ignore`` regions, or ``drop``.
         empty: ``keep`` or ``drop`` tiles without objects and regions.
         suffix: ``.png`` or ``.jpg`` (quality 95).
+        stretch: scale of images that are not 8-bit, see :func:`~d2tiny.data.loading.images.read_image`; None refuses
+            them.
     """
 
     size: int = 800
@@ -75,6 +78,7 @@ class TileSettings:
     cut: Literal["ignore", "drop"] = "ignore"
     empty: Literal["keep", "drop"] = "keep"
     suffix: Literal[".png", ".jpg"] = ".png"
+    stretch: str | None = None
 
     def __post_init__(self) -> None:
         if self.size < 16 or not 0 <= self.overlap < self.size or not 0 <= self.keep <= 1:
@@ -85,6 +89,11 @@ class TileSettings:
         for name, allowed in (("cut", ("ignore", "drop")), ("empty", ("keep", "drop")), ("suffix", (".png", ".jpg"))):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}.")
+        make_stretch(self.stretch)  # refuses what is none
+
+    def stored(self) -> dict[str, Any]:
+        """Return the settings as they are written beside the tiles; without a stretch that was not asked for."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 def tile_starts(length: int, size: int, overlap: int) -> list[int]:
@@ -248,7 +257,7 @@ def _annotations(
 
 def _tiles(source: _Source, output: Path, settings: TileSettings) -> list[dict[str, Any]]:
     """Cut one image: write its tiles, and return their entries, each with its annotations."""
-    with RasterReader(source.path) as reader:
+    with RasterReader(source.path, stretch=settings.stretch) as reader:
         if (reader.width, reader.height) != (source.image.get("width"), source.image.get("height")):
             raise DatasetError(
                 f"{source.path}: {reader.width}x{reader.height} px, but the json says "
@@ -391,7 +400,7 @@ def tile_dataset(
 
 def _store_settings(output: Path, settings: TileSettings) -> None:
     """Store the settings in the folder; refuse a folder that has other settings."""
-    file, new = output / ".tiling.json", asdict(settings)
+    file, new = output / ".tiling.json", settings.stored()
     if file.exists():
         old = read_json(file)
         if old != new:
@@ -408,7 +417,7 @@ def _collect(tiles: list[dict[str, Any]], categories: list[dict[str, Any]], sett
         for annotation in tile["annotations"]:
             annotations.append({"id": len(annotations) + 1, "image_id": image_id, **annotation})
     return {
-        "info": {"tiling": asdict(settings)},
+        "info": {"tiling": settings.stored()},
         "images": images,
         "annotations": annotations,
         "categories": categories,

@@ -58,11 +58,6 @@ def interlaced(pixels: np.ndarray) -> bytes:
     return png(struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 8, 2, 0, 0, 1), lines)
 
 
-def deep(channels: int) -> bytes:
-    pixels = np.random.default_rng(1).integers(0, 65536, (20, 30, channels)).astype(np.uint16)
-    return cv2.imencode(".png", pixels)[1].tobytes()
-
-
 def with_text(image: Image.Image, key: str, value: str, *, international: bool = False) -> bytes:
     info = PngImagePlugin.PngInfo()
     (info.add_itxt if international else info.add_text)(key, value)
@@ -100,9 +95,6 @@ def files() -> dict[str, bytes]:
         "grey_transparent.png": save(rgb.convert("L"), "PNG", transparency=40),
         "rgb_transparent.png": save(rgb, "PNG", transparency=tuple(picture()[0, 0].tolist())),
         "grey_alpha.png": save(alpha.convert("LA"), "PNG"),
-        "grey_16.png": deep(1),
-        "rgb_16.png": deep(3),
-        "rgba_16.png": deep(4),
         "interlaced.png": interlaced(picture()),
         "text.png": with_text(rgb, "Comment", "hello"),
         "xmp_orientation.png": with_text(rgb, "XML:com.adobe.xmp", XMP, international=True),
@@ -221,14 +213,14 @@ def test_missing_files_are_named(tmp_path):
 
 
 def forbid_reading(monkeypatch) -> None:
-    monkeypatch.setattr(images, "read_image", lambda path: pytest.fail(f"{path} is decoded again"))
+    monkeypatch.setattr(images, "read_image", lambda path, **_: pytest.fail(f"{path} is decoded again"))
 
 
 def entries(cache: DecodedCache) -> list[Path]:
     return sorted(cache.folder.iterdir())
 
 
-@pytest.mark.parametrize("name", ["420.jpg", "rgb.png", "turned6.jpg", "grey_16.png"])
+@pytest.mark.parametrize("name", ["420.jpg", "rgb.png", "turned6.jpg", "grey_alpha.png"])
 def test_cached_pixels_are_the_same_and_decoded_once(tmp_path, monkeypatch, name):
     path = tmp_path / name
     path.write_bytes(FILES[name])
@@ -365,7 +357,7 @@ def test_mapper_with_a_cache_equals_that_without(tmp_path, monkeypatch):
     plain = TinyDatasetMapper(is_train=True, augmentations=augmentations)
     cached = TinyDatasetMapper(is_train=True, augmentations=augmentations, cache_dir=tmp_path / "cache")
     items = []
-    for i, name in enumerate(("420.jpg", "rgb.png", "grey_16.png")):
+    for i, name in enumerate(("420.jpg", "rgb.png", "grey_alpha.png")):
         (tmp_path / name).write_bytes(FILES[name])
         items.append(record(tmp_path / name, 20, seed=i))
     for seed in range(5):

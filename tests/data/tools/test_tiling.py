@@ -100,7 +100,7 @@ def test_tiles_cover_every_pixel_with_the_overlap():
 def test_pixels_of_every_tile_equal_the_source(tmp_path, monkeypatch, max_decoded):
     if not max_decoded:
         pytest.importorskip("rasterio")
-    monkeypatch.setattr("d2tiny.data.tools.tiling.RasterReader", lambda path: RasterReader(path, max_decoded))
+    monkeypatch.setattr("d2tiny.data.tools.tiling.RasterReader", lambda path, **_: RasterReader(path, max_decoded))
     root = write(tmp_path, {"a.png": (70, 90), "b.png": (20, 25), "c.png": (20, 90)})
     data = tile(root, SMALL)
     assert [i["id"] for i in data["images"]] == list(range(1, len(data["images"]) + 1))
