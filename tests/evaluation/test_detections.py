@@ -190,7 +190,7 @@ def test_ids_that_are_lists_or_too_large_are_refused(tmp_path):
 
 
 def named_truth(tmp_path, images):
-    """A ground truth of images by id and file name, with one object each at [5, 5, 8, 8], and a path for predictions."""
+    """A ground truth of images by id and file name, with one object each of 8×8 px at y = 5."""
     data = {
         "images": [{"id": i, "file_name": name, "width": 64, "height": 48} for i, name in images],
         "categories": [{"id": 1, "name": "vehicle"}],
