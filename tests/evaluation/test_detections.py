@@ -259,6 +259,7 @@ def test_other_values_of_detections(tmp_path):
     assert predict(tmp_path, truth, [1], bbox={"0": 5, "1": 5, "2": 8, "3": 8}) == pytest.approx(100)
     for changes, message in (
         ({"category_id": "1_0"}, "category_id"),
+        ({"category_id": 2**70}, "category_id"),
         ({"score": "high"}, "score"),
         ({"score": True}, "score"),
         ({"bbox": "5588"}, "bbox"),
