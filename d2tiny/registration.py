@@ -37,6 +37,7 @@ NEEDS_DETECTRON2 = frozenset(
         "d2tiny.config.validate",
         "d2tiny.data.coco.records",
         "d2tiny.data.datasets.register",
+        "d2tiny.data.loading.check_records",
         "d2tiny.data.loading.loader",
         "d2tiny.data.loading.mapper",
         "d2tiny.data.loading.mosaic",

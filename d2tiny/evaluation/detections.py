@@ -84,12 +84,8 @@ def detections_from_dicts(truth: GroundTruth, detections: Sequence[Mapping[str, 
     Raises:
         DatasetError: an unknown image or category, NaN or infinity.
     """
-    return Detections(
-        find_ids(truth.image_ids, np.array([d["image_id"] for d in detections], dtype=np.int64), "image ids"),
-        find_ids(truth.category_ids, np.array([d["category_id"] for d in detections], dtype=np.int64), "categories"),
-        np.array([d["bbox"] for d in detections], dtype=np.float64).reshape(-1, 4),
-        np.array([d["score"] for d in detections], dtype=np.float64),
-    )
+    where, ids = "the detections", _ImageIds()
+    return _from_columns([_columns(_entries(list(detections), truth, where), ids)], ids, truth, where)
 
 
 def _last_object(text: bytes) -> int:
@@ -146,7 +142,7 @@ class _ImageIds:
             return key
         return self._codes.setdefault(raw if key is None else key, _FIRST_CODE + len(self._codes))
 
-    def resolve(self, codes: np.ndarray, truth: GroundTruth, path: Path) -> np.ndarray:
+    def resolve(self, codes: np.ndarray, truth: GroundTruth, path: Path | str) -> np.ndarray:
         """Return the number in the ground truth of each image id (N,): by its ids, or by its file names.
 
         Raises:
@@ -211,16 +207,20 @@ def load_detections(path: Path, truth: GroundTruth) -> Detections:
     except (msgspec.DecodeError, OverflowError, RecursionError):
         ids = _ImageIds()
         columns = [_columns(_entries_leniently(path, truth), ids)]
-    image, category, boxes, scores = (np.concatenate(parts) for parts in zip(*columns, strict=True))
     try:
-        return Detections(
-            find_ids(truth.image_ids, ids.resolve(image, truth, path), "image ids of the detections"),
-            find_ids(truth.category_ids, category, "category ids of the detections"),
-            boxes,
-            scores,
-        )
+        return _from_columns(columns, ids, truth, path)
     except DatasetError as err:
         raise DatasetError(f"{path}: {err}") from err
+
+
+def _from_columns(columns: list[_Columns], ids: _ImageIds, truth: GroundTruth, where: Path | str) -> Detections:
+    image, category, boxes, scores = (np.concatenate(parts) for parts in zip(*columns, strict=True))
+    return Detections(
+        find_ids(truth.image_ids, ids.resolve(image, truth, where), "image ids of the detections"),
+        find_ids(truth.category_ids, category, "category ids of the detections"),
+        boxes,
+        scores,
+    )
 
 
 def _entries_leniently(path: Path, truth: GroundTruth) -> list[_Detection]:
@@ -233,7 +233,7 @@ def _entries_leniently(path: Path, truth: GroundTruth) -> list[_Detection]:
     return _entries(data, truth, path)
 
 
-def _entries(data: list[Any], truth: GroundTruth, path: Path) -> list[_Detection]:
+def _entries(data: list[Any], truth: GroundTruth, path: Path | str) -> list[_Detection]:
     classes = {name: int(number) for number, name in zip(truth.category_ids, truth.classes, strict=True)}
     entries = []
     for i, entry in enumerate(data):
@@ -241,6 +241,8 @@ def _entries(data: list[Any], truth: GroundTruth, path: Path) -> list[_Detection
             entries.append(msgspec.convert(_converted(entry, classes), _Detection))
         except (msgspec.ValidationError, OverflowError, RecursionError) as err:
             raise DatasetError(f"{path}: detection {i} cannot be used: {err}. It is {shown(entry, 200)}") from err
+        if parse_id(entries[-1].category_id) is None:
+            raise DatasetError(f"{path}: detection {i} cannot be used: its category_id has more than 64 bits.")
     return entries
 
 
@@ -297,7 +299,7 @@ class _NameIndex:
             if parts:  # Ultralytics writes the stem "0012" as 12
                 self._by_stem.setdefault(parse_id(PurePosixPath(parts[-1]).stem), []).append((parts, number))
 
-    def find(self, name: Any, path: Path) -> int | None:
+    def find(self, name: Any, path: Path | str) -> int | None:
         """Return the id of the image with this file name, or None.
 
         Raises:
@@ -307,7 +309,7 @@ class _NameIndex:
         candidates = self._by_name.get(parts[-1] if parts else "", [])
         return _best(name, candidates, [common_tail(parts, c) for c, _ in candidates], path)
 
-    def find_id(self, key: int | str, path: Path) -> int | None:
+    def find_id(self, key: int | str, path: Path | str) -> int | None:
         """Return the id of the image whose file name is ``key``, also without its suffix, or None.
 
         Raises:
@@ -324,7 +326,7 @@ def _parts(name: Any) -> tuple[str, ...]:
     return PurePosixPath(str(name).replace("\\", "/")).parts
 
 
-def _best(name: Any, candidates: list[tuple[tuple[str, ...], int]], common: list[int], path: Path) -> int | None:
+def _best(name: Any, candidates: list[tuple[tuple[str, ...], int]], common: list[int], path: Path | str) -> int | None:
     """Return the id of the candidate that shares the most parts, or None if there is none."""
     best = [candidate for candidate, n in zip(candidates, common, strict=True) if n == max(common)]
     if len(best) > 1:

@@ -190,7 +190,7 @@ def test_ids_that_are_lists_or_too_large_are_refused(tmp_path):
 
 
 def named_truth(tmp_path, images):
-    """A ground truth of images by id and file name, with one object each at [5, 5, 8, 8], and a path for predictions."""
+    """A ground truth of images by id and file name, with one object each of 8×8 px at y = 5."""
     data = {
         "images": [{"id": i, "file_name": name, "width": 64, "height": 48} for i, name in images],
         "categories": [{"id": 1, "name": "vehicle"}],
@@ -259,6 +259,7 @@ def test_other_values_of_detections(tmp_path):
     assert predict(tmp_path, truth, [1], bbox={"0": 5, "1": 5, "2": 8, "3": 8}) == pytest.approx(100)
     for changes, message in (
         ({"category_id": "1_0"}, "category_id"),
+        ({"category_id": 2**70}, "category_id"),
         ({"score": "high"}, "score"),
         ({"score": True}, "score"),
         ({"bbox": "5588"}, "bbox"),

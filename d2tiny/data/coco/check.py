@@ -18,7 +18,14 @@ from d2tiny.data.coco.boxes import (
 )
 from d2tiny.data.coco.check_entries import checked_categories, checked_images, images_with_usable_files
 from d2tiny.data.coco.document import COCO_LISTS, normalise_keys
-from d2tiny.data.coco.entries import read_annotation_box, read_ignored, shown, with_usable_outline, without_nan
+from d2tiny.data.coco.entries import (
+    note_texts,
+    read_annotation_box,
+    read_ignored,
+    shown,
+    with_usable_outline,
+    without_nan,
+)
 from d2tiny.data.coco.findings import Findings
 from d2tiny.data.coco.values import parse_flag, parse_id
 from d2tiny.data.loading.stretch import StretchLike
@@ -124,6 +131,7 @@ def _annotations(
             kept.append(entry)
             continue
         where = f"annotation {shown(entry.get('id', f'number {number}'))} of image {shown(entry.get('image_id'))}"
+        note_texts(entry, ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "ignore"), where, found)
         if key is None:
             found.add("annotations without an id", where, "note")
         elif key in twice:

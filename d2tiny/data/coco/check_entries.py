@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from d2tiny.data.coco.boxes import box_problem
 from d2tiny.data.coco.document import REGION_KEYS, read_name
-from d2tiny.data.coco.entries import read_regions, shown, without_nan
+from d2tiny.data.coco.entries import note_texts, read_regions, shown, without_nan
 from d2tiny.data.coco.findings import Findings
 from d2tiny.data.coco.source import name_problem, relative_name
 from d2tiny.data.coco.values import parse_id, parse_size
@@ -95,6 +95,7 @@ def checked_images(entries: list[dict[str, Any]], found: Findings) -> dict[int |
             found.add("images listed twice, left out", f"{name}: ids {names[name]} and {key}", "error")
         else:
             names[name] = key
+            note_texts(entry, ("width", "height"), f"image {shown(key)}", found)
             standard = {"id": key, "file_name": name, "width": sizes[0], "height": sizes[1]}
             result[key] = _with_regions({**entry, **standard}, found)
     return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from d2tiny.data.coco.boxes import BOX_PROBLEMS, MAX_COORDINATE, box_xyxy_to_xywh, read_box
@@ -12,6 +12,7 @@ from d2tiny.data.coco.values import parse_flag, parse_id
 
 __all__ = [
     "Label",
+    "note_texts",
     "read_annotation",
     "read_annotation_box",
     "read_ignored",
@@ -104,6 +105,17 @@ def read_ignored(entry: Mapping[str, Any], where: str, findings: Findings) -> bo
             findings.add(_UNKNOWN_FLAGS, f"{where}: {key} {shown(value)}")
         ignored |= flag is not False
     return ignored
+
+
+def note_texts(entry: Mapping[str, Any], keys: Sequence[str], where: str, findings: Findings) -> None:
+    """Count an entry whose numbers are written as texts, or whose box is an object: other tools misread that."""
+    for key in keys:
+        value = entry.get(key)
+        parts = value if key == "bbox" and isinstance(value, list) else [value]
+        is_text = any(isinstance(part, str) and part for part in parts) and key not in ("id", "image_id")
+        if is_text or (isinstance(value, str) and isinstance(parse_id(value), int)) or isinstance(value, dict):
+            kind = "numbers and marks that COCO writes otherwise, converted where they have a meaning"
+            findings.add(kind, f"{where}: {key} {shown(value)!r}", "note")
 
 
 def read_outline(value: Any) -> list[list[float]] | None:

@@ -97,7 +97,7 @@ def test_records_that_cannot_be_used(load, bad, message):
 
 @pytest.mark.parametrize("records", [None, "x", {"a": 1}])
 def test_functions_that_return_no_list(load, records):
-    with pytest.raises(DatasetError, match="must return a list|no dicts"):
+    with pytest.raises(DatasetError, match=r"must return a list|no dicts"):
         load(records=[records] if records is None else records)
 
 
@@ -108,7 +108,7 @@ def test_class_names_are_needed(load, classes):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(DatasetError, match="Unknown dataset 'aerial_trian'. Did you mean 'aerial_train'"):
+    with pytest.raises(DatasetError, match=r"Unknown dataset 'aerial_trian'\. Did you mean 'aerial_train'"):
         load_datasets("aerial_trian")
 
 
