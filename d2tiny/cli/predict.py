@@ -17,7 +17,7 @@ from d2tiny.cli.common import (
     guarded,
     register_given,
 )
-from d2tiny.utils.errors import CheckpointError, ConfigError
+from d2tiny.utils.errors import ConfigError
 
 __all__ = ["EXAMPLE", "add_arguments", "demo_main", "demo_parser", "run", "split_overrides"]
 
@@ -61,7 +61,7 @@ def demo_parser() -> argparse.ArgumentParser:
 def demo_main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``tools/demo.py``; returns the exit code."""
     args = demo_parser().parse_args(argv)
-    return guarded(lambda: _predict(args, args.input, args.opts))
+    return guarded(lambda: _predict(args, args.input, args.opts), output=args.output)
 
 
 def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -87,8 +87,6 @@ def _predict(args: argparse.Namespace, images: Sequence[str], overrides: Sequenc
     from d2tiny.inference import predict_folder
 
     register_given(args)
-    if not Path(args.weights).is_file():
-        raise CheckpointError(f"--weights {args.weights}: no such file.")
     cfg = model_zoo.get_cfg(args.config, args.weights, overrides, args.device)
     failed = predict_folder(cfg, images, args.output, score=args.score, bf16=args.bf16)
     print(f"Pictures and detections.json: {args.output.resolve()}")

@@ -16,10 +16,11 @@ from torch import Tensor
 from d2tiny.utils.errors import CheckpointError
 from d2tiny.utils.numpy_pickle import read_array_pickle
 
-__all__ = ["read_checkpoint"]
+__all__ = ["check_checkpoint", "is_finite", "read_checkpoint"]
 
 _CHUNK = 1 << 20  # bytes
 _TEXT = bytes(range(32, 127)) + b"\t\r\n"
+_CHECKED: set[tuple[Path, Any]] = set()
 _RESAVE = "Where you trust it, save its weights anew: torch.save({'model': model.state_dict()}, 'weights.pth')."
 
 
@@ -31,7 +32,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     checksums of the file are compared, and only tensors and plain containers are read.
 
     Args:
-        path: the file.
+        path: the file, or a URL that Detectron2 knows.
 
     Returns:
         The entries of the checkpoint; ``model`` has the tensors by name. Files of other projects have
@@ -41,7 +42,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         CheckpointError: there is no such file, or it is empty, damaged, no checkpoint, or has NaN or infinite weights;
             says which.
     """
-    path = Path(path)
+    path, heuristics = _local_file(os.fspath(path))
     start = _first_bytes(path)
     if path.suffix == ".pkl":
         if start[:2] == b"PK":
@@ -52,7 +53,41 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             _check_zip(path)
         checkpoint = _entries(path, _torch_load(path, start))
     checkpoint["model"] = _weights(path, checkpoint["model"])
+    if heuristics:
+        checkpoint["matching_heuristics"] = True
     return checkpoint
+
+
+def check_checkpoint(path: str | os.PathLike[str]) -> None:
+    """Check a file that Detectron2 will read by its own means; a file that was checked before is not read again.
+
+    Raises:
+        CheckpointError: as :func:`read_checkpoint`.
+    """
+    file, _ = _local_file(os.fspath(path))
+    status = file.stat() if file.is_file() else None
+    key = (file.resolve(), status and (status.st_mtime_ns, status.st_size, status.st_ino))
+    if key not in _CHECKED:
+        read_checkpoint(path)
+        _CHECKED.add(key)
+
+
+def _local_file(text: str) -> tuple[Path, bool]:
+    """Return the file of a path or URL, fetched where necessary, and whether the URL asks for matching by heuristics.
+
+    Raises:
+        CheckpointError: the URL cannot be fetched.
+    """
+    if "://" not in text:
+        return Path(text), False
+    from detectron2.checkpoint import catalog  # noqa: F401  knows detectron2://
+    from detectron2.utils.file_io import PathManager
+
+    url = text.removesuffix("?matching_heuristics=True")
+    try:
+        return Path(PathManager.get_local_path(url)), url != text
+    except Exception as err:  # whatever the network and the handlers of URLs raise
+        raise CheckpointError(f"{text}: cannot fetch this file: {err}") from err
 
 
 def _first_bytes(path: Path) -> bytes:
@@ -81,10 +116,10 @@ def _check_zip(path: Path) -> None:
     record = "its table of contents"
     try:
         with zipfile.ZipFile(path) as archive:
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                raise CheckpointError(f"{path}: this is a TorchScript program, not a checkpoint. {_RESAVE}")
             for info in archive.infolist():
                 record = info.filename
-                if record.endswith("/constants.pkl"):
-                    raise CheckpointError(f"{path}: this is a TorchScript program, not a checkpoint. {_RESAVE}")
                 if info.compress_type != zipfile.ZIP_STORED:
                     raise CheckpointError(f"{path}: {record} is compressed, which torch.save never does.")
                 with archive.open(info) as file:
@@ -165,7 +200,7 @@ def _weights(path: Path, state: Any) -> dict[str, Tensor]:
             raise CheckpointError(f"{path}: 'model' holds {key!r}, a {type(value).__name__}, besides tensors.")
         if not _is_plain(value):
             raise CheckpointError(f"{path}: '{key}' is no plain tensor (sparse, quantized, or larger than its data).")
-    broken = [key for key, value in tensors.items() if not _is_finite(value)]
+    broken = [key for key, value in tensors.items() if not is_finite(value)]
     if broken:
         raise CheckpointError(
             f"{path}: {len(broken)} of {len(tensors)} tensors are NaN or infinite (first: {broken[0]}). "
@@ -182,7 +217,8 @@ def _is_plain(value: Tensor) -> bool:
     return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
-def _is_finite(value: Tensor) -> bool:
+def is_finite(value: Tensor) -> bool:
+    """Return whether a tensor has neither NaN nor infinite values."""
     if not value.is_floating_point() and not value.is_complex():
         return True
     values = value.float() if value.element_size() < 2 else value  # isfinite does not know 8-bit floats

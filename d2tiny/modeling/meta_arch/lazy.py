@@ -11,6 +11,7 @@ from torch import nn
 
 from d2tiny.config.defaults import read_key
 from d2tiny.config.lazy import load_config
+from d2tiny.utils.checkpoint_files import check_checkpoint
 from d2tiny.utils.errors import CheckpointError, ConfigError
 from d2tiny.utils.weights import OPTIONAL_WEIGHTS
 
@@ -56,9 +57,13 @@ def LazyModel(cfg: CfgNode) -> nn.Module:
 
     Raises:
         ConfigError: no lazy config is named.
+        CheckpointError: ``MODEL.WEIGHTS``, which Detectron2 loads afterwards by its own means, is damaged, or no
+            checkpoint, or holds more than arrays.
     """
     if not cfg.D2TINY.LAZY_CONFIG:
         raise ConfigError("META_ARCHITECTURE LazyModel needs D2TINY.LAZY_CONFIG; use d2tiny.model_zoo.get_cfg.")
+    if cfg.MODEL.WEIGHTS:
+        check_checkpoint(cfg.MODEL.WEIGHTS)
     lazy = load_config(cfg.D2TINY.LAZY_CONFIG, cfg.D2TINY.LAZY_OVERRIDES)
     copy_shared_keys(cfg, lazy)
     model: nn.Module = instantiate(lazy.model)
