@@ -68,8 +68,7 @@ def _worker(main: Callable[..., None], args: tuple[Any, ...], stopped: Any) -> N
         stopped.value = getattr(err, "number", signal.SIGINT)
         if not getattr(err, "agreed", False):  # the others may wait for this process for ever; they see it end
             _end_now(0)
-    else:
-        comm.synchronize()
+    comm.synchronize()
     torch.distributed.destroy_process_group()
 
 

@@ -17,7 +17,7 @@ from d2tiny.cli.common import (
     guarded,
     register_given,
 )
-from d2tiny.utils.errors import ConfigError
+from d2tiny.utils.errors import CheckpointError, ConfigError
 
 __all__ = ["EXAMPLE", "add_arguments", "demo_main", "demo_parser", "run", "split_overrides"]
 
@@ -83,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _predict(args: argparse.Namespace, images: Sequence[str], overrides: Sequence[str]) -> int:
+    if "://" not in args.weights and not Path(args.weights).exists():  # before anything heavy is imported
+        raise CheckpointError(f"--weights {args.weights}: no such file.")
     from d2tiny import model_zoo
     from d2tiny.inference import predict_folder
 

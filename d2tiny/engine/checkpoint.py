@@ -98,7 +98,7 @@ class TinyCheckpointer(DetectionCheckpointer):
         return ""
 
     def resume(self) -> Path:
-        """Load model, optimizer and progress from the last resumable checkpoint, or from the one before if it is broken.
+        """Load model, optimizer and progress from the last checkpoint, or from the one before if it is broken.
 
         Returns:
             The file that was loaded.
@@ -133,7 +133,9 @@ class TinyCheckpointer(DetectionCheckpointer):
             for key, part in self.checkpointables.items():
                 part.load_state_dict(checkpoint[key])
         except (ValueError, TypeError, KeyError, AttributeError, IndexError) as err:
-            raise CheckpointError(f"{file}: its state does not fit: {type(err).__name__}: {err}. {_OTHER_CONFIG}") from err
+            raise CheckpointError(
+                f"{file}: its state does not fit: {type(err).__name__}: {err}. {_OTHER_CONFIG}"
+            ) from err
         finally:
             self._strict = False
 

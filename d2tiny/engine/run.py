@@ -238,7 +238,7 @@ def _archive_previous_run(output: Path) -> None:
 
 
 def _mend_metrics(path: Path) -> None:
-    """End the last line of ``metrics.json``, or remove it if it is only half of a record, so that none swallows the next."""
+    """End the last line of ``metrics.json``, or remove it if it is half of a record: it would swallow the next."""
     if not path.is_file():
         return
     content = path.read_bytes()
@@ -283,7 +283,7 @@ def _build_hooks(
     output: Path,
     signals: StopSignals,
 ) -> list[HookBase]:
-    """Return the hooks in the order they run: timer, learning rate, the config's, EMA, progress, evaluation, logs, stop."""
+    """Return the hooks in the order they run: timer, learning rate, the config's, EMA, bar, evaluation, logs, stop."""
     train = cfg.train
     scheduler = LRMultiplier(trainer.optimizer, _build(cfg, "lr_multiplier"), train.max_iter)
     result: list[HookBase] = [hooks.IterationTimer(warmup_iter=1), hooks.LRScheduler(scheduler=scheduler)]

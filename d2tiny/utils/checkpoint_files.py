@@ -46,7 +46,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     start = _first_bytes(path)
     if path.suffix == ".pkl":
         if start[:2] == b"PK":
-            raise CheckpointError(f"{path}: this is a file of torch.save; rename it to {path.with_suffix('.pth').name}.")
+            raise CheckpointError(f"{path}: a file of torch.save; rename it to {path.with_suffix('.pth').name}.")
         checkpoint = _of_zoo(path, read_array_pickle(path))
     else:
         if start[:2] == b"PK":
