@@ -94,6 +94,8 @@ def _work(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train or evaluate in one or several processes."""
+    from omegaconf import OmegaConf
+
     from d2tiny.compat import launch
     from d2tiny.config import validate_config
     from d2tiny.utils.folders import refuse_locked
@@ -103,5 +105,6 @@ def run(args: argparse.Namespace) -> int:
         validate_config(cfg, splits=("test",) if args.eval_only else ("train", "test"))
         if not args.eval_only:
             refuse_locked(Path(cfg.train.output_dir))
-    launch(_work, args.num_gpus, device=cfg.train.device, args=(args,))
+    device = OmegaConf.select(cfg, "train.device", default="auto")  # what is missing is told when the config is checked
+    launch(_work, args.num_gpus, device=device, args=(args,))
     return 0

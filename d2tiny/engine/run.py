@@ -73,7 +73,9 @@ def _build(cfg: DictConfig, key: str) -> Any:
         raise
     except ValueError as err:
         raise ConfigError(f"{key}: {err}") from err
-    except (TypeError, KeyError, IndexError, AttributeError) as err:
+    except OSError:
+        raise
+    except Exception as err:
         # Not a message about a bad value, but a crash inside the component because of unexpected settings.
         logger.debug("Traceback of the error below", exc_info=True)
         raise ConfigError(f"{key}: a component does not take its settings: {type(err).__name__}: {err}") from err

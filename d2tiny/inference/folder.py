@@ -55,11 +55,13 @@ def collect_images(inputs: Sequence[str]) -> list[Path]:
         if path.is_file():
             found = [path]
         elif path.is_dir():
-            found = list(path.iterdir())
+            found = [f for f in path.iterdir() if f.suffix.lower() in _ENDINGS]
         else:
-            found = [Path(f) for f in glob.glob(text, recursive=True)]  # noqa: PTH207  absolute patterns too
-        if not path.is_file():  # a pipe would never end
-            found = [f for f in found if f.suffix.lower() in _ENDINGS and f.is_file()]
+            found = [
+                Path(f)
+                for f in glob.glob(text, recursive=True)  # noqa: PTH207  absolute patterns too
+                if Path(f).suffix.lower() in _ENDINGS
+            ]
         if not found:
             raise DatasetError(f"{text}: no image here (looked for {', '.join(sorted(_ENDINGS))}).")
         files.update(found)
@@ -151,7 +153,7 @@ def predict_folder(
                 boxes, found = _predict_one(predictor, image)
                 result.add(number, path, image, boxes, found)
                 _draw(image, Boxes2D(boxes, found.pred_classes.numpy(), found.scores.numpy()), names, path, target)
-            except DatasetError as err:
+            except (DatasetError, ImportError) as err:
                 result.failed.append(str(err))
             except OSError as err:
                 result.failed.append(f"{target}: cannot write this picture: {err.strerror or err}")
