@@ -130,14 +130,13 @@ class TinyCheckpointer(DetectionCheckpointer):
         self._strict = True
         try:
             self._apply(file, checkpoint)
-            for key, part in self.checkpointables.items():
-                part.load_state_dict(checkpoint[key])
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as err:
-            raise CheckpointError(
-                f"{file}: its state does not fit: {type(err).__name__}: {err}. {_OTHER_CONFIG}"
-            ) from err
         finally:
             self._strict = False
+        for key, part in self.checkpointables.items():
+            try:
+                part.load_state_dict(checkpoint[key])
+            except Exception as err:  # whatever the objects make of values that do not suit them
+                raise CheckpointError(f"{file}: its entry '{key}' does not fit: {err}. {_OTHER_CONFIG}") from err
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load weights into the model, as far as they fit, and the state of ``checkpointables``.

@@ -13,7 +13,7 @@ from detectron2.engine import TrainerBase
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from d2tiny.utils.errors import ConfigError, NonFiniteLossError
+from d2tiny.utils.errors import CheckpointError, ConfigError, NonFiniteLossError
 
 __all__ = ["Trainer"]
 
@@ -139,8 +139,25 @@ class Trainer(TrainerBase):
         state["seconds"] = self.seconds
         return state
 
+    def _check_optimizer_state(self, state: dict[int, dict[str, Any]]) -> None:
+        """Check the shapes of moments, which torch does not; it counts parameters through all groups."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for number, moments in state.items():
+            shape = parameters[number].shape
+            for name, value in moments.items():
+                if isinstance(value, Tensor) and value.ndim and value.shape != shape:
+                    place = f"trainer.optimizer.state.{number}.{name}"
+                    raise CheckpointError(f"'{place}' has shape {tuple(value.shape)}, its parameter {tuple(shape)}")
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned.
+
+        Raises:
+            CheckpointError: a negative iteration, or a state of the optimizer that is not of its parameters.
+        """
+        if state_dict["iteration"] < 0:
+            raise CheckpointError(f"iteration {state_dict['iteration']}")
+        self._check_optimizer_state(state_dict["optimizer"]["state"])
         super().load_state_dict(state_dict)
         self.optimizer.load_state_dict(state_dict["optimizer"])
         self._scaler.load_state_dict(state_dict["scaler"])
