@@ -21,9 +21,10 @@ __all__ = ["LAST", "PREVIOUS", "TinyCheckpointer"]
 
 LAST, PREVIOUS = "model_last.pth", "model_previous.pth"
 _POINTER = "last_checkpoint"
-# Entries that newer versions of torch and of d2tiny added to what a checkpoint must have.
-_REQUIRED_OF_GROUPS = {"params", "lr"}
+# Entries that newer versions of torch and of d2tiny added to what a checkpoint has.
+_OPTIONAL_OF_GROUPS = {"maximize", "foreach", "differentiable", "fused", "capturable", "decoupled_weight_decay"}
 _OPTIONAL = {"trainer.hooks.EvalAndSave.pending"}
+_LARGEST = 2**53  # whole numbers beyond it are no step, count or rate
 _OTHER_CONFIG = (
     "The folder holds a training of another config; choose another train.output_dir, or train without --resume."
 )
@@ -210,9 +211,12 @@ def _difference(own: Any, loaded: Any, key: str) -> str:
     if isinstance(own, Tensor):
         fits = isinstance(loaded, Tensor) and loaded.shape == own.shape
         return "" if fits else f"'{key}' is no tensor of shape {tuple(own.shape)}"
+    if own is None:
+        return "" if loaded is None or isinstance(loaded, bool) else f"'{key}' is {loaded!r:.60}, and must not be set"
     for kind, accepted in ((bool, bool), (int, int), (float, int | float), (str, str)):
         if isinstance(own, kind):
             fits = isinstance(loaded, accepted) and (isinstance(own, bool) or not isinstance(loaded, bool))
+            fits = fits and (not isinstance(loaded, int) or abs(loaded) < _LARGEST)
             return "" if fits else f"'{key}' is {loaded!r:.60}, not a {kind.__name__}"
     return ""
 
@@ -223,8 +227,7 @@ def _difference_of_dicts(own: Mapping[Any, Any], loaded: Any, key: str) -> str:
     for name, value in own.items():
         place = f"{key}.{name}"
         if name not in loaded:
-            in_group = ".param_groups." in place and name not in _REQUIRED_OF_GROUPS
-            if in_group or place in _OPTIONAL:
+            if place in _OPTIONAL or (".param_groups." in place and name in _OPTIONAL_OF_GROUPS):
                 continue
             return f"its entry '{place}' is missing"
         problem = _difference(value, loaded[name], place)

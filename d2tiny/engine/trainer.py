@@ -17,6 +17,7 @@ from d2tiny.utils.errors import CheckpointError, ConfigError, NonFiniteLossError
 
 __all__ = ["Trainer"]
 
+_MAX_ITER = 2**31
 AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -139,15 +140,25 @@ class Trainer(TrainerBase):
         state["seconds"] = self.seconds
         return state
 
-    def _check_optimizer_state(self, state: dict[int, dict[str, Any]]) -> None:
-        """Check the shapes of moments, which torch does not; it counts parameters through all groups."""
+    def _check_optimizer_state(self, loaded: dict[str, Any]) -> None:
+        """Check the moments of parameters, which torch does not; it counts parameters through all groups."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        state: dict[int, dict[str, Any]] = loaded["state"]
+        if [n for group in loaded["param_groups"] for n in group["params"]] != list(range(len(parameters))):
+            raise CheckpointError("parameters of the optimizer are missing or in another order")
+        names = {tuple(sorted(moments)) for moments in state.values()}
+        if len(names) > 1:
+            raise CheckpointError(f"parameters have different states in the optimizer: {sorted(names)}")
         for number, moments in state.items():
             shape = parameters[number].shape
             for name, value in moments.items():
-                if isinstance(value, Tensor) and value.ndim and value.shape != shape:
-                    place = f"trainer.optimizer.state.{number}.{name}"
-                    raise CheckpointError(f"'{place}' has shape {tuple(value.shape)}, its parameter {tuple(shape)}")
+                place = f"'trainer.optimizer.state.{number}.{name}'"
+                if name == "step" or value is None:
+                    continue
+                if not isinstance(value, Tensor) or not value.is_floating_point():
+                    raise CheckpointError(f"{place} is a {type(value).__name__}, not a tensor of numbers")
+                if value.shape != shape:
+                    raise CheckpointError(f"{place} has shape {tuple(value.shape)}, its parameter {tuple(shape)}")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned.
@@ -155,9 +166,9 @@ class Trainer(TrainerBase):
         Raises:
             CheckpointError: a negative iteration, or a state of the optimizer that is not of its parameters.
         """
-        if state_dict["iteration"] < 0:
+        if not 0 <= state_dict["iteration"] < _MAX_ITER:
             raise CheckpointError(f"iteration {state_dict['iteration']}")
-        self._check_optimizer_state(state_dict["optimizer"]["state"])
+        self._check_optimizer_state(state_dict["optimizer"])
         super().load_state_dict(state_dict)
         self.optimizer.load_state_dict(state_dict["optimizer"])
         self._scaler.load_state_dict(state_dict["scaler"])

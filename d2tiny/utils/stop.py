@@ -39,6 +39,7 @@ class StopSignals:
         self.number = 0
         """Number of the first signal; 0 while there was none."""
         self._at_once = False
+        self._asked = 0
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -51,11 +52,11 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        again = bool(self.number)
-        self.number = self.number or number
-        if self._at_once or (again and number == signal.SIGINT):
+        first, self.number = not self.number, self.number or number
+        self._asked += number == signal.SIGINT
+        if self._at_once or self._asked > 1:
             raise Stopped(self.number)
-        if not again:  # not by the logger, which may be in the middle of a line
+        if first:  # not by the logger, which may be in the middle of a line
             os.write(2, b"\nStopping after this step; the state is saved. Once more (Ctrl-C) stops at once.\n")
 
     @contextmanager
