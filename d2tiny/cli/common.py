@@ -43,7 +43,8 @@ EXIT_CODES = """exit codes:
   0    all went well
   1    errors in the data that were checked, or images that could not be predicted
   2    wrong arguments, files or configs; the message says what to do
-  130  interrupted (143: by SIGTERM); a training has saved its state"""
+  130  interrupted by Ctrl-C; a training has saved its state, and so have predictions
+  143  ended by SIGTERM, likewise"""
 PROTOCOLS = ("aitod", "coco", "visdrone", "visdrone_unique", "dota_hbb", "dota_task2", "dior", "soda", "scalebridge")
 
 
