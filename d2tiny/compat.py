@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import multiprocessing.process
 import os
-from collections.abc import Callable, Iterable
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import wait
+from types import FrameType
 from typing import Any
 
 import torch
 from detectron2.engine import launch as detectron2_launch
 from detectron2.utils import comm
 from torch import Tensor, nn
-from torch.multiprocessing import ProcessRaisedException
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from torch.nn.parallel import DistributedDataParallel
 
 from d2tiny.utils.errors import D2TinyError
+from d2tiny.utils.stop import Stopped
 
 __all__ = ["average_tensors", "launch", "wrap_ddp"]
+
+_PATIENCE = 15.0  # seconds that a process has to finish its step and save when its parent is gone
 
 
 def wrap_ddp(model: nn.Module) -> nn.Module:
@@ -44,12 +55,80 @@ def average_tensors(tensors: Iterable[Tensor]) -> None:
             tensor.div_(world)
 
 
-def _worker(main: Callable[..., None], args: tuple[Any, ...]) -> None:
-    """Run ``main`` and destroy the process group; otherwise gloo sometimes crashes at exit."""
-    main(*args)
-    if comm.get_world_size() > 1:
-        comm.synchronize()
-        torch.distributed.destroy_process_group()
+def _worker(main: Callable[..., None], args: tuple[Any, ...], stopped: Any) -> None:
+    """Run ``main`` in one of several processes, and end it in order.
+
+    The process group is destroyed, because gloo sometimes crashes at exit otherwise. A signal that stopped ``main`` is
+    written to ``stopped``, so that the parent exits with its code.
+    """
+    _leave_with_parent()
+    try:
+        main(*args)
+    except KeyboardInterrupt as err:
+        stopped.value = getattr(err, "number", signal.SIGINT)
+        if not getattr(err, "agreed", False):  # the others may wait for this process for ever; they see it end
+            _end_now(0)
+    comm.synchronize()
+    torch.distributed.destroy_process_group()
+
+
+def _end_now(code: int) -> None:
+    for child in multiprocessing.active_children():  # workers of the data loader
+        child.kill()
+    os._exit(code)
+
+
+def _leave_with_parent() -> None:
+    """Start a thread that asks this process to stop when its parent is gone, and ends it soon after."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_PATIENCE)
+        _end_now(128 + signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _forward_signals() -> Iterator[list[int]]:
+    """Pass SIGINT and SIGTERM on to the processes inside a ``with`` block; gives the numbers of those that came.
+
+    A process that does not end soon after another has is killed; a second SIGINT kills all.
+    """
+    came: list[int] = []
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        children = multiprocessing.active_children()
+        again = bool(came) and number == signal.SIGINT
+        came.append(number)
+        for child in children:
+            (child.kill if again else child.terminate)()
+        if len(came) == 1:
+            threading.Thread(target=_kill_late, args=(children,), daemon=True).start()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield came
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _kill_late(children: list[multiprocessing.process.BaseProcess]) -> None:
+    """Wait for the first process to end, and kill those that do not follow in time."""
+    wait([child.sentinel for child in children])
+    wait_until = time.monotonic() + _PATIENCE / 2
+    for child in children:
+        if not wait([child.sentinel], max(0.0, wait_until - time.monotonic())):
+            with suppress(OSError):
+                child.kill()
 
 
 def launch(main: Callable[..., None], num_processes: int, *, device: str, args: tuple[Any, ...]) -> None:
@@ -63,6 +142,7 @@ def launch(main: Callable[..., None], num_processes: int, *, device: str, args: 
 
     Raises:
         D2TinyError: more processes than GPUs, or an error in a process, whose traceback is in the message.
+        Stopped: SIGINT or SIGTERM came; all processes have ended.
     """
     gpus = torch.cuda.device_count() if device != "cpu" else 0
     if num_processes < 1 or (gpus and num_processes > gpus):
@@ -72,15 +152,33 @@ def launch(main: Callable[..., None], num_processes: int, *, device: str, args: 
     if num_processes == 1:
         main(*args)
         return
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if device == "cpu":
+    stopped = torch.multiprocessing.get_context("spawn").Value("i", 0)
+    with _hidden_gpus(device == "cpu"), _forward_signals() as came:
+        try:
+            detectron2_launch(_worker, num_processes, dist_url="auto", args=(main, args, stopped))
+        except (ProcessRaisedException, ProcessExitedException) as err:
+            if not came and not stopped.value:
+                raise D2TinyError(f"{str(err).strip()}\n\n{_what_happened(err)}") from err
+    if came or stopped.value:
+        raise Stopped(came[0] if came else stopped.value)
+
+
+def _what_happened(err: Exception) -> str:
+    if isinstance(err, ProcessRaisedException):
+        return "The last line says what went wrong in that process."
+    return "The system ended that process, most likely for lack of memory; --resume goes on from the last checkpoint."
+
+
+@contextmanager
+def _hidden_gpus(hide: bool) -> Iterator[None]:
+    """Hide GPUs from processes that are started inside a ``with`` block."""
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if hide:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     try:
-        detectron2_launch(_worker, num_processes, dist_url="auto", args=(main, args))
-    except ProcessRaisedException as err:
-        raise D2TinyError(f"{str(err).strip()}\n\nThe last line says what went wrong in that process.") from err
+        yield
     finally:
-        if device == "cpu" and hidden is None:
+        if hide and before is None:
             os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-        elif device == "cpu" and hidden is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = hidden
+        elif hide and before is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before

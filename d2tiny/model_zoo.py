@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import fnmatch
 import logging
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -23,8 +23,9 @@ from d2tiny.config.files import config_names, find_config
 from d2tiny.config.lazy import load_config
 from d2tiny.config.native import is_yacs, merge_yacs
 from d2tiny.modeling.meta_arch.lazy import SHARED_KEYS, shared_path
+from d2tiny.utils.checkpoint_files import check_checkpoint
 from d2tiny.utils.env import resolve_device
-from d2tiny.utils.errors import CheckpointError, ConfigError
+from d2tiny.utils.errors import ConfigError
 
 __all__ = ["get_cfg", "get_config", "list_configs"]
 
@@ -36,32 +37,40 @@ def list_configs(pattern: str = "*") -> list[str]:
     return [name for name in config_names() if fnmatch.fnmatch(name, pattern)]
 
 
-def get_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
+def get_config(name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> DictConfig:
     """Return a lazy config of the zoo (or of a path), strict against unknown keys.
 
     Raises:
         ConfigError: unknown name or bad override.
     """
-    if name.endswith((".yaml", ".yml")):
+    config = find_config(name)
+    if is_yacs(config.path):
         raise ConfigError(f"'{name}' is a native YAML config; use get_cfg.")
-    return load_config(name, overrides)
+    return load_config(config, overrides)
 
 
-def get_cfg(name: str, weights: str = "", overrides: Sequence[str] = (), device: str = "auto") -> CfgNode:
+def get_cfg(
+    name: str | os.PathLike[str],
+    weights: str | os.PathLike[str] = "",
+    overrides: Sequence[str] = (),
+    device: str = "auto",
+) -> CfgNode:
     """Return a CfgNode for ``DefaultPredictor`` and everything else that wants one.
 
     Args:
         name: zoo name or path, lazy or native YAML.
-        weights: checkpoint to load; without one the model predicts at random.
+        weights: checkpoint to load, a file or a URL that Detectron2 knows; without one the model predicts at random.
         overrides: ``key=value`` of the lazy config; ``KEY=VALUE`` of a YAML config.
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
         ConfigError: unknown name, bad override.
-        CheckpointError: no such weights on this machine.
+        CheckpointError: no such weights, or a file that is damaged or no checkpoint: Detectron2 would run what a pickle
+            names, so that the file is read here first.
     """
-    if weights and "://" not in weights and not Path(weights).is_file():
-        raise CheckpointError(f"{weights}: no such file.")
+    weights = os.fspath(weights)
+    if weights:
+        check_checkpoint(weights)
     cfg = _detectron2_cfg()
     add_d2tiny_config(cfg)
     cfg.MODEL.DEVICE = resolve_device(device)

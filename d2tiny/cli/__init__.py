@@ -11,9 +11,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 import d2tiny
 from d2tiny.cli.common import EXIT_CODES, guarded
+from d2tiny.utils.folders import remove_leftovers
 
 __all__ = ["COMMANDS", "build_parser", "command_parser", "main"]
 
@@ -108,4 +110,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] not in COMMANDS:
         build_parser().parse_args(words)  # prints help, version or completion, or says what is wrong, and leaves
     args = command_parser(words[0]).parse_intermixed_args(words[1:])
-    return guarded(lambda: import_module(f"d2tiny.cli.{words[0]}").run(args))
+    output = getattr(args, "output", None)
+    if isinstance(output, Path):
+        remove_leftovers(output if output.is_dir() else output.parent)
+    return guarded(
+        lambda: import_module(f"d2tiny.cli.{words[0]}").run(args), output=output if isinstance(output, Path) else None
+    )

@@ -7,12 +7,14 @@ library knows.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from d2tiny.utils.errors import ConfigError, D2TinyError
+from d2tiny.utils.stop import Stopped, raise_on_sigterm
 
 __all__ = [
     "EXIT_CODES",
@@ -28,6 +30,7 @@ __all__ = [
     "add_stretch_option",
     "areas",
     "comma_list",
+    "disk_error",
     "guarded",
     "integers",
     "name_value",
@@ -41,25 +44,52 @@ EXIT_CODES = """exit codes:
   0    all went well
   1    errors in the data that were checked, or images that could not be predicted
   2    wrong arguments, files or configs; the message says what to do
-  130  interrupted"""
+  130  interrupted by Ctrl-C; a training has saved its state, and so have predictions
+  143  ended by SIGTERM, likewise"""
 PROTOCOLS = ("aitod", "coco", "visdrone", "visdrone_unique", "dota_hbb", "dota_task2", "dior", "soda", "scalebridge")
 
 
-def guarded(action: Callable[[], int | None]) -> int:
-    """Run an action and return its exit code; errors that the user can mend are printed without a traceback."""
+def guarded(action: Callable[[], int | None], *, output: Path | None = None) -> int:
+    """Run an action and return its exit code; errors that the user can mend are printed without a traceback.
+
+    Args:
+        action: what to run.
+        output: where it writes, for errors of the disk that name no file.
+    """
     try:
-        code = action()
+        with raise_on_sigterm():
+            code = action()
         sys.stdout.flush()
         return code or 0
     except BrokenPipeError:  # `d2tiny zoo | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (D2TinyError, ImportError, OSError) as err:  # a missing extra, a full disk, a folder without rights
+    except (D2TinyError, ImportError) as err:  # also a missing extra
         print(f"\nerror: {err}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except OSError as err:
+        print(f"\nerror: {disk_error(err, output)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as err:
         print("\nstopped", file=sys.stderr)
-        return 130
+        return err.exit_code if isinstance(err, Stopped) else 130
+
+
+_ADVICE = {
+    errno.ENOSPC: "free space there, or choose another folder",
+    errno.EDQUOT: "free space there, or choose another folder",
+    errno.EROFS: "choose a folder that can be written to",
+    errno.EACCES: "choose a folder that can be written to, or ask for the right",
+    errno.EPERM: "choose a folder that can be written to, or ask for the right",
+}
+
+
+def disk_error(err: OSError, output: Path | None) -> str:
+    """Return a sentence about an error of the disk: where, what, and what to do."""
+    place = err.filename or output or ""
+    text = f"{os.fspath(place) if not isinstance(place, int) else output}: " if place else ""
+    advice = f"; {_ADVICE[err.errno]}" if err.errno in _ADVICE else ""
+    return f"{text}{err.strerror or err}{advice}."
 
 
 # --- options -----------------------------------------------------------------------------------------------------

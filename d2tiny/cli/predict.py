@@ -63,7 +63,7 @@ def demo_parser() -> argparse.ArgumentParser:
 def demo_main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``tools/demo.py``; returns the exit code."""
     args = demo_parser().parse_args(argv)
-    return guarded(lambda: _predict(args, args.input, args.opts))
+    return guarded(lambda: _predict(args, args.input, args.opts), output=args.output)
 
 
 def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -85,12 +85,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _predict(args: argparse.Namespace, images: Sequence[str], overrides: Sequence[str]) -> int:
+    if "://" not in args.weights and not Path(args.weights).exists():  # before anything heavy is imported
+        raise CheckpointError(f"--weights {args.weights}: no such file.")
     from d2tiny import model_zoo
     from d2tiny.inference import predict_folder
 
     register_given(args)
-    if not Path(args.weights).is_file():
-        raise CheckpointError(f"--weights {args.weights}: no such file.")
     cfg = model_zoo.get_cfg(args.config, args.weights, overrides, args.device)
     failed = predict_folder(cfg, images, args.output, score=args.score, bf16=args.bf16, stretch=args.stretch)
     print(f"Pictures and detections.json: {args.output.resolve()}")

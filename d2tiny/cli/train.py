@@ -53,7 +53,7 @@ def net_parser() -> argparse.ArgumentParser:
 def train_main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``tools/train_net.py``; returns the exit code."""
     args = net_parser().parse_intermixed_args(argv)
-    return guarded(lambda: run(args))
+    return guarded(lambda: run(args), output=args.output)
 
 
 def all_overrides(args: argparse.Namespace) -> list[str]:
@@ -94,11 +94,17 @@ def _work(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train or evaluate in one or several processes."""
+    from omegaconf import OmegaConf
+
     from d2tiny.compat import launch
     from d2tiny.config import validate_config
+    from d2tiny.utils.folders import refuse_locked
 
     cfg = _config(args)
     if args.num_gpus > 1:  # checked here too, so that a mistake is said once and before processes start
         validate_config(cfg, splits=("test",) if args.eval_only else ("train", "test"))
-    launch(_work, args.num_gpus, device=cfg.train.device, args=(args,))
+        if not args.eval_only:
+            refuse_locked(Path(cfg.train.output_dir))
+    device = OmegaConf.select(cfg, "train.device", default="auto")  # what is missing is told when the config is checked
+    launch(_work, args.num_gpus, device=device, args=(args,))
     return 0

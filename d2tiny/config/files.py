@@ -65,11 +65,15 @@ def experiments(path: Path) -> dict[str, str]:
 def _experiments(path: Path, _mtime: int) -> tuple[tuple[str, str], ...]:
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    except (SyntaxError, UnicodeDecodeError, ValueError) as err:
+    except (SyntaxError, UnicodeDecodeError, ValueError, RecursionError, MemoryError) as err:
         raise ConfigError(f"{path}: cannot read this config: {type(err).__name__}: {err}") from err
     if any("model" in _bound(node) for node in tree.body):
         return ()  # a lazy config of its own, whose functions are helpers
-    datasets = [ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and "DATASETS" in _bound(n)]
+    try:
+        named = [n.value for n in tree.body if isinstance(n, ast.Assign) and "DATASETS" in _bound(n)]
+        datasets = [[str(name) for name in ast.literal_eval(value)] for value in named]
+    except (ValueError, TypeError, SyntaxError, RecursionError) as err:
+        raise ConfigError(f"{path}, line {named[0].lineno}: DATASETS must be a tuple of names.") from err
     suffixes = [f"@{name}" for name in datasets[0]] if datasets else [""]
     arguments = ["dataset"] if datasets else []
     return tuple(

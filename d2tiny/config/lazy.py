@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import builtins
 import os
-from collections.abc import Iterable, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import omegaconf
 import yaml
 from detectron2.config import LazyConfig
 from detectron2.utils.registry import locate
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigTypeError, OmegaConfBaseException
 
 from d2tiny.config.files import ConfigFile, configs_root, find_config
+from d2tiny.config.safe_yaml import read_yaml
 from d2tiny.config.shapes import follows, register_resolvers
 from d2tiny.config.signature import accepted_parameters, resolve_target
-from d2tiny.utils.errors import ConfigError, did_you_mean
+from d2tiny.utils.errors import ConfigError, D2TinyError, did_you_mean
 from d2tiny.utils.files import write_text
 from d2tiny.utils.registry import find_component
 
@@ -49,29 +53,61 @@ def load_config(name: str | os.PathLike[str] | ConfigFile, overrides: Sequence[s
     config = find_config(name)
     try:
         cfg = _load(config)
-    except ConfigError:
+        if isinstance(cfg.get("train"), DictConfig) and OmegaConf.is_missing(cfg.train, "output_dir"):
+            cfg.train.output_dir = f"output/{config.name}"
+    except D2TinyError:
         raise
-    except (SyntaxError, ImportError, AttributeError, KeyError, NameError, yaml.YAMLError) as err:
-        raise ConfigError(f"{config}: cannot load this config: {type(err).__name__}: {err}") from err
-    if "train" in cfg and OmegaConf.is_missing(cfg.train, "output_dir"):
-        cfg.train.output_dir = f"output/{config.name}"
+    except (Exception, SystemExit) as err:  # a .py config is a program, and may fail as any
+        reason = " ".join(str(err).split())[:300]
+        raise ConfigError(f"{config}: cannot load this config{_line(err)}: {type(err).__name__}: {reason}") from err
     OmegaConf.set_struct(cfg, True)
     return apply_overrides(cfg, overrides)
 
 
 def _load(config: ConfigFile) -> DictConfig:
-    path = str(config.path.resolve())
+    path = config.path.resolve()
+    if path.suffix in (".yaml", ".yml"):
+        return OmegaConf.create(read_yaml(path), flags={"allow_objects": True})
     if config.function is None:
-        return LazyConfig.load(path)
-    experiment = LazyConfig.load(path, config.function)
+        return _execute(path)
+    experiment = _execute(path, config.function)
     datasets = configs_root() / "common" / "data.py"
-    found = experiment(LazyConfig.load(str(datasets), config.dataset)()) if config.dataset else experiment()
+    found = experiment(_execute(datasets, config.dataset)()) if config.dataset else experiment()
     if not isinstance(found, dict | DictConfig):
         raise ConfigError(f"{config} must return a dict with model, dataloader, …; got {type(found).__name__}.")
     return DictConfig(
         {key: DictConfig(value, flags={"allow_objects": True}) for key, value in found.items()},
         flags={"allow_objects": True},
     )
+
+
+def _execute(path: Path, name: str | None = None) -> Any:
+    """Run a ``.py`` config and return it, or what it defines as ``name``.
+
+    Detectron2 changes the import of modules meanwhile, and leaves it so when a config fails.
+    """
+    imports = builtins.__import__
+    try:
+        return LazyConfig.load(str(path)) if name is None else LazyConfig.load(str(path), name)
+    finally:
+        builtins.__import__ = imports
+
+
+def _line(err: BaseException) -> str:
+    """Return in which file and line a config failed, from the error or its causes; empty where that is unknown."""
+    cause: BaseException | None = err
+    while cause is not None:
+        if isinstance(cause, SyntaxError) and cause.filename:
+            return f" ({cause.filename}, line {cause.lineno})"
+        cause = cause.__cause__
+    package = Path(__file__).resolve().parents[1]
+    others = [Path(omegaconf.__file__).parents[1], Path(os.__file__).parent, package]
+    for frame in reversed(traceback.extract_tb(err.__traceback__)):
+        file = Path(frame.filename)
+        in_others = any(file.is_relative_to(folder) for folder in others) and not file.is_relative_to(configs_root())
+        if file.is_file() and not in_others:
+            return f" ({file}, line {frame.lineno})"
+    return ""
 
 
 def config_yaml(cfg: DictConfig, *, resolve: bool = False) -> str:
@@ -142,8 +178,39 @@ def apply_overrides(cfg: DictConfig, overrides: Iterable[str]) -> DictConfig:
             raise ConfigError(f"'{item.input_line}': keys cannot be deleted; set them instead.")
         if item.is_sweep_override():
             raise ConfigError(f"'{item.input_line}': give one value, not a sweep.")
-        _override(cfg, item.key_or_group, item.value(), add=item.is_add() or item.is_force_add())
+        value = item.value()
+        if _holds(value, lambda text: text == "???"):
+            raise ConfigError(f"'{item.input_line}': ??? stands for a value that is missing; give one.")
+        try:
+            _override(cfg, item.key_or_group, value, add=item.is_add() or item.is_force_add())
+        except OmegaConfBaseException as err:
+            raise ConfigError(f"'{item.input_line}': {str(err).splitlines()[0]}") from err
+    for item in parsed:
+        if _holds(item.value(), lambda text: "${" in text):
+            _check_interpolation(cfg, item.key_or_group)
     return cfg
+
+
+def _holds(value: Any, is_wanted: Callable[[str], bool]) -> bool:
+    """Return whether a text in an override's value is wanted."""
+    if isinstance(value, dict):
+        return any(_holds(v, is_wanted) for v in value.values())
+    if isinstance(value, list):
+        return any(_holds(v, is_wanted) for v in value)
+    return isinstance(value, str) and is_wanted(value)
+
+
+def _check_interpolation(cfg: DictConfig, key: str) -> None:
+    """Raise if what was set refers to a key that does not exist, or cannot be computed."""
+    try:
+        value = OmegaConf.select(cfg, key)
+        if isinstance(value, DictConfig | ListConfig):
+            OmegaConf.to_container(value, resolve=True)
+    except ConfigTypeError:  # a list without an index: the same value in each of its entries
+        return
+    except (OmegaConfBaseException, ArithmeticError, ValueError, TypeError) as err:
+        reason = str(err).splitlines()[0] if str(err) else type(err).__name__
+        raise ConfigError(f"{key}: {reason}") from err
 
 
 def _override(cfg: DictConfig, key: str, value: Any, *, add: bool) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from d2tiny.config.defaults import add_d2tiny_config, read_key
 from d2tiny.config.files import configs_root
 from d2tiny.config.lazy import apply_overrides, load_config
+from d2tiny.config.safe_yaml import MAX_YAML_BYTES, read_yaml
 from d2tiny.utils.errors import ConfigError, did_you_mean
 
 __all__ = ["build_yacs_model", "is_yacs", "lazy_from_yacs", "merge_yacs"]
@@ -20,7 +25,7 @@ __all__ = ["build_yacs_model", "is_yacs", "lazy_from_yacs", "merge_yacs"]
 
 def build_yacs_model(*, yaml: str) -> nn.Module:
     """Build the model of a dumped CfgNode through Detectron2's registries, on the CPU."""
-    cfg = CfgNode.load_cfg(yaml)
+    cfg = CfgNode.load_cfg(yaml)  # a safe loader
     cfg.MODEL.DEVICE = "cpu"
     return build_model(cfg)
 
@@ -29,7 +34,8 @@ def is_yacs(path: Path) -> bool:
     """Whether a config file is a native Detectron2 YAML rather than a lazy config, saved as YAML or not."""
     if path.suffix not in (".yaml", ".yml"):
         return False
-    keys = {line.split(":", 1)[0] for line in path.read_text().splitlines() if line and not line[0].isspace()}
+    text = path.read_bytes()[:MAX_YAML_BYTES].decode("utf-8", "replace")
+    keys = {line.split(":", 1)[0] for line in text.splitlines() if line and not line[0].isspace()}
     return bool(keys & {"MODEL", "_BASE_", "SOLVER", "DATASETS", "INPUT", "TEST"})
 
 
@@ -39,10 +45,12 @@ def merge_yacs(cfg: CfgNode, path: str, overrides: Sequence[str]) -> None:
     Raises:
         ConfigError: unknown key, or an override without ``=``.
     """
+    content = _with_base(Path(path))
     try:
-        cfg.merge_from_file(path)
-    except (KeyError, ValueError, AssertionError) as err:
-        raise ConfigError(f"{path}: {err}") from err
+        _merge_content(cfg, content)
+    except (KeyError, ValueError, AssertionError, TypeError, AttributeError, SyntaxError) as err:
+        message = err.args[0] if isinstance(err, KeyError) and err.args else err
+        raise ConfigError(f"{path}: {message}") from err
     for override in overrides:
         key, found, value = override.partition("=")
         if not found:
@@ -56,8 +64,47 @@ def merge_yacs(cfg: CfgNode, path: str, overrides: Sequence[str]) -> None:
             node = node[part]
         try:
             cfg.merge_from_list([key, value])
-        except ValueError as err:
-            raise ConfigError(f"{key}: {err}") from err
+        except (ValueError, AssertionError, SyntaxError, TypeError, RecursionError, MemoryError) as err:
+            raise ConfigError(f"{key}: cannot take {value!r:.80}: {err}") from err
+
+
+def _with_base(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Return what a native YAML file says, upon what its ``_BASE_`` says.
+
+    Raises:
+        ConfigError: a file that cannot be read, or that is its own base.
+    """
+    if path.resolve() in above:
+        raise ConfigError(f"{path}: _BASE_ leads back to this file.")
+    content = read_yaml(path)
+    base = content.pop("_BASE_", None)
+    if base is None:
+        return content
+    bases = base if isinstance(base, list) else [base]
+    if not all(isinstance(name, str) for name in bases):
+        raise ConfigError(f"{path}: _BASE_ names a file, or a list of files; got {base!r:.80}.")
+    merged: dict[str, Any] = {}
+    for name in bases:
+        _merge_into(merged, _with_base(path.parent / Path(name).expanduser(), (*above, path.resolve())))
+    _merge_into(merged, content)
+    return merged
+
+
+def _merge_into(below: dict[str, Any], above: dict[str, Any]) -> None:
+    """Merge the keys of ``above`` into ``below``, in place."""
+    for key, value in above.items():
+        if isinstance(value, dict) and isinstance(below.get(key), dict):
+            _merge_into(below[key], value)
+        else:
+            below[key] = value
+
+
+def _merge_content(cfg: CfgNode, content: dict[str, Any]) -> None:
+    """Merge what a file says into ``cfg``, in place, as ``merge_from_file`` does: versions are upgraded."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.yaml"
+        file.write_text(yaml.safe_dump(content), encoding="utf-8")
+        cfg.merge_from_file(str(file), allow_unsafe=False)
 
 
 # Keys of a native config that the trainer does not know, and the only value that means what it does.
@@ -109,8 +156,17 @@ def lazy_from_yacs(path: Path, overrides: Sequence[str]) -> DictConfig:
     add_d2tiny_config(cfg)
     merge_yacs(cfg, str(path), [o for o in overrides if o[:1].isupper()])
     lazy = load_config(configs_root() / "common" / "native_run.py")
-    solver, train, loader = cfg.SOLVER, lazy.train, lazy.dataloader
     _refuse_unsupported(cfg)
+    try:
+        _fill_in(lazy, cfg)
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, OmegaConfBaseException) as err:
+        raise ConfigError(f"{path}: a value does not suit its key: {' '.join(str(err).split())[:300]}") from err
+    return apply_overrides(lazy, [o for o in overrides if not o[:1].isupper()])
+
+
+def _fill_in(lazy: DictConfig, cfg: CfgNode) -> None:
+    """Set in the lazy config what the native one says, in place."""
+    solver, train, loader = cfg.SOLVER, lazy.train, lazy.dataloader
     lazy.model.yaml = cfg.dump()
     flips = {"none": [], "horizontal": [True], "vertical": [False]}[cfg.INPUT.RANDOM_FLIP]
     resize_train, flip = loader.train.mapper.augmentations
@@ -145,4 +201,3 @@ def lazy_from_yacs(path: Path, overrides: Sequence[str]) -> DictConfig:
     schedule.milestones = [step / solver.MAX_ITER for step in solver.STEPS]
     schedule.gamma, schedule.warmup_iters = solver.GAMMA, solver.WARMUP_ITERS
     schedule.warmup_factor = solver.WARMUP_FACTOR
-    return apply_overrides(lazy, [o for o in overrides if not o[:1].isupper()])

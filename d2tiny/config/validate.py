@@ -33,6 +33,11 @@ def validate_config(cfg: DictConfig, *, datasets: bool = True, splits: Sequence[
         ConfigError: all problems, one a line, each with its full key.
     """
     problems = [f"'{key}' is missing at the top of the config." for key in _TOP_LEVEL if key not in cfg]
+    problems += [
+        f"'{key}' must hold keys, got {cfg[key]!r:.80}."
+        for key in _TOP_LEVEL
+        if key in cfg and not OmegaConf.is_missing(cfg, key) and not isinstance(cfg[key], DictConfig)
+    ]
     for path, node in components(cfg):
         problems += _check_call(path, node)
     problems = problems or _check_interpolations(cfg)
@@ -64,15 +69,17 @@ def _entries(node: Any) -> list[tuple[str, Any]]:
 
 
 def _check_interpolations(node: Any, path: str = "") -> list[str]:
-    """Resolve every interpolation once; a message for each that fails."""
+    """Resolve every interpolation once; a message for each that fails, and for each value that is missing."""
     problems = []
     for key, value in _entries(node):
         full = f"{path}.{key}" if path else key
         if value._is_interpolation():
             try:
                 node[int(key)] if isinstance(node, ListConfig) else node[key]
-            except OmegaConfBaseException as err:
+            except (OmegaConfBaseException, ArithmeticError) as err:
                 problems.append(f"{full}: {str(err).splitlines()[0]}")
+        elif value._is_missing():
+            problems.append(f"{full}: ??? stands for a value that is missing; set it.")
         else:
             problems += _check_interpolations(value, full)
     return problems
@@ -83,6 +90,8 @@ def _check_call(path: str, node: DictConfig) -> list[str]:
         target = resolve_target(node._target_, path)
     except ConfigError as err:
         return [str(err)]
+    except OmegaConfBaseException as err:
+        return [f"{path}._target_: {str(err).splitlines()[0]}"]
     names, open_ended = accepted_parameters(target)
     where = f"{path} ({target_name(target)})"
     given = [str(key) for key in node if key != "_target_"]
@@ -118,7 +127,7 @@ def _check_train(cfg: DictConfig) -> list[str]:
     problems += [
         f"{key}={value} must be at least {low}."
         for key, low in (("train.max_iter", 1), ("dataloader.train.total_batch_size", 1), ("train.log_period", 1))
-        if (value := _select(cfg, key)) is not None and value < low
+        if (value := _select(cfg, key)) is not None and not (_is_number(value) and value >= low)
     ]
     wanted = _select(cfg, "model.input_format")
     problems += [
@@ -127,6 +136,10 @@ def _check_train(cfg: DictConfig) -> list[str]:
         if wanted is not None and (value := _select(cfg, key)) not in (None, wanted)
     ]
     return problems
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_levels(cfg: DictConfig) -> list[str]:

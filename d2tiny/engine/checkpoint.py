@@ -1,33 +1,56 @@
-"""Checkpoints that are written atomically and loaded strictly when training resumes."""
+"""Checkpoints that are written atomically, kept twice, and loaded strictly when training resumes."""
 
 from __future__ import annotations
 
+import logging
+import math
 import os
-import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from torch import Tensor
 
+from d2tiny.utils.checkpoint_files import is_finite, read_checkpoint
 from d2tiny.utils.errors import CheckpointError
-from d2tiny.utils.files import write_text
+from d2tiny.utils.files import open_atomic, write_text
 
-__all__ = ["TinyCheckpointer"]
+__all__ = ["LAST", "PREVIOUS", "TinyCheckpointer"]
+
+LAST, PREVIOUS = "model_last.pth", "model_previous.pth"
+_POINTER = "last_checkpoint"
+# Entries that newer versions of torch and of d2tiny added to what a checkpoint has.
+_OPTIONAL_OF_GROUPS = {"maximize", "foreach", "differentiable", "fused", "capturable", "decoupled_weight_decay"}
+_OPTIONAL = {"trainer.hooks.EvalAndSave.pending"}
+_LARGEST = 2**53  # whole numbers beyond it are no step, count or rate
+_OTHER_CONFIG = (
+    "The folder holds a training of another config; choose another train.output_dir, or train without --resume."
+)
+
+logger = logging.getLogger(__name__)
 
 
 class TinyCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer with atomic writes: a run killed while saving keeps the previous file."""
+    """Detectron2's checkpointer with atomic writes and d2tiny's reader.
+
+    A run killed while saving keeps the previous file, and the resumable checkpoint before the last is kept too.
+    """
 
     _strict = False
 
-    def save(self, name: str, *, resumable: bool = True, **kwargs: Any) -> None:
+    def save(self, name: str, *, resumable: bool = True, keep_previous: bool = False, **kwargs: Any) -> None:
         """Write ``{name}.pth``.
 
         Args:
             name: file name without the suffix.
             resumable: also save the optimizer and the progress, and make ``--resume`` continue from this file.
+            keep_previous: keep the file that is replaced as ``model_previous.pth``.
             **kwargs: further entries of the checkpoint.
+
+        Raises:
+            CheckpointError: the file cannot be written, for example on a full disk.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -35,38 +58,93 @@ class TinyCheckpointer(DetectionCheckpointer):
         if resumable:
             data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
         path = Path(self.save_dir) / f"{name}.pth"
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            torch.save(data, temporary)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        if resumable:
-            self.tag_last_checkpoint(path.name)
+            with open_atomic(path) as file:
+                torch.save(data, file)
+                file.flush()
+                if keep_previous and path.exists():
+                    path.replace(path.with_name(PREVIOUS))
+            if resumable:
+                self.tag_last_checkpoint(path.name)
+        except (OSError, RuntimeError) as err:  # torch turns errors of the disk into RuntimeErrors
+            raise CheckpointError(
+                f"{path}: cannot write this checkpoint: {err}. Free space or rights are missing; mend that and go on "
+                "with --resume from the checkpoint before."
+            ) from err
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Record the file that ``--resume`` continues from, with an atomic write."""
-        write_text(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
+        write_text(Path(self.save_dir) / _POINTER, last_filename_basename)
 
-    def resume(self) -> None:
-        """Load model, optimizer and progress from the last resumable checkpoint.
+    def has_checkpoint(self) -> bool:
+        """Return whether there is a checkpoint to resume from, with or without the file that names the last one."""
+        return bool(self.resumable_files())
+
+    def resumable_files(self) -> list[Path]:
+        """Return the checkpoints to resume from, the first choice first."""
+        folder = Path(self.save_dir)
+        files = [folder / name for name in (self._named(), LAST, PREVIOUS) if name]
+        return [file for file in dict.fromkeys(files) if file.is_file()]
+
+    def _named(self) -> str:
+        """Return the file of this folder that ``last_checkpoint`` names; empty where it names none, and say so."""
+        pointer = Path(self.save_dir) / _POINTER
+        if not pointer.is_file():
+            return ""
+        name = pointer.read_bytes()[:256].decode("utf-8", "replace").strip()
+        known = {file.name for file in pointer.parent.glob("*.pth")}
+        if name in known:
+            return name
+        logger.warning("%s names %r, which is no checkpoint of this folder; it is not followed.", pointer, name)
+        return ""
+
+    def resume(self) -> Path:
+        """Load model, optimizer and progress from the last checkpoint, or from the one before if it is broken.
+
+        Returns:
+            The file that was loaded.
 
         Raises:
-            CheckpointError: the checkpoint cannot be read or was written by another config.
+            CheckpointError: no checkpoint can be read, or they were written by another config.
         """
+        problems = []
+        for file in self.resumable_files():
+            try:
+                self._resume_from(file)
+            except CheckpointError as err:
+                logger.warning("Cannot resume from this checkpoint: %s", err)
+                problems.append(str(err))
+                continue
+            if problems:
+                logger.warning("Going on from the checkpoint before it, %s.", file)
+            return file
+        raise CheckpointError("\n".join(problems) or f"{self.save_dir}: no checkpoint to resume from.")
+
+    def _resume_from(self, file: Path) -> None:
+        checkpoint = read_checkpoint(file)
+        for key, part in self.checkpointables.items():
+            if key not in checkpoint:
+                raise CheckpointError(f"{file}: its entry '{key}' is missing: it holds weights, but no training.")
+            problem = _difference(part.state_dict(), checkpoint[key], key) or _broken(checkpoint[key], key)
+            if problem:
+                raise CheckpointError(f"{file}: {problem}. {_OTHER_CONFIG}")
         self._strict = True
         try:
-            self.load(self.get_checkpoint_file())
+            self._apply(file, checkpoint)
         finally:
             self._strict = False
+        for key, part in self.checkpointables.items():
+            try:
+                part.load_state_dict(checkpoint[key])
+            except Exception as err:  # whatever the objects make of values that do not suit them
+                raise CheckpointError(f"{file}: its entry '{key}' does not fit: {err}. {_OTHER_CONFIG}") from err
 
-    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Load a checkpoint into the model and, unless ``checkpointables`` says otherwise, optimizer and progress.
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Load weights into the model, as far as they fit, and the state of ``checkpointables``.
 
         Args:
             path: file or URL; empty loads nothing.
-            *args: passed on to Detectron2's checkpointer.
-            **kwargs: passed on to Detectron2's checkpointer.
+            checkpointables: which of the added objects to load; None loads those that the checkpoint has.
 
         Returns:
             Entries of the checkpoint that were not loaded into an object.
@@ -74,13 +152,25 @@ class TinyCheckpointer(DetectionCheckpointer):
         Raises:
             CheckpointError: the file is missing, cannot be read, or none of its tensors fits the model.
         """
-        self._parsed_url_during_load = None  # the base class does not reset it when a load fails
+        if not path:
+            return {}
+        checkpoint = read_checkpoint(path)
+        logger.info("Loading weights from %s.", path)
+        self._apply(path, checkpoint)
+        for key in self.checkpointables if checkpointables is None else checkpointables:
+            if key in checkpoint:
+                self.checkpointables[key].load_state_dict(checkpoint.pop(key))
+        return checkpoint
+
+    def _apply(self, path: str | os.PathLike[str], checkpoint: dict[str, Any]) -> None:
+        """Load the entry ``model``; whatever goes wrong is told with the file."""
         try:
-            return super().load(path, *args, **kwargs)
-        except (AssertionError, CheckpointError) as err:
+            incompatible = self._load_model(checkpoint)
+        except CheckpointError as err:
             raise CheckpointError(f"{path}: {err}") from err
-        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as err:
-            raise CheckpointError(f"{path}: cannot load this checkpoint: {err}") from err
+        except Exception as err:  # renaming the tensors of other projects fails in many ways
+            raise CheckpointError(f"{path}: its tensors do not fit the model: {type(err).__name__}: {err}") from err
+        self._log_incompatible_keys(incompatible)
 
     def _load_model(self, checkpoint: Any) -> Any:
         num_tensors = len(checkpoint["model"])
@@ -97,7 +187,62 @@ class TinyCheckpointer(DetectionCheckpointer):
         mismatched = [*incompatible.missing_keys, *incompatible.unexpected_keys, *incompatible.incorrect_shapes]
         if self._strict and mismatched:
             raise CheckpointError(
-                f"{len(mismatched)} tensors do not fit the model (first: {mismatched[0]}). The folder holds a "
-                "training of another config; choose another train.output_dir, or train without --resume."
+                f"{len(mismatched)} tensors do not fit the model (first: {mismatched[0]}). {_OTHER_CONFIG}"
             )
         return incompatible
+
+
+def _difference(own: Any, loaded: Any, key: str) -> str:
+    """Return how a loaded state differs in kind from the present one: an entry, a type, a length, a shape; or nothing.
+
+    Args:
+        own: the state now.
+        loaded: the state of the checkpoint.
+        key: dotted place of both, for the message.
+    """
+    if isinstance(own, Mapping):
+        return _difference_of_dicts(own, loaded, key)
+    if isinstance(own, list | tuple):
+        if not isinstance(loaded, list | tuple) or len(loaded) != len(own):
+            size = f"{len(loaded)} entries" if isinstance(loaded, list | tuple) else f"a {type(loaded).__name__}"
+            return f"'{key}' has {size}, but the training {len(own)}"
+        parts = (_difference(a, b, f"{key}.{i}") for i, (a, b) in enumerate(zip(own, loaded, strict=True)))
+        return next(filter(None, parts), "")
+    if isinstance(own, Tensor):
+        fits = isinstance(loaded, Tensor) and loaded.shape == own.shape
+        return "" if fits else f"'{key}' is no tensor of shape {tuple(own.shape)}"
+    if own is None:
+        return "" if loaded is None or isinstance(loaded, bool) else f"'{key}' is {loaded!r:.60}, and must not be set"
+    for kind, accepted in ((bool, bool), (int, int), (float, int | float), (str, str)):
+        if isinstance(own, kind):
+            fits = isinstance(loaded, accepted) and (isinstance(own, bool) or not isinstance(loaded, bool))
+            fits = fits and (not isinstance(loaded, int) or abs(loaded) < _LARGEST)
+            return "" if fits else f"'{key}' is {loaded!r:.60}, not a {kind.__name__}"
+    return ""
+
+
+def _difference_of_dicts(own: Mapping[Any, Any], loaded: Any, key: str) -> str:
+    if not isinstance(loaded, Mapping):
+        return f"'{key}' is a {type(loaded).__name__}, not a dict"
+    for name, value in own.items():
+        place = f"{key}.{name}"
+        if name not in loaded:
+            if place in _OPTIONAL or (".param_groups." in place and name in _OPTIONAL_OF_GROUPS):
+                continue
+            return f"its entry '{place}' is missing"
+        problem = _difference(value, loaded[name], place)
+        if problem:
+            return problem
+    return ""
+
+
+def _broken(state: Any, key: str) -> str:
+    """Return which number or tensor of a state is NaN or infinite, or nothing; ``-inf`` is the best metric so far."""
+    if isinstance(state, Mapping):
+        return next(filter(None, (_broken(value, f"{key}.{name}") for name, value in state.items())), "")
+    if isinstance(state, list | tuple):
+        return next(filter(None, (_broken(value, f"{key}.{i}") for i, value in enumerate(state))), "")
+    if isinstance(state, Tensor):
+        return "" if is_finite(state) else f"'{key}' is NaN or infinite"
+    broken = isinstance(state, float) and (math.isnan(state) or state == math.inf)
+    return f"'{key}' is {state}" if broken else ""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from detectron2.engine import HookBase
@@ -16,8 +17,11 @@ from d2tiny.compat import average_tensors
 from d2tiny.engine.checkpoint import TinyCheckpointer
 from d2tiny.engine.ema import ModelEMA
 from d2tiny.utils.errors import ConfigError, did_you_mean
+from d2tiny.utils.stop import Stopped, StopSignals
 
-__all__ = ["EMAHook", "EvalAndSave", "MomentumWarmup", "ProgressBar", "SetAttribute"]
+__all__ = ["EMAHook", "EvalAndSave", "MomentumWarmup", "ProgressBar", "SetAttribute", "StopHook"]
+
+logger = logging.getLogger(__name__)
 
 
 class ProgressBar(HookBase):
@@ -171,6 +175,7 @@ class EvalAndSave(HookBase):
     """Evaluate periodically and write ``model_last`` (resumable), ``model_best`` and ``model_final``.
 
     ``model_best`` and ``model_final`` hold the weights that were evaluated: the moving average where there is one.
+    The state is saved before an evaluation too, so that a training stopped meanwhile evaluates when it resumes.
     """
 
     def __init__(
@@ -182,6 +187,7 @@ class EvalAndSave(HookBase):
         save_period: int,
         metric: str = "AP",
         ema: ModelEMA | None = None,
+        signals: StopSignals | None = None,
     ) -> None:
         """Set what is evaluated and how often.
 
@@ -192,30 +198,66 @@ class EvalAndSave(HookBase):
             save_period: iterations between checkpoints; 0 saves only after the last iteration.
             metric: metric by which ``model_best`` is chosen; higher is better.
             ema: moving average to evaluate and save instead of the current weights.
+            signals: signals that stop the training; they stop an evaluation at once.
         """
         self._checkpointer, self._evaluate, self._ema = checkpointer, evaluate, ema
         self._eval_period, self._save_period, self._metric = eval_period, save_period, metric
+        self._signals = signals or StopSignals()
+        self._saved_iter = -1
         self.best = -math.inf
         self.best_iter = -1
+        self.pending = False
+        """Whether the weights of the checkpoint are still to be evaluated."""
         self.results: dict[str, float] = {}
+
+    def before_train(self) -> None:
+        """Do the evaluation that the training was stopped in."""
+        if self.pending:
+            self.trainer.storage.iter = self.trainer.start_iter - 1
+            self.evaluate_and_save(self.trainer.start_iter, is_last=False)
 
     def after_step(self) -> None:
         """Evaluate or save if a period ends with this iteration."""
         next_iter = self.trainer.iter + 1
         is_last = next_iter == self.trainer.max_iter
-        evaluate = is_last or (self._eval_period and next_iter % self._eval_period == 0)
-        save = is_last or (self._save_period and next_iter % self._save_period == 0)
-        if evaluate or save:
-            average_tensors(self._checkpointer.model.buffers())
-            if self._ema:
-                average_tensors(self._ema.average.values())
-        if evaluate:
+        if is_last or (self._eval_period and next_iter % self._eval_period == 0):
+            self.pending = True
+            self.save(next_iter)
+            self.evaluate_and_save(next_iter, is_last=is_last)
+        elif self._save_period and next_iter % self._save_period == 0:
+            self.save(next_iter)
+
+    def save(self, next_iter: int) -> None:
+        """Save the state from which the training goes on with ``next_iter``, once."""
+        if self._saved_iter == next_iter:
+            return
+        average_tensors(self._checkpointer.model.buffers())
+        if self._ema:
+            average_tensors(self._ema.average.values())
+        self._checkpointer.save("model_last", keep_previous=True)
+        self._saved_iter = next_iter
+
+    def evaluate_and_save(self, next_iter: int, *, is_last: bool) -> None:
+        """Evaluate, keep the best weights, and save that it is done.
+
+        Args:
+            next_iter: the iteration that follows.
+            is_last: also write ``model_final``.
+
+        Raises:
+            Stopped: a signal came meanwhile; the evaluation is done again when the training resumes.
+        """
+        with self._signals.at_once():
             self._evaluate_and_keep_best(next_iter, is_last)
-        if save:
-            self._checkpointer.save("model_last")
+        self.pending = False
+        self._checkpointer.save("model_last")
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Use the moving average in the model inside a ``with`` block, where there is one."""
+        return self._ema.applied() if self._ema else nullcontext()
 
     def _evaluate_and_keep_best(self, next_iter: int, is_last: bool) -> None:
-        with self._ema.applied() if self._ema else nullcontext():
+        with self.averaged():
             self.results = self._evaluate()
             value = self.results.get(self._metric, math.nan)
             if comm.is_main_process():
@@ -230,9 +272,30 @@ class EvalAndSave(HookBase):
         comm.synchronize()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best metric so far and its iteration."""
-        return {"best": self.best, "best_iter": self.best_iter}
+        """Return the best metric so far, its iteration, and whether an evaluation is to be done."""
+        return {"best": self.best, "best_iter": self.best_iter, "pending": self.pending}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
         self.best, self.best_iter = state["best"], state["best_iter"]
+        self.pending = state.get("pending", False)
+
+
+class StopHook(HookBase):
+    """Stop after an iteration in which SIGINT or SIGTERM came to any process: save, and leave the training."""
+
+    def __init__(self, signals: StopSignals, evaluator: EvalAndSave) -> None:
+        """Set where signals are recorded, and what saves the state."""
+        self._signals, self._evaluator = signals, evaluator
+
+    def after_step(self) -> None:
+        """Save and leave if a process was asked to.
+
+        Raises:
+            Stopped: the same in all processes.
+        """
+        number = max(comm.all_gather(self._signals.number))
+        if number:
+            self._evaluator.save(self.trainer.iter + 1)
+            logger.info("Stopped after iteration %d; --resume goes on from there.", self.trainer.iter)
+            raise Stopped(number, agreed=True)

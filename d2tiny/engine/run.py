@@ -21,21 +21,23 @@ from detectron2.engine import HookBase, hooks
 from detectron2.evaluation import inference_on_dataset
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
-from detectron2.utils.events import JSONWriter, TensorboardXWriter
+from detectron2.utils.events import EventStorage, JSONWriter, TensorboardXWriter
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from d2tiny.compat import wrap_ddp
 from d2tiny.config import save_config, validate_config
 from d2tiny.data.loading.loader import ResumableLoader
-from d2tiny.engine.checkpoint import TinyCheckpointer
+from d2tiny.engine.checkpoint import LAST, TinyCheckpointer
 from d2tiny.engine.ema import ModelEMA
-from d2tiny.engine.hooks import EMAHook, EvalAndSave, ProgressBar
+from d2tiny.engine.hooks import EMAHook, EvalAndSave, ProgressBar, StopHook
 from d2tiny.engine.trainer import AMP_DTYPES, Trainer
 from d2tiny.utils.env import describe_hardware, resolve_device
-from d2tiny.utils.errors import ConfigError, D2TinyError, did_you_mean
-from d2tiny.utils.files import write_text
+from d2tiny.utils.errors import CheckpointError, ConfigError, D2TinyError, did_you_mean
+from d2tiny.utils.files import open_atomic, write_text
+from d2tiny.utils.folders import lock_folder, remove_leftovers
 from d2tiny.utils.logs import setup_loggers
+from d2tiny.utils.stop import StopSignals
 from d2tiny.utils.weights import load_weights
 
 __all__ = ["Evaluation", "run"]
@@ -49,7 +51,8 @@ def _setup(cfg: DictConfig, config_file: str) -> tuple[str, Path]:
     if device == "cuda" and comm.get_world_size() > 1:
         device = f"cuda:{comm.get_local_rank()}"
     output = Path(cfg.train.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
+    if comm.is_main_process():
+        remove_leftovers(output)
     setup_loggers(output, rank=comm.get_rank())
     seed = int(cfg.train.seed)
     random.seed(seed)
@@ -70,7 +73,9 @@ def _build(cfg: DictConfig, key: str) -> Any:
         raise
     except ValueError as err:
         raise ConfigError(f"{key}: {err}") from err
-    except (TypeError, KeyError, IndexError, AttributeError) as err:
+    except OSError:
+        raise
+    except Exception as err:
         # Not a message about a bad value, but a crash inside the component because of unexpected settings.
         logger.debug("Traceback of the error below", exc_info=True)
         raise ConfigError(f"{key}: a component does not take its settings: {type(err).__name__}: {err}") from err
@@ -165,6 +170,16 @@ def run(
         D2TinyError: invalid config, data or checkpoint, raised before anything is built where possible.
     """
     validate_config(cfg, splits=("test",) if eval_only else ("train", "test"))
+    output = Path(cfg.train.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    # An evaluation may write beside a training that runs.
+    with nullcontext() if eval_only or not comm.is_main_process() else lock_folder(output):
+        return _run(cfg, resume, eval_only, config_name, overrides)
+
+
+def _run(
+    cfg: DictConfig, resume: bool, eval_only: bool, config_name: str, overrides: Sequence[str]
+) -> dict[str, float]:
     device, output = _setup(cfg, "eval_config.yaml" if eval_only else "config.yaml")
     start_time = time.perf_counter()
     # All data are read and checked before the model is built.
@@ -200,12 +215,46 @@ def _evaluate_checkpoint(cfg: DictConfig, model: nn.Module, evaluation: Evaluati
     return evaluation(model)
 
 
+def _prepare_folder(output: Path, resume: bool) -> None:
+    """Make the folder ready for a training that goes on, or for one that starts anew."""
+    if resume:
+        _mend_metrics(output / "metrics.json")
+    else:
+        _archive_previous_run(output)
+
+
 def _archive_previous_run(output: Path) -> None:
-    """Keep the metrics of an earlier training in the same folder under another name, and never resume from it."""
-    (output / "last_checkpoint").unlink(missing_ok=True)
-    metrics = output / "metrics.json"
-    if metrics.exists():
-        metrics.replace(output / "metrics.previous.json")
+    """Move what an earlier training in the same folder wrote to ``previous_1``, ``previous_2``, …, and say so."""
+    names = ("last_checkpoint", "metrics.json", "result.json")
+    files = [*output.glob("model_*.pth"), *(output / name for name in names if (output / name).exists())]
+    if not files:
+        return
+    number = 1
+    while (output / f"previous_{number}").exists():
+        number += 1
+    folder = output / f"previous_{number}"
+    folder.mkdir()
+    for file in sorted(files):
+        file.replace(folder / file.name)
+    logger.warning("%s holds an earlier training, which is now in %s; --resume would go on with it.", output, folder)
+
+
+def _mend_metrics(path: Path) -> None:
+    """End the last line of ``metrics.json``, or remove it if it is half of a record: it would swallow the next."""
+    if not path.is_file():
+        return
+    content = path.read_bytes()
+    complete, newline, rest = content.rpartition(b"\n")
+    if not rest:
+        return
+    try:
+        json.loads(rest)
+        mended = content + b"\n"
+    except ValueError:
+        logger.warning("%s: the last line is only half of a record, and is removed.", path)
+        mended = complete + newline
+    with open_atomic(path) as file:
+        file.write(mended)
 
 
 def _build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -229,9 +278,14 @@ def _build_trainer(cfg: DictConfig, model: nn.Module, device: str) -> Trainer:
 
 
 def _build_hooks(
-    cfg: DictConfig, trainer: Trainer, evaluator: EvalAndSave, ema: ModelEMA | None, output: Path
+    cfg: DictConfig,
+    trainer: Trainer,
+    evaluator: EvalAndSave,
+    ema: ModelEMA | None,
+    output: Path,
+    signals: StopSignals,
 ) -> list[HookBase]:
-    """Return the hooks in the order they run: timer, learning rate, the config's, EMA, progress, evaluation, logs."""
+    """Return the hooks in the order they run: timer, learning rate, the config's, EMA, bar, evaluation, logs, stop."""
     train = cfg.train
     scheduler = LRMultiplier(trainer.optimizer, _build(cfg, "lr_multiplier"), train.max_iter)
     result: list[HookBase] = [hooks.IterationTimer(warmup_iter=1), hooks.LRScheduler(scheduler=scheduler)]
@@ -243,7 +297,7 @@ def _build_hooks(
         # Window 1 records the loss of each iteration itself, so that resumed and uninterrupted runs can be compared.
         json_writer = JSONWriter(str(output / "metrics.json"), window_size=1)
         result.append(hooks.PeriodicWriter([json_writer, TensorboardXWriter(str(output))], period=train.log_period))
-    return result
+    return [*result, StopHook(signals, evaluator)]
 
 
 def _train(
@@ -259,43 +313,77 @@ def _train(
     train = cfg.train
     ema = ModelEMA(model, train.ema.decay) if train.ema.enabled else None
     checkpointer = TinyCheckpointer(model, str(output))
-    if not resume and comm.is_main_process():
-        _archive_previous_run(output)
     trainer = _build_trainer(cfg, model, device)
     checkpointer.add_checkpointable("trainer", trainer)
     if ema is not None:
         checkpointer.add_checkpointable("ema", ema)
-    evaluator = EvalAndSave(
-        checkpointer,
-        lambda: evaluation(model),
-        eval_period=train.eval_period,
-        save_period=train.checkpoint_period,
-        ema=ema,
-    )
-    trainer.register_hooks(_build_hooks(cfg, trainer, evaluator, ema, output))
-    start = _resume_or_load(checkpointer, trainer, ema, train.init_checkpoint, resume)
-    if start >= train.max_iter:
-        logger.info("Nothing to train: %s is already at iteration %d.", output, start)
-        with ema.applied() if ema else nullcontext():
-            return evaluation(model), trainer.seconds
-    trainer.set_data_iterator(loader.iter_from(start))
-    trainer.train(start, train.max_iter)
+    resuming = resume and checkpointer.has_checkpoint()
+    if not resuming:
+        _load_initial(checkpointer, ema, train.init_checkpoint, resume)
+    comm.synchronize()  # all have read what the main process moves now
+    if comm.is_main_process():
+        _prepare_folder(output, resume)
+    with StopSignals() as signals:
+        evaluator = EvalAndSave(
+            checkpointer,
+            lambda: evaluation(model),
+            eval_period=train.eval_period,
+            save_period=train.checkpoint_period,
+            ema=ema,
+            signals=signals,
+        )
+        trainer.register_hooks(_build_hooks(cfg, trainer, evaluator, ema, output, signals))
+        start = _resume(checkpointer, trainer) if resuming else 0
+        if start >= train.max_iter:
+            return _finished(trainer, evaluator, evaluation, model, start, output), trainer.seconds
+        trainer.set_data_iterator(loader.iter_from(start))
+        trainer.train(start, train.max_iter)
     if trainer.dropped:
         counts = ", ".join(f"{n} {key.removeprefix('dropped/')}" for key, n in trainer.dropped.items())
         logger.info("Boxes that augmentation took out of training: %s.", counts)
     return evaluator.results, trainer.seconds
 
 
-def _resume_or_load(
-    checkpointer: TinyCheckpointer, trainer: Trainer, ema: ModelEMA | None, init_checkpoint: str, resume: bool
-) -> int:
-    """Load the last checkpoint if training resumes, else the initial weights; return the iteration to start at."""
-    if resume and checkpointer.has_checkpoint():
-        checkpointer.resume()
-        logger.info("Resuming at iteration %d.", trainer.iter + 1)
-        return trainer.iter + 1
+def _finished(
+    trainer: Trainer, evaluator: EvalAndSave, evaluation: Evaluation, model: nn.Module, start: int, output: Path
+) -> dict[str, float]:
+    """Evaluate a training that has no iteration left; return the metrics."""
+    logger.info("Nothing to train: %s is already at iteration %d.", output, start)
+    if evaluator.pending:  # it was stopped in its last evaluation
+        with EventStorage(start) as trainer.storage:
+            evaluator.evaluate_and_save(start, is_last=True)
+        return evaluator.results
+    with evaluator.averaged():
+        return evaluation(model)
+
+
+def _resume(checkpointer: TinyCheckpointer, trainer: Trainer) -> int:
+    """Load the last checkpoint; return the iteration to go on with."""
+    file = checkpointer.resume()
+    logger.info("Resuming at iteration %d from %s.", trainer.iter + 1, file)
+    return trainer.iter + 1
+
+
+def _load_initial(checkpointer: TinyCheckpointer, ema: ModelEMA | None, init_checkpoint: str, resume: bool) -> None:
+    """Load the initial weights, if any; say so where a training was to be resumed."""
+    if resume:
+        _check_nothing_is_lost(Path(checkpointer.save_dir))
+        logger.warning("--resume: %s holds no checkpoint yet; starting at iteration 0.", checkpointer.save_dir)
     if init_checkpoint:
         checkpointer.load(init_checkpoint, checkpointables=[])
         if ema is not None:
             ema.reset()
-    return 0
+
+
+def _check_nothing_is_lost(output: Path) -> None:
+    """Raise if a training that starts anew would overwrite weights.
+
+    Raises:
+        CheckpointError: the folder holds weights, but no checkpoint to resume from.
+    """
+    weights = sorted(file.name for file in output.glob("*.pth"))
+    if weights:
+        raise CheckpointError(
+            f"--resume: {output} holds {', '.join(weights[:4])}, but no checkpoint to resume from ({LAST}). "
+            "Start without --resume, which keeps them in a folder previous_1, or choose another train.output_dir."
+        )

@@ -13,10 +13,11 @@ from detectron2.engine import TrainerBase
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from d2tiny.utils.errors import ConfigError, NonFiniteLossError
+from d2tiny.utils.errors import CheckpointError, ConfigError, NonFiniteLossError
 
 __all__ = ["Trainer"]
 
+_MAX_ITER = 2**31
 AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -139,8 +140,35 @@ class Trainer(TrainerBase):
         state["seconds"] = self.seconds
         return state
 
+    def _check_optimizer_state(self, loaded: dict[str, Any]) -> None:
+        """Check the moments of parameters, which torch does not; it counts parameters through all groups."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        state: dict[int, dict[str, Any]] = loaded["state"]
+        if [n for group in loaded["param_groups"] for n in group["params"]] != list(range(len(parameters))):
+            raise CheckpointError("parameters of the optimizer are missing or in another order")
+        names = {tuple(sorted(moments)) for moments in state.values()}
+        if len(names) > 1:
+            raise CheckpointError(f"parameters have different states in the optimizer: {sorted(names)}")
+        for number, moments in state.items():
+            shape = parameters[number].shape
+            for name, value in moments.items():
+                place = f"'trainer.optimizer.state.{number}.{name}'"
+                if name == "step" or value is None:
+                    continue
+                if not isinstance(value, Tensor) or not value.is_floating_point():
+                    raise CheckpointError(f"{place} is a {type(value).__name__}, not a tensor of numbers")
+                if value.shape != shape:
+                    raise CheckpointError(f"{place} has shape {tuple(value.shape)}, its parameter {tuple(shape)}")
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned.
+
+        Raises:
+            CheckpointError: a negative iteration, or a state of the optimizer that is not of its parameters.
+        """
+        if not 0 <= state_dict["iteration"] < _MAX_ITER:
+            raise CheckpointError(f"iteration {state_dict['iteration']}")
+        self._check_optimizer_state(state_dict["optimizer"])
         super().load_state_dict(state_dict)
         self.optimizer.load_state_dict(state_dict["optimizer"])
         self._scaler.load_state_dict(state_dict["scaler"])

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import glob
 import logging
+import os
+import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultPredictor
+from detectron2.structures import Instances
 from tqdm import tqdm
 
 from d2tiny.data.coco.boxes import box_xyxy_to_xywh
@@ -22,6 +26,7 @@ from d2tiny.data.loading.headers import IMAGE_SUFFIXES
 from d2tiny.data.loading.images import read_image
 from d2tiny.data.loading.stretch import StretchLike, make_stretch
 from d2tiny.utils.errors import ConfigError, DatasetError
+from d2tiny.utils.files import open_atomic
 from d2tiny.utils.weights import load_weights
 from d2tiny.visualization import Boxes2D, draw_boxes
 
@@ -36,6 +41,7 @@ _JPEG = [
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
 ]
+_WRITE_PERIOD = 30.0  # seconds
 
 
 def collect_images(inputs: Sequence[str]) -> list[Path]:
@@ -117,10 +123,11 @@ def predict_folder(
         progress: show a bar.
 
     Returns:
-        One message for each image that could not be read; the others are done all the same.
+        One message for each image that could not be read, predicted or drawn; the others are done all the same.
 
     Raises:
-        ConfigError: a score outside [0, 1], a stretch that is none, or an output that would overwrite an input.
+        ConfigError: a score outside [0, 1], a stretch that is none, or an output that would overwrite an input or
+            cannot be written to.
         CheckpointError: weights that do not fit.
         DatasetError: an input that matches nothing.
     """
@@ -129,6 +136,8 @@ def predict_folder(
     scale = make_stretch(stretch)
     files = collect_images(inputs)
     output.mkdir(parents=True, exist_ok=True)
+    if not os.access(output, os.W_OK | os.X_OK):
+        raise ConfigError(f"--output {output}: no right to write there; choose another folder.")
     targets = _targets(files, output)
     cfg = cfg.clone()
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = score
@@ -140,41 +149,116 @@ def predict_folder(
         predictor.model.to(memory_format=torch.channels_last)
     device = torch.device(cfg.MODEL.DEVICE).type
     names = dataset_classes(cfg.DATASETS.TEST[0], cfg.MODEL.ROI_HEADS.NUM_CLASSES)
-    result: dict[str, list[Any]] = {
-        "images": [],
-        "annotations": [],
-        "categories": [{"id": i, "name": name} for i, name in enumerate(names, start=1)],
-    }
-    failed = []
+    result = _Detections(output / "detections.json", names)
     bar = tqdm(zip(files, targets, strict=True), total=len(files), desc="predict", unit="img", disable=not progress)
     # Around all images: autocast keeps the weights that it has cast until it is left.
-    with torch.autocast(device, torch.bfloat16, enabled=bf16):
+    with torch.autocast(device, torch.bfloat16, enabled=bf16), result:
         for number, (path, target) in enumerate(bar, start=1):
             try:
                 image = read_image(path, "BGR", stretch=scale)
+                boxes, found = _predict_one(predictor, image)
+                result.add(number, path, image, boxes, found)
+                _draw(image, Boxes2D(boxes, found.pred_classes.numpy(), found.scores.numpy()), names, path, target)
             except (DatasetError, ImportError) as err:
-                failed.append(str(err))
-                continue
-            found = predictor(image)["instances"].to("cpu")
-            boxes = found.pred_boxes.tensor.numpy()
-            items = Boxes2D(boxes, found.pred_classes.numpy(), found.scores.numpy())
-            picture = draw_boxes(np.ascontiguousarray(image[:, :, ::-1]), items, names, title=path.name)
-            if not cv2.imwrite(str(target), picture[:, :, ::-1], _JPEG):
-                failed.append(f"{target}: cannot write this picture")
-            height, width = image.shape[:2]
-            result["images"].append({"id": number, "file_name": str(path), "width": width, "height": height})
-            for box, cls, value in zip(boxes.tolist(), items.classes.tolist(), found.scores.tolist(), strict=True):
-                x, y, w, h = box_xyxy_to_xywh(box)
-                result["annotations"].append(
-                    {
-                        "id": len(result["annotations"]) + 1,
-                        "image_id": number,
-                        "category_id": cls + 1,
-                        "bbox": [round(v, 2) for v in (x, y, w, h)],
-                        "area": round(w * h, 2),
-                        "score": round(value, 4),
-                        "iscrowd": 0,
-                    }
-                )
-    write_coco(result, output / "detections.json")
-    return failed
+                result.failed.append(str(err))
+            except OSError as err:
+                result.failed.append(f"{target}: cannot write this picture: {err.strerror or err}")
+            except (MemoryError, torch.cuda.OutOfMemoryError) as err:
+                result.failed.append(_too_large(path, err))
+            result.write_now_and_then()
+    return result.failed
+
+
+def _predict_one(predictor: DefaultPredictor, image: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], Instances]:
+    """Return the boxes (N, 4), XYXY in pixels, and all that was found.
+
+    Raises:
+        MemoryError: the image does not fit into memory; PyTorch says so on the CPU with a RuntimeError.
+    """
+    try:
+        found = predictor(image)["instances"].to("cpu")
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except RuntimeError as err:
+        if "memory" in str(err).lower():
+            raise MemoryError(str(err)) from err
+        raise
+    return found.pred_boxes.tensor.numpy(), found
+
+
+def _too_large(path: Path, err: BaseException) -> str:
+    """Return what to do about an image that does not fit into memory; frees what is cached."""
+    torch.cuda.empty_cache()
+    reason = str(err).splitlines()[0] if str(err) else "MemoryError"
+    return (
+        f"{path}: this image does not fit into memory ({reason}). "
+        "Cut it with d2tiny tile, or take a machine with more memory."
+    )
+
+
+def _draw(image: np.ndarray[Any, Any], items: Boxes2D, names: list[str], path: Path, target: Path) -> None:
+    """Write the picture of an image, whole or not at all."""
+    picture = draw_boxes(np.ascontiguousarray(image[:, :, ::-1]), items, names, title=path.name)
+    done, content = cv2.imencode(".jpg", picture[:, :, ::-1], _JPEG)
+    if not done:
+        raise OSError("it cannot be encoded as JPEG")
+    with open_atomic(target) as file:
+        file.write(content.tobytes())
+
+
+class _Detections:
+    """What was found, as COCO json; written however the ``with`` block ends, so that no failure loses it."""
+
+    def __init__(self, path: Path, names: list[str]) -> None:
+        self._path = path
+        self._images: list[dict[str, Any]] = []
+        self._annotations: list[dict[str, Any]] = []
+        self._categories = [{"id": i, "name": name} for i, name in enumerate(names, start=1)]
+        self._written = time.monotonic()
+        self.failed: list[str] = []
+
+    def __enter__(self) -> _Detections:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._write(self._path)
+        except OSError as err:
+            other = Path(tempfile.mkdtemp(prefix="d2tiny-")) / self._path.name
+            self._write(other)
+            self.failed.append(f"{self._path}: {err.strerror or err}. The detections are in {other}; move them.")
+            logger.warning("%s", self.failed[-1])
+
+    def _write(self, path: Path) -> None:
+        content = {"images": self._images, "annotations": self._annotations, "categories": self._categories}
+        write_coco(content, path)
+        self._written = time.monotonic()
+
+    def write_now_and_then(self) -> None:
+        """Write every half minute: a process that the system ends cannot write any more."""
+        if time.monotonic() - self._written > _WRITE_PERIOD:
+            try:
+                self._write(self._path)
+            except OSError:  # told at the end
+                self._written = time.monotonic()
+
+    def add(
+        self, number: int, path: Path, image: np.ndarray[Any, Any], boxes: np.ndarray[Any, Any], found: Instances
+    ) -> None:
+        """Add the detections of an image; boxes (N, 4) are XYXY in its pixels."""
+        height, width = image.shape[:2]
+        self._images.append({"id": number, "file_name": str(path), "width": width, "height": height})
+        classes, scores = found.pred_classes.tolist(), found.scores.tolist()
+        for box, cls, value in zip(boxes.tolist(), classes, scores, strict=True):
+            x, y, w, h = box_xyxy_to_xywh(box)
+            self._annotations.append(
+                {
+                    "id": len(self._annotations) + 1,
+                    "image_id": number,
+                    "category_id": cls + 1,
+                    "bbox": [round(v, 2) for v in (x, y, w, h)],
+                    "area": round(w * h, 2),
+                    "score": round(value, 4),
+                    "iscrowd": 0,
+                }
+            )

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import pickle
 
-import torch
 from torch import nn
 
+from d2tiny.utils.checkpoint_files import read_checkpoint
 from d2tiny.utils.errors import CheckpointError
 
 __all__ = ["OPTIONAL_WEIGHTS", "load_weights"]
@@ -17,23 +16,17 @@ OPTIONAL_WEIGHTS = ("pixel_mean", "pixel_std")
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Load a ``.pth`` checkpoint whose tensors must match those of the model exactly.
+    """Load a checkpoint whose tensors must match those of the model exactly.
 
     Args:
         model: the model.
-        path: the checkpoint, a state dict or a dict with the state dict under ``model``.
+        path: the checkpoint, see :func:`~d2tiny.utils.checkpoint_files.read_checkpoint`.
 
     Raises:
-        CheckpointError: the file is missing or unreadable, or tensors are missing, unknown or of another shape; the
-            model is not modified then.
+        CheckpointError: the file is missing, damaged or no checkpoint, or tensors are missing, unknown or of another
+            shape; the model is not modified then.
     """
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as err:
-        raise CheckpointError(f"{path}: no such file.") from err
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as err:
-        raise CheckpointError(f"{path}: cannot load this checkpoint: {str(err).splitlines()[0]}") from err
-    state = loaded.get("model", loaded)
+    state = read_checkpoint(path)["model"]
     own = model.state_dict()
     missing = [k for k in own if k not in state and k not in OPTIONAL_WEIGHTS]
     unknown = [k for k in state if k not in own]

@@ -8,7 +8,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,6 +28,7 @@ from d2tiny.compat import average_tensors, launch, wrap_ddp
 from d2tiny.engine.trainer import Trainer
 from d2tiny.modeling.losses import DCLoss, SALoss
 from d2tiny.utils.errors import D2TinyError
+from tests.helpers import ROOT
 from tests.helpers.images import item
 from tests.helpers.models import small
 from tests.helpers.training import CONFIG, losses, settings
@@ -147,6 +154,81 @@ def test_mistakes_are_told_before_processes_start(datasets, tmp_path, capfd):
     text = capfd.readouterr().err
     assert "Did you mean 'max_iter'" in text
     assert "Traceback" not in text
+
+
+TRAINING = """
+import sys
+from d2tiny.cli.train import train_main
+if __name__ == "__main__":
+    sys.exit(train_main(sys.argv[1:]))
+"""
+
+
+def started(folder):
+    """Start a long training of two processes as a script, and wait for its first iterations."""
+    (folder / "train.py").write_text(TRAINING)
+    arguments = ["--config-file", CONFIG, "--num-gpus", "2", *settings(folder / "run", "train.max_iter=100000")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with (folder / "text.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, str(folder / "train.py"), *arguments],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    until(lambda: len(metrics(folder)) >= 2 or process.poll() is not None, 300)
+    assert process.poll() is None, (folder / "text.log").read_text()
+    return process, arguments
+
+
+def metrics(folder):
+    path = folder / "run" / "metrics.json"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def until(condition, seconds):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.1)
+
+
+def members(session):
+    """Processes of a session that run."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, _, its_session = stat.read_text().rpartition(")")[2].split()[:4]
+            if int(its_session) == session and state != "Z":
+                found.append(stat.parent.name)
+    return found
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_no_process_outlives_the_parent(datasets, tmp_path, number, code):
+    """The step is finished and saved; all processes are gone within 20 s. A second training meanwhile is refused."""
+    process, arguments = started(tmp_path)
+    try:
+        second = [*arguments[:3], "1", *arguments[4:]]
+        refused = subprocess.run(
+            [sys.executable, str(tmp_path / "train.py"), *second],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        assert refused.returncode == 2
+        assert "another training writes to this folder (process" in refused.stderr
+        process.send_signal(number)
+        assert process.wait(20) == code
+        until(lambda: not members(process.pid), 20)
+        assert not members(process.pid)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    checkpoint = torch.load(tmp_path / "run" / "model_last.pth")
+    assert checkpoint["trainer"]["iteration"] == max(losses(tmp_path / "run"))
+    assert not [path for path in (tmp_path / "run").glob(".*") if path.name != ".training.lock"]
 
 
 def gradient_of_a_share(name):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -176,7 +175,7 @@ def test_checkpoint_errors(datasets, tmp_path):
     cfg = load_config(CONFIG, SMALL)
     model = instantiate(cfg.model)
     checkpointer = TinyCheckpointer(model, str(tmp_path))
-    with pytest.raises(CheckpointError, match="not found"):
+    with pytest.raises(CheckpointError, match="no such file"):
         checkpointer.load(str(tmp_path / "no.pth"))
     (tmp_path / "cut.pth").write_bytes(b"PK\x03\x04 half a file")
     with pytest.raises(CheckpointError, match=r"cut\.pth"):
@@ -192,8 +191,8 @@ def test_a_killed_save_keeps_the_previous_file(tmp_path, monkeypatch):
     checkpointer.save("model_last")
     before = (tmp_path / "model_last.pth").read_bytes()
 
-    def dies(data, path):
-        Path(path).write_bytes(b"half")
+    def dies(data, file):
+        file.write(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", dies)
@@ -210,7 +209,8 @@ def test_a_new_run_in_a_used_folder_does_not_mix(datasets, tmp_path):
     run(load_config(CONFIG, [*cfg, "train.seed=5"]))
     assert losses(tmp_path) != first
     assert sorted(losses(tmp_path)) == [0, 1]
-    assert (tmp_path / "metrics.previous.json").is_file()
+    assert (tmp_path / "previous_1" / "metrics.json").is_file()
+    assert (tmp_path / "previous_1" / "model_last.pth").is_file()
 
 
 def test_resume_with_another_config_is_refused(datasets, tmp_path):

@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from detectron2.config import instantiate
+from detectron2.engine import DefaultPredictor
 
 from d2tiny import model_zoo
 from d2tiny.cli.predict import demo_main
-from d2tiny.inference import collect_images
+from d2tiny.data.coco.writer import write_coco
+from d2tiny.inference import collect_images, folder
 from d2tiny.utils.errors import DatasetError
 
 CONFIG = "quick/faster_rcnn_r18_fpn_rfla"
@@ -71,6 +75,80 @@ def test_bad_arguments(tmp_path, weights, capsys, more, message):
     assert message in capsys.readouterr().err
     assert run(tmp_path / "no.pth", [tmp_path / "a.png"], tmp_path / "out") == 2
     assert "no.pth: no such file" in capsys.readouterr().err
+
+
+@pytest.fixture
+def three(tmp_path):
+    return [write(tmp_path / "in" / f"{name}.png", (40, 40)) for name in "abc"]
+
+
+def done(output):
+    return [Path(image["file_name"]).name for image in json.loads((output / "detections.json").read_text())["images"]]
+
+
+def at_the_second(action):
+    """A predictor that does something else with its second image."""
+    inner, calls = DefaultPredictor.__call__, []
+
+    def call(self, image):
+        calls.append(image)
+        return action() if len(calls) == 2 else inner(self, image)
+
+    return call
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])
+def test_an_image_without_enough_memory_loses_no_other(tmp_path, weights, three, monkeypatch, capsys, error):
+    def fails():
+        raise error
+
+    monkeypatch.setattr(DefaultPredictor, "__call__", at_the_second(fails))
+    assert run(weights, three, tmp_path / "out") == 1
+    assert done(tmp_path / "out") == ["a.png", "c.png"]
+    assert "b.png: this image does not fit into memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_keeps_what_is_done(tmp_path, weights, three, monkeypatch, number, code):
+    monkeypatch.setattr(DefaultPredictor, "__call__", at_the_second(lambda: os.kill(os.getpid(), number)))
+    assert run(weights, three, tmp_path / "out") == code
+    assert done(tmp_path / "out") == ["a.png"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.jpg", "detections.json"]
+
+
+def test_a_folder_that_cannot_be_written_to_any_more(tmp_path, weights, three, monkeypatch, capsys):
+    """The second picture and the json fail: the json goes to another folder, which the message names."""
+    real, output = folder.open_atomic, tmp_path / "out"
+
+    def full(path):
+        if path.name == "b.jpg":
+            raise OSError(28, "No space left on device")
+        return real(path)
+
+    def write_json(content, path):
+        if path.parent == output:
+            raise OSError(30, "Read-only file system")
+        write_coco(content, path)
+
+    monkeypatch.setattr(folder, "open_atomic", full)
+    monkeypatch.setattr(folder, "write_coco", write_json)
+    monkeypatch.setattr(folder, "_WRITE_PERIOD", 0.0)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert run(weights, three, output) == 1
+    error = capsys.readouterr().err
+    assert "b.jpg: cannot write this picture: No space left" in error
+    assert "detections.json: Read-only file system. The detections are in" in error
+    [other] = tmp_path.glob("d2tiny-*/detections.json")
+    assert done(other.parent) == ["a.png", "b.png", "c.png"]
+
+
+@pytest.mark.parametrize("content", [b"", b"hello"])
+def test_weights_that_are_none(tmp_path, weights, three, capsys, content):
+    (tmp_path / "x.pth").write_bytes(content)
+    assert run(tmp_path / "x.pth", three, tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "x.pth" in error
+    assert "Traceback" not in error
 
 
 def test_inputs_are_never_overwritten(tmp_path, weights, capsys):

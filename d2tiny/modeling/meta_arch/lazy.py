@@ -13,6 +13,7 @@ from d2tiny.config.defaults import read_key
 from d2tiny.config.lazy import load_config
 from d2tiny.modeling.meta_arch.edits import refuse_ignored_edits
 from d2tiny.modeling.meta_arch.inputs import require_batch
+from d2tiny.utils.checkpoint_files import check_checkpoint
 from d2tiny.utils.errors import CheckpointError, ConfigError
 from d2tiny.utils.weights import OPTIONAL_WEIGHTS
 
@@ -64,9 +65,13 @@ def LazyModel(cfg: CfgNode) -> nn.Module:
 
     Raises:
         ConfigError: no lazy config is named, or a key of the model was edited that would have no effect.
+        CheckpointError: ``MODEL.WEIGHTS``, which Detectron2 loads afterwards by its own means, is damaged, or no
+            checkpoint, or holds more than arrays.
     """
     if not cfg.D2TINY.LAZY_CONFIG:
         raise ConfigError("META_ARCHITECTURE LazyModel needs D2TINY.LAZY_CONFIG; use d2tiny.model_zoo.get_cfg.")
+    if cfg.MODEL.WEIGHTS:
+        check_checkpoint(cfg.MODEL.WEIGHTS)
     lazy = load_config(cfg.D2TINY.LAZY_CONFIG, cfg.D2TINY.LAZY_OVERRIDES)
     copy_shared_keys(cfg, lazy)
     model: nn.Module = instantiate(lazy.model)

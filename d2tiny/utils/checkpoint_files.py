@@ -1,0 +1,225 @@
+"""The one reader of checkpoints. Nothing in a file is run; damaged files are told apart from those of another kind."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from d2tiny.utils.errors import CheckpointError
+from d2tiny.utils.numpy_pickle import read_array_pickle
+
+__all__ = ["check_checkpoint", "is_finite", "read_checkpoint"]
+
+_CHUNK = 1 << 20  # bytes
+_TEXT = bytes(range(32, 127)) + b"\t\r\n"
+_CHECKED: set[tuple[Path, Any]] = set()
+_RESAVE = "Where you trust it, save its weights anew: torch.save({'model': model.state_dict()}, 'weights.pth')."
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a checkpoint and check all that can be checked without the model.
+
+    The file is a ``.pth`` of ``torch.save`` (a state dict, or a dict with it under ``model``), a ``.pkl`` of numpy
+    arrays, as Detectron2's model zoo has, or a ``.pyth`` of pycls. A prefix ``module.`` of all names is removed. The
+    checksums of the file are compared, and only tensors and plain containers are read.
+
+    Args:
+        path: the file, or a URL that Detectron2 knows.
+
+    Returns:
+        The entries of the checkpoint; ``model`` has the tensors by name. Files of other projects have
+        ``matching_heuristics`` and ``__author__``, as Detectron2 reads them.
+
+    Raises:
+        CheckpointError: there is no such file, or it is empty, damaged, no checkpoint, or has NaN or infinite weights;
+            says which.
+    """
+    path, heuristics = _local_file(os.fspath(path))
+    start = _first_bytes(path)
+    if path.suffix == ".pkl":
+        if start[:2] == b"PK":
+            raise CheckpointError(f"{path}: a file of torch.save; rename it to {path.with_suffix('.pth').name}.")
+        checkpoint = _of_zoo(path, read_array_pickle(path))
+    else:
+        if start[:2] == b"PK":
+            _check_zip(path)
+        checkpoint = _entries(path, _torch_load(path, start))
+    checkpoint["model"] = _weights(path, checkpoint["model"])
+    if heuristics:
+        checkpoint["matching_heuristics"] = True
+    return checkpoint
+
+
+def check_checkpoint(path: str | os.PathLike[str]) -> None:
+    """Check a file that Detectron2 will read by its own means; a file that was checked before is not read again.
+
+    Raises:
+        CheckpointError: as :func:`read_checkpoint`.
+    """
+    file, _ = _local_file(os.fspath(path))
+    status = file.stat() if file.is_file() else None
+    key = (file.resolve(), status and (status.st_mtime_ns, status.st_size, status.st_ino))
+    if key not in _CHECKED:
+        read_checkpoint(path)
+        _CHECKED.add(key)
+
+
+def _local_file(text: str) -> tuple[Path, bool]:
+    """Return the file of a path or URL, fetched where necessary, and whether the URL asks for matching by heuristics.
+
+    Raises:
+        CheckpointError: the URL cannot be fetched.
+    """
+    if "://" not in text:
+        return Path(text), False
+    from detectron2.checkpoint import catalog  # noqa: F401  knows detectron2://
+    from detectron2.utils.file_io import PathManager
+
+    url = text.removesuffix("?matching_heuristics=True")
+    try:
+        return Path(PathManager.get_local_path(url)), url != text
+    except Exception as err:  # whatever the network and the handlers of URLs raise
+        raise CheckpointError(f"{text}: cannot fetch this file: {err}") from err
+
+
+def _first_bytes(path: Path) -> bytes:
+    """Return the beginning of a file that exists, is a regular file and is not empty."""
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file.")
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "not a regular file"
+        raise CheckpointError(f"{path} is {what}; name a checkpoint, for example model_final.pth.")
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+    except OSError as err:
+        raise CheckpointError(f"{path}: cannot read this file: {err.strerror}.") from err
+    if not start:
+        raise CheckpointError(f"{path} is empty (0 bytes): it was cut off when it was written or copied.")
+    return start
+
+
+def _check_zip(path: Path) -> None:
+    """Compare the checksums of all records of a file of ``torch.save``, which torch itself does not.
+
+    Raises:
+        CheckpointError: a record is damaged or missing.
+    """
+    record = "its table of contents"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                raise CheckpointError(f"{path}: this is a TorchScript program, not a checkpoint. {_RESAVE}")
+            for info in archive.infolist():
+                record = info.filename
+                if info.compress_type != zipfile.ZIP_STORED:
+                    raise CheckpointError(f"{path}: {record} is compressed, which torch.save never does.")
+                with archive.open(info) as file:
+                    while file.read(_CHUNK):
+                        pass
+    except CheckpointError:
+        raise
+    except Exception as err:  # a damaged archive raises a dozen kinds of errors
+        raise CheckpointError(
+            f"{path} is damaged: {record} does not have its checksum ({type(err).__name__}: {err}). "
+            "Copy it again, or take another checkpoint."
+        ) from err
+
+
+def _torch_load(path: Path, start: bytes) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as err:  # torch raises nearly every kind of error on files that are no checkpoints
+        raise CheckpointError(f"{path}: {_reason(str(err), start)}") from err
+
+
+def _reason(message: str, start: bytes) -> str:
+    """Return in one sentence why torch refused a file."""
+    named = re.search(r"GLOBAL (\S+)|Unsupported class (\S+)", message)
+    if named:
+        name = (named[1] or named[2]).rstrip(".")
+        return f"it names {name} besides tensors, and was not read, because such a file can run code. {_RESAVE}"
+    if all(byte in _TEXT for byte in start):
+        return f"this is a text file ({start[:30].decode('ascii')!r}), not a checkpoint."
+    detail = message.rpartition("WeightsUnpickler error:")[2].strip() or "no reason given"
+    return f"this is no checkpoint of torch.save, or a damaged one: {detail.splitlines()[0][:200]}"
+
+
+def _of_zoo(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries of a ``.pkl`` as Detectron2 does: its own, or Caffe2's."""
+    if "model" in content and "__author__" in content:
+        return {"matching_heuristics": False, **content}
+    blobs = content.get("blobs", content)
+    if not isinstance(blobs, dict):
+        raise CheckpointError(f"{path}: its entry 'blobs' is a {type(blobs).__name__}, not a dict of arrays.")
+    model = {key: value for key, value in blobs.items() if not str(key).endswith("_momentum")}
+    return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+def _entries(path: Path, loaded: Any) -> dict[str, Any]:
+    """Return the entries of what torch loaded, with the weights under ``model``."""
+    if not isinstance(loaded, Mapping):
+        raise CheckpointError(f"{path}: holds a {type(loaded).__name__}, not a dict of weights. {_RESAVE}")
+    if path.suffix == ".pyth" and isinstance(loaded.get("model_state"), Mapping):
+        state = {k: v for k, v in loaded["model_state"].items() if not str(k).endswith("num_batches_tracked")}
+        return {"model": state, "__author__": "pycls", "matching_heuristics": True}
+    if "model" in loaded:
+        return dict(loaded)
+    if loaded and all(isinstance(value, Tensor) for value in loaded.values()):
+        return {"model": loaded}
+    keys = ", ".join(repr(key) for key in list(loaded)[:6]) or "nothing"
+    if isinstance(loaded.get("state_dict"), Mapping):
+        raise CheckpointError(
+            f"{path}: holds {keys}, as checkpoints of MMDetection or Lightning do; their tensors have other names. "
+            "If they fit, save them as d2tiny reads them: "
+            "torch.save({'model': torch.load(FILE)['state_dict']}, 'weights.pth')."
+        )
+    raise CheckpointError(f"{path}: holds {keys}, but neither tensors nor an entry 'model' with them.")
+
+
+def _weights(path: Path, state: Any) -> dict[str, Tensor]:
+    """Return the tensors by name, without the prefix ``module.``.
+
+    Raises:
+        CheckpointError: an entry is no plain tensor, or has NaN or infinite values.
+    """
+    if not isinstance(state, Mapping) or not state:
+        what = "empty" if isinstance(state, Mapping) else f"a {type(state).__name__}"
+        raise CheckpointError(f"{path}: its entry 'model' is {what}, not a dict of tensors.")
+    tensors = {key: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for key, v in state.items()}
+    for key, value in tensors.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise CheckpointError(f"{path}: 'model' holds {key!r}, a {type(value).__name__}, besides tensors.")
+        if not _is_plain(value):
+            raise CheckpointError(f"{path}: '{key}' is no plain tensor (sparse, quantized, or larger than its data).")
+    broken = [key for key, value in tensors.items() if not is_finite(value)]
+    if broken:
+        raise CheckpointError(
+            f"{path}: {len(broken)} of {len(tensors)} tensors are NaN or infinite (first: {broken[0]}). "
+            "That training diverged; take an earlier checkpoint."
+        )
+    if all(key.startswith("module.") for key in tensors):
+        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    return tensors
+
+
+def _is_plain(value: Tensor) -> bool:
+    if value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized:
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+
+
+def is_finite(value: Tensor) -> bool:
+    """Return whether a tensor has neither NaN nor infinite values."""
+    if not value.is_floating_point() and not value.is_complex():
+        return True
+    values = value.float() if value.element_size() < 2 else value  # isfinite does not know 8-bit floats
+    return bool(torch.isfinite(values).all())

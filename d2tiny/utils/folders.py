@@ -1,0 +1,155 @@
+"""A folder that one training writes to: its lock, and what interrupted processes left in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from d2tiny.utils.errors import ConfigError
+
+try:
+    import fcntl
+except ImportError:  # no such locks on this system
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["lock_folder", "refuse_locked", "remove_leftovers"]
+
+_LOCK = ".training.lock"
+# Names of open_atomic: .NAME.PID, and .NAME.PID.RANDOM
+_LEFTOVER = re.compile(r"\.(?P<name>.+?)\.(?P<pid>\d+)(?:[._-]\w+)?(?:\.tmp)?")
+_STARTED = time.time()
+
+
+@contextmanager
+def lock_folder(folder: Path, *, key: str = "train.output_dir") -> Iterator[None]:
+    """Keep a folder for this process inside a ``with`` block.
+
+    The lock is the operating system's, so that it ends with its process, however that ends. Where the file system has
+    no locks, nothing is locked.
+
+    Args:
+        folder: an existing folder.
+        key: setting that names the folder, for the message.
+
+    Raises:
+        ConfigError: another process has the folder; says which and since when.
+    """
+    path = folder / _LOCK
+    descriptor = _acquire(path, key)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
+
+
+def refuse_locked(folder: Path, *, key: str = "train.output_dir") -> None:
+    """Raise if another process has the folder, without keeping it.
+
+    Raises:
+        ConfigError: it has.
+    """
+    if (folder / _LOCK).is_file():
+        with lock_folder(folder, key=key):
+            pass
+
+
+def _acquire(path: Path, key: str) -> int | None:
+    """Return the descriptor of the locked file, or None where locks do not work."""
+    if fcntl is None:
+        return None
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as err:
+            owner = os.read(descriptor, 4096)
+            os.close(descriptor)
+            raise ConfigError(_taken(path.parent, owner, key)) from err
+        except OSError:  # a file system without locks
+            os.close(descriptor)
+            return None
+        if _is_same(descriptor, path):
+            break
+        os.close(descriptor)  # its owner removed the file while it was opened here
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, json.dumps(_myself()).encode())
+    return descriptor
+
+
+def _is_same(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _myself() -> dict[str, Any]:
+    started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(_STARTED))
+    return {"pid": os.getpid(), "host": socket.gethostname(), "started": started, "command": " ".join(sys.argv)[:500]}
+
+
+def _taken(folder: Path, owner: bytes, key: str) -> str:
+    try:
+        who = json.loads(owner)
+        text = f"process {who['pid']} on {who['host']}, started {who['started']}: {who['command']}"
+    except (ValueError, KeyError, TypeError):
+        text = "a process that has just started"
+    return f"{folder}: another training writes to this folder ({text}). Wait for it, stop it, or choose another {key}."
+
+
+def remove_leftovers(folder: Path) -> list[Path]:
+    """Remove the temporary files of writes that were interrupted; those of processes that still run are kept.
+
+    A file is left over if it is older than this process and the process in its name is gone, or younger than the file.
+
+    Args:
+        folder: only files directly in it.
+
+    Returns:
+        The files that were removed.
+    """
+    removed = []
+    for path in folder.glob(".*") if folder.is_dir() else ():
+        match = _LEFTOVER.fullmatch(path.name)
+        if match is None or path.is_symlink() or not path.is_file():
+            continue
+        written = path.stat().st_mtime
+        if written < _STARTED and not _writes(int(match["pid"]), written):
+            try:
+                path.unlink()
+            except OSError:  # no rights in this folder; whoever writes to it next says so
+                continue
+            removed.append(path)
+    return removed
+
+
+def _writes(pid: int, written: float) -> bool:
+    """Return whether a process runs that was there when the file was written."""
+    started = _start_of(pid)
+    return started is not None and started <= written + 1
+
+
+def _start_of(pid: int) -> float | None:
+    """Return when a process started, in seconds since 1970; 0 where it runs but that is unknown, None without it."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return None
+    except OSError:
+        pass  # it belongs to somebody else
+    try:
+        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        boot = next(int(x.split()[1]) for x in Path("/proc/stat").read_text().splitlines() if x.startswith("btime"))
+        return boot + ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, StopIteration):
+        return 0.0

@@ -1,0 +1,63 @@
+"""The lock of a training's folder, and what interrupted writes left."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from d2tiny.utils import folders
+from d2tiny.utils.errors import ConfigError
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from d2tiny.utils.folders import lock_folder
+with lock_folder(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_process_has_a_folder_and_a_dead_one_gives_it_up(tmp_path):
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "locked\n"
+        for use in (lambda: folders.refuse_locked(tmp_path), lambda: folders.lock_folder(tmp_path).__enter__()):
+            with pytest.raises(ConfigError, match=rf"process {holder.pid} on .*, started \d{{4}}-") as caught:
+                use()
+            assert "choose another train.output_dir" in str(caught.value)
+    finally:
+        holder.kill()
+        holder.wait()
+    assert (tmp_path / ".training.lock").exists()
+    with folders.lock_folder(tmp_path):
+        assert str(os.getpid()) in (tmp_path / ".training.lock").read_text()
+    assert not list(tmp_path.iterdir())
+    folders.refuse_locked(tmp_path)
+
+
+def test_leftovers_of_dead_processes_go(tmp_path):
+    """A file goes if it is older than this process, and its own process is gone or younger than the file."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    long_ago, running = 1e9, os.getppid()
+    names = {
+        f".model_last.pth.{dead.pid}": long_ago,
+        f".config.yaml.{dead.pid}.ab12cd": long_ago,
+        f".model_best.pth.{running}": long_ago,  # its process started later: the number was used again
+        f".kept.json.{running}": None,  # written while its process runs
+        f".new.json.{dead.pid}": None,  # younger than this process
+        ".hidden": long_ago,
+        "model.pth.123": long_ago,
+    }
+    for name, time in names.items():
+        (tmp_path / name).write_text("half")
+        if time:
+            os.utime(tmp_path / name, (time, time))
+    (tmp_path / ".link.99").symlink_to(tmp_path / "model.pth.123")
+    removed = {path.name for path in folders.remove_leftovers(tmp_path)}
+    assert removed == set(list(names)[:3])
+    assert folders.remove_leftovers(tmp_path / "nothing") == []
