@@ -6,12 +6,13 @@ STAMP := $(VENV)/.installed-dev
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint clean distclean $(VENV)
+.PHONY: help demo fuzz test test-fast lint clean distclean $(VENV)
 
 help:  ## Show this list
 	@echo "make demo        train and show a small detector in minutes (DATA=folder: on your images)"
 	@echo "make test        ruff, mypy and pytest, as the project's own checks run them"
 	@echo "make test-fast   pytest without the slow tests, in about two minutes: for work in progress"
+	@echo "make fuzz        100,000 broken files at every door"
 	@echo "make lint        ruff and mypy only"
 	@echo "make .venv       set up .venv (reused until the files that define it change)"
 	@echo "make clean       remove caches and build files; 'make distclean' removes .venv as well"
@@ -38,6 +39,9 @@ $(STAMP): setup.py constraints.txt tools/install_detectron2.py
 
 demo: $(STAMP)  ## Train and show a small detector
 	$(BIN)/d2tiny demo $(if $(DATA),--data "$(DATA)") --output output/demo
+
+fuzz: $(STAMP)  ## Broken files at every door, 100,000 of them
+	OMP_NUM_THREADS=1 D2TINY_FUZZ=100000 $(BIN)/python -m pytest tests/fuzz
 
 lint: $(STAMP)  ## Style and types
 	$(BIN)/ruff check .

@@ -204,7 +204,7 @@ def load_detections(path: Path, truth: GroundTruth) -> Detections:
         raise DatasetError(f"{path}: no such file.") from err
     except IsADirectoryError as err:
         raise DatasetError(f"{path} is a folder, not a json file.") from err
-    except (msgspec.DecodeError, OverflowError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError):
         ids = _ImageIds()
         columns = [_columns(_entries_leniently(path, truth), ids)]
     try:

@@ -173,7 +173,7 @@ def _load(path: Path, inode: int, modified: int, size: int) -> CocoData:
         if _is_regular(data):
             return data
     # An odd file is read again, entry by entry, which also finds the words for what is wrong.
-    except (OSError, msgspec.DecodeError, OverflowError, RecursionError, DatasetError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError, DatasetError):
         pass
     return _load_leniently(path)
 

@@ -428,3 +428,11 @@ def test_a_fixed_copy_loads_and_no_reader_crashes(root, first):
         again = check_json(root / "clean.json", root / "img", progress=False)
         left = {e["what"] for e in again.findings.to_dict() if e["severity"] != "note"}
         assert left <= {"no image is left", "no object is left"}, (seed, left)
+
+
+def test_bytes_that_are_no_text_are_refused_with_their_place(tmp_path):
+    """Also inside a name, which the fast reader decodes itself."""
+    file = tmp_path / "a.json"
+    file.write_bytes(b'{"images": [{"id": 1, "file_name": "\xff.png"}], "annotations": [], "categories": []}')
+    with pytest.raises(DatasetError, match=r"a\.json is not a valid json file: .*0xff"):
+        load_ground_truth(file)
