@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from d2tiny.utils.errors import D2TinyError
-from tests.fuzz.doors import DOORS, prepare
+from tests.helpers.doors import DOORS, prepare
 
 INPUTS = int(os.environ.get("D2TINY_FUZZ", "2000"))
 FIRST = int(os.environ.get("D2TINY_FUZZ_SEED", "0"))

@@ -19,7 +19,7 @@ from d2tiny.data.coco.records import load_coco_like
 from d2tiny.data.coco.source import DatasetSource
 from d2tiny.evaluation import load_detections
 from d2tiny.utils.checkpoint_files import read_checkpoint
-from tests.fuzz.mutate import mutated_bytes, mutated_json
+from tests.helpers.mutate import mutated_bytes, mutated_json
 from tests.helpers.native import GOOD, LAYOUT, convert, picture, voc_xml
 
 COCO = {
