@@ -101,12 +101,18 @@ def _zoo() -> dict[str, ConfigFile]:
     """Return all experiments of the zoo by name."""
     root = configs_root()
     files = sorted(f for f in root.rglob("*") if f.suffix in (".py", ".yaml") and not f.name.startswith("_"))
-    found = []
-    for file in files:
-        if file.relative_to(root).parts[0] != "common":
-            names = experiments(file) if file.suffix == ".py" else {}
-            found += [_entry(file, name) for name in names] or [ConfigFile(file)]
-    return {config.name: config for config in sorted(found, key=lambda config: config.name)}
+    files = [file for file in files if file.relative_to(root).parts[0] != "common"]
+    return _zoo_of(tuple((file, file.stat().st_mtime_ns) for file in files))
+
+
+@functools.lru_cache(maxsize=4)
+def _zoo_of(files: tuple[tuple[Path, int], ...]) -> dict[str, ConfigFile]:
+    """Return the experiments of these files; the times of modification only tell versions apart."""
+    found: list[ConfigFile] = []
+    for file, _ in files:
+        names = experiments(file) if file.suffix == ".py" else {}
+        found += [_entry(file, name) for name in names] or [ConfigFile(file)]
+    return dict(sorted((config.name, config) for config in found))
 
 
 def config_names() -> list[str]:

@@ -146,6 +146,7 @@ TINY = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["yolox_s_300e", "yolo11_n_600e"])
 def test_a_whole_recipe_trains_and_resumes_exactly(name, datasets, tmp_path, monkeypatch):
     """Mosaic, mixup, multi-scale, plain images at the end, hooks; killed in iteration 4, saved in 3."""

@@ -190,6 +190,7 @@ def test_resume_says_when_there_is_nothing_and_never_starts_over_weights(dataset
     assert (tmp_path / "model_final.pth").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_half_line_of_metrics_swallows_no_record(datasets, tmp_path):
     run(load_config(CONFIG, settings(tmp_path, "train.max_iter=2")))
     path = tmp_path / "metrics.json"
@@ -202,6 +203,7 @@ def test_a_half_line_of_metrics_swallows_no_record(datasets, tmp_path):
         assert path.read_text().count('{"iteration": 1}') == kept
 
 
+@pytest.mark.slow
 def test_a_stop_loses_no_iteration_and_resumes_bit_equal(datasets, tmp_path, monkeypatch):
     common = ["train.max_iter=5", "train.checkpoint_period=100"]
     run(load_config(CONFIG, settings(tmp_path / "full", *common)))
