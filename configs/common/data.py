@@ -17,6 +17,11 @@ def aerial(**changes):
     return replace(BENCHMARKS["aerial"], **changes)
 
 
+def hituav(**changes):
+    """HIT-UAV, halved: thermal images of 320x256 px from a drone, with persons of 8 px."""
+    return replace(BENCHMARKS["hituav"], **changes)
+
+
 def aitod(**changes):
     """AI-TOD: trainval for training, test for testing, tiles of 800x800 px."""
     return replace(BENCHMARKS["aitod"], **changes)

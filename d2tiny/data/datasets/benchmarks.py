@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from d2tiny.data.datasets.categories import AITOD_CLASSES, DIOR_CLASSES, DOTA_V2_CLASSES, VISDRONE_CLASSES
+from d2tiny.data.datasets.categories import (
+    AITOD_CLASSES,
+    DIOR_CLASSES,
+    DOTA_V2_CLASSES,
+    HITUAV_CLASSES,
+    VISDRONE_CLASSES,
+)
 
 __all__ = ["BENCHMARKS", "Benchmark"]
 
@@ -36,6 +42,8 @@ class Benchmark:
 
 BENCHMARKS = {
     "aerial": Benchmark("aerial_train", "aerial_val", len(AITOD_CLASSES), 290, crop=160),
+    # Thermal images of 640x512 px, halved so that its objects are tiny (datasets/README.md).
+    "hituav": Benchmark("hituav_train", "hituav_val", len(HITUAV_CLASSES), 2029),
     "aitod": Benchmark("aitod_trainval", "aitod_test", len(AITOD_CLASSES), 14018),
     "aitodv2": Benchmark("aitodv2_trainval", "aitodv2_test", len(AITOD_CLASSES), 14018),
     # Tables of papers on tiny objects use AI-TOD's metrics; VisDrone's own are protocol="visdrone". Images have up to

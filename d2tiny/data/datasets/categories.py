@@ -50,6 +50,9 @@ DOTA_V2_CLASSES: tuple[str, ...] = (
     "helipad",
 )
 
+# HIT-UAV, in the order of its published ids without "DontCare", which marks regions to ignore.
+HITUAV_CLASSES: tuple[str, ...] = ("person", "car", "bicycle", "other-vehicle")
+
 DIOR_CLASSES: tuple[str, ...] = (
     "airplane",
     "airport",

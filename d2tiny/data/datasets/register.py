@@ -11,7 +11,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from d2tiny.data.coco.records import load_classes, load_coco_like
 from d2tiny.data.coco.source import DatasetSource
-from d2tiny.data.datasets.categories import AITOD_CLASSES, DIOR_CLASSES, DOTA_V2_CLASSES, VISDRONE_CLASSES
+from d2tiny.data.datasets.categories import (
+    AITOD_CLASSES,
+    DIOR_CLASSES,
+    DOTA_V2_CLASSES,
+    HITUAV_CLASSES,
+    VISDRONE_CLASSES,
+)
 from d2tiny.utils.errors import DatasetError
 
 __all__ = ["class_names", "find_source", "register_builtin", "register_coco_like"]
@@ -41,6 +47,13 @@ _AITODV2_JSONS = {
 # the json files of VisDrone, DOTA and DIOR.
 _OTHERS: tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[str, ...] | None], ...] = (
     ("aerial", ("train", "val"), ("aerial/instances_{}.json",), ("aerial/{}",), AITOD_CLASSES),
+    (
+        "hituav",
+        ("train", "val", "test"),
+        ("hituav/instances_{}.json", "hituav/annotations/hituav_{}.json"),
+        ("hituav/{}", "hituav/images/{}"),
+        HITUAV_CLASSES,
+    ),
     (
         "visdrone",
         ("train", "val", "test-dev"),
