@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train variants of the quick configs with equal budgets, and write their tables into ``results``.
+"""Train variants of the small configs with equal budgets, and write their tables into ``results``.
 
 Each training is a process with one thread, so that parallel trainings do not disturb each other. Finished trainings are
 skipped and interrupted ones resumed, so the command can be stopped and repeated.
@@ -32,7 +32,7 @@ class Row:
     Attributes:
         name: name of the result files.
         title: first cell of the row.
-        config: name of the config in ``configs/quick``.
+        config: name of the config; without a folder, of one in ``quick/``.
         overrides: overrides of the config.
         start: name of the row whose final weights this training starts from; empty for none.
     """
@@ -42,6 +42,11 @@ class Row:
     config: str
     overrides: tuple[str, ...] = ()
     start: str = ""
+
+    @property
+    def config_name(self) -> str:
+        """Name of the config in the zoo."""
+        return self.config if "/" in self.config else f"quick/{self.config}"
 
 
 def _assigner(name: str, title: str, cls: str, *settings: str) -> Row:
@@ -131,6 +136,28 @@ TABLES["transformers"] = (
     Row("dino_r18_rem", "DINO, REM", "dino_r18_rem"),
     Row("scalebridge_r18", "ScaleBridge-Det (DGQ, REM)", "scalebridge_r18"),
 )
+# HIT-UAV from ImageNet weights: assigners, necks, box losses, detectors.
+TABLES["hituav"] = tuple(
+    Row(config, title, f"hituav/{config}")
+    for config, title in (
+        ("faster_rcnn_lite0_fpn_maxiou", "MaxIoU, anchors 32-512 px (8 × stride)"),
+        ("faster_rcnn_lite0_fpn_maxiou_a8", "MaxIoU, anchors 8-128 px"),
+        ("faster_rcnn_lite0_fpn_rka", "NWD-RKA (k = 2)"),
+        ("faster_rcnn_lite0_fpn_rfla", "RFLA"),
+        ("faster_rcnn_lite0_cem_rfla", "RFLA + CEM"),
+        ("faster_rcnn_lite0_fbsm_rfla", "RFLA + FBSM"),
+        ("faster_rcnn_lite0_efpnbs_rfla", "RFLA + E-FPN-BS"),
+        ("faster_rcnn_lite0_efpnbslight_rfla", "RFLA + light E-FPN-BS (ours)"),
+        ("faster_rcnn_lite0_sarl_rfla", "RFLA + SARL"),
+        ("faster_rcnn_lite0_fpn_rfla_dcloss", "RFLA + DCLoss (prose)"),
+        ("faster_rcnn_lite0_fpn_rfla_dcloss_formula", "RFLA + DCLoss (formula)"),
+        ("faster_rcnn_lite0_fpn_rfla_sal", "RFLA + SAL (1 − IoU²)"),
+        ("faster_rcnn_lite0_fpn_rfla_nwdloss", "RFLA + NWD loss"),
+        ("faster_rcnn_lite0_efpnbs_rfla_dcloss", "RFLA + E-FPN-BS + DCLoss"),
+        ("cascade_rcnn_lite0_fpn_rfla", "Cascade R-CNN, RFLA"),
+        ("cascade_rcnn_lite0_efpnbs_rfla_dcloss", "Cascade R-CNN, RFLA + E-FPN-BS + DCLoss"),
+    )
+)
 METRICS = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
 
 
@@ -141,7 +168,7 @@ def train(row: Row, seed: int, work: Path, results: Path, overrides: list[str]) 
         return f"{target.name}: done before"
     output = work / f"{row.name}_seed{seed}"
     output.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "tools/train_net.py", "--config-file", f"configs/quick/{row.config}.py", "--resume"]
+    command = [sys.executable, "tools/train_net.py", "--config-file", row.config_name, "--resume"]
     # Overrides of the row come last, because they take precedence over those of the table.
     changes = [f"train.seed={seed}", *overrides, *row.overrides]
     if row.start:
@@ -161,9 +188,7 @@ def train(row: Row, seed: int, work: Path, results: Path, overrides: list[str]) 
     record["overrides"] = [change for change in changes if "init_checkpoint" not in change]
     if row.start:
         record["overrides"].append(f"train.init_checkpoint=output/quick_table/{row.start}_seed{seed}/model_final.pth")
-    record["command"] = f"python tools/train_net.py --config-file configs/quick/{row.config}.py " + " ".join(
-        record["overrides"]
-    )
+    record["command"] = f"python tools/train_net.py --config-file {row.config_name} " + " ".join(record["overrides"])
     target.write_text(json.dumps(record, indent=1) + "\n")
     return f"{target.name}: AP {record['metrics']['AP']}"
 

@@ -16,6 +16,7 @@ from d2tiny.engine.schedule import warmup_cosine, warmup_linear, warmup_multiste
 from .data import dataloader, flips, small_crops
 
 RESNET50 = "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
+EFFICIENTNET_LITE0 = "timm://tf_efficientnet_lite0"
 
 
 def experiment(model, recipe):
@@ -89,6 +90,26 @@ def quick(dataset, batch_size=8, max_iter=1000, clip_norm=10.0):
     schedule = L(warmup_cosine)(max_iter="${train.max_iter}", end_factor=0.01, warmup_iters=100)
     loaders = dataloader(dataset, batch_size, small_crops(dataset), num_workers=0)
     return loaders, adamw(lr=1e-3), schedule, train
+
+
+def pretrained_quick(dataset, weights=EFFICIENTNET_LITE0, **changes):
+    """The same from ImageNet weights."""
+    loaders, optimizer, schedule, train = quick(dataset, **changes)
+    return loaders, optimizer, schedule, train | dict(init_checkpoint=weights)
+
+
+def whole_images(dataset, weights=EFFICIENTNET_LITE0, epochs=12, batch_size=8, lr=1e-3):
+    """Epochs of whole images on a processor from ImageNet weights: AdamW with a cosine, average weights."""
+    epoch = dataset.iterations(batch_size)
+    train = settings(
+        max_iter=epochs * epoch,
+        checkpoint_period=epoch,
+        init_checkpoint=weights,
+        ema=dict(enabled=True, decay=0.998),
+        clip_norm=10.0,
+    )
+    schedule = L(warmup_cosine)(max_iter="${train.max_iter}", end_factor=0.01, warmup_iters=100)
+    return dataloader(dataset, batch_size, flips(dataset), num_workers=0), adamw(lr), schedule, train
 
 
 def with_mosaic(loaders, *, size, close_share, mixup_prob, multi_scale, saturation, value, hue):

@@ -4,6 +4,9 @@
     Channels of all feature maps of the backbone at NODE, which must have one width.
 ``${channels:NODE,LEVEL}``
     Channels of one feature map; with a list of levels, a list.
+``${pixel_mean:NODE}``, ``${pixel_std:NODE}``
+    Normalisation of the images that the weights of a :class:`~d2tiny.modeling.backbone.TimmBackbone` were trained with,
+    wherever it stands in the backbone at NODE.
 ``${last:LIST}``
     Last entry of a list.
 ``${div:NUMBER,DIVISOR}``
@@ -22,6 +25,7 @@ no random numbers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,12 +33,13 @@ from detectron2.config import instantiate
 from detectron2.layers import ShapeSpec
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from d2tiny.utils.errors import ConfigError, did_you_mean
+from d2tiny.utils.errors import ConfigError, D2TinyError, did_you_mean
 
 __all__ = ["backbone_shape", "follows", "register_resolvers"]
 
-_PREFIXES = ("${channels:", "${last:", "${div:")
-_CACHE: dict[str, dict[str, ShapeSpec]] = {}
+_PREFIXES = ("${channels:", "${pixel_mean:", "${pixel_std:", "${last:", "${div:")
+_Facts = tuple[dict[str, ShapeSpec], dict[str, list[float]]]
+_CACHE: dict[str, _Facts] = {}
 _CACHE_SIZE = 256
 
 
@@ -44,18 +49,26 @@ def backbone_shape(node: DictConfig) -> dict[str, ShapeSpec]:
     Raises:
         ConfigError: the node is no backbone, or its settings do not fit together.
     """
+    return _facts(node)[0]
+
+
+def _facts(node: DictConfig) -> _Facts:
+    """Return the output shape of a backbone, and the normalisation of images that its weights were trained with."""
     key = repr(OmegaConf.to_container(node, resolve=True))
     if key not in _CACHE:
         try:
             with torch.device("meta"):
-                shape = instantiate(node).output_shape()
-        except ConfigError:
+                backbone = instantiate(node)
+            shape = backbone.output_shape()
+        except D2TinyError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError, AssertionError, IndexError) as err:
             raise ConfigError(f"its backbone cannot be built: {type(err).__name__}: {err}") from err
         if len(_CACHE) >= _CACHE_SIZE:
             _CACHE.clear()
-        _CACHE[key] = shape
+        owner = next((module for module in backbone.modules() if hasattr(module, "pixel_mean")), None)
+        pixels = {} if owner is None else {name: list(getattr(owner, name)) for name in ("pixel_mean", "pixel_std")}
+        _CACHE[key] = shape, pixels
     return _CACHE[key]
 
 
@@ -81,6 +94,15 @@ def _channels(node: Any, levels: str | Sequence[str] | None = None) -> int | lis
     return found[0] if isinstance(levels, str) else found
 
 
+def _pixels(name: str, node: Any) -> list[float]:
+    found = _facts(node)[1] if isinstance(node, DictConfig) else {}
+    if name not in found:
+        raise ConfigError(
+            f"{name}: the backbone does not name the images its weights were trained with; write numbers."
+        )
+    return found[name]
+
+
 def _last(values: ListConfig) -> Any:
     return values[len(values) - 1]
 
@@ -88,5 +110,7 @@ def _last(values: ListConfig) -> Any:
 def register_resolvers() -> None:
     """Make the interpolations known to OmegaConf; calling it again changes nothing."""
     OmegaConf.register_new_resolver("channels", _channels, replace=True)
+    OmegaConf.register_new_resolver("pixel_mean", partial(_pixels, "pixel_mean"), replace=True)
+    OmegaConf.register_new_resolver("pixel_std", partial(_pixels, "pixel_std"), replace=True)
     OmegaConf.register_new_resolver("last", _last, replace=True)
     OmegaConf.register_new_resolver("div", lambda number, divisor: number // divisor, replace=True)

@@ -172,13 +172,20 @@ class TinyCheckpointer(DetectionCheckpointer):
             raise CheckpointError(f"{path}: its tensors do not fit the model: {type(err).__name__}: {err}") from err
         self._log_incompatible_keys(incompatible)
 
+    def _adapt(self, state: dict[str, Any]) -> None:
+        """Let modules rename or cut tensors, in place, that they can use under other names or of other sizes."""
+        taken: set[str] = set()
+        for name, module in self.model.named_modules():
+            adapt = getattr(module, "adapt_state", None)
+            if adapt is not None:
+                taken |= adapt(state, f"{name}." if name else "") or set()
+        for key in taken:
+            del state[key]
+
     def _load_model(self, checkpoint: Any) -> Any:
         num_tensors = len(checkpoint["model"])
         if not self._strict:
-            for name, module in self.model.named_modules():
-                adapt = getattr(module, "adapt_state", None)
-                if adapt is not None:  # modules that can reuse part of a tensor of another size
-                    adapt(checkpoint["model"], f"{name}." if name else "")
+            self._adapt(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         if num_tensors and len(incompatible.unexpected_keys) + len(incompatible.incorrect_shapes) >= num_tensors:
             raise CheckpointError(

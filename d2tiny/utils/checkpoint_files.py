@@ -15,6 +15,7 @@ from torch import Tensor
 
 from d2tiny.utils.errors import CheckpointError
 from d2tiny.utils.numpy_pickle import read_array_pickle
+from d2tiny.utils.timm_weights import is_timm_url, read_timm_weights
 
 __all__ = ["check_checkpoint", "is_finite", "read_checkpoint"]
 
@@ -32,7 +33,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     checksums of the file are compared, and only tensors and plain containers are read.
 
     Args:
-        path: the file, or a URL that Detectron2 knows.
+        path: the file, a URL that Detectron2 knows, or ``timm://NAME``, ImageNet weights of a model of timm.
 
     Returns:
         The entries of the checkpoint; ``model`` has the tensors by name. Files of other projects have
@@ -42,7 +43,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         CheckpointError: there is no such file, or it is empty, damaged, no checkpoint, or has NaN or infinite weights;
             says which.
     """
-    path, heuristics = _local_file(os.fspath(path))
+    if is_timm_url(text := os.fspath(path)):
+        return {"model": read_timm_weights(text, lambda file: read_checkpoint(file)["model"])}
+    path, heuristics = _local_file(text)
     start = _first_bytes(path)
     if path.suffix == ".pkl":
         if start[:2] == b"PK":
@@ -64,6 +67,8 @@ def check_checkpoint(path: str | os.PathLike[str]) -> None:
     Raises:
         CheckpointError: as :func:`read_checkpoint`.
     """
+    if is_timm_url(os.fspath(path)):
+        raise CheckpointError(f"{path}: these are weights of a backbone, not of a detector; train it first.")
     file, _ = _local_file(os.fspath(path))
     status = file.stat() if file.is_file() else None
     key = (file.resolve(), status and (status.st_mtime_ns, status.st_size, status.st_ino))

@@ -13,6 +13,7 @@ from detectron2.modeling.proposal_generator import StandardRPNHead
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead
 
 from d2tiny.modeling.assigners import MaxIoUAssigner
+from d2tiny.modeling.backbone import TimmBackbone
 from d2tiny.modeling.losses import SmoothL1Loss
 from d2tiny.modeling.proposal_generator import TinyRPN
 from d2tiny.modeling.roi_heads import TinyCascadeROIHeads, TinyFastRCNNOutputLayers, TinyStandardROIHeads
@@ -40,6 +41,18 @@ def resnet18(out_features=("res2", "res3", "res4", "res5")):
         out_features=list(out_features),
         freeze_at=0,
     )
+
+
+def timm_backbone(model_name, **settings):
+    """A model of timm, for its ImageNet weights: ``train.init_checkpoint=timm://NAME``."""
+    return L(TimmBackbone)(model_name=model_name, out_features=["res2", "res3", "res4", "res5"], **settings)
+
+
+def for_weights_of(backbone, model):
+    """The model on another backbone, with images normalised as its weights were trained."""
+    model.backbone.bottom_up = backbone
+    model.pixel_mean, model.pixel_std = "${pixel_mean:${.backbone}}", "${pixel_std:${.backbone}}"
+    return model
 
 
 def fpn(bottom_up, out_channels=256):
@@ -122,6 +135,11 @@ def faster_rcnn_r18(num_classes):
     return model
 
 
+def faster_rcnn_lite0(num_classes):
+    """A small Faster R-CNN for quick trainings from ImageNet weights: EfficientNet-Lite0, narrow neck and heads."""
+    return for_weights_of(timm_backbone("tf_efficientnet_lite0"), faster_rcnn_r18(num_classes))
+
+
 def _cascade(model):
     """Three stages in the place of one box head, each with the settings of that box head."""
     single = model.roi_heads
@@ -164,6 +182,11 @@ def cascade_rcnn_r50(num_classes):
     model = _cascade(faster_rcnn_r50(num_classes))
     model.proposal_generator.anchor_boundary_thresh = 0
     return model
+
+
+def cascade_rcnn_lite0(num_classes):
+    """A small Cascade R-CNN for quick trainings from ImageNet weights."""
+    return _cascade(faster_rcnn_lite0(num_classes))
 
 
 def cascade_rcnn_r18(num_classes):

@@ -4,7 +4,7 @@ from detectron2.config import LazyCall as L
 
 from d2tiny.modeling.assigners import HLAAssigner, MaxIoUAssigner, RKAAssigner
 from d2tiny.modeling.backbone import RFP, DetectoRSResNet
-from d2tiny.modeling.losses import DCLoss, IoULoss, NWDLoss
+from d2tiny.modeling.losses import DCLoss, IoULoss, NWDLoss, SALoss
 from d2tiny.modeling.necks import EFPNBS, SARL, NeckedBackbone
 from d2tiny.modeling.priors import RFAnchorGenerator
 from d2tiny.utils.errors import ConfigError
@@ -57,11 +57,29 @@ def efpnbs(model, **settings):
     return model
 
 
-def dcloss(model):
-    """DCLoss in RPN and box heads; docs/papers/dcloss.md."""
+def _box_loss(model, cls, **settings):
+    """Another box loss in RPN and box heads."""
     for part in (model.proposal_generator, *box_predictors(model)):
-        part.box_loss = L(DCLoss)(k=10.0, delta=0.15, mode="prose")
+        part.box_loss = L(cls)(**settings)
     return model
+
+
+def dcloss(model, mode="prose"):
+    """DCLoss in RPN and box heads; docs/papers/dcloss.md."""
+    return _box_loss(model, DCLoss, k=10.0, delta=0.15, mode=mode)
+
+
+def sal(model, base="iou2", loss_weight=5.0):
+    """The scale-adaptive loss in RPN and box heads; docs/papers/sal.md.
+
+    Losses of decoded boxes are at most 1 or 2, the L1 loss of encoded deltas is larger: the weight makes up for it.
+    """
+    return _box_loss(model, SALoss, base=base, loss_weight=loss_weight)
+
+
+def nwd_loss(model, loss_weight=5.0):
+    """The NWD loss in RPN and box heads; docs/papers/nwd.md."""
+    return _box_loss(model, NWDLoss, loss_weight=loss_weight)
 
 
 def sarl(model, **settings):

@@ -291,9 +291,9 @@ class TinyRPN(RPN):
         clipped.clip(image_size)
         large = clipped.nonempty(threshold=self.min_box_size)
         boxes, scores, levels = clipped.tensor[large], scores[finite][large], levels[finite][large]
-        keep = batched_nms(
-            boxes, scores, levels, self.nms_thresh, metric=self.nms_metric, constant=self.nwd_constant
-        )[: self.post_nms_topk[self.training]]
+        keep = batched_nms(boxes, scores, levels, self.nms_thresh, metric=self.nms_metric, constant=self.nwd_constant)[
+            : self.post_nms_topk[self.training]
+        ]
         result = Instances(image_size)
         result.proposal_boxes = Boxes(boxes[keep])
         result.objectness_logits = scores[keep]

@@ -1,0 +1,89 @@
+"""Faster R-CNN and Cascade R-CNN on HIT-UAV from ImageNet weights: EfficientNet-Lite0 for processors."""
+
+from ..common.data import hituav
+from ..common.models.rcnn import cascade_rcnn_lite0, faster_rcnn_lite0
+from ..common.parts.rcnn import anchors_8_to_128, dcloss, efpnbs, nwd_loss, rfla, rka, sal, sarl
+from ..common.recipes import experiment, whole_images
+
+DATASET = hituav()
+K = DATASET.num_classes
+
+
+def faster_rcnn_lite0_fpn_maxiou():
+    """Faster R-CNN baseline on HIT-UAV: the papers' anchors (8 × stride), IoU assignment."""
+    return experiment(faster_rcnn_lite0(K), whole_images(DATASET))
+
+
+def faster_rcnn_lite0_fpn_maxiou_a8():
+    """Faster R-CNN baseline on HIT-UAV with anchors of 8-128 px."""
+    return experiment(anchors_8_to_128(faster_rcnn_lite0(K)), whole_images(DATASET))
+
+
+def faster_rcnn_lite0_fpn_rka():
+    """Faster R-CNN with NWD-RKA on HIT-UAV; anchors of 8-128 px."""
+    return experiment(rka(anchors_8_to_128(faster_rcnn_lite0(K))), whole_images(DATASET))
+
+
+def faster_rcnn_lite0_fpn_rfla():
+    """Faster R-CNN with RFLA on HIT-UAV."""
+    return experiment(rfla(faster_rcnn_lite0(K)), whole_images(DATASET))
+
+
+def faster_rcnn_lite0_fpn_rfla_dcloss():
+    """Faster R-CNN with RFLA and DCLoss (as its prose describes it) on HIT-UAV."""
+    return experiment(dcloss(rfla(faster_rcnn_lite0(K))), whole_images(DATASET))
+
+
+def faster_rcnn_lite0_fpn_rfla_dcloss_formula():
+    """Faster R-CNN with RFLA and DCLoss (as its formula is printed) on HIT-UAV."""
+    return experiment(dcloss(rfla(faster_rcnn_lite0(K)), mode="formula"), whole_images(DATASET))
+
+
+def faster_rcnn_lite0_fpn_rfla_sal():
+    """Faster R-CNN with RFLA and the scale-adaptive loss on HIT-UAV."""
+    return experiment(sal(rfla(faster_rcnn_lite0(K))), whole_images(DATASET))
+
+
+def faster_rcnn_lite0_fpn_rfla_nwdloss():
+    """Faster R-CNN with RFLA and the NWD loss on HIT-UAV."""
+    return experiment(nwd_loss(rfla(faster_rcnn_lite0(K))), whole_images(DATASET))
+
+
+def faster_rcnn_lite0_cem_rfla():
+    """Faster R-CNN with RFLA and CEM alone on HIT-UAV."""
+    return experiment(efpnbs(rfla(faster_rcnn_lite0(K)), fbsm=False), whole_images(DATASET))
+
+
+def faster_rcnn_lite0_fbsm_rfla():
+    """Faster R-CNN with RFLA and FBSM alone on HIT-UAV."""
+    return experiment(efpnbs(rfla(faster_rcnn_lite0(K)), cem=False), whole_images(DATASET))
+
+
+def faster_rcnn_lite0_efpnbs_rfla():
+    """Faster R-CNN with RFLA and E-FPN-BS on HIT-UAV."""
+    return experiment(efpnbs(rfla(faster_rcnn_lite0(K))), whole_images(DATASET))
+
+
+def faster_rcnn_lite0_efpnbslight_rfla():
+    """Faster R-CNN with RFLA and the light variant of E-FPN-BS (ours) on HIT-UAV."""
+    return experiment(efpnbs(rfla(faster_rcnn_lite0(K)), light=True), whole_images(DATASET))
+
+
+def faster_rcnn_lite0_efpnbs_rfla_dcloss():
+    """Faster R-CNN with RFLA, E-FPN-BS and DCLoss on HIT-UAV."""
+    return experiment(dcloss(efpnbs(rfla(faster_rcnn_lite0(K)))), whole_images(DATASET))
+
+
+def faster_rcnn_lite0_sarl_rfla():
+    """Faster R-CNN with RFLA and the SARL relay on HIT-UAV."""
+    return experiment(sarl(rfla(faster_rcnn_lite0(K))), whole_images(DATASET))
+
+
+def cascade_rcnn_lite0_fpn_rfla():
+    """Cascade R-CNN with RFLA on HIT-UAV."""
+    return experiment(rfla(cascade_rcnn_lite0(K)), whole_images(DATASET))
+
+
+def cascade_rcnn_lite0_efpnbs_rfla_dcloss():
+    """Cascade R-CNN with RFLA, E-FPN-BS and DCLoss on HIT-UAV."""
+    return experiment(dcloss(efpnbs(rfla(cascade_rcnn_lite0(K)))), whole_images(DATASET))
