@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import fvcore.nn.weight_init as weight_init
@@ -28,7 +29,15 @@ def _conv(inputs: int, outputs: int, kernel: int, norm: str, *, dilation: int = 
     else:
         conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=False)
     weight_init.c2_msra_fill(conv)
-    return nn.Sequential(conv, yolo_norm(outputs) if norm == "YOLO" else get_norm(norm, outputs))
+    return nn.Sequential(conv, _norm(norm, outputs))
+
+
+def _norm(norm: str, channels: int) -> nn.Module:
+    if norm == "YOLO":
+        return yolo_norm(channels)
+    if norm == "GN":  # groups of 32, or fewer where the channels of a backbone are no multiple of it
+        return nn.GroupNorm(math.gcd(32, channels), channels)
+    return get_norm(norm, channels)
 
 
 class FIM(nn.Module):
