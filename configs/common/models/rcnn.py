@@ -7,7 +7,6 @@ from detectron2.modeling.backbone import FPN, BasicStem, ResNet
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
-from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import StandardRPNHead
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead
@@ -15,6 +14,7 @@ from detectron2.modeling.roi_heads import FastRCNNConvFCHead
 from d2tiny.modeling.assigners import MaxIoUAssigner
 from d2tiny.modeling.backbone import TimmBackbone
 from d2tiny.modeling.losses import SmoothL1Loss
+from d2tiny.modeling.meta_arch import TinyGeneralizedRCNN
 from d2tiny.modeling.proposal_generator import TinyRPN
 from d2tiny.modeling.roi_heads import TinyCascadeROIHeads, TinyFastRCNNOutputLayers, TinyStandardROIHeads
 
@@ -66,7 +66,7 @@ def fpn(bottom_up, out_channels=256):
 
 
 def _faster_rcnn(backbone, num_classes):
-    return L(GeneralizedRCNN)(
+    return L(TinyGeneralizedRCNN)(
         backbone=backbone,
         proposal_generator=L(TinyRPN)(
             in_features=["p2", "p3", "p4", "p5", "p6"],

@@ -10,6 +10,7 @@ from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from d2tiny.layers.padding import padding_of_level
 from d2tiny.utils.errors import did_you_mean
 from d2tiny.utils.registry import NECK_REGISTRY
 
@@ -20,6 +21,12 @@ def _convs(*convs: nn.Conv2d) -> list[nn.Module]:
     for conv in convs:
         weight_init.c2_msra_fill(conv)
     return list(convs)
+
+
+def _zero(conv: nn.Conv2d) -> None:
+    nn.init.zeros_(conv.weight)
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
 
 
 class CEM(nn.Module):
@@ -34,9 +41,17 @@ class CEM(nn.Module):
         self.project = nn.Conv2d(channels, channels, 1)
         weight_init.c2_xavier_fill(self.project)
 
-    def forward(self, high: Tensor, low: Tensor) -> Tensor:
-        """Map the high level (B, C, h, w) and the low level (B, C, H, W) to (B, C, H, W)."""
-        return low + F.relu(self.project(F.adaptive_max_pool2d(high, 1)))
+    def forward(self, high: Tensor, low: Tensor, padding: Tensor | None = None) -> Tensor:
+        """Map the high level (B, C, h, w) and the low level (B, C, H, W) to (B, C, H, W).
+
+        Args:
+            high: the level whose maximum is added.
+            low: the level that it is added to.
+            padding: (B, 1, h, w), True where the high level shows no part of the image; None without padding.
+        """
+        if padding is not None:
+            high = high.masked_fill(padding, -torch.inf)
+        return low + F.relu(self.project(high.amax((2, 3), keepdim=True)))
 
 
 def conv_of_upsampled(conv: nn.Conv2d, x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -72,13 +87,19 @@ def _upsample_and_shift(like: Tensor, small: int, large: int) -> Tensor:
     return torch.cat([padded[:, tap : tap + large] for tap in range(3)]).to(like.dtype)
 
 
-def _logit(channels: int, out_channels: int) -> nn.Conv2d:
-    """Build a 1×1 convolution whose outputs are near 0, so that training begins with a mask of about ½ everywhere."""
-    logit = nn.Conv2d(channels, out_channels, 1)
-    nn.init.normal_(logit.weight, std=0.01)
-    assert logit.bias is not None
-    nn.init.zeros_(logit.bias)
-    return logit
+def _fusion(channels: int, gain: float = 4.0) -> nn.Conv2d:
+    """Build the 3×3 convolution before the last sigmoid so that training begins with masks near ½ that can learn.
+
+    The sum of the two masks is about 1 at first: its mean over 3×3, less 1, is scaled by ``gain``, which makes up for
+    the slope ¼ of a sigmoid.
+    """
+    fuse = nn.Conv2d(channels, channels, 3, padding=1)
+    assert fuse.bias is not None
+    with torch.no_grad():
+        fuse.weight.zero_()
+        fuse.weight[range(channels), range(channels)] = gain / 9
+        fuse.bias.fill_(-gain)
+    return fuse
 
 
 class FBSM(nn.Module):
@@ -87,8 +108,9 @@ class FBSM(nn.Module):
     ``M_h, M_l`` are the sigmoid of 3×3-ReLU-1×1 of the upsampled high level and of the low level,
     ``M = σ(3×3(M_h + M_l))``, and the output is ``ReLU(3×3(C ⊙ M))``.
 
-    Differences from the paper, which contradicts itself here (docs/papers/efpn_bs.md): masks have one channel by
-    default, and the refinement has no skip connection unless ``residual``.
+    The paper contradicts itself here (docs/papers/efpn_bs.md): masks have one channel by default, and its text speaks
+    of a residual refinement that equation 8 does not have. With ``residual`` the output is ``C + 3×3(C ⊙ M)``, which
+    starts as C: without a ReLU, because the heads share their weights with levels that have both signs.
     """
 
     def __init__(
@@ -97,15 +119,18 @@ class FBSM(nn.Module):
         super().__init__()
         self.gate_high = self._gate(channels, mid_channels, gate_channels)
         self.gate_low = self._gate(channels, mid_channels, gate_channels)
-        self.fuse, self.refine = _convs(
-            nn.Conv2d(gate_channels, gate_channels, 3, padding=1), nn.Conv2d(channels, channels, 3, padding=1)
-        )
+        self.fuse = _fusion(gate_channels)
+        self.refine = nn.Conv2d(channels, channels, 3, padding=1)
+        if residual:
+            _zero(self.refine)
+        else:
+            weight_init.c2_msra_fill(self.refine)
         self.residual = residual
 
     @staticmethod
     def _gate(channels: int, mid_channels: int, gate_channels: int) -> nn.Sequential:
         squeeze = _convs(nn.Conv2d(channels, mid_channels, 3, padding=1))
-        return nn.Sequential(*squeeze, nn.ReLU(), _logit(mid_channels, gate_channels), nn.Sigmoid())
+        return nn.Sequential(*squeeze, nn.ReLU(), nn.Conv2d(mid_channels, gate_channels, 1), nn.Sigmoid())
 
     def mask(self, high: Tensor, low: Tensor) -> Tensor:
         """Return the mask M in (0, 1), (B, gate_channels, H, W)."""
@@ -116,10 +141,10 @@ class FBSM(nn.Module):
             mask = layer(mask)
         return torch.sigmoid(self.fuse(mask + self.gate_low(low)))
 
-    def forward(self, high: Tensor, low: Tensor) -> Tensor:
-        """Map the high level (B, C, h, w) and the low level (B, C, H, W) to (B, C, H, W)."""
-        refined = F.relu_(self.refine(low * self.mask(high, low)))
-        return low + refined if self.residual else refined
+    def forward(self, low: Tensor, mask: Tensor) -> Tensor:
+        """Map the low level (B, C, H, W), with a mask of :meth:`mask`, to (B, C, H, W)."""
+        refined = self.refine(low * mask)
+        return low + refined if self.residual else F.relu_(refined)
 
 
 class LightFBSM(nn.Module):
@@ -137,26 +162,27 @@ class LightFBSM(nn.Module):
             return nn.Conv2d(mid_channels, mid_channels, 3, padding=1, groups=mid_channels)
 
         def gate() -> nn.Sequential:
-            return nn.Sequential(*_convs(depthwise()), nn.ReLU(), _logit(mid_channels, 1), nn.Sigmoid())
+            return nn.Sequential(*_convs(depthwise()), nn.ReLU(), nn.Conv2d(mid_channels, 1, 1), nn.Sigmoid())
 
         self.squeeze_high, self.squeeze_low = _convs(
             nn.Conv2d(channels, mid_channels, 1), nn.Conv2d(channels, mid_channels, 1)
         )
         self.gate_high, self.gate_low = gate(), gate()
-        self.fuse, self.refine = _convs(nn.Conv2d(1, 1, 3, padding=1), depthwise())
+        self.fuse = _fusion(1)
+        (self.refine,) = _convs(depthwise())
         self.expand = nn.Conv2d(mid_channels, channels, 1)
-        nn.init.zeros_(self.expand.weight)
-        assert self.expand.bias is not None
-        nn.init.zeros_(self.expand.bias)
+        _zero(self.expand)
 
-    def forward(self, high: Tensor, low: Tensor) -> Tensor:
-        """Map the high level (B, C, h, w) and the low level (B, C, H, W) to (B, C, H, W)."""
-        squeezed = self.squeeze_low(low)
+    def mask(self, high: Tensor, low: Tensor) -> Tensor:
+        """Return the mask in (0, 1), (B, 1, H, W)."""
         mask = F.interpolate(
             self.gate_high(self.squeeze_high(high)), size=low.shape[-2:], mode="bilinear", align_corners=False
         )
-        mask = torch.sigmoid(self.fuse(mask + self.gate_low(squeezed)))
-        return low + self.expand(F.relu_(self.refine(squeezed * mask)))
+        return torch.sigmoid(self.fuse(mask + self.gate_low(self.squeeze_low(low))))
+
+    def forward(self, low: Tensor, mask: Tensor) -> Tensor:
+        """Map the low level (B, C, H, W), with a mask of :meth:`mask`, to (B, C, H, W)."""
+        return low + self.expand(F.relu_(self.refine(self.squeeze_low(low) * mask)))
 
 
 @NECK_REGISTRY.register()
@@ -164,7 +190,11 @@ class EFPNBS(nn.Module):
     """Replaces low pyramid levels by CEM and FBSM of a high level and the low level; others are passed on unchanged.
 
     Names, channels, strides and sizes stay the same, so the neck fits behind any FPN. The high level is pooled before
-    it is upsampled (upsampling first would change the maximum).
+    it is upsampled (upsampling first would change the maximum), without the padding of the batch.
+
+    Attributes:
+        masks: (B, gate_channels, H, W) masks of the last batch by low level, in training only.
+        mask_loss_weight: what the detector multiplies the loss of the masks with.
     """
 
     def __init__(
@@ -178,6 +208,7 @@ class EFPNBS(nn.Module):
         gate_channels: int = 1,
         residual: bool = False,
         light: bool = False,
+        mask_loss_weight: float = 0.0,
     ) -> None:
         """Build one CEM and one FBSM for each pair.
 
@@ -188,7 +219,9 @@ class EFPNBS(nn.Module):
             fbsm: use foreground-background separation.
             mid_channels: hidden channels of the gates.
             gate_channels: channels of the mask, 1 (a spatial mask) or ``channels``.
-            residual: add the input to FBSM's output.
+            residual: add the refinement to the input, instead of replacing it.
+            mask_loss_weight: factor on the loss that teaches the masks where objects are (ours, not the paper's); needs
+                a detector that asks for it, as :class:`~d2tiny.modeling.meta_arch.TinyGeneralizedRCNN` does.
             light: use :class:`LightFBSM` (ours, not the paper's), which has one gate channel and a skip connection.
 
         Raises:
@@ -212,6 +245,11 @@ class EFPNBS(nn.Module):
                 f"EFPNBS: light is another FBSM, with one gate channel and always a skip; got fbsm={fbsm}, "
                 f"gate_channels={gate_channels}, residual={residual}."
             )
+        if mask_loss_weight < 0 or (mask_loss_weight and not fbsm):
+            raise ValueError(f"EFPNBS: mask_loss_weight must be 0 or, with fbsm, above, got {mask_loss_weight}.")
+        self.channels = channels
+        self.mask_loss_weight = mask_loss_weight
+        self.masks: dict[str, Tensor] = {}
         self.cem = nn.ModuleDict({low: CEM(channels) for low in lows} if cem else {})
         self.fbsm = nn.ModuleDict()
         if fbsm:
@@ -226,32 +264,45 @@ class EFPNBS(nn.Module):
         """Return channels and stride of each output: those of the input.
 
         Raises:
-            ValueError: a level of ``pairs`` is missing, or the high level is not the coarser one.
+            ValueError: a level of ``pairs`` is missing or has other channels, or the high level is not the coarser one.
         """
         for pair in self.pairs:
             for name in pair:
                 if name not in input_shape:
                     raise ValueError(f"EFPNBS: no level '{name}' for pairs. {did_you_mean(name, input_shape)}")
+                if input_shape[name].channels not in (None, self.channels):
+                    raise ValueError(
+                        f"EFPNBS: channels is {self.channels}, but level '{name}' has {input_shape[name].channels}."
+                    )
             high, low = (input_shape[name].stride for name in pair)
             if high is not None and low is not None and high <= low:
                 raise ValueError(f"EFPNBS: pairs are [high, low]; '{pair[0]}' is not coarser than '{pair[1]}'.")
         return input_shape
 
-    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, features: dict[str, Tensor], padding: Tensor | None = None) -> dict[str, Tensor]:
         """Return the pyramid with the low levels replaced; the input dict is not modified.
+
+        Args:
+            features: (B, C, H, W) by name.
+            padding: (B, 1, H, W) of the batch of images, True in the padding; None without padding.
 
         Raises:
             KeyError: a level of ``pairs`` is missing; says which exist.
         """
         result = dict(features)
+        self.masks = {}
         for high_name, low_name in self.pairs:
             for name in (high_name, low_name):
                 if name not in features:
                     raise KeyError(f"EFPNBS: no level '{name}'. {did_you_mean(name, features)}")
             high, low = features[high_name], features[low_name]
             if low_name in self.cem:
-                low = self.cem[low_name](high, low)
+                low = self.cem[low_name](high, low, None if padding is None else padding_of_level(padding, high))
             if low_name in self.fbsm:
-                low = self.fbsm[low_name](high, low)
+                fbsm = self.fbsm[low_name]
+                mask = fbsm.mask(high, low)
+                low = fbsm(low, mask)
+                if self.training:
+                    self.masks[low_name] = mask
             result[low_name] = low
         return result

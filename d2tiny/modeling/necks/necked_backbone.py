@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import Backbone as D2Backbone
 from torch import Tensor
 
+from d2tiny.layers.padding import padding_of_images
 from d2tiny.modeling.contracts import Backbone, Neck
 
 __all__ = ["NeckedBackbone"]
@@ -24,13 +26,15 @@ class NeckedBackbone(D2Backbone):
 
         Args:
             backbone: any Detectron2 backbone, for example an FPN.
-            neck: maps its feature maps to others.
+            neck: maps its feature maps to others. One whose ``forward`` has a parameter ``padding`` is told which
+                places of the batch are padding, (B, 1, H, W), or None.
 
         Raises:
             ValueError: a neck that does not fit the backbone.
         """
         super().__init__()
         self.backbone, self.neck = backbone, neck
+        self._pools = "padding" in inspect.signature(neck.forward).parameters
         self.output_shape()  # the neck refuses features that it was not built for
         self._register_load_state_dict_pre_hook(self._accept_plain)
 
@@ -46,7 +50,10 @@ class NeckedBackbone(D2Backbone):
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Map (B, 3, H, W) to feature maps (B, C, H / stride, W / stride)."""
-        return self.neck(self.backbone(image))
+        features = self.backbone(image)
+        if not self._pools:
+            return self.neck(features)
+        return self.neck(features, padding_of_images(image))
 
     def _accept_plain(self, state: dict[str, Any], prefix: str, *_: Any) -> None:
         """Let a checkpoint of the backbone without the neck be loaded into the backbone."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from d2tiny.layers import DilatedDepthwise, yolo_norm
+from d2tiny.layers.padding import masked_mean, padding_of_level
 from d2tiny.modeling.necks.levels import check_levels
 from d2tiny.utils.errors import did_you_mean
 from d2tiny.utils.registry import NECK_REGISTRY
@@ -59,22 +60,34 @@ class FIM(nn.Module):
         if use_spatial:
             self.spatial = nn.Conv2d(2, 1, 7, padding=3)
 
-    def attention(self, aligned: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Return a_c (B, c, 1, 1) and a_s (B, 1, H, W), both in (0, 1), of U (B, c, H, W); None for one that is off."""
+    def attention(self, aligned: Tensor, padding: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
+        """Return a_c (B, c, 1, 1) and a_s (B, 1, H, W), both in (0, 1), of U (B, c, H, W); None for one that is off.
+
+        Args:
+            aligned: U.
+            padding: (B, 1, H, W), places that the pooling leaves out; None pools over all.
+        """
         channel = spatial = None
         if self.channel is not None:
-            pooled = self.channel(aligned.mean((2, 3), keepdim=True)) + self.channel(aligned.amax((2, 3), keepdim=True))
+            highest = aligned if padding is None else aligned.masked_fill(padding, -torch.inf)
+            pooled = self.channel(masked_mean(aligned, padding)) + self.channel(highest.amax((2, 3), keepdim=True))
             channel = torch.sigmoid(pooled)
         if self.spatial is not None:
             both = torch.cat((aligned.mean(dim=1, keepdim=True), aligned.amax(dim=1, keepdim=True)), dim=1)
             spatial = torch.sigmoid(self.spatial(both))
         return channel, spatial
 
-    def forward(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """Map low (B, c, H, W) and high (B, C, h, w) to the weighted low level and U, both (B, c, H, W)."""
+    def forward(self, low: Tensor, high: Tensor, padding: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map low (B, c, H, W) and high (B, C, h, w) to the weighted low level and U, both (B, c, H, W).
+
+        Args:
+            low: the level that is weighted.
+            high: the level above it.
+            padding: (B, 1, H', W') of the images; None without padding.
+        """
         aligned = F.interpolate(self.align(high), size=low.shape[-2:], mode="nearest")
         out = low
-        for weight in self.attention(aligned):
+        for weight in self.attention(aligned, None if padding is None else padding_of_level(padding, low)):
             out = out if weight is None else out * weight
         return out, aligned
 
@@ -168,8 +181,12 @@ class SARL(nn.Module):
         check_levels("SARL", {name: len(scale) for name, scale in self.scale.items()}, input_shape)
         return input_shape
 
-    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, features: dict[str, Tensor], padding: Tensor | None = None) -> dict[str, Tensor]:
         """Return the feature maps with the levels relayed; the input dict is not modified.
+
+        Args:
+            features: (B, c_l, H_l, W_l) by name.
+            padding: (B, 1, H, W) of the batch of images, True in the padding; None without padding.
 
         Raises:
             KeyError: a level is missing; says which exist.
@@ -180,7 +197,7 @@ class SARL(nn.Module):
         result = dict(features)
         high = features[self.in_features[-1]]
         for name in reversed(self.in_features):
-            weighted, aligned = self.fim[name](features[name], high)
+            weighted, aligned = self.fim[name](features[name], high, padding)
             result[name] = features[name] + self.scale[name] * self.fem[name](weighted, aligned)
             high = result[name] if self.top_down else features[name]
         return result

@@ -1,0 +1,49 @@
+"""Which places of a batch are padding, for pooling over images of different sizes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["masked_mean", "padding_of_images", "padding_of_level"]
+
+
+def padding_of_images(images: Tensor) -> Tensor | None:
+    """Return where a batch is padding: rows below, and columns right of, the last that is not 0 everywhere.
+
+    Detectron2 pads normalised images with 0 and hands the backbone no sizes. Rows and columns at the lower and right
+    edge of an image that are exactly its mean colour count as padding; they hold nothing that pooling would miss.
+
+    Args:
+        images: (B, C, H, W), normalised and padded.
+
+    Returns:
+        (B, 1, H, W), True in the padding; None if there is none.
+    """
+    content = (images != 0).any(dim=1, keepdim=True)
+    rows = content.any(dim=3, keepdim=True).flip(2).cummax(dim=2).values.flip(2)
+    columns = content.any(dim=2, keepdim=True).flip(3).cummax(dim=3).values.flip(3)
+    padding = ~(rows & columns)
+    # An image of one colour, its mean, would be padding altogether.
+    padding &= content.flatten(1).any(dim=1)[:, None, None, None]
+    return padding if bool(padding.any()) else None
+
+
+def padding_of_level(padding: Tensor, level: Tensor) -> Tensor:
+    """Return the cells of a feature map that see nothing but padding, (B, 1, h, w).
+
+    Args:
+        padding: (B, 1, H, W) of :func:`padding_of_images`.
+        level: (B, C, h, w), a feature map of these images.
+    """
+    content = F.adaptive_max_pool2d((~padding).to(torch.float32), level.shape[-2:])
+    return content == 0
+
+
+def masked_mean(x: Tensor, padding: Tensor | None) -> Tensor:
+    """Return the mean of (B, C, h, w) over the places that are not padding, (B, C, 1, 1)."""
+    if padding is None:
+        return x.mean((2, 3), keepdim=True)
+    inside = (~padding).to(x.dtype)
+    return (x * inside).sum((2, 3), keepdim=True) / inside.sum((2, 3), keepdim=True)
