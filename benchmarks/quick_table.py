@@ -129,6 +129,31 @@ TABLES["onestage"] = tuple(
         ("rs_tinynet_n", "RS-TinyNet-n (MDCA, ARB, PFDH)"),
     )
 )
+
+
+def _pfdh(name: str, title: str, config: str = "yolo11_n_pfdh_literal", **settings: str | int) -> Row:
+    """Return a row of PFDH with other settings than the paper's chain."""
+    return Row(name, title, config, tuple(f"model.backbone.neck.{key}={value}" for key, value in settings.items()))
+
+
+# PFDH: the paper's chain, and what could make it learn.
+TABLES["pfdh"] = (
+    Row("yolo11_n", "YOLO11n", "yolo11_n"),
+    _pfdh("literal", "PFDH, the paper's chain"),
+    _pfdh("around", "PFDH, skip round it", skip="around"),
+    _pfdh("stages", "PFDH, skips inside the stages", skip="stages"),
+    _pfdh("around_w32", "PFDH, skip round it, width ≥ 32", skip="around", min_width=32),
+    _pfdh(
+        "around_keep",
+        "PFDH, skip round it, width ≥ 32, levels keep their channels",
+        "yolo11_n_pfdh",
+        skip="around",
+        min_width=32,
+        block="c3k2",
+        repeats=2,
+    ),
+    _pfdh("residual", "PFDH, the chain with AFPN's four residual blocks", block="residual", repeats=4),
+)
 # DINO, with each part of ScaleBridge-Det, and with both.
 TABLES["transformers"] = (
     Row("dino_r18", "DINO", "dino_r18"),

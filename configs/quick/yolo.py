@@ -2,7 +2,7 @@
 
 from ..common.data import aerial
 from ..common.models.yolo import yolo11, yolov5, yolox
-from ..common.parts.yolo import arb, mdca, p2, pfdh, rs_tinynet, sal, sarl, tiny_candidates
+from ..common.parts.yolo import arb, mdca, p2, pfdh, pfdh_literal, rs_tinynet, sal, sarl, tiny_candidates
 from ..common.recipes import experiment, quick, with_mosaic
 
 DATASET = aerial()
@@ -37,6 +37,11 @@ def yolo11_n_p2():
 def yolo11_n_pfdh():
     """Quick YOLO11n with PFDH on aerial_*."""
     return experiment(pfdh(yolo11("n", K)), quick(DATASET))
+
+
+def yolo11_n_pfdh_literal():
+    """Quick YOLO11n with PFDH as the paper shows it on aerial_*."""
+    return experiment(pfdh_literal(yolo11("n", K)), quick(DATASET))
 
 
 def yolo11_n_tinytal():

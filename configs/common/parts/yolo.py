@@ -52,13 +52,21 @@ def mdca(model, **settings):
 
 def pfdh(model, **settings):
     """Progressive fusion before the head; docs/papers/rs_tinynet.md."""
-    neck = L(PFDH)(
+    neck = dict(
         in_channels=CHANNELS,
-        out_channels="${channels:${..backbone},${.in_features.0}}",
+        out_channels=None,
         in_features=list(model.in_features),
-        **settings,
+        skip="around",
+        block="c3k2",
+        min_width=32,
+        repeats=2,
     )
-    return _behind(model, neck)
+    return _behind(model, L(PFDH)(**(neck | settings)))
+
+
+def pfdh_literal(model):
+    """PFDH as the paper shows it, a narrow chain to equal channels; docs/papers/rs_tinynet.md#pfdh."""
+    return pfdh(model, skip="none", min_width=0, out_channels="${channels:${..backbone},${.in_features.0}}")
 
 
 def arb(model, weight=0.25):
