@@ -61,14 +61,15 @@ class ProgressBar(HookBase):
 
 
 class EMAHook(HookBase):
-    """Update the exponential moving average of the weights after each step."""
+    """Update the exponential moving average of the weights after each step of the optimizer."""
 
     def __init__(self, ema: ModelEMA) -> None:
         self.ema = ema
 
     def after_step(self) -> None:
-        """Update the moving average."""
-        self.ema.update()
+        """Update the moving average, unless gradients are still accumulated."""
+        if self.trainer.stepped:
+            self.ema.update()
 
 
 class MomentumWarmup(HookBase):

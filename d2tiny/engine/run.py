@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -274,6 +275,7 @@ def _build_trainer(cfg: DictConfig, model: nn.Module, device: str) -> Trainer:
         device=device.split(":")[0],
         amp_dtype=train.amp.dtype if train.amp.enabled else None,
         clip_norm=train.clip_norm,
+        accumulation=_build(cfg, "train.accumulate") if "accumulate" in train else None,
     )
 
 
@@ -287,6 +289,8 @@ def _build_hooks(
 ) -> list[HookBase]:
     """Return the hooks in the order they run: timer, learning rate, the config's, EMA, bar, evaluation, logs, stop."""
     train = cfg.train
+    # Schedules go on in iterations without a step of the optimizer too; torch takes the first of them for a mistake.
+    warnings.filterwarnings("ignore", "Detected call of .lr_scheduler.step")
     scheduler = LRMultiplier(trainer.optimizer, _build(cfg, "lr_multiplier"), train.max_iter)
     result: list[HookBase] = [hooks.IterationTimer(warmup_iter=1), hooks.LRScheduler(scheduler=scheduler)]
     result += [_build(cfg, f"train.hooks.{i}") for i in range(len(train.get("hooks", ())))]
