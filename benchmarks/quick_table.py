@@ -114,19 +114,20 @@ TABLES["rcnn"] += tuple(
 )
 # One-stage detectors with the parts of the SARL and RS-TinyNet papers.
 TABLES["onestage"] = tuple(
-    Row(config, title, config)
-    for config, title in (
-        ("yolox_s", "YOLOX-s"),
-        ("yolox_s_sarl", "YOLOX-s, SARL"),
-        ("yolox_s_sal", "YOLOX-s, SAL"),
-        ("yolox_s_sarl_sal", "YOLOX-s, SARL + SAL"),
-        ("yolo11_n", "YOLO11n"),
-        ("yolo11_n_tinytal", "YOLO11n, TAL with tiny candidates"),
-        ("yolo11_n_p2", "YOLO11n, level of stride 4"),
-        ("yolo11_n_mdca", "YOLO11n, MDCA"),
-        ("yolo11_n_arb", "YOLO11n, ARB"),
-        ("yolo11_n_pfdh", "YOLO11n, PFDH"),
-        ("rs_tinynet_n", "RS-TinyNet-n (MDCA, ARB, PFDH)"),
+    Row(name, title, config)
+    for name, title, config in (
+        ("yolox_s", "YOLOX-s", "yolox_s"),
+        ("yolox_s_l1", "YOLOX-s, L1 throughout", "yolox_s_l1"),
+        ("yolox_s_sarl", "YOLOX-s, SARL", "yolox_s_sarl"),
+        ("yolox_s_sal", "YOLOX-s, SAL", "yolox_s_sal"),
+        ("yolox_s_sarl_sal", "YOLOX-s, SARL + SAL", "yolox_s_sarl_sal"),
+        ("yolo11_n", "YOLO11n", "yolo11_n"),
+        ("yolo11_n_tinytal", "YOLO11n, TAL with tiny candidates", "yolo11_n_tinytal"),
+        ("yolo11_n_p2", "YOLO11n, level of stride 4", "yolo11_n_p2"),
+        ("yolo11_n_mdca", "YOLO11n, MDCA", "yolo11_n_mdca"),
+        ("yolo11_n_arb", "YOLO11n, ARB", "yolo11_n_arb"),
+        ("yolo11_n_pfdh", "YOLO11n, PFDH as the paper shows it", "yolo11_n_pfdh_literal"),
+        ("rs_tinynet_n", "RS-TinyNet-n (MDCA, ARB, PFDH) likewise", "rs_tinynet_n_literal"),
     )
 )
 
@@ -153,6 +154,7 @@ TABLES["pfdh"] = (
         repeats=2,
     ),
     _pfdh("residual", "PFDH, the chain with AFPN's four residual blocks", block="residual", repeats=4),
+    Row("rs_tinynet", "RS-TinyNet (MDCA, ARB, PFDH with a skip round it)", "rs_tinynet_n"),
 )
 # DINO, with each part of ScaleBridge-Det, and with both.
 TABLES["transformers"] = (
