@@ -75,8 +75,8 @@ class EMAHook(HookBase):
 class MomentumWarmup(HookBase):
     """Warm up the momentum and the learning rate of biases, as YOLOv5 and YOLO11 train.
 
-    Both change linearly over the first iterations; afterwards the optimizer's momentum and the schedule's rate hold
-    (docs/papers/rs_tinynet.md#training-recipe).
+    Both change linearly over the first iterations, with or without a step of the optimizer; afterwards the optimizer's
+    momentum and the schedule's rate hold (docs/papers/rs_tinynet.md#training-recipe).
     """
 
     def __init__(self, *, warmup_iters: int, warmup_momentum: float = 0.8, warmup_bias_lr: float = 0.1) -> None:

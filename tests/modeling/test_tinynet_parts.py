@@ -7,8 +7,8 @@ import torch
 from detectron2.layers import ShapeSpec
 
 from d2tiny.modeling.necks import ARB, ASFF, MDCA, PAFPN, PFDH, MDCAttention
-from d2tiny.modeling.necks.pfdh import ResidualBlock
 from d2tiny.modeling.necks.arb import CBFuse, couple, uncouple
+from d2tiny.modeling.necks.pfdh import ResidualBlock
 
 
 def count(module):

@@ -88,7 +88,7 @@ def test_parameters_of_every_layer_of_yolo11m():
     [
         ("mdca", 20_059_260, 20_553_992),
         ("arb", 33_808_720, 30_294_440),
-        ("pfdh", 21_340_061, 21_339_925),
+        ("pfdh_literal", 21_340_061, 21_339_925),
     ],
 )
 def test_parameters_of_rs_tinynets_parts(parts, ours, published):
@@ -476,6 +476,23 @@ def test_every_part_on_every_host(host, parts):
         assert model.head.strides == [4, 8, 16, 32]
 
 
+def gradient_norm(part):
+    """Norm of the gradient of an untrained YOLO11n with a part."""
+    torch.manual_seed(0)
+    model = YOLO_MODELS["yolo11"]("n", 8)
+    model = instantiate(YOLO_PARTS[part](model) if part else model).train()
+    with EventStorage(0):
+        sum(model(batch(20)).values()).backward()
+    return float(torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm())
+
+
+def test_pfdh_as_the_paper_shows_it_multiplies_the_gradient_and_a_skip_round_it_does_not():
+    """docs/papers/rs_tinynet.md#why-the-chain-loses."""
+    alone = gradient_norm("")
+    assert gradient_norm("pfdh_literal") > 4 * alone
+    assert alone / 2 < gradient_norm("pfdh") < 2 * alone
+
+
 PARTS = ["p2", "sarl", "sal", "l1", "mdca", "pfdh", "pfdh_literal", "arb", "tiny_candidates"]
 
 
@@ -487,7 +504,7 @@ def model_with(host, parts):
             model = YOLO_PARTS[part](model)
     except ConfigError as err:
         return str(err)
-    return OmegaConf.to_container(model, resolve=True)
+    return OmegaConf.to_container(model)
 
 
 @pytest.mark.parametrize("host", ["yolox", "yolov5", "yolo11"])
@@ -524,7 +541,7 @@ def test_sal_has_l1_in_yolox_and_yolov5():
     assert model_with("yolox", ["sal"])["head"]["l1_weight"] == 1
     assert model_with("yolox", ["l1"])["head"]["l1_weight"] == 1
     assert model_with("yolov5", ["sal"])["head"]["box_loss"]["l1_weight"] == 1
-    assert model_with("yolox", ["arb", "sal"])["auxiliary"]["head"]["l1_weight"] == 1
+    assert model_with("yolox", ["arb", "sal"])["auxiliary"]["head"]["l1_weight"] == "${...head.l1_weight}"
 
 
 def test_what_is_set_in_the_main_head_holds_for_the_auxiliary_one():

@@ -55,8 +55,8 @@ def _conv(inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> ConvBN
 def _zero(inputs: int, outputs: int) -> nn.Conv2d:
     """Build a 1×1 convolution whose outputs are zero until it is trained."""
     conv = nn.Conv2d(inputs, outputs, 1)
-    nn.init.zeros_(conv.weight)
-    nn.init.zeros_(conv.bias)
+    for parameter in conv.parameters():
+        nn.init.zeros_(parameter)
     return conv
 
 
