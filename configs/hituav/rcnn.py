@@ -2,7 +2,7 @@
 
 from ..common.data import hituav
 from ..common.models.rcnn import cascade_rcnn_lite0, faster_rcnn_lite0
-from ..common.parts.rcnn import anchors_8_to_128, dcloss, efpnbs, nwd_loss, rfla, rka, sal, sarl
+from ..common.parts.rcnn import anchors_8_to_128, dcloss, efpnbs, l1, nwd_loss, rfla, rka, sal, sarl
 from ..common.recipes import experiment, whole_images
 
 DATASET = hituav()
@@ -37,6 +37,11 @@ def faster_rcnn_lite0_fpn_rfla_dcloss():
 def faster_rcnn_lite0_fpn_rfla_dcloss_formula():
     """Faster R-CNN with RFLA and DCLoss (as its formula is printed) on HIT-UAV."""
     return experiment(dcloss(rfla(faster_rcnn_lite0(K)), mode="formula"), whole_images(DATASET))
+
+
+def faster_rcnn_lite0_fpn_rfla_dcloss_roi():
+    """Faster R-CNN with RFLA and DCLoss in the box head only, with δ in shares of a proposal, on HIT-UAV."""
+    return experiment(dcloss(rfla(faster_rcnn_lite0(K)), rpn=False, roi_unit=10.0), whole_images(DATASET))
 
 
 def faster_rcnn_lite0_fpn_rfla_sal():
@@ -77,6 +82,11 @@ def faster_rcnn_lite0_efpnbs_rfla_dcloss():
 def faster_rcnn_lite0_sarl_rfla():
     """Faster R-CNN with RFLA and the SARL relay on HIT-UAV."""
     return experiment(sarl(rfla(faster_rcnn_lite0(K))), whole_images(DATASET))
+
+
+def cascade_rcnn_lite0_fpn_rfla_l1():
+    """Cascade R-CNN with RFLA and L1 instead of its smooth L1, on HIT-UAV: what DCLoss is to be compared with."""
+    return experiment(l1(rfla(cascade_rcnn_lite0(K))), whole_images(DATASET))
 
 
 def cascade_rcnn_lite0_fpn_rfla():
