@@ -262,7 +262,7 @@ def test_places_that_nobody_can_move_are_left_out_and_counted(tmp_path, caplog, 
         first, second = by_tile(tile(root, HALVES))[32, 0]
     assert first.keys() == second.keys()
     where = f"annotation 100: {next(iter(odd))}"
-    assert f"1 keys that may hold positions in the scene, not copied into tiles (first: {where}" in caplog.text
+    assert f"1 keys that may hold positions in the image, not copied (first: {where}" in caplog.text
 
 
 def test_regions_are_clipped_to_the_tile(tmp_path):
