@@ -392,14 +392,14 @@ def test_a_killed_run_leaves_no_half_tile(tmp_path, monkeypatch):
 
     calls = []
 
-    def stop(path, pixels, write=tiling._write):
+    def stop(path, pixels, write=tiling.write_image):
         calls.append(path)
         if len(calls) == 6:  # in the second image
             raise KeyboardInterrupt
         write(path, pixels)
 
     root = write(tmp_path, {f"{n}.png": (40, 40) for n in "abc"})
-    monkeypatch.setattr(tiling, "_write", stop)
+    monkeypatch.setattr(tiling, "write_image", stop)
     with pytest.raises(KeyboardInterrupt):
         tile(root, SMALL)
     monkeypatch.undo()
