@@ -149,6 +149,7 @@ TABLES["hituav"] = tuple(
         ("faster_rcnn_lite0_cem_rfla", "RFLA + CEM"),
         ("faster_rcnn_lite0_fbsm_rfla", "RFLA + FBSM"),
         ("faster_rcnn_lite0_efpnbs_rfla", "RFLA + E-FPN-BS"),
+        ("faster_rcnn_lite0_efpnbs_taught_rfla", "RFLA + E-FPN-BS, residual, taught masks (ours)"),
         ("faster_rcnn_lite0_efpnbslight_rfla", "RFLA + light E-FPN-BS (ours)"),
         ("faster_rcnn_lite0_sarl_rfla", "RFLA + SARL"),
         ("faster_rcnn_lite0_fpn_rfla_dcloss", "RFLA + DCLoss (prose)"),

@@ -2,7 +2,7 @@
 
 from ..common.data import hituav
 from ..common.models.rcnn import cascade_rcnn_lite0, faster_rcnn_lite0
-from ..common.parts.rcnn import anchors_8_to_128, dcloss, efpnbs, l1, nwd_loss, rfla, rka, sal, sarl
+from ..common.parts.rcnn import anchors_8_to_128, dcloss, efpnbs, efpnbs_taught, l1, nwd_loss, rfla, rka, sal, sarl
 from ..common.recipes import experiment, whole_images
 
 DATASET = hituav()
@@ -67,6 +67,11 @@ def faster_rcnn_lite0_fbsm_rfla():
 def faster_rcnn_lite0_efpnbs_rfla():
     """Faster R-CNN with RFLA and E-FPN-BS on HIT-UAV."""
     return experiment(efpnbs(rfla(faster_rcnn_lite0(K))), whole_images(DATASET))
+
+
+def faster_rcnn_lite0_efpnbs_taught_rfla():
+    """Faster R-CNN with RFLA and E-FPN-BS with a residual and masks that the boxes teach (ours) on HIT-UAV."""
+    return experiment(efpnbs_taught(rfla(faster_rcnn_lite0(K))), whole_images(DATASET))
 
 
 def faster_rcnn_lite0_efpnbslight_rfla():

@@ -57,6 +57,11 @@ def efpnbs(model, **settings):
     return model
 
 
+def efpnbs_taught(model, mask_loss_weight=0.5, **settings):
+    """E-FPN-BS that keeps P2 and adds to it, with masks taught by the boxes (ours); docs/papers/efpn_bs.md."""
+    return efpnbs(model, residual=True, mask_loss_weight=mask_loss_weight, **settings)
+
+
 def _box_loss(model, cls, **settings):
     """Another box loss in RPN and box heads."""
     for part in (model.proposal_generator, *box_predictors(model)):
