@@ -10,6 +10,7 @@ skipped and interrupted ones resumed, so the command can be stopped and repeated
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import RESULTS, ROOT, make_parser
+from scipy import stats
 
 ASSIGNER = "model.proposal_generator.assigner"
 RPN_LOSS, ROI_LOSS = "model.proposal_generator.box_loss", "model.roi_heads.box_predictor.box_loss"
@@ -174,17 +176,22 @@ TABLES["hituav"] = tuple(
         ("faster_rcnn_lite0_cem_rfla", "RFLA + CEM"),
         ("faster_rcnn_lite0_fbsm_rfla", "RFLA + FBSM"),
         ("faster_rcnn_lite0_efpnbs_rfla", "RFLA + E-FPN-BS"),
+        ("faster_rcnn_lite0_efpnbs_taught_rfla", "RFLA + E-FPN-BS, residual, taught masks (ours)"),
         ("faster_rcnn_lite0_efpnbslight_rfla", "RFLA + light E-FPN-BS (ours)"),
         ("faster_rcnn_lite0_sarl_rfla", "RFLA + SARL"),
         ("faster_rcnn_lite0_fpn_rfla_dcloss", "RFLA + DCLoss (prose)"),
         ("faster_rcnn_lite0_fpn_rfla_dcloss_formula", "RFLA + DCLoss (formula)"),
+        ("faster_rcnn_lite0_fpn_rfla_dcloss_roi", "RFLA + DCLoss (prose; box head, shares of proposals)"),
         ("faster_rcnn_lite0_fpn_rfla_sal", "RFLA + SAL (1 − IoU²)"),
         ("faster_rcnn_lite0_fpn_rfla_nwdloss", "RFLA + NWD loss"),
         ("faster_rcnn_lite0_efpnbs_rfla_dcloss", "RFLA + E-FPN-BS + DCLoss"),
         ("cascade_rcnn_lite0_fpn_rfla", "Cascade R-CNN, RFLA"),
+        ("cascade_rcnn_lite0_fpn_rfla_l1", "Cascade R-CNN, RFLA, L1"),
         ("cascade_rcnn_lite0_efpnbs_rfla_dcloss", "Cascade R-CNN, RFLA + E-FPN-BS + DCLoss"),
     )
 )
+# The row of a table that the others are compared with.
+BASES = {"hituav": "faster_rcnn_lite0_fpn_rfla"}
 METRICS = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
 
 
@@ -220,20 +227,71 @@ def train(row: Row, seed: int, work: Path, results: Path, overrides: list[str]) 
     return f"{target.name}: AP {record['metrics']['AP']}"
 
 
-def table(rows: Sequence[Row], results: Path) -> str:
-    """Return a table in Markdown: mean and half range over the seeds for each row."""
-    lines = ["| config | runs | " + " | ".join(METRICS) + " |", "|---|" + "---|" * (len(METRICS) + 1)]
+def load_records(rows: Sequence[Row], results: Path) -> dict[str, dict[int, dict[str, float]]]:
+    """Return the metrics of each row that was run, by name and seed."""
+    records: dict[str, dict[int, dict[str, float]]] = {}
     for row in rows:
-        records = [json.loads(f.read_text()) for f in sorted(results.glob(f"{row.name}_seed*.json"))]
-        if not records:
-            lines.append(f"| {row.title} | 0 |" + " not run |" * len(METRICS))
+        for file in sorted(results.glob(f"{row.name}_seed*.json")):
+            record = json.loads(file.read_text())
+            records.setdefault(row.name, {})[record["seed"]] = record["metrics"]
+    return records
+
+
+def paired_differences(values: dict[str, dict[int, float]], base: str) -> dict[str, tuple[float, float]]:
+    """Return the mean difference of each row to a base row, and half the width of its 95 % confidence interval.
+
+    Differences are taken between trainings of the same seed. Their variance is estimated from all rows together, as in
+    an analysis of variance, because two seeds of one row say next to nothing about it. The half width is NaN where no
+    row has two seeds in common with the base.
+
+    Args:
+        values: a metric by row and seed.
+        base: name of the row that the others are compared with.
+    """
+    differences = {
+        row: [by_seed[seed] - values[base][seed] for seed in sorted(by_seed) if seed in values[base]]
+        for row, by_seed in values.items()
+        if row != base
+    }
+    differences = {row: d for row, d in differences.items() if d}
+    freedom = sum(len(d) - 1 for d in differences.values())
+    squares = sum((x - statistics.mean(d)) ** 2 for d in differences.values() for x in d)
+    deviation = math.sqrt(squares / freedom) if freedom else math.nan
+    quantile = float(stats.t.ppf(0.975, freedom)) if freedom else math.nan
+    return {row: (statistics.mean(d), quantile * deviation / math.sqrt(len(d))) for row, d in differences.items()}
+
+
+def table(rows: Sequence[Row], results: Path, base: str = "") -> str:
+    """Return a table in Markdown: mean and half range over the seeds for each row, and differences to a base row."""
+    records = load_records(rows, results)
+    ap = {row: {seed: metrics["AP"] for seed, metrics in by_seed.items()} for row, by_seed in records.items()}
+    compared = paired_differences(ap, base) if base in ap else {}
+    heads = ["config", "runs", *METRICS, *([f"ΔAP to {base}"] if compared else [])]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in rows:
+        if row.name not in records:
+            lines.append(f"| {row.title} | 0 |" + " not run |" * (len(heads) - 2))
             continue
-        cells = []
-        for metric in METRICS:
-            values = [r["metrics"][metric] for r in records]
-            cells.append(f"{statistics.mean(values):.1f} ± {(max(values) - min(values)) / 2:.1f}")
-        lines.append(f"| {row.title} | {len(records)} | " + " | ".join(cells) + " |")
+        runs = list(records[row.name].values())
+        cells = [_mean_and_half_range([run[metric] for run in runs]) for metric in METRICS]
+        if compared:
+            cells.append(_verdict(*compared[row.name]) if row.name in compared else "")
+        lines.append(f"| {row.title} | {len(runs)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _mean_and_half_range(values: list[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    return f"{statistics.mean(known):.1f} ± {(max(known) - min(known)) / 2:.1f}"
+
+
+def _verdict(difference: float, half_width: float) -> str:
+    if math.isnan(half_width):
+        return f"{difference:+.1f} (one seed)"
+    text = f"{difference:+.1f} ± {half_width:.1f}"
+    return text if abs(difference) > half_width else f"{text}: no difference"
 
 
 def main() -> None:
@@ -264,7 +322,7 @@ def main() -> None:
             for job in jobs:
                 failed |= "FAILED" in job.result()
                 print(job.result(), flush=True)
-    text = table(TABLES[args.table], args.results)
+    text = table(TABLES[args.table], args.results, BASES.get(args.table, ""))
     (args.results / "table.md").write_text(text + "\n")
     print(text)
     sys.exit(int(failed))

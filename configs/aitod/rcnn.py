@@ -2,7 +2,7 @@
 
 from ..common.data import aitod
 from ..common.models.rcnn import cascade_rcnn_r50, detectors_r50, faster_rcnn_r50
-from ..common.parts.rcnn import dcloss, efpnbs, nwd, rfla, rka, sarl
+from ..common.parts.rcnn import anchors_8_to_128, dcloss, efpnbs, nwd, rfla, rka, sarl
 from ..common.recipes import experiment, nwd_1x, rcnn_1x
 
 DATASET = aitod()
@@ -34,9 +34,19 @@ def faster_rcnn_r50_efpnbslight_rfla_dcloss_1x():
     return experiment(dcloss(efpnbs(rfla(faster_rcnn_r50(K)), light=True)), rcnn_1x(DATASET))
 
 
+def faster_rcnn_r50_efpnbs_p2p3_rfla_1x():
+    """Faster R-CNN with RFLA and E-FPN-BS on P2 and P3 (figure 2 of arXiv 2506.09897) on AI-TOD."""
+    return experiment(efpnbs(rfla(faster_rcnn_r50(K)), pairs=[["p5", "p2"], ["p5", "p3"]]), rcnn_1x(DATASET))
+
+
 def faster_rcnn_r50_fbsm_rfla_1x():
     """Faster R-CNN with RFLA and FBSM alone (table 5 of arXiv 2506.09897) on AI-TOD."""
     return experiment(efpnbs(rfla(faster_rcnn_r50(K)), cem=False), rcnn_1x(DATASET))
+
+
+def faster_rcnn_r50_fpn_maxiou_a8_1x():
+    """Faster R-CNN baseline with anchors of 2 × stride, as arXiv 2506.09897 states them, on AI-TOD."""
+    return experiment(anchors_8_to_128(faster_rcnn_r50(K)), rcnn_1x(DATASET))
 
 
 def faster_rcnn_r50_fpn_nwd_1x():
@@ -47,6 +57,11 @@ def faster_rcnn_r50_fpn_nwd_1x():
 def faster_rcnn_r50_fpn_rfla_dcloss_1x():
     """Faster R-CNN with RFLA and DCLoss on AI-TOD."""
     return experiment(dcloss(rfla(faster_rcnn_r50(K))), rcnn_1x(DATASET))
+
+
+def faster_rcnn_r50_fpn_rfla_dcloss_roi_1x():
+    """Faster R-CNN with RFLA and DCLoss in the box head only on AI-TOD."""
+    return experiment(dcloss(rfla(faster_rcnn_r50(K)), rpn=False), rcnn_1x(DATASET))
 
 
 def faster_rcnn_r50_fpn_rka_1x():

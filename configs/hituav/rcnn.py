@@ -2,7 +2,7 @@
 
 from ..common.data import hituav
 from ..common.models.rcnn import cascade_rcnn_lite0, faster_rcnn_lite0
-from ..common.parts.rcnn import anchors_8_to_128, dcloss, efpnbs, nwd_loss, rfla, rka, sal, sarl
+from ..common.parts.rcnn import anchors_8_to_128, dcloss, efpnbs, efpnbs_taught, l1, nwd_loss, rfla, rka, sal, sarl
 from ..common.recipes import experiment, whole_images
 
 DATASET = hituav()
@@ -39,6 +39,11 @@ def faster_rcnn_lite0_fpn_rfla_dcloss_formula():
     return experiment(dcloss(rfla(faster_rcnn_lite0(K)), mode="formula"), whole_images(DATASET))
 
 
+def faster_rcnn_lite0_fpn_rfla_dcloss_roi():
+    """Faster R-CNN with RFLA and DCLoss in the box head only, with δ in shares of a proposal, on HIT-UAV."""
+    return experiment(dcloss(rfla(faster_rcnn_lite0(K)), rpn=False, roi_unit=10.0), whole_images(DATASET))
+
+
 def faster_rcnn_lite0_fpn_rfla_sal():
     """Faster R-CNN with RFLA and the scale-adaptive loss on HIT-UAV."""
     return experiment(sal(rfla(faster_rcnn_lite0(K))), whole_images(DATASET))
@@ -64,6 +69,11 @@ def faster_rcnn_lite0_efpnbs_rfla():
     return experiment(efpnbs(rfla(faster_rcnn_lite0(K))), whole_images(DATASET))
 
 
+def faster_rcnn_lite0_efpnbs_taught_rfla():
+    """Faster R-CNN with RFLA and E-FPN-BS with a residual and masks that the boxes teach (ours) on HIT-UAV."""
+    return experiment(efpnbs_taught(rfla(faster_rcnn_lite0(K))), whole_images(DATASET))
+
+
 def faster_rcnn_lite0_efpnbslight_rfla():
     """Faster R-CNN with RFLA and the light variant of E-FPN-BS (ours) on HIT-UAV."""
     return experiment(efpnbs(rfla(faster_rcnn_lite0(K)), light=True), whole_images(DATASET))
@@ -77,6 +87,11 @@ def faster_rcnn_lite0_efpnbs_rfla_dcloss():
 def faster_rcnn_lite0_sarl_rfla():
     """Faster R-CNN with RFLA and the SARL relay on HIT-UAV."""
     return experiment(sarl(rfla(faster_rcnn_lite0(K))), whole_images(DATASET))
+
+
+def cascade_rcnn_lite0_fpn_rfla_l1():
+    """Cascade R-CNN with RFLA and L1 instead of its smooth L1, on HIT-UAV: what DCLoss is to be compared with."""
+    return experiment(l1(rfla(cascade_rcnn_lite0(K))), whole_images(DATASET))
 
 
 def cascade_rcnn_lite0_fpn_rfla():

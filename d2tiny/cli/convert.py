@@ -7,11 +7,19 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from d2tiny.cli.common import add_images_option, add_output_option, comma_list, name_value, refuse_original
+from d2tiny.cli.common import (
+    add_images_option,
+    add_output_option,
+    add_stretch_option,
+    comma_list,
+    name_value,
+    refuse_original,
+)
+from d2tiny.utils.errors import ConfigError
 
 if TYPE_CHECKING:
     from d2tiny.data.coco.findings import Findings
-    from d2tiny.data.tools.converters import Conversion
+    from d2tiny.data.tools.converters import Conversion, Scaling
 
 __all__ = ["EXAMPLE", "FORMATS", "add_arguments", "add_source_options", "convert_given", "print_findings", "run"]
 
@@ -21,6 +29,7 @@ FORMATS = {
     "visdrone": "VisDrone-DET: images/, annotations/*.txt",
     "dota": "DOTA v1.0-v2.0: images/, labelTxt/*.txt",
     "dior": "DIOR: JPEGImages-trainval/, JPEGImages-test/, Annotations/, ImageSets/",
+    "hituav": "HIT-UAV: annotations/{train,val,test}.json, train/, val/, test/ (normal_json)",
     "voc": "Pascal VOC: JPEGImages/, Annotations/*.xml, ImageSets/",
     "yolo": "YOLO texts, beside the images or in labels/",
     "coco": "COCO json with odd keys, wrong areas, missing images; DTOD",
@@ -35,13 +44,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="folder of the dataset, or json")
     add_output_option(parser, "COCO json to write", metavar="JSON")
     add_source_options(parser)
+    _add_scale_options(parser)
+
+
+def _add_scale_options(parser: argparse.ArgumentParser) -> None:
+    """Add what makes the images smaller; the defaults are those of ``Scaling``."""
+    parser.add_argument(
+        "--scale", type=float, metavar="S", help="write smaller images, and boxes that fit them: 0.5 halves both sides"
+    )
+    parser.add_argument(
+        "--scaled-images",
+        type=Path,
+        metavar="DIR",
+        help="gets the smaller images (default: beside the json, named as the folder of the originals)",
+    )
+    add_stretch_option(parser)
+    parser.add_argument("--jobs", type=int, metavar="N", help="images made smaller at the same time (default 2)")
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
     """Add what ``convert`` and ``check --format`` share."""
     add_images_option(parser, "folder of the images")
     parser.add_argument("--labels", type=Path, metavar="DIR", help="folder of the label files")
-    parser.add_argument("--split", metavar="NAME", help="list in ImageSets/Main (voc, dior)")
+    parser.add_argument("--split", metavar="NAME", help="list in ImageSets/Main (voc, dior), json (hituav)")
     parser.add_argument("--classes", type=comma_list, metavar="A,B", help="names in the order of their ids")
     parser.add_argument(
         "--rename", type=name_value, action="append", default=[], metavar="OLD=NEW", help="call a class otherwise"
@@ -60,7 +85,7 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def convert_given(args: argparse.Namespace, name: str) -> Conversion:
+def convert_given(args: argparse.Namespace, name: str, scaling: Scaling | None = None) -> Conversion:
     """Convert ``args.source`` from the format ``name``, with the options that were given."""
     from d2tiny.data.tools.converters import convert_dataset
 
@@ -75,8 +100,29 @@ def convert_given(args: argparse.Namespace, name: str) -> Conversion:
         classes=args.classes,
         rename=dict(args.rename),
         ignore_classes=args.ignore_classes,
+        scaling=scaling,
         **options,
     )
+
+
+def _scaling(args: argparse.Namespace) -> Scaling | None:
+    """Return what makes the images smaller, if that was asked for.
+
+    Raises:
+        ConfigError: an option of it has no meaning or no effect.
+    """
+    from d2tiny.data.tools.converters import Scaling
+
+    more = {key: value for key in ("stretch", "jobs") if (value := getattr(args, key)) is not None}
+    if args.scale is None:
+        for key in ("scaled_images", *more):
+            if getattr(args, key) is not None:
+                raise ConfigError(f"--{key.replace('_', '-')} goes with --scale only; no images are written without.")
+        return None
+    if args.scaled_images is None:
+        return Scaling(args.scale, args.output.parent, **more)
+    folder = args.scaled_images.absolute()
+    return Scaling(args.scale, folder.parent, folder.name, **more)
 
 
 def print_findings(findings: Findings) -> None:
@@ -92,7 +138,7 @@ def run(args: argparse.Namespace) -> int:
     from d2tiny.data.coco.writer import write_coco
 
     refuse_original("--output", args.output, args.source)
-    result = convert_given(args, args.format)
+    result = convert_given(args, args.format, _scaling(args))
     if result.findings:
         print_findings(result.findings)
     write_coco(result.data, args.output)

@@ -17,8 +17,10 @@ from d2tiny.data.coco.arrays import ground_truth_from_dict, load_ground_truth
 from d2tiny.data.coco.check import check_json
 from d2tiny.data.coco.records import load_coco_like
 from d2tiny.data.coco.source import DatasetSource
+from d2tiny.data.tools.converters import Scaling
 from d2tiny.evaluation import load_detections
 from d2tiny.utils.checkpoint_files import read_checkpoint
+from tests.helpers.hituav import hituav_json, write_hituav
 from tests.helpers.mutate import mutated_bytes, mutated_json
 from tests.helpers.native import GOOD, LAYOUT, convert, picture, voc_xml
 
@@ -74,6 +76,10 @@ def _native(name):
     return Door(f"{name}/{labels}/a{ending}", _bytes(good.encode()), lambda root: convert(name, root / name))
 
 
+# With keys that hold places, which smaller images scale.
+PLACES = hituav_json("train")
+PLACES["annotation"][0] |= {"keypoints": [110, 5, 2], "rbox": [111, 7, 13, 15, 0.5], "poly": [[105, 0], [118, 15]]}
+PLACES["images"][0] |= {"gsd": 0.1, "ignored_regions": [[1, 2, 3, 4]]}
 YAML = (configs_root() / "yaml" / "faster_rcnn_r50_efpnbs_rfla_dcloss.yaml").read_bytes()
 LAZY = b"model:\n  _target_: torch.nn.Linear\n  in_features: 2\ntrain:\n  output_dir: x\n  max_iter: 3\nlist: [1, 2]\n"
 TRUTH = ground_truth_from_dict(COCO)
@@ -86,6 +92,11 @@ DOORS = {
     ),
     "check": Door("coco.json", _json(COCO), lambda root: check_json(root / "coco.json", root, progress=False)),
     "coco": Door("coco.json", _json(COCO), lambda root: convert("coco", root / "coco.json", images=root)),
+    "hituav": Door(
+        "hituav/annotations/train.json",
+        _json(PLACES),
+        lambda root: convert("hituav", root / "hituav", split="train", scaling=Scaling(0.5, root, "small", jobs=1)),
+    ),
     "detections": Door("found.json", _json(FOUND), lambda root: load_detections(root / "found.json", TRUTH)),
     "yolo names": Door(
         "yolo/data.yaml", _bytes(b"names:\n  0: car\n  1: ship\nnc: 2\n"), lambda root: convert("yolo", root / "yolo")
@@ -107,5 +118,6 @@ def prepare(root: Path) -> None:
         (root / name / labels).mkdir(parents=True, exist_ok=True)
     (root / "yolo" / "labels" / "a.txt").write_text(GOOD["yolo"])
     (root / "yolo" / "classes.txt").write_text("car\nship\n")
+    write_hituav(root / "hituav")
     for i in (1, 2):
         picture(root / f"{i}.png")

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from detectron2.layers import ShapeSpec
 from torch.nn import functional as F
 
+from d2tiny.layers.padding import padding_of_images
 from d2tiny.modeling.necks import EFPNBS
 from d2tiny.modeling.necks.efpn_bs import conv_of_upsampled
 
@@ -66,11 +68,51 @@ def test_open_gate_leaves_the_refinement():
     torch.testing.assert_close(neck(features)["p2"], F.relu(fbsm.refine(features["p2"])))
 
 
-def test_residual_starts_as_identity_with_zero_refinement():
+def test_residual_starts_as_identity_and_learns():
+    """A refinement of zeros inside a ReLU would never leave zero."""
     neck, features = EFPNBS(channels=16, cem=False, residual=True), pyramid()
-    with torch.no_grad():
-        neck.fbsm["p2"].refine.weight.zero_()
     assert torch.equal(neck(features)["p2"], features["p2"])
+    optimizer = torch.optim.SGD(neck.parameters(), lr=0.01)
+    for _ in range(2):
+        optimizer.zero_grad()
+        (neck(features)["p2"] - 1).square().mean().backward()
+        optimizer.step()
+    assert all(p.grad is not None and p.grad.any() for p in neck.parameters())
+
+
+@pytest.mark.parametrize("settings", [{}, {"light": True, "mid_channels": 16}, {"gate_channels": 16}])
+def test_masks_begin_near_one_half(settings):
+    for seed in range(20):
+        torch.manual_seed(seed)
+        neck, features = EFPNBS(channels=16, **settings), pyramid()
+        mask = neck.fbsm["p2"].mask(features["p5"], features["p2"])[..., 1:-1, 1:-1]
+        assert 0.3 < mask.mean().item() < 0.7
+
+
+def test_what_lies_beside_an_image_in_the_batch_does_not_matter_to_cem():
+    """A high level of padding, here with huge values, is not pooled."""
+    neck, features = EFPNBS(channels=16, fbsm=False), pyramid(size=(64, 64))
+    images = torch.randn(2, 3, 256, 256)
+    images[0, :, 128:], images[0, :, :, 192:] = 0, 0
+    padding = padding_of_images(images)
+    spoilt = {k: v.clone() for k, v in features.items()}
+    spoilt["p5"][0, :, 4:], spoilt["p5"][0, :, :, 6:] = 1e3, 1e3
+    torch.testing.assert_close(neck(spoilt, padding)["p2"], neck(features, padding)["p2"])
+    alone = {k: v[:1, :, : v.shape[2] // 2, : v.shape[3] * 3 // 4] for k, v in features.items()}
+    torch.testing.assert_close(neck(features, padding)["p2"][:1, :, :32, :48], neck(alone)["p2"])
+
+
+def test_channels_are_compared_with_the_pyramid():
+    with pytest.raises(ValueError, match="channels is 16, but level 'p5' has 32"):
+        EFPNBS(channels=16).output_shape({f"p{i}": ShapeSpec(channels=32, stride=2**i) for i in range(2, 7)})
+
+
+def test_masks_are_kept_in_training_only():
+    neck = EFPNBS(channels=16)
+    assert set(neck(pyramid()) and neck.masks) == {"p2"}
+    neck.eval()
+    neck(pyramid())
+    assert not neck.masks
 
 
 def test_gradients_reach_p5_through_both_modules():
@@ -107,6 +149,8 @@ def test_autocast():
         {"pairs": (("p5", "p2"), ("p4", "p2"))},
         {"gate_channels": 3},
         {"gate_channels": 16, "light": True},
+        {"mask_loss_weight": -1.0},
+        {"mask_loss_weight": 1.0, "fbsm": False},
     ],
 )
 def test_bad_settings(settings):

@@ -4,7 +4,7 @@ from detectron2.config import LazyCall as L
 
 from d2tiny.modeling.assigners import HLAAssigner, MaxIoUAssigner, RKAAssigner
 from d2tiny.modeling.backbone import RFP, DetectoRSResNet
-from d2tiny.modeling.losses import DCLoss, IoULoss, NWDLoss, SALoss
+from d2tiny.modeling.losses import DCLoss, IoULoss, NWDLoss, SALoss, SmoothL1Loss
 from d2tiny.modeling.necks import EFPNBS, SARL, NeckedBackbone
 from d2tiny.modeling.priors import RFAnchorGenerator
 from d2tiny.utils.errors import ConfigError
@@ -57,6 +57,11 @@ def efpnbs(model, **settings):
     return model
 
 
+def efpnbs_taught(model, mask_loss_weight=0.5, **settings):
+    """E-FPN-BS that keeps P2 and adds to it, with masks taught by the boxes (ours); docs/papers/efpn_bs.md."""
+    return efpnbs(model, residual=True, mask_loss_weight=mask_loss_weight, **settings)
+
+
 def _box_loss(model, cls, **settings):
     """Another box loss in RPN and box heads."""
     for part in (model.proposal_generator, *box_predictors(model)):
@@ -64,9 +69,21 @@ def _box_loss(model, cls, **settings):
     return model
 
 
-def dcloss(model, mode="prose"):
-    """DCLoss in RPN and box heads; docs/papers/dcloss.md."""
-    return _box_loss(model, DCLoss, k=10.0, delta=0.15, mode=mode)
+def dcloss(model, mode="prose", delta=0.15, rpn=True, roi_unit=1.0):
+    """DCLoss in RPN (or not) and box heads; docs/papers/dcloss.md.
+
+    Box heads encode with weights of 10: there `roi_unit=10.0` gives δ the meaning that it has in the RPN.
+    """
+    if rpn:
+        model.proposal_generator.box_loss = L(DCLoss)(k=10.0, delta=delta, mode=mode)
+    for part in box_predictors(model):
+        part.box_loss = L(DCLoss)(k=10.0, delta=delta, mode=mode, unit=roi_unit)
+    return model
+
+
+def l1(model):
+    """L1 in RPN and box heads: what DCLoss is to be compared with in a cascade, whose own loss is smooth L1."""
+    return _box_loss(model, SmoothL1Loss, beta=0.0)
 
 
 def sal(model, base="iou2", loss_weight=5.0):

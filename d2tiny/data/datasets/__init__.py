@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from d2tiny.data.coco.document import read_coco_json
 from d2tiny.data.coco.source import DatasetSource, datasets_root
-from d2tiny.data.datasets.categories import AITOD_CLASSES, DIOR_CLASSES, DOTA_V2_CLASSES, VISDRONE_CLASSES
+from d2tiny.data.datasets.categories import (
+    AITOD_CLASSES,
+    DIOR_CLASSES,
+    DOTA_V2_CLASSES,
+    HITUAV_CLASSES,
+    VISDRONE_CLASSES,
+)
 
 if TYPE_CHECKING:
     from d2tiny.data.coco.records import load_coco_like
@@ -17,6 +23,7 @@ __all__ = [
     "AITOD_CLASSES",
     "DIOR_CLASSES",
     "DOTA_V2_CLASSES",
+    "HITUAV_CLASSES",
     "VISDRONE_CLASSES",
     "DatasetSource",
     "class_names",

@@ -1,4 +1,4 @@
-"""Keys of annotations that hold places in the image, such as keypoints and rotated boxes, and how tiles move them."""
+"""Keys of annotations that hold places, such as keypoints, and how tiles and smaller images change them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from d2tiny.data.coco.boxes import MAX_COORDINATE
 from d2tiny.data.coco.findings import Findings
 from d2tiny.data.coco.values import parse_number
 
-__all__ = ["movable_keys", "moved_keys"]
+__all__ = ["movable_keys", "moved_keys", "scaled_keys"]
 
 _OTHER_RULES = frozenset({"id", "image_id", "category_id", "bbox", "area", "iscrowd", "ignore", "segmentation"})
 # Rotated boxes (centre, width, height, angle) and outlines (x1, y1, x2, y2, ...) in px, as exporters name them.
@@ -22,7 +22,7 @@ _DEEPEST = 20  # levels of lists and objects
 
 
 def movable_keys(annotation: Mapping[str, Any], box: Sequence[float], where: str, findings: Findings) -> dict[str, Any]:
-    """Return an annotation without the keys that hold places that nobody knows how to move.
+    """Return an annotation without the keys that hold places that nobody knows how to move or scale.
 
     Args:
         annotation: of a COCO json.
@@ -35,7 +35,7 @@ def movable_keys(annotation: Mapping[str, Any], box: Sequence[float], where: str
         if key in _OTHER_RULES or _can_be_moved(key, value, box):
             kept[key] = value
         else:
-            findings.add("keys that may hold positions in the scene, not copied into tiles", f"{where}: {key}")
+            findings.add("keys that may hold positions in the image, not copied", f"{where}: {key}")
     if "keypoints" in annotation.keys() - kept.keys():
         kept.pop("num_keypoints", None)
     return kept
@@ -75,6 +75,23 @@ def moved_keys(
     return result
 
 
+def scaled_keys(annotation: Mapping[str, Any], sx: float, sy: float) -> dict[str, Any]:
+    """Return the keys of an annotation of :func:`movable_keys`, and its polygons, in an image of another size.
+
+    Args:
+        annotation: what :func:`movable_keys` returned.
+        sx: new width of the image by its old one.
+        sy: new height of the image by its old one. Rotated boxes take the mean of both for their sides.
+    """
+    result = dict(annotation)
+    for key, value in annotation.items():
+        if key == "keypoints" and value:
+            result[key] = [v * (sx, sy, 1)[i % 3] for i, v in enumerate(value)]
+        elif (key.lower() in _OUTLINES or key == "segmentation") and value:
+            result[key] = _scaled(value, sx, sy)
+    return result
+
+
 def _can_be_moved(key: str, value: Any, box: Sequence[float]) -> bool:
     if not value:
         return True
@@ -109,6 +126,16 @@ def _shifted(value: Sequence[Any], x: int, y: int) -> list[Any]:
     if len(value) == 5:
         return [value[0] - x, value[1] - y, *value[2:]]
     return [v - (x, y)[i % 2] for i, v in enumerate(value)]
+
+
+def _scaled(value: Sequence[Any], sx: float, sy: float) -> list[Any]:
+    """Return an outline or a rotated box in an image of another size."""
+    if isinstance(value[0], list):
+        return [_scaled(part, sx, sy) for part in value]
+    if len(value) == 5:
+        mean = (sx + sy) / 2
+        return [value[0] * sx, value[1] * sy, value[2] * mean, value[3] * mean, value[4]]
+    return [v * (sx, sy)[i % 2] for i, v in enumerate(value)]
 
 
 def _is_near(places: Sequence[tuple[float, float]], box: Sequence[float]) -> bool:

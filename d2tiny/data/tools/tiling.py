@@ -15,7 +15,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -44,9 +43,10 @@ from d2tiny.data.loading.headers import read_header
 from d2tiny.data.loading.raster import RasterReader
 from d2tiny.data.loading.stretch import make_stretch
 from d2tiny.data.tools.converters.base import list_images
+from d2tiny.data.tools.image_files import write_image
 from d2tiny.data.tools.places import movable_keys, moved_keys
 from d2tiny.utils.errors import ConfigError, DatasetError
-from d2tiny.utils.files import open_atomic, read_json, write_text
+from d2tiny.utils.files import read_json, write_text
 
 __all__ = ["TileSettings", "tile_dataset", "tile_starts"]
 
@@ -268,7 +268,7 @@ def _tiles(source: _Source, output: Path, settings: TileSettings) -> list[dict[s
             band = reader.rows(y, min(y + settings.size, reader.height))
             for entry in row:
                 x = entry["source"]["x"]
-                _write(output / entry["file_name"], band[:, x : x + entry["width"]])
+                write_image(output / entry["file_name"], band[:, x : x + entry["width"]])
     return entries
 
 
@@ -295,15 +295,6 @@ def _entry(source: _Source, x: int, y: int, width: int, height: int, settings: T
         if (share > 0).any():
             entry[key] = xyxy_to_xywh(clipped[share > 0]).tolist()
     return entry
-
-
-def _write(path: Path, pixels: np.ndarray) -> None:
-    options = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix == ".jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 3]
-    done, data = cv2.imencode(path.suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
-    if not done:
-        raise DatasetError(f"{path}: cannot encode this tile.")
-    with open_atomic(path) as file:
-        file.write(data.tobytes())
 
 
 def _cut_or_resume(source: _Source, folder: Path, settings: TileSettings) -> list[dict[str, Any]]:

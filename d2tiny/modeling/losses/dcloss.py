@@ -77,6 +77,7 @@ class DCLoss(BoxLoss):
         delta: float = 0.15,
         mode: str = "prose",
         learnable: str = "none",
+        unit: float = 1.0,
         allow_nonmonotone: bool = False,
         loss_weight: float = 1.0,
     ) -> None:
@@ -87,6 +88,9 @@ class DCLoss(BoxLoss):
             delta: δ, error at the middle of the transition, > 0; inside (0.05, 0.5) for ``bounded``.
             mode: ``prose`` or ``formula``, see :func:`dc_loss`.
             learnable: ``none``, ``bounded`` or ``ema``.
+            unit: what the encoded deltas are multiples of, ``unit · L(ε / unit)``; the paper has 1. Box heads encode
+                with a weight of 10, so that δ = 0.15 is 1.5 % of a proposal there and 15 % of an anchor in the RPN; a
+                unit of 10 makes them equal.
             allow_nonmonotone: accept a k so large that the loss decreases somewhere with growing error.
             loss_weight: factor on the result.
 
@@ -99,8 +103,11 @@ class DCLoss(BoxLoss):
             raise ValueError(f"DCLoss: learnable must be 'none', 'bounded' or 'ema', got {learnable!r}.")
         if k <= 0 or delta <= 0:
             raise ValueError(f"DCLoss: k and delta must be > 0, got k={k}, delta={delta}.")
+        if unit <= 0:
+            raise ValueError(f"DCLoss: unit must be > 0, got {unit}.")
         self.mode = mode
         self.learnable = learnable
+        self.unit = unit
         self.k0, self.delta0 = float(k), float(delta)
         # A moving δ must be valid in all of its range.
         steps = torch.linspace(*DELTA_RANGE, 10, dtype=torch.float64).tolist() if learnable == "ema" else []
@@ -151,11 +158,11 @@ class DCLoss(BoxLoss):
             self.ema_delta.clamp_(*DELTA_RANGE)
 
     def _elementwise(self, pred: Tensor, target: Tensor, groups: Tensor | None) -> Tensor:
-        error = (pred - target).abs()
+        error = (pred - target).abs() / self.unit
         if self.learnable == "ema" and self.training:
             self._update_ema(error)
         k, delta = self.current_parameters()
-        return dc_loss(error, k=k, delta=delta, mode=self.mode)
+        return self.unit * dc_loss(error, k=k, delta=delta, mode=self.mode)
 
     def _penalty(self) -> Tensor | None:
         """Return the penalty for the distance of learned parameters from the published values."""

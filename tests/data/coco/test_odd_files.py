@@ -223,7 +223,7 @@ def test_geometry_that_tiles_cannot_move_is_not_copied(root, caplog):
     first = next(a for a in tiles["annotations"] if a["source_id"] == 1)
     assert {key for key in first if key in extra} == {"tags", "score", "truncated"}
     assert first["segmentation"] == [[5, 5, 13, 5, 13, 13]]
-    assert "2 keys that may hold positions in the scene, not copied into tiles" in caplog.text
+    assert "2 keys that may hold positions in the image, not copied" in caplog.text
 
 
 def test_lists_of_test_images_are_tiled_and_converted_but_not_evaluated(root):

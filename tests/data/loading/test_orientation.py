@@ -88,9 +88,7 @@ FORMATS = {
     "png, grey": lambda o: save("PNG", "L", exif=exif(o)),
     "png, palette": lambda o: save("PNG", "P", exif=exif(o)),
     "png, alpha": lambda o: save("PNG", "RGBA", exif=exif(o)),
-    "png, exif behind the pixels": lambda o: (
-        save("PNG")[:-12] + chunk(b"eXIf", exif(o)[6:]) + save("PNG")[-12:]
-    ),
+    "png, exif behind the pixels": lambda o: save("PNG")[:-12] + chunk(b"eXIf", exif(o)[6:]) + save("PNG")[-12:],
     "png, xmp": png_text,
     "tiff": lambda o: save("TIFF", exif=exif(o)),
     "tiff, grey": lambda o: save("TIFF", "L", exif=exif(o)),

@@ -13,6 +13,7 @@ from d2tiny.data.datasets import VISDRONE_CLASSES, DatasetSource, load_coco_like
 from d2tiny.data.datasets.register import find_source
 from d2tiny.data.tools.converters import FORMATS
 from d2tiny.utils.errors import ConfigError, DatasetError
+from tests.helpers.hituav import write_hituav
 from tests.helpers.native import GOOD, LAYOUT, QUAD, convert, found, native, objects, picture, voc_object, voc_xml
 
 
@@ -622,7 +623,7 @@ def test_scenes_as_large_as_dota_v2_has_them_convert(tmp_path):
     ("name", "options", "error", "message"),
     [
         ("visdron", {}, ConfigError, "Unknown format 'visdron'. Did you mean 'visdrone'?"),
-        ("kitti", {}, ConfigError, "Valid: aitod, coco, dior, dota, visdrone, voc, yolo."),
+        ("kitti", {}, ConfigError, "Valid: aitod, coco, dior, dota, hituav, visdrone, voc, yolo."),
         ("dota", {"aera": "hbb"}, ConfigError, "Format 'dota' has no option 'aera'. Did you mean 'area'?"),
         (
             "visdrone",
@@ -689,6 +690,8 @@ def example(root, name):
     """A source with something in every corner, for each format."""
     if name in ("coco", "aitod"):
         return coco_json(root, lambda d: d["categories"][1].update(name="person"))
+    if name == "hituav":
+        return write_hituav(root) / "annotations" / "train.json"
     if name == "visdrone":
         return native(
             root, name, {"b": "0,0,9,9,0,0,0,0\n5,5,4,4,0,11,0,0\n" + GOOD[name] * 2, "a": "1,1,2,2,0,1,0,0\n"}
@@ -717,7 +720,7 @@ def test_the_json_is_the_same_every_time_and_trains(tmp_path, name):
     loaded = [a for r in records for a in r["annotations"]]
     assert len(loaded) == len(result.data["annotations"]) + sum(regions)
     assert sum(a["iscrowd"] for a in loaded) == crowds
-    assert crowds == {"visdrone": 3, "voc": 2, "dior": 2}.get(name, 0)
+    assert crowds == {"visdrone": 3, "voc": 2, "dior": 2, "hituav": 4}.get(name, 0)
     assert not check_dataset(result.data, result.root, progress=False).findings.count("error")
 
 

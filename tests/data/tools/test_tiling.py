@@ -262,7 +262,7 @@ def test_places_that_nobody_can_move_are_left_out_and_counted(tmp_path, caplog, 
         first, second = by_tile(tile(root, HALVES))[32, 0]
     assert first.keys() == second.keys()
     where = f"annotation 100: {next(iter(odd))}"
-    assert f"1 keys that may hold positions in the scene, not copied into tiles (first: {where}" in caplog.text
+    assert f"1 keys that may hold positions in the image, not copied (first: {where}" in caplog.text
 
 
 def test_regions_are_clipped_to_the_tile(tmp_path):
@@ -392,14 +392,14 @@ def test_a_killed_run_leaves_no_half_tile(tmp_path, monkeypatch):
 
     calls = []
 
-    def stop(path, pixels, write=tiling._write):
+    def stop(path, pixels, write=tiling.write_image):
         calls.append(path)
         if len(calls) == 6:  # in the second image
             raise KeyboardInterrupt
         write(path, pixels)
 
     root = write(tmp_path, {f"{n}.png": (40, 40) for n in "abc"})
-    monkeypatch.setattr(tiling, "_write", stop)
+    monkeypatch.setattr(tiling, "write_image", stop)
     with pytest.raises(KeyboardInterrupt):
         tile(root, SMALL)
     monkeypatch.undo()

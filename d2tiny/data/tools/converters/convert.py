@@ -10,10 +10,18 @@ from typing import Any
 
 from d2tiny.data.coco.document import REGION_KEYS
 from d2tiny.data.coco.findings import Findings
-from d2tiny.data.datasets.categories import AITOD_CLASSES, DIOR_CLASSES, DOTA_V2_CLASSES, VISDRONE_CLASSES
+from d2tiny.data.datasets.categories import (
+    AITOD_CLASSES,
+    DIOR_CLASSES,
+    DOTA_V2_CLASSES,
+    HITUAV_CLASSES,
+    VISDRONE_CLASSES,
+)
 from d2tiny.data.tools.converters.base import Classes, RawImage, to_coco
 from d2tiny.data.tools.converters.coco import coco_class_names, read_coco
 from d2tiny.data.tools.converters.dota import read_dota
+from d2tiny.data.tools.converters.hituav import read_hituav
+from d2tiny.data.tools.converters.scaling import Scaling, scaled_images
 from d2tiny.data.tools.converters.visdrone import read_visdrone
 from d2tiny.data.tools.converters.voc import read_dior, read_voc
 from d2tiny.data.tools.converters.yolo import read_yolo
@@ -44,6 +52,9 @@ FORMATS: dict[str, Format] = {
     "visdrone": Format(read_visdrone, VISDRONE_CLASSES, "VisDrone-DET: images/, annotations/*.txt"),
     "dota": Format(read_dota, DOTA_V2_CLASSES, "DOTA v1.0-v2.0: images/, labelTxt/*.txt"),
     "dior": Format(read_dior, DIOR_CLASSES, "DIOR: JPEGImages-trainval/, JPEGImages-test/, Annotations/, ImageSets/"),
+    "hituav": Format(
+        read_hituav, HITUAV_CLASSES, "HIT-UAV: annotations/{train,val,test}.json, train/, val/, test/ (normal_json)"
+    ),
     "voc": Format(read_voc, None, "Pascal VOC: JPEGImages/, Annotations/*.xml, ImageSets/"),
     "yolo": Format(read_yolo, None, "YOLO texts, beside the images or in labels/"),
     "coco": Format(read_coco, coco_class_names, "COCO json with odd keys, wrong areas, missing images; DTOD"),
@@ -105,10 +116,11 @@ def convert_dataset(
     classes: Sequence[str] | None = None,
     rename: Mapping[str, str] | None = None,
     ignore_classes: Sequence[str] = (),
+    scaling: Scaling | None = None,
     progress: bool = True,
     **options: Any,
 ) -> Conversion:
-    """Read a dataset in its own format and convert it to COCO; nothing is written.
+    """Read a dataset in its own format and convert it to COCO; nothing is written but smaller images.
 
     Args:
         name: a key of :data:`FORMATS`.
@@ -116,11 +128,13 @@ def convert_dataset(
         classes: class names in the order of their ids, instead of the format's.
         rename: native class name → name in the json.
         ignore_classes: classes whose objects become ``ignored_boxes``.
+        scaling: make the images smaller, and the boxes with them; None leaves them as they are.
         progress: show a progress bar.
         options: arguments of the format's reader, such as ``images, labels, split, area``.
 
     Raises:
-        ConfigError: unknown format or option, or a class that is given twice.
+        ConfigError: unknown format or option, a class that is given twice, or smaller images that would be
+            written among other files.
         DatasetError: nothing could be converted. Single broken files and lines are findings.
     """
     if name not in FORMATS:
@@ -144,6 +158,9 @@ def convert_dataset(
     if names is None and native is not None:  # renaming may join classes
         names = tuple(dict.fromkeys(rename.get(n, n) for n in native if rename.get(n, n) not in ignore_classes))
     root, images = chosen.read(source, findings, **options)
+    if scaling is not None:
+        root, images = scaled_images(images, root, scaling, findings, progress=progress)
+        progress = False  # it has its own bar
     _unused_names(rename, ignore_classes, native, findings)
     data = to_coco(images, root, Classes(names, rename, frozenset(ignore_classes)), findings, progress=progress)
     return Conversion(data, root, findings)

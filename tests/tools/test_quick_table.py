@@ -1,0 +1,21 @@
+"""The statistics of the tables of trainings."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from tests.helpers import ROOT
+
+VALUES = {"base": {0: 10.0, 1: 11.0, 2: 50.0}, "up": {0: 11.0, 1: 13.0}, "down": {0: 9.0, 1: 10.0}, "once": {0: 12.0}}
+
+
+def test_differences_are_paired_and_share_their_variance():
+    """By hand: differences (1, 2), (-1, -1), (2); squares 0.5 with 2 degrees of freedom, t = 4.3027."""
+    code = f"import quick_table, json; print(json.dumps(quick_table.paired_differences({VALUES}, 'base')))"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT / "benchmarks", capture_output=True, text=True, check=True
+    )
+    found = {row: tuple(round(x, 3) for x in pair) for row, pair in json.loads(run.stdout).items()}
+    assert found == {"up": (1.5, 1.521), "down": (-1.0, 1.521), "once": (2.0, 2.151)}
