@@ -191,7 +191,7 @@ TABLES["hituav"] = tuple(
     )
 )
 # The row of a table that the others are compared with.
-BASES = {"hituav": "faster_rcnn_lite0_fpn_rfla"}
+BASES = {"hituav": "faster_rcnn_lite0_fpn_rfla", "pfdh": "yolo11_n"}
 METRICS = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
 
 
