@@ -134,9 +134,10 @@ TABLES["onestage"] = tuple(
 )
 
 
-def _pfdh(name: str, title: str, config: str = "yolo11_n_pfdh_literal", **settings: str | int) -> Row:
+def _pfdh(name: str, title: str, **settings: str | int) -> Row:
     """Return a row of PFDH with other settings than the paper's chain."""
-    return Row(name, title, config, tuple(f"model.backbone.neck.{key}={value}" for key, value in settings.items()))
+    changes = tuple(f"model.backbone.neck.{key}={value}" for key, value in settings.items())
+    return Row(name, title, "yolo11_n_pfdh_literal", changes)
 
 
 # PFDH: the paper's chain, and what could make it learn.
@@ -146,15 +147,7 @@ TABLES["pfdh"] = (
     _pfdh("around", "PFDH, skip round it", skip="around"),
     _pfdh("stages", "PFDH, skips inside the stages", skip="stages"),
     _pfdh("around_w32", "PFDH, skip round it, width ≥ 32", skip="around", min_width=32),
-    _pfdh(
-        "around_keep",
-        "PFDH, skip round it, width ≥ 32, levels keep their channels",
-        "yolo11_n_pfdh",
-        skip="around",
-        min_width=32,
-        block="c3k2",
-        repeats=2,
-    ),
+    Row("around_keep", "PFDH, skip round it, width ≥ 32, levels keep their channels", "yolo11_n_pfdh_wide"),
     _pfdh("residual", "PFDH, the chain with AFPN's four residual blocks", block="residual", repeats=4),
     Row("rs_tinynet", "RS-TinyNet (MDCA, ARB, PFDH with a skip round it)", "rs_tinynet_n"),
 )

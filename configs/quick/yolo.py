@@ -61,6 +61,11 @@ def yolo11_n_pfdh_literal():
     return experiment(pfdh_literal(yolo11("n", K)), quick(DATASET))
 
 
+def yolo11_n_pfdh_wide():
+    """Quick YOLO11n with a wider PFDH, whose levels keep their channels, on aerial_*."""
+    return experiment(pfdh(yolo11("n", K), out_channels=None, min_width=32), quick(DATASET))
+
+
 def yolo11_n_tinytal():
     """Quick YOLO11n with candidates for the tiniest objects on aerial_*."""
     return experiment(tiny_candidates(yolo11("n", K)), quick(DATASET))

@@ -86,11 +86,11 @@ def pfdh(model, **settings):
     _refuse_second(model, "pfdh", PFDH)
     neck = dict(
         in_channels=CHANNELS,
-        out_channels=None,
+        out_channels="${channels:${..backbone},${.in_features.0}}",
         in_features=list(model.in_features),
         skip="around",
         block="c3k2",
-        min_width=32,
+        min_width=0,
         repeats=2,
     )
     model.backbone = L(NeckedBackbone)(backbone=model.backbone, neck=L(PFDH)(**(neck | settings)))
@@ -98,8 +98,8 @@ def pfdh(model, **settings):
 
 
 def pfdh_literal(model):
-    """PFDH as the paper shows it, a narrow chain to equal channels; docs/papers/rs_tinynet.md#pfdh."""
-    return pfdh(model, skip="none", min_width=0, out_channels="${channels:${..backbone},${.in_features.0}}")
+    """PFDH as the paper shows it, a chain without a skip round it; docs/papers/rs_tinynet.md#pfdh."""
+    return pfdh(model, skip="none")
 
 
 def arb(model, weight=0.25):
