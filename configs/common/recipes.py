@@ -41,8 +41,10 @@ def settings(**changes):
         clip_norm=0.0,  # 0 does not clip
         # 0 makes a step of the optimizer in each iteration; `max_iter` and schedules count iterations.
         accumulate=L(Accumulation)(nominal_batch_size=0, batch_size="${dataloader.train.total_batch_size}"),
+        sync_bn=False,  # statistics of batch norms over all processes
         checkpoint_period=5000,
         eval_period=0,  # 0 evaluates at the end only
+        early_stopping=0,  # ends after so many evaluations in a row without a better AP; 0 never
         log_period=20,
         hooks=[],  # more of d2tiny.engine.hooks
     )

@@ -253,6 +253,13 @@ class EvalAndSave(HookBase):
         self.pending = False
         self._checkpointer.save("model_last")
 
+    def save_final(self) -> None:
+        """Write ``model_final`` before the last iteration."""
+        with self.averaged():
+            if comm.is_main_process():
+                self._checkpointer.save("model_final", resumable=False)
+        comm.synchronize()
+
     def averaged(self) -> AbstractContextManager[None]:
         """Use the moving average in the model inside a ``with`` block, where there is one."""
         return self._ema.applied() if self._ema else nullcontext()
@@ -260,13 +267,15 @@ class EvalAndSave(HookBase):
     def _evaluate_and_keep_best(self, next_iter: int, is_last: bool) -> None:
         with self.averaged():
             self.results = self._evaluate()
-            value = self.results.get(self._metric, math.nan)
+            value = comm.all_gather(self.results.get(self._metric, math.nan))[0]  # of the main process
+            better = value > self.best
+            if better:
+                self.best, self.best_iter = float(value), next_iter
             if comm.is_main_process():
                 self.trainer.storage.put_scalars(
                     **{f"eval/{k}": v for k, v in self.results.items()}, smoothing_hint=False
                 )
-                if value > self.best:
-                    self.best, self.best_iter = float(value), next_iter
+                if better:
                     self._checkpointer.save("model_best", resumable=False)
             if is_last:
                 self._checkpointer.save("model_final", resumable=False)

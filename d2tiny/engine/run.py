@@ -30,8 +30,10 @@ from d2tiny.compat import wrap_ddp
 from d2tiny.config import save_config, validate_config
 from d2tiny.data.loading.loader import ResumableLoader
 from d2tiny.engine.checkpoint import LAST, TinyCheckpointer
+from d2tiny.engine.early_stopping import EarlyStopping
 from d2tiny.engine.ema import ModelEMA
 from d2tiny.engine.hooks import EMAHook, EvalAndSave, ProgressBar, StopHook
+from d2tiny.engine.sync_norm import synchronise_norms
 from d2tiny.engine.trainer import AMP_DTYPES, Trainer
 from d2tiny.utils.env import describe_hardware, resolve_device
 from d2tiny.utils.errors import CheckpointError, ConfigError, D2TinyError, did_you_mean
@@ -206,6 +208,8 @@ def _build_model(cfg: DictConfig, device: str) -> nn.Module:
     layout = torch.channels_last if cfg.train.channels_last else torch.preserve_format
     model: nn.Module = _build(cfg, "model")
     _check_features(model)
+    if cfg.train.get("sync_bn", False) and comm.get_world_size() > 1:
+        model = synchronise_norms(model, device)
     return model.to(device, memory_format=layout)  # type: ignore[call-overload]
 
 
@@ -304,6 +308,13 @@ def _build_hooks(
     return [*result, StopHook(signals, evaluator)]
 
 
+def _build_early_stopping(cfg: DictConfig, evaluator: EvalAndSave) -> EarlyStopping | None:
+    patience = cfg.train.get("early_stopping", 0)
+    if not patience:
+        return None
+    return EarlyStopping(evaluator, patience=patience, eval_period=cfg.train.eval_period)
+
+
 def _train(
     cfg: DictConfig,
     model: nn.Module,
@@ -336,9 +347,10 @@ def _train(
             ema=ema,
             signals=signals,
         )
-        trainer.register_hooks(_build_hooks(cfg, trainer, evaluator, ema, output, signals))
+        stopping = _build_early_stopping(cfg, evaluator)
+        trainer.register_hooks([*_build_hooks(cfg, trainer, evaluator, ema, output, signals), stopping])
         start = _resume(checkpointer, trainer) if resuming else 0
-        if start >= train.max_iter:
+        if start >= train.max_iter or (stopping is not None and stopping.is_over(start)):
             return _finished(trainer, evaluator, evaluation, model, start, output), trainer.seconds
         trainer.set_data_iterator(loader.iter_from(start))
         trainer.train(start, train.max_iter)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from d2tiny.engine.accumulation import Accumulation
+from d2tiny.engine.early_stopping import EarlyStop
 from d2tiny.utils.errors import CheckpointError, ConfigError, NonFiniteLossError
 
 __all__ = ["Trainer"]
@@ -81,6 +83,11 @@ class Trainer(TrainerBase):
     def seconds(self) -> float:
         """Return the seconds of training, including the runs before a resume up to their last checkpoint."""
         return self._seconds_before + time.perf_counter() - self._start
+
+    def train(self, start_iter: int, max_iter: int) -> None:
+        """Run the iterations from one to another, or until a hook ends the training."""
+        with suppress(EarlyStop):
+            super().train(start_iter, max_iter)
 
     def run_step(self) -> None:
         """Run one iteration.
