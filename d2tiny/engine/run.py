@@ -35,7 +35,7 @@ from d2tiny.engine.trainer import AMP_DTYPES, Trainer
 from d2tiny.utils.env import describe_hardware, resolve_device
 from d2tiny.utils.errors import CheckpointError, ConfigError, D2TinyError, did_you_mean
 from d2tiny.utils.files import open_atomic, write_text
-from d2tiny.utils.folders import lock_folder, remove_leftovers
+from d2tiny.utils.folders import lock_folder
 from d2tiny.utils.logs import setup_loggers
 from d2tiny.utils.stop import StopSignals
 from d2tiny.utils.weights import load_weights
@@ -51,8 +51,6 @@ def _setup(cfg: DictConfig, config_file: str) -> tuple[str, Path]:
     if device == "cuda" and comm.get_world_size() > 1:
         device = f"cuda:{comm.get_local_rank()}"
     output = Path(cfg.train.output_dir)
-    if comm.is_main_process():
-        remove_leftovers(output)
     setup_loggers(output, rank=comm.get_rank())
     seed = int(cfg.train.seed)
     random.seed(seed)

@@ -182,7 +182,9 @@ def strike(task: Task, reference: Reference, kill: Kill, folder: Path) -> list[s
     before = content(folder / "out")
     outcome = run(task, folder, (), kill, reference.seconds)
     several = "--num-gpus" in task.command
-    problems = _ended(outcome, kill, reference, several, untouched=content(folder / "out") == before)
+    after = content(folder / "out")
+    started = after != before and after != content(reference.folder / "out")
+    problems = _ended(outcome, kill, reference, several, started=started)
     if outcome.code in (130, 143):
         problems += task.saved(folder / "out")
     problems += _elsewhere(folder, reference) + task.whole(folder / "out", reference)
@@ -192,13 +194,14 @@ def strike(task: Task, reference: Reference, kill: Kill, folder: Path) -> list[s
     return problems + _elsewhere(folder, reference) + task.same(folder / "out", reference)
 
 
-def _ended(outcome: Outcome, kill: Kill, reference: Reference, several: bool, *, untouched: bool) -> list[str]:
-    """Return what is wrong with the end of a killed command; before it has written anything it may end anyhow.
+def _ended(outcome: Outcome, kill: Kill, reference: Reference, several: bool, *, started: bool) -> list[str]:
+    """Return what is wrong with the end of a killed command; before it has written anything, or when all is written,
+    the signal may come before or after Python lets the command handle it.
 
     Where one of ``several`` processes was killed, the first one says so and exits with 2.
     """
     problems = [f"processes {outcome.alive} still run"] if outcome.alive else []
-    if outcome.code == reference.code or untouched:
+    if outcome.code == reference.code or not started:
         return problems
     if kill.number == signal.SIGKILL:
         allowed = [-9, 2] if several and kill.event else [-9]
