@@ -179,6 +179,8 @@ def _run(
     cfg: DictConfig, resume: bool, eval_only: bool, config_name: str, overrides: Sequence[str]
 ) -> dict[str, float]:
     device, output = _setup(cfg, "eval_config.yaml" if eval_only else "config.yaml")
+    if not eval_only and comm.is_main_process():
+        _finish_archive(output)
     start_time = time.perf_counter()
     # All data are read and checked before the model is built.
     evaluation = Evaluation(cfg, device)
@@ -222,19 +224,34 @@ def _prepare_folder(output: Path, resume: bool) -> None:
 
 
 def _archive_previous_run(output: Path) -> None:
-    """Move what an earlier training in the same folder wrote to ``previous_1``, ``previous_2``, …, and say so."""
-    names = ("last_checkpoint", "metrics.json", "result.json")
-    files = [*output.glob("model_*.pth"), *(output / name for name in names if (output / name).exists())]
-    if not files:
+    """Move what an earlier training in the same folder wrote to ``previous_1``, ``previous_2``, …, and say so.
+
+    The folder has a hidden name until all is there, so that a kill meanwhile does not leave half of a training to
+    resume: :func:`_finish_archive` moves the rest.
+    """
+    if not _files_of_training(output):
         return
     number = 1
     while (output / f"previous_{number}").exists():
         number += 1
-    folder = output / f"previous_{number}"
-    folder.mkdir()
-    for file in sorted(files):
-        file.replace(folder / file.name)
+    (output / f".previous_{number}").mkdir()
+    folder = _finish_archive(output)
     logger.warning("%s holds an earlier training, which is now in %s; --resume would go on with it.", output, folder)
+
+
+def _files_of_training(output: Path) -> list[Path]:
+    names = ("last_checkpoint", "metrics.json", "result.json")
+    return sorted([*output.glob("model_*.pth"), *(output / name for name in names if (output / name).exists())])
+
+
+def _finish_archive(output: Path) -> Path | None:
+    """Move an earlier training to where this or a killed process began to move it; return where, if that is so."""
+    hidden = next((folder for folder in output.glob(".previous_*") if folder.is_dir()), None)
+    if hidden is None:
+        return None
+    for file in _files_of_training(output):
+        file.replace(hidden / file.name)
+    return hidden.replace(output / hidden.name.removeprefix("."))
 
 
 def _mend_metrics(path: Path) -> None:
@@ -310,6 +327,7 @@ def _train(
     """Train from the start or the last checkpoint; return the last metrics and the seconds of training."""
     train = cfg.train
     ema = ModelEMA(model, train.ema.decay) if train.ema.enabled else None
+    comm.synchronize()  # the main process has moved what was to be moved
     checkpointer = TinyCheckpointer(model, str(output))
     trainer = _build_trainer(cfg, model, device)
     checkpointer.add_checkpointable("trainer", trainer)

@@ -40,6 +40,7 @@ from tests.helpers.training import CONFIG, SMALL, losses
 KILLS = int(os.environ.get("D2TINY_CHAOS", "10"))
 SEED = int(os.environ.get("D2TINY_CHAOS_SEED", "0"))
 CLASSES = ("ship", "vehicle")
+_ARCHIVE = "previous_"
 
 # --- inputs ------------------------------------------------------------------------------------------------------
 
@@ -146,13 +147,24 @@ def training_whole(out: Path, reference: Reference) -> list[str]:
 def _names(out: Path) -> set[str]:
     """Return the names of the files of a training; those of TensorBoard have the time in theirs."""
     names = {p.relative_to(out) for p in out.rglob("*") if p.is_file() and not TEMPORARY.fullmatch(p.name)}
-    return {str(n) for n in names if not n.name.startswith(("events.out", ".training.lock", "log.txt"))}
+    known = ("events.out", ".training.lock", "log.txt")
+    return {str(n) for n in names if not n.name.startswith(known) and not n.parts[0].lstrip(".").startswith(_ARCHIVE)}
+
+
+def _archived(out: Path, reference: Reference) -> list[str]:
+    """Return what an earlier training lost when it was moved away, and when its half would have been resumed."""
+    right = {p.name for p in (reference.old / "out").iterdir() if p.suffix == ".pth"} | {"last_checkpoint"}
+    moved = [p for p in out.iterdir() if p.name.lstrip(".").startswith(_ARCHIVE)]
+    return [
+        f"{p.name} has not all of the earlier training" for p in moved if not right <= {f.name for f in p.iterdir()}
+    ]
 
 
 def training_same(out: Path, reference: Reference) -> list[str]:
     """Return how a training that went on differs from the uninterrupted one: any bit of weights, losses, metrics."""
     right = reference.folder / "out"
-    problems = [f"{name} is left over" for name in content(out) if Path(name).name.startswith(".")]
+    problems = [f"{name} is left over" for name in content(out) if name.startswith(".") or "/." in name]
+    problems += _archived(out, reference)
     if _names(out) != _names(right):
         problems.append(f"files {sorted(_names(out) ^ _names(right))} are left over or missing")
     for name in ("model_final.pth", "model_best.pth", "model_last.pth"):
@@ -197,7 +209,7 @@ def _light(command: str, prepare: Callable[[Path, int], None], whole: Any = fini
 def _training(*more: str) -> Task:
     command = ("train", "--config", CONFIG, "--output", "out", *more, *SMALL)
     command += ("train.max_iter=3", "train.checkpoint_period=1", "train.eval_period=2")
-    return Task(scenes, command, training_whole, training_same, ("--resume",), training_saved, earlier=False)
+    return Task(scenes, command, training_whole, training_same, ("--resume",), training_saved, versions=1)
 
 
 # Of ten kills, how many are of this command.

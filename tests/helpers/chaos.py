@@ -32,13 +32,13 @@ class Task:
     """A command, run in a folder that has its inputs in ``in``; it writes to ``out`` only.
 
     Attributes:
-        prepare: writes the inputs into a folder; version 0 is that of an earlier run, and has the same names.
+        prepare: writes version 0 or 1 of the inputs into a folder; both have the same names.
         command: arguments of ``d2tiny``.
         again: more arguments for going on after a kill.
         whole: says what is wrong with the output folder that a kill left, given the undisturbed one.
         same: says how the output differs from the undisturbed one after going on.
         saved: says what a signal lost that lets a command end in order.
-        earlier: whether ``out`` may hold the files of an earlier run.
+        versions: the earlier run, whose files ``out`` may hold, had version 0 of the inputs (2), or was the same (1).
     """
 
     prepare: Callable[[Path, int], None]
@@ -47,7 +47,7 @@ class Task:
     same: Callable[[Path, Reference], list[str]]
     again: tuple[str, ...] = ()
     saved: Callable[[Path], list[str]] = lambda out: []
-    earlier: bool = True
+    versions: int = 2
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,14 @@ class Reference:
         seconds: its duration.
         code: its exit code.
         events: how often its busiest process touches files of ``out``.
-        old: folder of a run with version 0 of the inputs, where there is one.
+        old: folder of the earlier run.
     """
 
     folder: Path
     seconds: float
     code: int
     events: int
-    old: Path | None
+    old: Path
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Kill:
     def draw(cls, rng: np.random.Generator, reference: Reference) -> Kill:
         """Draw a kill: mostly SIGKILL, half of them at a touch of a file, half at any time."""
         number = int(rng.choice([int(n) for n in SIGNALS], p=[0.7, 0.15, 0.15]))
-        earlier = reference.old is not None and bool(rng.random() < 0.4)
+        earlier = bool(rng.random() < 0.4)
         share, event = float(rng.random()), int(rng.integers(1, reference.events + 1))
         delay = int(rng.choice([0, 0, 1, 3, 10]))
         if rng.random() < 0.5:
@@ -156,28 +156,21 @@ def _send(process: subprocess.Popen[bytes], number: int) -> None:
 
 
 def undisturbed(task: Task, folder: Path) -> Reference:
-    """Run a command without disturbance, with both versions of its inputs if it may be killed over an earlier run."""
-    old = None
-    if task.earlier:
-        old = folder / "old"
-        old.mkdir()
-        task.prepare(old, 0)
-        first = run(task, old)
-        assert first.code in (0, 1), first.text
-    new = folder / "new"
-    new.mkdir()
-    task.prepare(new, 1)
-    outcome = run(task, new)
-    assert outcome.code in (0, 1), outcome.text
-    events = max(len(log.read_bytes()) for log in new.glob("events.*"))
-    return Reference(new, outcome.seconds, outcome.code, events, old)
+    """Run a command without disturbance, on each version of its inputs."""
+    for version in range(2 - task.versions, 2):
+        here = folder / str(version)
+        here.mkdir()
+        task.prepare(here, version)
+        outcome = run(task, here)
+        assert outcome.code in (0, 1), outcome.text
+    events = max(len(log.read_bytes()) for log in here.glob("events.*"))
+    return Reference(here, outcome.seconds, outcome.code, events, folder / str(2 - task.versions))
 
 
 def strike(task: Task, reference: Reference, kill: Kill, folder: Path) -> list[str]:
     """Kill a command once, and run it again; return what is wrong."""
     shutil.copytree(reference.folder / "in", folder / "in")
     if kill.earlier:
-        assert reference.old is not None
         shutil.copytree(reference.old / "out", folder / "out")
     before = content(folder / "out")
     outcome = run(task, folder, (), kill, reference.seconds)
@@ -228,7 +221,7 @@ def _elsewhere(folder: Path, reference: Reference) -> list[str]:
 def finished_or_absent(out: Path, reference: Reference) -> list[str]:
     """Return which files have a final name and neither the bytes of the undisturbed nor of an earlier run."""
     new = content(reference.folder / "out")
-    old = content(reference.old / "out") if reference.old is not None else {}
+    old = content(reference.old / "out")
     problems = []
     for name, data in content(out).items():
         if name not in new and name not in old:
@@ -255,7 +248,7 @@ def tiles_fit(out: Path, reference: Reference) -> list[str]:
     index = out / "instances.json"
     if not index.is_file() or problems:
         return problems
-    versions = [folder / "out" for folder in (reference.folder, reference.old) if folder is not None]
+    versions = [folder / "out" for folder in (reference.folder, reference.old)]
     of = next(folder for folder in versions if (folder / index.name).read_bytes() == index.read_bytes())
     for image in json.loads(index.read_bytes())["images"]:
         tile, right = (folder / "images" / image["file_name"] for folder in (out, of))

@@ -339,7 +339,7 @@ def _earlier(part: Path, stem: str) -> dict[str, Any]:
 
     Others may have written to the folder: what names other files than tiles of the image counts as nothing.
     """
-    nothing = {"key": None, "tiles": []}
+    nothing: dict[str, Any] = {"key": None, "tiles": []}
     if not part.is_file():
         return nothing
     tile = re.compile(re.escape(stem) + r"__\d+_\d+\.(png|jpg)")
