@@ -21,7 +21,7 @@ from detectron2.engine import HookBase, hooks
 from detectron2.evaluation import inference_on_dataset
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage, JSONWriter, TensorboardXWriter
+from detectron2.utils.events import EventStorage, TensorboardXWriter
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -31,6 +31,7 @@ from d2tiny.data.loading.loader import ResumableLoader
 from d2tiny.engine.checkpoint import LAST, TinyCheckpointer
 from d2tiny.engine.ema import ModelEMA
 from d2tiny.engine.hooks import EMAHook, EvalAndSave, ProgressBar, StopHook
+from d2tiny.engine.metrics import MetricsWriter
 from d2tiny.engine.trainer import AMP_DTYPES, Trainer
 from d2tiny.utils.env import describe_hardware, resolve_device
 from d2tiny.utils.errors import CheckpointError, ConfigError, D2TinyError, did_you_mean
@@ -297,22 +298,25 @@ def _build_hooks(
     trainer: Trainer,
     evaluator: EvalAndSave,
     ema: ModelEMA | None,
-    output: Path,
+    writer: MetricsWriter | None,
     signals: StopSignals,
 ) -> list[HookBase]:
-    """Return the hooks in the order they run: timer, learning rate, the config's, EMA, bar, evaluation, logs, stop."""
+    """Return the hooks in the order they run: timer, rate, the config's, EMA, bar, metrics, evaluation, board, stop.
+
+    Metrics come before the checkpoint, so that it never holds an iteration that they lack.
+    """
     train = cfg.train
     scheduler = LRMultiplier(trainer.optimizer, _build(cfg, "lr_multiplier"), train.max_iter)
     result: list[HookBase] = [hooks.IterationTimer(warmup_iter=1), hooks.LRScheduler(scheduler=scheduler)]
     result += [_build(cfg, f"train.hooks.{i}") for i in range(len(train.get("hooks", ())))]
     if ema is not None:
         result.append(EMAHook(ema))
-    result += [ProgressBar(train.max_iter), evaluator]
-    if comm.is_main_process():
-        # Window 1 records the loss of each iteration itself, so that resumed and uninterrupted runs can be compared.
-        json_writer = JSONWriter(str(output / "metrics.json"), window_size=1)
-        result.append(hooks.PeriodicWriter([json_writer, TensorboardXWriter(str(output))], period=train.log_period))
-    return [*result, StopHook(signals, evaluator)]
+    result.append(ProgressBar(train.max_iter))
+    if writer is None:
+        return [*result, evaluator, StopHook(signals, evaluator)]
+    board = TensorboardXWriter(str(train.output_dir))
+    before, after = (hooks.PeriodicWriter([one], period=train.log_period) for one in (writer, board))
+    return [*result, before, evaluator, after, StopHook(signals, evaluator)]
 
 
 def _train(
@@ -339,6 +343,8 @@ def _train(
     comm.synchronize()  # all have read what the main process moves now
     if comm.is_main_process():
         _prepare_folder(output, resume)
+    # Each iteration records its own loss, so that resumed and uninterrupted runs can be compared.
+    writer = MetricsWriter(output / "metrics.json") if comm.is_main_process() else None
     with StopSignals() as signals:
         evaluator = EvalAndSave(
             checkpointer,
@@ -347,8 +353,9 @@ def _train(
             save_period=train.checkpoint_period,
             ema=ema,
             signals=signals,
+            writer=writer,
         )
-        trainer.register_hooks(_build_hooks(cfg, trainer, evaluator, ema, output, signals))
+        trainer.register_hooks(_build_hooks(cfg, trainer, evaluator, ema, writer, signals))
         start = _resume(checkpointer, trainer) if resuming else 0
         if start >= train.max_iter:
             return _finished(trainer, evaluator, evaluation, model, start, output), trainer.seconds
@@ -366,7 +373,7 @@ def _finished(
     """Evaluate a training that has no iteration left; return the metrics."""
     logger.info("Nothing to train: %s is already at iteration %d.", output, start)
     if evaluator.pending:  # it was stopped in its last evaluation
-        with EventStorage(start) as trainer.storage:
+        with EventStorage(start - 1) as trainer.storage:  # it belongs to the last iteration
             evaluator.evaluate_and_save(start, is_last=True)
         return evaluator.results
     with evaluator.averaged():

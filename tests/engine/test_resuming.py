@@ -257,7 +257,7 @@ def test_a_stop_while_evaluating_evaluates_again(datasets, tmp_path, monkeypatch
     run(load_config(CONFIG, cfg), resume=True)
     rows = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     evaluated = {row["iteration"] for row in rows if "eval/AP" in row}
-    assert evaluated == ({1, 3} if max_iter == 4 else set())
+    assert evaluated == {1, max_iter - 1}
     assert (tmp_path / "model_final.pth").is_file()
     assert not torch.load(tmp_path / "model_last.pth")["trainer"]["hooks"]["EvalAndSave"]["pending"]
 
