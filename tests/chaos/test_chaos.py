@@ -300,6 +300,7 @@ def test_the_suite_sees_what_is_wrong(tmp_path, kind):
     assert len(same_bytes(out, reference)) == 2
 
 
+@pytest.mark.xdist_group("chaos-tile")
 def test_a_kill_strikes_where_it_was_told(references, tmp_path):
     """The second to last touch of a tiling is the opening of instances.json, the last its renaming."""
     reference, task = references("tile"), TASKS["tile"][1]
