@@ -67,12 +67,11 @@ DEEP = {
     "uint16 png, colours": lambda p: p.write_bytes(png(ramp(3, 4095).transpose(1, 2, 0).astype(np.uint16))),
     "uint16 png, alpha": lambda p: p.write_bytes(png(ramp(4, 4095).transpose(1, 2, 0).astype(np.uint16))),
     "uint16 pgm": lambda p: p.write_bytes(b"P5\n# a\n30 20\n4095\n" + ramp(1, 4095).astype(">u2").tobytes()),
-    "uint16 ppm": lambda p: p.write_bytes(
-        b"P6 30 20 4095 " + ramp(3, 4095).transpose(1, 2, 0).astype(">u2").tobytes()
-    ),
+    "uint16 ppm": lambda p: p.write_bytes(b"P6 30 20 4095 " + ramp(3, 4095).transpose(1, 2, 0).astype(">u2").tobytes()),
 }
 OTHER_BANDS = {
     "two": lambda p: geotiff(p, ramp(2, 200).astype(np.uint16)),
+    "two of 8 bits": lambda p: geotiff(p, ramp(2, 200).astype(np.uint8)),
     "four without names": lambda p: geotiff(p, ramp(4, 200).astype(np.uint8), photometric="MINISBLACK", alpha="NO"),
     "four of 16 bits": lambda p: geotiff(p, ramp(4, 200).astype(np.uint16)),
     "five": lambda p: geotiff(p, ramp(5, 200).astype(np.uint8)),
@@ -85,9 +84,7 @@ OTHER_BANDS = {
 def dataset(root: Path, name: str) -> Path:
     data = {
         "images": [{"id": 1, "file_name": name, "width": WIDTH, "height": HEIGHT}],
-        "annotations": [
-            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [3, 4, 5, 6], "area": 30, "iscrowd": 0}
-        ],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [3, 4, 5, 6], "area": 30, "iscrowd": 0}],
         "categories": [{"id": 1, "name": "car"}],
     }
     (root / "gt.json").write_text(json.dumps(data))
