@@ -58,7 +58,7 @@ def collect_images(inputs: Sequence[str]) -> list[Path]:
         except (OSError, ValueError) as err:  # no rights, or no name of a file
             raise DatasetError(f"{shown(text)}: cannot look for images here ({shown(err)}).") from err
         if not found:
-            raise DatasetError(f"{text}: no image here (looked for {', '.join(sorted(IMAGE_SUFFIXES))}).")
+            raise DatasetError(f"{shown(text)}: no image here (looked for {', '.join(sorted(IMAGE_SUFFIXES))}).")
         files.update(found)
     return sorted(files)
 

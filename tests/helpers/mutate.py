@@ -41,7 +41,7 @@ def mutated_json(rng, document):
 
 
 def mutated_numbers(rng, document):
-    """Return a COCO-like document as bytes, with one to four of its numbers exchanged for others, mostly usable ones."""
+    """Return a COCO-like document as bytes, with one to four of its numbers exchanged for others, mostly usable."""
     document = copy.deepcopy(document)
     places = [
         (node, key)

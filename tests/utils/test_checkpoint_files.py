@@ -96,6 +96,11 @@ def test_files_that_torch_did_not_write(tmp_path):
     torch.save({"a": torch.zeros(99)}, tmp_path / "h.pth")
     (tmp_path / "h.pth").write_bytes((tmp_path / "h.pth").read_bytes()[:-30])
     refused(tmp_path / "h.pth", "is damaged: its end is missing")
+    torch.save({"a": torch.zeros(99)}, tmp_path / "i.pth")
+    content = bytearray((tmp_path / "i.pth").read_bytes())
+    content[content.rfind(b"PK\6\7") + 16] = 2  # the number of parts of a zip archive
+    (tmp_path / "i.pth").write_bytes(content)
+    refused(tmp_path / "i.pth", "is damaged: its table of contents")
     refused(tmp_path / ("x" * 300), "File name too long")
     torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), str(tmp_path / "script.pth"))
     refused(tmp_path / "script.pth", "TorchScript")

@@ -199,11 +199,11 @@ def _decode_other(path: Path, stretch: Stretch | None) -> np.ndarray:
             return turn_upright(bands.all_rows(), header.orientation)
     # Not by the path: what Pillow maps into memory, uncompressed TIFFs, it does not turn.
     with pillow_unlimited(), path.open("rb") as file, Image.open(file) as image:
-        with contextlib.suppress(Exception):
-            image.getexif()  # of a PNG it decodes the pixels, also where what follows them is damaged, as in Detectron2
+        if image.format == "PNG":  # of which Detectron2 reads pixels also where what follows them is damaged
+            image.load_end = lambda: None  # type: ignore[method-assign]
         image.load()
         # Pillow turns TIFFs when it decodes them.
-        orientation = 1 if image.format == "TIFF" else exif_orientation(image)
+        orientation = 1 if image.format == "TIFF" else header.orientation
         return turn_upright(np.array(image.convert("RGB")), orientation)
 
 
