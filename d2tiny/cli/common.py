@@ -42,7 +42,7 @@ __all__ = [
 
 EXIT_CODES = """exit codes:
   0    all went well
-  1    errors in the data that were checked, or images that could not be predicted
+  1    errors in the data that were checked, labels without a usable object, or images that could not be predicted
   2    wrong arguments, files or configs; the message says what to do
   130  interrupted by Ctrl-C; a training has saved its state, and so have predictions
   143  ended by SIGTERM, likewise"""

@@ -266,7 +266,7 @@ def _mend_metrics(path: Path) -> None:
     try:
         json.loads(rest)
         mended = content + b"\n"
-    except ValueError:
+    except (ValueError, RecursionError):
         logger.warning("%s: the last line is only half of a record, and is removed.", path)
         mended = complete + newline
     with open_atomic(path) as file:

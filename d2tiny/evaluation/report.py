@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from d2tiny.data.coco.arrays import GroundTruth
 from d2tiny.data.coco.boxes import xywh_to_xyxy
 from d2tiny.data.coco.source import relative_name
-from d2tiny.data.loading.images import read_image
+from d2tiny.data.loading.raster import read_reduced
 from d2tiny.evaluation import curves, errors
 from d2tiny.evaluation.detections import Detections
 from d2tiny.evaluation.engine import EvaluationResult, evaluate_arrays
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 _BOX_COLORS = {"found": (0, 200, 80), "missed": (255, 60, 60), "false": (255, 200, 0)}  # RGB
 _NUM_PICTURES = 12
+_SIDE = 1600  # px, the longer side of a picture at most; larger images are never in memory as a whole
 _AREA_NAMES = {"vt": "very tiny", "t": "tiny", "s": "small", "m": "medium", "l": "large"}
 
 
@@ -160,8 +161,8 @@ def worst_images(analysis: ErrorAnalysis, thresholds: np.ndarray) -> tuple[np.nd
     return np.argsort(-(missed + false), kind="stable"), missed, false
 
 
-def _draw(analysis: ErrorAnalysis, thresholds: np.ndarray, index: int, pixels: np.ndarray) -> np.ndarray:
-    """Draw found, missed and false boxes on an image that is enlarged so that tiny objects are visible."""
+def _draw(analysis: ErrorAnalysis, thresholds: np.ndarray, index: int, pixels: np.ndarray, factor: int) -> np.ndarray:
+    """Draw found, missed and false boxes on an image, ``factor`` times smaller than they are or enlarged to be seen."""
     truth, detections = analysis.truth, analysis.detections
     scale = max(1, min(4, round(1400 / max(pixels.shape[:2]))))
     canvas = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
@@ -177,10 +178,10 @@ def _draw(analysis: ErrorAnalysis, thresholds: np.ndarray, index: int, pixels: n
     }
     limit = np.array([canvas.shape[1], canvas.shape[0]] * 2) + 2.0
     for name, boxes in boxes_by_kind.items():
-        corners = xywh_to_xyxy(boxes) * scale
+        corners = xywh_to_xyxy(boxes) * (scale / factor)
         for x1, y1, x2, y2 in np.round(corners.clip(-2, limit)).astype(int).tolist():
             cv2.rectangle(canvas, (x1 - 1, y1 - 1), (x2, y2), _BOX_COLORS[name], 1)
-    shrink = 1600 / max(canvas.shape[:2])
+    shrink = _SIDE / max(canvas.shape[:2])
     return cv2.resize(canvas, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA) if shrink < 1 else canvas
 
 
@@ -194,12 +195,12 @@ def _pictures(analysis: ErrorAnalysis, images: Path, thresholds: np.ndarray) -> 
         if name is None:
             continue
         try:
-            pixels = read_image(images / name)
-        except DatasetError as err:
+            pixels, factor = read_reduced(images / name, _SIDE)
+        except (DatasetError, ImportError) as err:
             logger.warning("%s", err)
             continue
         caption = f"{name}: {missed[index]} missed, {false[index]} false"
-        pictures.append((_draw(analysis, thresholds, index, pixels), caption))
+        pictures.append((_draw(analysis, thresholds, index, pixels, factor), caption))
     return pictures
 
 

@@ -70,6 +70,8 @@ def read_json(path: Path) -> Any:
         raise DatasetError(f"{path}: no such file.") from err
     except IsADirectoryError as err:
         raise DatasetError(f"{path} is a folder, not a json file.") from err
+    except (OSError, ValueError) as err:  # no rights, a name that is too long or none
+        raise DatasetError(f"{path}: cannot read this file ({getattr(err, 'strerror', None) or err}).") from err
     try:
         return msgspec.json.decode(text)  # several times faster than json
     except (msgspec.DecodeError, UnicodeDecodeError):

@@ -147,6 +147,8 @@ def _listed(folder: Path) -> Iterator[dict[str, Any]]:
 def _sources(path: Path, images: Path, findings: Findings) -> tuple[list[_Source], list[dict[str, Any]]]:
     entries = _read(path, findings)
     by_image = _usable_annotations(entries, findings)
+    if entries.listed and not by_image:
+        raise DatasetError(f"{path}: no annotation could be used: {findings}. Without annotations, images are cut too.")
     result = []
     for image, number in zip(entries.images, entries.image_numbers.values(), strict=True):
         usable = _image_entry(image, path, findings)
