@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -16,21 +18,20 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from d2tiny.config import load_config
-from d2tiny.config.files import find_config
+from d2tiny.config.files import config_names, find_config
 from d2tiny.data.datasets import class_names
 from d2tiny.engine.run import Evaluation
 from d2tiny.utils.checkpoint_files import is_finite, read_checkpoint
-from d2tiny.utils.download import sha256_of
 from d2tiny.utils.errors import CheckpointError, ConfigError
-from d2tiny.utils.files import open_atomic, read_json
+from d2tiny.utils.files import open_atomic, read_json, write_text
 from d2tiny.utils.licences import DataSource, refused_licences
 from d2tiny.utils.published import (
     MANIFEST,
     Manifest,
     Measurement,
     PublishedWeights,
+    manifest_text,
     read_manifest,
-    write_manifest,
 )
 from d2tiny.utils.weights import load_weights
 
@@ -119,7 +120,9 @@ def publish(
     if refused := refused_licences(about.data, about.licence):
         raise ConfigError(f"{about.name}: must not be published: {'; '.join(refused)}.")
     record = _record(training / "result.json")
-    config = find_config(str(record["config"])).name
+    config = _config_of(record)
+    if config not in config_names():
+        raise ConfigError(f"{training}: was trained with {config}, which is no config of the zoo.")
     measured = [_record(path) for path in results] or [record]
     if others := [path for path, run in zip(results, measured, strict=False) if _config_of(run) != config]:
         raise ConfigError(f"{others[0]}: is a result of {_config_of(_record(others[0]))}, not of {config}.")
@@ -240,21 +243,23 @@ def _training_line(record: Mapping[str, Any]) -> str:
 def _write(
     state: dict[str, Tensor], entry: PublishedWeights, old: Manifest, folder: Path, default: bool
 ) -> PublishedWeights:
-    """Write file and manifest; nothing if a size is beyond its limit."""
+    """Write file and manifest; nothing if a size is beyond its limit, or the entry is none that can be read again."""
     others = tuple(other for other in old.weights if other.name != entry.name)
     about = {"name": entry.name, "config": entry.config, "licence": entry.licence, "classes": list(entry.classes)}
-    path = folder / entry.file
-    with open_atomic(path) as file:
-        torch.save({"model": state, "d2tiny": about}, file)
-        size = file.tell()
-        total = size + sum(other.size for other in others)
-        if size > FILE_LIMIT or total > TOTAL_LIMIT:
-            raise CheckpointError(
-                f"{path}: {size / 1e6:.1f} MB, {total / 1e6:.1f} MB with the others; allowed are "
-                f"{FILE_LIMIT / 1e6:.0f} and {TOTAL_LIMIT / 1e6:.0f} MB."
-            )
-    read_checkpoint(path)
-    entry = msgspec.structs.replace(entry, sha256=sha256_of(path), size=size)
+    buffer = io.BytesIO()
+    torch.save({"model": state, "d2tiny": about}, buffer)
+    content, path = buffer.getvalue(), folder / entry.file
+    total = len(content) + sum(other.size for other in others)
+    if len(content) > FILE_LIMIT or total > TOTAL_LIMIT:
+        raise CheckpointError(
+            f"{path}: would have {len(content) / 1e6:.1f} MB, {total / 1e6:.1f} MB with the others; allowed are "
+            f"{FILE_LIMIT / 1e6:.0f} and {TOTAL_LIMIT / 1e6:.0f} MB."
+        )
+    entry = msgspec.structs.replace(entry, sha256=hashlib.sha256(content).hexdigest(), size=len(content))
     entries = tuple(sorted((*others, entry), key=lambda weights: weights.name))
-    write_manifest(folder, Manifest(default=entry.name if default else old.default, weights=entries))
+    text = manifest_text(Manifest(default=entry.name if default else old.default, weights=entries))
+    with open_atomic(path) as file:
+        file.write(content)
+    write_text(folder / MANIFEST, text)
+    read_checkpoint(path)
     return msgspec.structs.replace(entry, place=str(folder))

@@ -16,7 +16,6 @@ import msgspec
 
 from d2tiny.utils.download import fetch_file, fetch_text, sha256_of
 from d2tiny.utils.errors import CheckpointError, did_you_mean
-from d2tiny.utils.files import write_text
 from d2tiny.utils.licences import DataSource
 
 __all__ = [
@@ -29,11 +28,11 @@ __all__ = [
     "default_weights",
     "known_manifests",
     "known_weights",
+    "manifest_text",
     "named_weights",
     "read_manifest",
     "shipped_folder",
     "weights_of_config",
-    "write_manifest",
 ]
 
 MANIFEST = "manifest.json"
@@ -202,11 +201,16 @@ def _decoded(text: bytes, source: str, place: str) -> Manifest:
     return msgspec.structs.replace(manifest, weights=placed)
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the ``manifest.json`` of a folder, atomically."""
+def manifest_text(manifest: Manifest) -> str:
+    """Return the content of a ``manifest.json``.
+
+    Raises:
+        CheckpointError: it would not be read again, for example because of a name with capitals.
+    """
     entries = tuple(msgspec.structs.replace(entry, place="") for entry in manifest.weights)
-    text = msgspec.json.format(msgspec.json.encode(msgspec.structs.replace(manifest, weights=entries)), indent=1)
-    write_text(folder / MANIFEST, text.decode() + "\n")
+    content = msgspec.json.encode(msgspec.structs.replace(manifest, weights=entries))
+    _decoded(content, MANIFEST, "")
+    return msgspec.json.format(content, indent=1).decode() + "\n"
 
 
 def known_manifests(place: str = "") -> Iterator[Manifest]:
