@@ -18,7 +18,7 @@ from d2tiny.utils.weights import load_weights
 from tests.helpers import ROOT
 from tests.helpers.published import CLASSES, CONFIG, random_model, write_manifest, write_model, write_weights
 
-GRID = "aitod/faster_rcnn_r50_fpn_rfla_1x"
+GRID = "aitod/cascade_rcnn_r50_fpn_rfla_1x"
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,10 @@ from d2tiny.data.coco.records import load_coco_like
 from d2tiny.data.coco.source import DatasetSource
 from d2tiny.evaluation import load_detections
 from d2tiny.utils.checkpoint_files import read_checkpoint
+from d2tiny.utils.published import known_weights
 from tests.helpers.mutate import mutated_bytes, mutated_json
 from tests.helpers.native import GOOD, LAYOUT, convert, picture, voc_xml
+from tests.helpers.published import entry
 
 COCO = {
     "images": [{"id": i, "file_name": f"{i}.png", "width": 100, "height": 80} for i in (1, 2)],
@@ -76,6 +78,7 @@ def _native(name):
 
 YAML = (configs_root() / "yaml" / "faster_rcnn_r50_efpnbs_rfla_dcloss.yaml").read_bytes()
 LAZY = b"model:\n  _target_: torch.nn.Linear\n  in_features: 2\ntrain:\n  output_dir: x\n  max_iter: 3\nlist: [1, 2]\n"
+MANIFEST = {"version": 1, "default": "cars", "weights": [entry("cars", b"x"), entry("boats", b"y")]}
 TRUTH = ground_truth_from_dict(COCO)
 DOORS = {
     "evaluation": Door("coco.json", _json(COCO), lambda root: load_ground_truth(root / "coco.json")),
@@ -95,6 +98,11 @@ DOORS = {
     ),
     "saved config": Door("saved.yaml", _bytes(LAZY), lambda root: load_config(root / "saved.yaml")),
     "checkpoint": Door("model.pth", _bytes(_checkpoint()), lambda root: read_checkpoint(root / "model.pth")),
+    "published weights": Door(
+        "weights/manifest.json",
+        _json(MANIFEST),
+        lambda root: [weights.local_file() for weights in known_weights(str(root / "weights"))],
+    ),
     **{name: _native(name) for name in ("visdrone", "dota", "voc", "yolo")},
 }
 
@@ -105,6 +113,7 @@ def prepare(root: Path) -> None:
         images, labels, ending, _ = LAYOUT[name]
         picture(root / name / images / f"a{ending}")
         (root / name / labels).mkdir(parents=True, exist_ok=True)
+    (root / "weights").mkdir()
     (root / "yolo" / "labels" / "a.txt").write_text(GOOD["yolo"])
     (root / "yolo" / "classes.txt").write_text("car\nship\n")
     for i in (1, 2):
