@@ -82,9 +82,11 @@ def get_cfg(
             names, so that the file is read here first.
     """
     published = find_published(name, weights, place)
-    if published is None and name is None:
-        raise ConfigError(f"get_cfg needs the name of a config for weights={weights!r}. {offers(place)}".rstrip())
-    config = find_config(name if name is not None or published is None else published.config)
+    if name is None:
+        if published is None:
+            raise ConfigError(f"get_cfg needs the name of a config for weights={weights!r}. {offers(place)}".rstrip())
+        name = published.config
+    config = find_config(name)
     if published is not None:
         weights = published.local_file()
         logger.info("%s: weights %s, %s.", config.name, published.url, published.title)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 from detectron2.config import instantiate
@@ -45,6 +47,13 @@ def problems(folder) -> list[str]:
 def test_files_sizes_and_licences():
     assert not problems(shipped_folder())
     assert SHIPPED.default or not SHIPPED.weights
+
+
+def test_an_installed_package_has_them(tmp_path):
+    command = [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    installed = {path.name for path in (tmp_path / "d2tiny" / "weights").iterdir()}
+    assert installed == {MANIFEST, *(weights.file for weights in SHIPPED.weights)}
 
 
 def test_the_checks_find_what_is_wrong(tmp_path):
