@@ -25,6 +25,8 @@ def add_d2tiny_config(cfg: CfgNode) -> None:
     cfg.D2TINY.LAZY_CONFIG = ""
     # "key=value" overrides of that config.
     cfg.D2TINY.LAZY_OVERRIDES = []
+    # Names of the classes that the weights know; empty where the dataset in DATASETS.TEST names them.
+    cfg.D2TINY.CLASSES = []
 
     # Assigner of TinyRPN: HLAAssigner, RKAAssigner, ATSSAssigner, or MaxIoUAssigner (thresholds from
     # MODEL.RPN.IOU_THRESHOLDS on MODEL.RPN.ASSIGN_METRIC: iou, giou, nwd, dotd).

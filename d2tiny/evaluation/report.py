@@ -25,11 +25,11 @@ from d2tiny.utils.errors import DatasetError
 from d2tiny.utils.files import write_text
 from d2tiny.visualization.html_report import COLORS, HtmlPage, new_figure
 
-__all__ = ["density_groups", "worst_images", "write_report"]
+__all__ = ["BOX_COLORS", "density_groups", "draw_errors", "worst_images", "write_report"]
 
 logger = logging.getLogger(__name__)
 
-_BOX_COLORS = {"found": (0, 200, 80), "missed": (255, 60, 60), "false": (255, 200, 0)}  # RGB
+BOX_COLORS = {"found": (0, 200, 80), "missed": (255, 60, 60), "false": (255, 200, 0)}  # RGB
 _NUM_PICTURES = 12
 _SIDE = 1600  # px, the longer side of a picture at most; larger images are never in memory as a whole
 _AREA_NAMES = {"vt": "very tiny", "t": "tiny", "s": "small", "m": "medium", "l": "large"}
@@ -161,8 +161,21 @@ def worst_images(analysis: ErrorAnalysis, thresholds: np.ndarray) -> tuple[np.nd
     return np.argsort(-(missed + false), kind="stable"), missed, false
 
 
-def _draw(analysis: ErrorAnalysis, thresholds: np.ndarray, index: int, pixels: np.ndarray, factor: int) -> np.ndarray:
-    """Draw found, missed and false boxes on an image, ``factor`` times smaller than they are or enlarged to be seen."""
+def draw_errors(
+    analysis: ErrorAnalysis, thresholds: np.ndarray, index: int, pixels: np.ndarray, factor: int = 1
+) -> np.ndarray:
+    """Draw found, missed and false boxes on an image that is enlarged so that tiny objects are visible.
+
+    Args:
+        analysis: analysis of the dataset.
+        thresholds: (K,) lowest score of a detection of each class.
+        index: of the image.
+        pixels: (H, W, 3) uint8 RGB; not modified.
+        factor: how many times smaller than the image ``pixels`` are.
+
+    Returns:
+        (H', W', 3) uint8 RGB, with boxes in the colours of :data:`BOX_COLORS`.
+    """
     truth, detections = analysis.truth, analysis.detections
     scale = max(1, min(4, round(1400 / max(pixels.shape[:2]))))
     canvas = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
@@ -180,7 +193,7 @@ def _draw(analysis: ErrorAnalysis, thresholds: np.ndarray, index: int, pixels: n
     for name, boxes in boxes_by_kind.items():
         corners = xywh_to_xyxy(boxes) * (scale / factor)
         for x1, y1, x2, y2 in np.round(corners.clip(-2, limit)).astype(int).tolist():
-            cv2.rectangle(canvas, (x1 - 1, y1 - 1), (x2, y2), _BOX_COLORS[name], 1)
+            cv2.rectangle(canvas, (x1 - 1, y1 - 1), (x2, y2), BOX_COLORS[name], 1)
     shrink = _SIDE / max(canvas.shape[:2])
     return cv2.resize(canvas, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA) if shrink < 1 else canvas
 
@@ -200,7 +213,7 @@ def _pictures(analysis: ErrorAnalysis, images: Path, thresholds: np.ndarray) -> 
             logger.warning("%s", err)
             continue
         caption = f"{name}: {missed[index]} missed, {false[index]} false"
-        pictures.append((_draw(analysis, thresholds, index, pixels, factor), caption))
+        pictures.append((draw_errors(analysis, thresholds, index, pixels, factor), caption))
     return pictures
 
 
@@ -313,7 +326,7 @@ def _pictures_section(page: HtmlPage, analysis: ErrorAnalysis, images: Path, thr
         "Worst tiles",
         "The images with the most errors at each class's best score. Their boxes are enlarged with the image.",
     )
-    page.legend({name: f"rgb{color}" for name, color in _BOX_COLORS.items()})
+    page.legend({name: f"rgb{color}" for name, color in BOX_COLORS.items()})
     pictures = _pictures(analysis, images, thresholds)
     page.pictures(pictures)
     if not pictures:

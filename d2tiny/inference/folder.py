@@ -153,7 +153,7 @@ def predict_folder(
     if bf16:  # a layout that bfloat16 convolutions prefer
         predictor.model.to(memory_format=torch.channels_last)
     device = torch.device(cfg.MODEL.DEVICE).type
-    names = dataset_classes(cfg.DATASETS.TEST[0], cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+    names = list(cfg.D2TINY.CLASSES) or dataset_classes(cfg.DATASETS.TEST[0], cfg.MODEL.ROI_HEADS.NUM_CLASSES)
     result = _Detections(output / "detections.json", names)
     bar = tqdm(zip(files, targets, strict=True), total=len(files), desc="predict", unit="img", disable=not progress)
     # Around all images: autocast keeps the weights that it has cast until it is left.

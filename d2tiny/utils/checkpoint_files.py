@@ -15,6 +15,7 @@ from torch import Tensor
 
 from d2tiny.utils.errors import CheckpointError
 from d2tiny.utils.numpy_pickle import read_array_pickle
+from d2tiny.utils.published import named_weights
 from d2tiny.utils.timm_weights import is_timm_url, read_timm_weights
 
 __all__ = ["check_checkpoint", "is_finite", "read_checkpoint"]
@@ -44,7 +45,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     are removed. The checksums of the file are compared, and only tensors and plain containers are read.
 
     Args:
-        path: the file, a URL that Detectron2 knows, or ``timm://NAME``, ImageNet weights of a model of timm.
+        path: the file, a URL that Detectron2 knows, ``timm://NAME``, ImageNet weights of a model of timm, or
+            ``d2tiny://NAME``, published weights, whose file must have the checksum that their manifest states (NAME
+            alone where no file has that name).
 
     Returns:
         The entries of the checkpoint; ``model`` has the tensors by name. Files of other projects have
@@ -94,6 +97,8 @@ def _local_file(text: str) -> tuple[Path, bool]:
     Raises:
         CheckpointError: the URL cannot be fetched.
     """
+    if (published := named_weights(text)) is not None:
+        return published.local_file(), False
     if "://" not in text:
         return Path(text), False
     from detectron2.checkpoint import catalog  # noqa: F401  knows detectron2://

@@ -21,10 +21,12 @@ from d2tiny.data.coco.source import DatasetSource
 from d2tiny.data.tools.converters import Scaling
 from d2tiny.evaluation import load_detections
 from d2tiny.utils.checkpoint_files import read_checkpoint
+from d2tiny.utils.published import known_weights
 from tests.helpers import doors_configs, doors_images, doors_pages
 from tests.helpers.door import COCO, FOUND, Door, of_bytes, of_json
 from tests.helpers.hituav import hituav_json, write_hituav
 from tests.helpers.native import GOOD, LAYOUT, convert, picture, voc_xml
+from tests.helpers.published import entry
 
 
 def _checkpoint() -> bytes:
@@ -60,6 +62,7 @@ XML = {
 }
 YAML = (configs_root() / "yaml" / "faster_rcnn_r50_efpnbs_rfla_dcloss.yaml").read_bytes()
 LAZY = b"model:\n  _target_: torch.nn.Linear\n  in_features: 2\ntrain:\n  output_dir: x\n  max_iter: 3\nlist: [1, 2]\n"
+MANIFEST = {"version": 1, "default": "cars", "weights": [entry("cars", b"x"), entry("boats", b"y")]}
 TRUTH = ground_truth_from_dict(COCO)
 DOORS = {
     "evaluation": Door("coco.json", of_json(COCO), lambda root: load_ground_truth(root / "coco.json")),
@@ -84,6 +87,11 @@ DOORS = {
     ),
     "saved config": Door("saved.yaml", of_bytes(LAZY), lambda root: load_config(root / "saved.yaml")),
     "checkpoint": Door("model.pth", of_bytes(_checkpoint()), lambda root: read_checkpoint(root / "model.pth")),
+    "published weights": Door(
+        "weights/manifest.json",
+        of_json(MANIFEST),
+        lambda root: [weights.local_file() for weights in known_weights(str(root / "weights"))],
+    ),
     **{name: _native(name) for name in ("visdrone", "dota", "voc", "yolo")},
     **{f"voc {name}": _voc(content) for name, content in XML.items()},
     **doors_configs.DOORS,
@@ -98,6 +106,7 @@ def prepare(root: Path) -> None:
         images, labels, ending, _ = LAYOUT[name]
         picture(root / name / images / f"a{ending}")
         (root / name / labels).mkdir(parents=True, exist_ok=True)
+    (root / "weights").mkdir()
     (root / "yolo" / "labels" / "a.txt").write_text(GOOD["yolo"])
     (root / "yolo" / "classes.txt").write_text("car\nship\n")
     write_hituav(root / "hituav")
