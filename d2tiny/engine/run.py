@@ -73,7 +73,7 @@ def _build(cfg: DictConfig, key: str) -> Any:
         raise
     except ValueError as err:
         raise ConfigError(f"{key}: {err}") from err
-    except OSError:
+    except (OSError, ImportError):  # files; packages of an extra that is not installed
         raise
     except Exception as err:
         # Not a message about a bad value, but a crash inside the component because of unexpected settings.
