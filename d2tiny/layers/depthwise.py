@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from d2tiny.utils.precision import without_autocast
 
-__all__ = ["keep_depthwise_float32"]
+__all__ = ["float32_layers", "keep_depthwise_float32"]
 
 
 class _Float32OnCPU(nn.Conv2d):
@@ -56,3 +56,8 @@ def keep_depthwise_float32(module: nn.Module) -> int:
         if not isinstance(conv, _Float32OnCPU):
             conv.__class__ = _float32_class(type(conv))
     return len(found)
+
+
+def float32_layers(module: nn.Module) -> int:
+    """Return how many layers of a module :func:`keep_depthwise_float32` changed."""
+    return sum(isinstance(part, _Float32OnCPU) for part in module.modules())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,8 +115,14 @@ def read_timm_weights(url: str, read_file: Callable[[Path], Mapping[str, Tensor]
 def _load(timm: Any, name: str, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Return the tensors of timm's feature extractor with weights from a state dict, or from the hub."""
     overlay = {} if state is None else {"state_dict": dict(state)}
-    with torch.random.fork_rng(devices=[]):
-        model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, features_only=True)
+    logger = logging.getLogger("timm.models._builder")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns of the classifier, which a feature extractor has not
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, features_only=True)
+    finally:
+        logger.setLevel(level)
     found: dict[str, Tensor] = model.state_dict()
     return found
 

@@ -8,6 +8,7 @@ import pickle
 import pytest
 import timm
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyCall as L
 from detectron2.config import instantiate
 from omegaconf import OmegaConf
@@ -195,6 +196,19 @@ def taken(model, url, prefix):
 )  # fmt: skip
 def test_weights_go_into_the_backbone_and_nowhere_else(model, prefix):
     assert not taken(instantiate(model), f"timm://{LITE0}", prefix)
+
+
+def test_detectron2s_own_checkpointer_reads_them(tmp_path, monkeypatch):
+    """``MODEL.WEIGHTS: timm://NAME`` under DefaultTrainer."""
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    model = instantiate(RCNN.fpn(RCNN.timm_backbone(LITE0), 16))
+    expected = instantiate(RCNN.fpn(RCNN.timm_backbone(LITE0), 16))
+    expected.load_state_dict(model.state_dict())
+    TinyCheckpointer(expected).load(f"timm://{LITE0}")
+    DetectionCheckpointer(model).load(f"timm://{LITE0}")
+    assert all(torch.equal(value, expected.state_dict()[key]) for key, value in model.state_dict().items())
+    with pytest.raises(ValueError, match="Unsupported query"):  # a file cannot be named there
+        DetectionCheckpointer(model).load(f"timm://{LITE0}?checkpoint=x.pth")
 
 
 def test_average_weights_start_from_them():
