@@ -18,6 +18,7 @@ from d2tiny.config import load_config
 from d2tiny.config.shapes import backbone_shape
 from d2tiny.engine.checkpoint import TinyCheckpointer
 from d2tiny.engine.ema import ModelEMA
+from d2tiny.engine.optim import parameter_groups
 from d2tiny.modeling.backbone import TimmBackbone
 from d2tiny.modeling.necks import PAFPN
 from d2tiny.utils.checkpoint_files import read_checkpoint
@@ -285,3 +286,34 @@ def test_under_the_neck_of_yolo():
     maps = neck(backbone(torch.randn(2, 3, 64, 96)))
     shapes = [tuple(x.shape) for key, x in maps.items() if not key.startswith("res")]
     assert shapes == [(2, 40, 8, 12), (2, 112, 4, 6), (2, 320, 2, 3)]
+
+
+def test_learning_rates_and_decay_of_transformers():
+    """Layer decay of a ConvNeXt-T; norms, layer scales and tables of positions are not decayed, biases are."""
+    groups = {}
+    for name in ("convnext_t", "swin_t"):
+        cfg = load_config(f"aitod/faster_rcnn_{name}_fpn_rfla_1x")
+        with torch.device("meta"):
+            model = instantiate(cfg.model)
+        cfg.optimizer.params.model = model
+        names = {id(p): key for key, p in model.named_parameters()}
+        optimizer = instantiate(cfg.optimizer)
+        for group in optimizer.param_groups:
+            groups |= {f"{name} {names[id(p)]}": (group["lr"], group["weight_decay"]) for p in group["params"]}
+    body = "backbone.bottom_up.body."
+    for key, power, decay in (
+        ("convnext_t roi_heads.box_head.fc1.weight", 0, 0.05),
+        (f"convnext_t {body}stem_0.weight", 7, 0.05),
+        (f"convnext_t {body}stem_1.weight", 7, 0.0),
+        (f"convnext_t {body}stages_0.blocks.0.gamma", 6, 0.0),
+        (f"convnext_t {body}stages_1.downsample.1.bias", 5, 0.05),
+        (f"convnext_t {body}stages_2.blocks.2.conv_dw.weight", 4, 0.05),
+        (f"convnext_t {body}stages_2.blocks.3.conv_dw.weight", 3, 0.05),
+        (f"convnext_t {body}stages_2.blocks.8.conv_dw.weight", 2, 0.05),
+        (f"convnext_t {body}stages_3.blocks.0.mlp.fc1.weight", 1, 0.05),
+        (f"swin_t {body}layers_0.blocks.0.attn.relative_position_bias_table", 0, 0.0),
+        (f"swin_t {body}layers_0.blocks.0.attn.qkv.weight", 0, 0.05),
+    ):
+        assert groups[key] == (pytest.approx(1e-4 * 0.95**power), decay), key
+    twins = parameter_groups(model=nn.Sequential(TimmBackbone("twins_svt_small")))
+    assert sum(len(group["params"]) for group in twins) == 286

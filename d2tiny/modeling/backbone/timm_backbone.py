@@ -30,6 +30,7 @@ class TimmBackbone(Backbone):
     Attributes:
         pixel_mean: RGB mean of the images that the weights were trained with, 0 to 255.
         pixel_std: likewise, the standard deviation.
+        no_weight_decay: last names of parameters that the optimizer must not decay.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class TimmBackbone(Backbone):
         self._freeze(_frozen_parameters(model_name, facts, freeze_at), used)
         self._freeze_norms(norm)
         keep_depthwise_float32(self.body)
+        self.no_weight_decay = _undecayed(self.body)
 
     def _freeze(self, frozen: frozenset[str], used: frozenset[str]) -> None:
         """Freeze parameters by name, and those that no returned map is computed with: they would get no gradient."""
@@ -182,6 +184,16 @@ def _is_frozen(module: nn.Module, *, recurse: bool) -> bool:
     """Whether a module has parameters and none is trained."""
     trained = [parameter.requires_grad for parameter in module.parameters(recurse=recurse)]
     return bool(trained) and not any(trained)
+
+
+def _undecayed(body: nn.Module) -> tuple[str, ...]:
+    """Return names of scales of layers, such as ``gamma``, and of tables of positions."""
+    found = set()
+    for path, parameter in body.named_parameters():
+        name = path.rpartition(".")[2]
+        if (parameter.ndim <= 1 and name not in ("weight", "bias")) or "position" in name or "pos_embed" in name:
+            found.add(name)
+    return tuple(sorted(found))
 
 
 def _pretrained_cfg(timm: Any, model_name: str) -> Any:
