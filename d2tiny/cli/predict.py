@@ -23,7 +23,7 @@ from d2tiny.utils.errors import CheckpointError, ConfigError
 __all__ = ["EXAMPLE", "add_arguments", "demo_main", "demo_parser", "run", "split_overrides"]
 
 EXAMPLE = (
-    "d2tiny predict images/ --config quick/faster_rcnn_r18_efpnbs_rfla_dcloss "
+    "d2tiny predict images/ --config quick/faster_rcnn_lite0_fpn_rfla "
     "--weights output/demo/run/model_final.pth --output found/ --score 0.3"
 )
 _OVERRIDE = re.compile(r"\+*[A-Za-z_][\w.]*=")
