@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["EXAMPLE", "add_arguments", "demo_main", "demo_parser", "run", "split_overrides"]
 
 EXAMPLE = (
-    "d2tiny predict images/ --config quick/faster_rcnn_r18_efpnbs_rfla_dcloss "
+    "d2tiny predict images/ --config quick/faster_rcnn_lite0_fpn_rfla "
     "--weights output/demo/run/model_final.pth --output found/ --score 0.3"
 )
 _OVERRIDE = re.compile(r"\+*[A-Za-z_][\w.]*=")

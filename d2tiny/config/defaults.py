@@ -92,3 +92,11 @@ def add_d2tiny_config(cfg: CfgNode) -> None:
     cfg.MODEL.SARL.USE_CHANNEL = True
     cfg.MODEL.SARL.USE_SPATIAL = True
     cfg.MODEL.SARL.TOP_DOWN = True
+
+    # build_timm_{,fpn_,efpnbs_}backbone: a model of timm, its first MODEL.BACKBONE.FREEZE_AT stages frozen, and with
+    # FrozenBN all batch norms (BN trains them). MODEL.WEIGHTS timm://NAME are its weights.
+    cfg.MODEL.TIMM = CfgNode()
+    cfg.MODEL.TIMM.NAME = "tf_efficientnet_lite0"
+    cfg.MODEL.TIMM.OUT_FEATURES = ("res2", "res3", "res4", "res5")
+    cfg.MODEL.TIMM.NORM = "FrozenBN"
+    cfg.MODEL.TIMM.DROP_PATH_RATE = 0.0

@@ -33,7 +33,8 @@ from d2tiny.engine.ema import ModelEMA
 from d2tiny.engine.hooks import EMAHook, EvalAndSave, ProgressBar, StopHook
 from d2tiny.engine.metrics import MetricsWriter
 from d2tiny.engine.trainer import AMP_DTYPES, Trainer
-from d2tiny.utils.env import describe_hardware, resolve_device
+from d2tiny.layers.depthwise import float32_layers
+from d2tiny.utils.env import advise_on_bf16, describe_hardware, resolve_device
 from d2tiny.utils.errors import CheckpointError, ConfigError, D2TinyError, did_you_mean
 from d2tiny.utils.files import open_atomic, write_text
 from d2tiny.utils.folders import lock_folder
@@ -72,7 +73,7 @@ def _build(cfg: DictConfig, key: str) -> Any:
         raise
     except ValueError as err:
         raise ConfigError(f"{key}: {err}") from err
-    except OSError:
+    except (OSError, ImportError):  # files; packages of an extra that is not installed
         raise
     except Exception as err:
         # Not a message about a bad value, but a crash inside the component because of unexpected settings.
@@ -189,6 +190,7 @@ def _run(
     model = _build_model(cfg, device)
     parameters = sum(p.numel() for p in model.parameters())
     logger.info("Model with %.2f M parameters on %s; output in %s.", parameters / 1e6, device, output)
+    _log_precision(cfg, model, device)
     if eval_only:
         metrics = _evaluate_checkpoint(cfg, model, evaluation)
         seconds = time.perf_counter() - start_time
@@ -200,6 +202,17 @@ def _run(
         # An evaluation does not overwrite the record of a training in the same folder.
         _write_result(output / ("eval.json" if eval_only else "result.json"), cfg, meta, metrics, seconds)
     return metrics
+
+
+def _log_precision(cfg: DictConfig, model: nn.Module, device: str) -> None:
+    """Say which precision was chosen where mixed precision is on, and where that is slow."""
+    if not cfg.train.amp.enabled:
+        return
+    count = 0 if device.startswith("cuda") else float32_layers(model)
+    rest = f"; {count} depth-wise convolutions stay in float32, which is faster on processors" if count else ""
+    logger.info("Mixed precision: %s under autocast%s.", cfg.train.amp.dtype, rest)
+    if advice := advise_on_bf16(device):
+        logger.warning("train.amp.enabled=true: %s train.amp.enabled=false turns it off.", advice)
 
 
 def _build_model(cfg: DictConfig, device: str) -> nn.Module:

@@ -26,6 +26,7 @@ from d2tiny.data.datasets.register import class_names
 from d2tiny.data.loading.headers import IMAGE_SUFFIXES
 from d2tiny.data.loading.images import read_image
 from d2tiny.data.loading.stretch import StretchLike, make_stretch
+from d2tiny.utils.env import advise_on_bf16
 from d2tiny.utils.errors import ConfigError, DatasetError
 from d2tiny.utils.files import open_atomic
 from d2tiny.utils.weights import load_weights
@@ -150,9 +151,11 @@ def predict_folder(
     predictor = DefaultPredictor(cfg)
     if weights:  # strictly: weights of another config would leave parts of the model at random
         load_weights(predictor.model, weights)
+    device = torch.device(cfg.MODEL.DEVICE).type
     if bf16:  # a layout that bfloat16 convolutions prefer
         predictor.model.to(memory_format=torch.channels_last)
-    device = torch.device(cfg.MODEL.DEVICE).type
+        if advice := advise_on_bf16(device):
+            logger.warning("--bf16: %s", advice)
     names = list(cfg.D2TINY.CLASSES) or dataset_classes(cfg.DATASETS.TEST[0], cfg.MODEL.ROI_HEADS.NUM_CLASSES)
     result = _Detections(output / "detections.json", names)
     bar = tqdm(zip(files, targets, strict=True), total=len(files), desc="predict", unit="img", disable=not progress)

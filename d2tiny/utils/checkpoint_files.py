@@ -18,7 +18,7 @@ from d2tiny.utils.numpy_pickle import read_array_pickle
 from d2tiny.utils.published import named_weights
 from d2tiny.utils.timm_weights import is_timm_url, read_timm_weights
 
-__all__ = ["check_checkpoint", "is_finite", "read_checkpoint"]
+__all__ = ["check_checkpoint", "is_finite", "read_checkpoint", "refuse_backbone_weights"]
 
 _CHUNK = 1 << 20  # bytes
 _CONTENTS = "its table of contents"
@@ -81,14 +81,19 @@ def check_checkpoint(path: str | os.PathLike[str]) -> None:
     Raises:
         CheckpointError: as :func:`read_checkpoint`.
     """
-    if is_timm_url(os.fspath(path)):
-        raise CheckpointError(f"{path}: these are weights of a backbone, not of a detector; train it first.")
+    refuse_backbone_weights(path)
     file, _ = _local_file(os.fspath(path))
     status = file.stat() if file.is_file() else None
     key = (file.resolve(), status and (status.st_mtime_ns, status.st_size, status.st_ino))
     if key not in _CHECKED:
         read_checkpoint(path)
         _CHECKED.add(key)
+
+
+def refuse_backbone_weights(path: str | os.PathLike[str]) -> None:
+    """Raise CheckpointError where the weights of a whole detector are needed, and these are of a backbone."""
+    if is_timm_url(os.fspath(path)):
+        raise CheckpointError(f"{path}: these are weights of a backbone, not of a detector; train it first.")
 
 
 def _local_file(text: str) -> tuple[Path, bool]:
