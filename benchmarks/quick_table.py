@@ -116,20 +116,40 @@ TABLES["rcnn"] += tuple(
 )
 # One-stage detectors with the parts of the SARL and RS-TinyNet papers.
 TABLES["onestage"] = tuple(
-    Row(config, title, config)
-    for config, title in (
-        ("yolox_s", "YOLOX-s"),
-        ("yolox_s_sarl", "YOLOX-s, SARL"),
-        ("yolox_s_sal", "YOLOX-s, SAL"),
-        ("yolox_s_sarl_sal", "YOLOX-s, SARL + SAL"),
-        ("yolo11_n", "YOLO11n"),
-        ("yolo11_n_tinytal", "YOLO11n, TAL with tiny candidates"),
-        ("yolo11_n_p2", "YOLO11n, level of stride 4"),
-        ("yolo11_n_mdca", "YOLO11n, MDCA"),
-        ("yolo11_n_arb", "YOLO11n, ARB"),
-        ("yolo11_n_pfdh", "YOLO11n, PFDH"),
-        ("rs_tinynet_n", "RS-TinyNet-n (MDCA, ARB, PFDH)"),
+    Row(name, title, config)
+    for name, title, config in (
+        ("yolox_s", "YOLOX-s", "yolox_s"),
+        ("yolox_s_l1", "YOLOX-s, L1 throughout", "yolox_s_l1"),
+        ("yolox_s_sarl", "YOLOX-s, SARL", "yolox_s_sarl"),
+        ("yolox_s_sal", "YOLOX-s, SAL", "yolox_s_sal"),
+        ("yolox_s_sarl_sal", "YOLOX-s, SARL + SAL", "yolox_s_sarl_sal"),
+        ("yolo11_n", "YOLO11n", "yolo11_n"),
+        ("yolo11_n_tinytal", "YOLO11n, TAL with tiny candidates", "yolo11_n_tinytal"),
+        ("yolo11_n_p2", "YOLO11n, level of stride 4", "yolo11_n_p2"),
+        ("yolo11_n_mdca", "YOLO11n, MDCA", "yolo11_n_mdca"),
+        ("yolo11_n_arb", "YOLO11n, ARB", "yolo11_n_arb"),
+        ("yolo11_n_pfdh", "YOLO11n, PFDH as the paper shows it", "yolo11_n_pfdh_literal"),
+        ("rs_tinynet_n", "RS-TinyNet-n (MDCA, ARB, PFDH) likewise", "rs_tinynet_n_literal"),
     )
+)
+
+
+def _pfdh(name: str, title: str, **settings: str | int) -> Row:
+    """Return a row of PFDH with other settings than the paper's chain."""
+    changes = tuple(f"model.backbone.neck.{key}={value}" for key, value in settings.items())
+    return Row(name, title, "yolo11_n_pfdh_literal", changes)
+
+
+# PFDH: the paper's chain, and what could make it learn.
+TABLES["pfdh"] = (
+    Row("yolo11_n", "YOLO11n", "yolo11_n"),
+    _pfdh("literal", "PFDH, the paper's chain"),
+    _pfdh("around", "PFDH, skip round it", skip="around"),
+    _pfdh("stages", "PFDH, skips inside the stages", skip="stages"),
+    _pfdh("around_w32", "PFDH, skip round it, width ≥ 32", skip="around", min_width=32),
+    Row("around_keep", "PFDH, skip round it, width ≥ 32, levels keep their channels", "yolo11_n_pfdh_wide"),
+    _pfdh("residual", "PFDH, the chain with AFPN's four residual blocks", block="residual", repeats=4),
+    Row("rs_tinynet", "RS-TinyNet (MDCA, ARB, PFDH with a skip round it)", "rs_tinynet_n"),
 )
 # DINO, with each part of ScaleBridge-Det, and with both.
 TABLES["transformers"] = (
@@ -164,7 +184,7 @@ TABLES["hituav"] = tuple(
     )
 )
 # The row of a table that the others are compared with.
-BASES = {"hituav": "faster_rcnn_lite0_fpn_rfla"}
+BASES = {"hituav": "faster_rcnn_lite0_fpn_rfla", "pfdh": "yolo11_n"}
 METRICS = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
 
 

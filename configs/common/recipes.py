@@ -9,6 +9,7 @@ from detectron2.data import transforms as T
 
 from d2tiny.data.loading.mosaic import MosaicMapper
 from d2tiny.data.transforms import ObjectCrop, Photometric
+from d2tiny.engine.accumulation import Accumulation
 from d2tiny.engine.hooks import MomentumWarmup, SetAttribute
 from d2tiny.engine.optim import parameter_groups
 from d2tiny.engine.schedule import warmup_cosine, warmup_linear, warmup_multistep
@@ -38,8 +39,12 @@ def settings(**changes):
         amp=dict(enabled=False, dtype="bfloat16"),
         ema=dict(enabled=False, decay=0.999),
         clip_norm=0.0,  # 0 does not clip
+        # 0 makes a step of the optimizer in each iteration; `max_iter` and schedules count iterations.
+        accumulate=L(Accumulation)(nominal_batch_size=0, batch_size="${dataloader.train.total_batch_size}"),
+        sync_bn=False,  # statistics of batch norms over all processes
         checkpoint_period=5000,
         eval_period=0,  # 0 evaluates at the end only
+        early_stopping=0,  # ends after so many evaluations in a row without a better AP; 0 never
         log_period=20,
         hooks=[],  # more of d2tiny.engine.hooks
     )
@@ -169,14 +174,14 @@ def with_mosaic(loaders, *, size, close_share, mixup_prob, multi_scale, saturati
     return loaders
 
 
-def _nesterov(batch_size, momentum):
-    """SGD with Nesterov momentum, without weight decay on biases; the rate is 0.01 for 64 images."""
+def _nesterov(lr, momentum, weight_decay=5e-4):
+    """SGD with Nesterov momentum, without weight decay on biases and norms."""
     return L(torch.optim.SGD)(
         params=L(parameter_groups)(model=None, weight_decay_norm=0.0, weight_decay_bias=0.0),
-        lr=0.01 * batch_size / 64,
+        lr=lr,
         momentum=momentum,
         nesterov=True,
-        weight_decay=5e-4,
+        weight_decay=weight_decay,
     )
 
 
@@ -191,7 +196,10 @@ def _yolo_settings(dataset, batch_size, epochs, ema_decay, hooks):
 
 
 def yolox_sgd(dataset, epochs=300, batch_size=8, size=800):
-    """YOLOX: a quadratic warm-up and a cosine; no mosaics and an L1 loss in the last 15 epochs."""
+    """YOLOX: a quadratic warm-up and a cosine; no mosaics and an L1 loss in the last 15 epochs.
+
+    Losses are means over the positives of a batch, and the rate is 0.01 for 64 images.
+    """
     last = 15 / epochs
     loaders = with_mosaic(
         dataloader(dataset, batch_size, []),
@@ -213,13 +221,15 @@ def yolox_sgd(dataset, epochs=300, batch_size=8, size=800):
         flat_fraction=last,
     )
     train = _yolo_settings(dataset, batch_size, epochs, 0.9998, [l1])
-    return loaders, _nesterov(batch_size, momentum=0.9), schedule, train
+    return loaders, _nesterov(0.01 * batch_size / 64, momentum=0.9), schedule, train
 
 
 def ultralytics_sgd(dataset, epochs=600, batch_size=16, size=800, close_epochs=10):
     """YOLOv5 and YOLO11: a linear decay to a hundredth; momentum and the rate of biases have warm-ups of their own.
 
-    Released code accumulates gradients over 64 images; here a smaller batch takes a smaller rate instead.
+    A step of the optimizer, with the rate 0.01, is for 64 images, whose gradients are added: the losses are multiplied
+    by the number of images already, so that the rate must not be divided by what the batch is smaller;
+    docs/papers/yolo.md#rate-of-an-image.
     """
     loaders = with_mosaic(
         dataloader(dataset, batch_size, []),
@@ -231,13 +241,17 @@ def ultralytics_sgd(dataset, epochs=600, batch_size=16, size=800, close_epochs=1
         value=0.4,
         hue=5.4,
     )
-    warmup_iters = 3 * dataset.iterations(batch_size)
+    warmup_iters = max(3 * dataset.iterations(batch_size), 100)
     schedule = L(warmup_linear)(
         max_iter="${train.max_iter}", end_factor=0.01, warmup_iters=warmup_iters, warmup_factor=0.0
     )
     warmup = L(MomentumWarmup)(warmup_iters=warmup_iters, warmup_momentum=0.8, warmup_bias_lr=0.1)
     train = _yolo_settings(dataset, batch_size, epochs, 0.9999, [warmup])
-    return loaders, _nesterov(batch_size, momentum=0.937), schedule, train
+    steps = dict(nominal_batch_size=64, reduction="sum", warmup_iters=warmup_iters)
+    train["accumulate"].update(steps)
+    train["clip_norm"] = 10.0
+    weight_decay = 5e-4 * Accumulation(batch_size=batch_size, **steps).images / 64
+    return loaders, _nesterov(0.01, momentum=0.937, weight_decay=weight_decay), schedule, train
 
 
 def dino_adamw(dataset, epochs, batch_size=16):

@@ -2,7 +2,7 @@
 
 from ..common.data import dior
 from ..common.models.yolo import yolo11, yolov5
-from ..common.parts.yolo import rs_tinynet
+from ..common.parts.yolo import rs_tinynet_literal
 from ..common.recipes import experiment, ultralytics_sgd
 
 DATASET = dior()
@@ -11,7 +11,7 @@ K = DATASET.num_classes
 
 def rs_tinynet_m_600e():
     """RS-TinyNet on DIOR."""
-    return experiment(rs_tinynet(yolo11("m", K)), ultralytics_sgd(DATASET, epochs=600))
+    return experiment(rs_tinynet_literal(yolo11("m", K)), ultralytics_sgd(DATASET, epochs=600))
 
 
 def yolo11_m_600e():

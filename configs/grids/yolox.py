@@ -9,9 +9,9 @@ DATASETS = ("aitod", "aitodv2", "visdrone", "dotav2")
 
 def yolox_m_300e(dataset):
     """YOLOX-m, 300 epochs."""
-    return experiment(yolox("m", dataset.num_classes), yolox_sgd(dataset, epochs=300))
+    return experiment(yolox("m", dataset.num_classes), yolox_sgd(dataset, epochs=300, batch_size=4))
 
 
 def yolox_m_sarl_sal_300e(dataset):
     """YOLOX-m with relay and scale-adaptive loss."""
-    return experiment(sal(sarl(yolox("m", dataset.num_classes))), yolox_sgd(dataset, epochs=300))
+    return experiment(sal(sarl(yolox("m", dataset.num_classes))), yolox_sgd(dataset, epochs=300, batch_size=4))

@@ -2,7 +2,19 @@
 
 from ..common.data import aerial
 from ..common.models.yolo import yolo11, yolov5, yolox
-from ..common.parts.yolo import arb, mdca, p2, pfdh, rs_tinynet, sal, sarl, tiny_candidates
+from ..common.parts.yolo import (
+    arb,
+    l1,
+    mdca,
+    p2,
+    pfdh,
+    pfdh_literal,
+    rs_tinynet,
+    rs_tinynet_literal,
+    sal,
+    sarl,
+    tiny_candidates,
+)
 from ..common.recipes import experiment, quick, with_mosaic
 
 DATASET = aerial()
@@ -12,6 +24,11 @@ K = DATASET.num_classes
 def rs_tinynet_n():
     """Quick RS-TinyNet (YOLO11n with MDCA, ARB, PFDH) on aerial_*."""
     return experiment(rs_tinynet(yolo11("n", K)), quick(DATASET))
+
+
+def rs_tinynet_n_literal():
+    """Quick RS-TinyNet with PFDH as the paper shows it on aerial_*."""
+    return experiment(rs_tinynet_literal(yolo11("n", K)), quick(DATASET))
 
 
 def yolo11_n():
@@ -39,6 +56,16 @@ def yolo11_n_pfdh():
     return experiment(pfdh(yolo11("n", K)), quick(DATASET))
 
 
+def yolo11_n_pfdh_literal():
+    """Quick YOLO11n with PFDH as the paper shows it on aerial_*."""
+    return experiment(pfdh_literal(yolo11("n", K)), quick(DATASET))
+
+
+def yolo11_n_pfdh_wide():
+    """Quick YOLO11n with a wider PFDH, whose levels keep their channels, on aerial_*."""
+    return experiment(pfdh(yolo11("n", K), out_channels=None, min_width=32), quick(DATASET))
+
+
 def yolo11_n_tinytal():
     """Quick YOLO11n with candidates for the tiniest objects on aerial_*."""
     return experiment(tiny_candidates(yolo11("n", K)), quick(DATASET))
@@ -57,6 +84,11 @@ def yolov5_s_sarl_sal():
 def yolox_s():
     """Quick YOLOX-s on aerial_*."""
     return experiment(yolox("s", K, max_detections=1500), quick(DATASET))
+
+
+def yolox_s_l1():
+    """Quick YOLOX-s with L1 throughout on aerial_*, as the rows of SAL have it."""
+    return experiment(l1(yolox("s", K, max_detections=1500)), quick(DATASET))
 
 
 def yolox_s_mosaic():

@@ -23,7 +23,7 @@ LAST, PREVIOUS = "model_last.pth", "model_previous.pth"
 _POINTER = "last_checkpoint"
 # Entries that newer versions of torch and of d2tiny added to what a checkpoint has.
 _OPTIONAL_OF_GROUPS = {"maximize", "foreach", "differentiable", "fused", "capturable", "decoupled_weight_decay"}
-_OPTIONAL = {"trainer.hooks.EvalAndSave.pending"}
+_OPTIONAL = {"trainer.hooks.EvalAndSave.pending", "trainer.accumulated", "trainer.gradients"}
 _LARGEST = 2**53  # whole numbers beyond it are no step, count or rate
 _OTHER_CONFIG = (
     "The folder holds a training of another config; choose another train.output_dir, or train without --resume."

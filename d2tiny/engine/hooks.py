@@ -62,21 +62,22 @@ class ProgressBar(HookBase):
 
 
 class EMAHook(HookBase):
-    """Update the exponential moving average of the weights after each step."""
+    """Update the exponential moving average of the weights after each step of the optimizer."""
 
     def __init__(self, ema: ModelEMA) -> None:
         self.ema = ema
 
     def after_step(self) -> None:
-        """Update the moving average."""
-        self.ema.update()
+        """Update the moving average, unless gradients are still accumulated."""
+        if self.trainer.stepped:
+            self.ema.update()
 
 
 class MomentumWarmup(HookBase):
     """Warm up the momentum and the learning rate of biases, as YOLOv5 and YOLO11 train.
 
-    Both change linearly over the first iterations; afterwards the optimizer's momentum and the schedule's rate hold
-    (docs/papers/rs_tinynet.md#training-recipe).
+    Both change linearly over the first iterations, with or without a step of the optimizer; afterwards the optimizer's
+    momentum and the schedule's rate hold (docs/papers/rs_tinynet.md#training-recipe).
     """
 
     def __init__(self, *, warmup_iters: int, warmup_momentum: float = 0.8, warmup_bias_lr: float = 0.1) -> None:
@@ -258,6 +259,13 @@ class EvalAndSave(HookBase):
         self.pending = False
         self._checkpointer.save("model_last")
 
+    def save_final(self) -> None:
+        """Write ``model_final`` before the last iteration."""
+        with self.averaged():
+            if comm.is_main_process():
+                self._checkpointer.save("model_final", resumable=False)
+        comm.synchronize()
+
     def averaged(self) -> AbstractContextManager[None]:
         """Use the moving average in the model inside a ``with`` block, where there is one."""
         return self._ema.applied() if self._ema else nullcontext()
@@ -265,13 +273,15 @@ class EvalAndSave(HookBase):
     def _evaluate_and_keep_best(self, next_iter: int, is_last: bool) -> None:
         with self.averaged():
             self.results = self._evaluate()
-            value = self.results.get(self._metric, math.nan)
+            value = comm.all_gather(self.results.get(self._metric, math.nan))[0]  # of the main process
+            better = value > self.best
+            if better:
+                self.best, self.best_iter = float(value), next_iter
             if comm.is_main_process():
                 self.trainer.storage.put_scalars(
                     **{f"eval/{k}": v for k, v in self.results.items()}, smoothing_hint=False
                 )
-                if value > self.best:
-                    self.best, self.best_iter = float(value), next_iter
+                if better:
                     self._checkpointer.save("model_best", resumable=False)
             if is_last:
                 self._checkpointer.save("model_final", resumable=False)

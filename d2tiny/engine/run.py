@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -29,9 +30,11 @@ from d2tiny.compat import wrap_ddp
 from d2tiny.config import save_config, validate_config
 from d2tiny.data.loading.loader import ResumableLoader
 from d2tiny.engine.checkpoint import LAST, TinyCheckpointer
+from d2tiny.engine.early_stopping import EarlyStopping
 from d2tiny.engine.ema import ModelEMA
 from d2tiny.engine.hooks import EMAHook, EvalAndSave, ProgressBar, StopHook
 from d2tiny.engine.metrics import MetricsWriter
+from d2tiny.engine.sync_norm import synchronise_norms
 from d2tiny.engine.trainer import AMP_DTYPES, Trainer
 from d2tiny.layers.depthwise import float32_layers
 from d2tiny.utils.env import advise_on_bf16, describe_hardware, resolve_device
@@ -219,6 +222,8 @@ def _build_model(cfg: DictConfig, device: str) -> nn.Module:
     layout = torch.channels_last if cfg.train.channels_last else torch.preserve_format
     model: nn.Module = _build(cfg, "model")
     _check_features(model)
+    if cfg.train.get("sync_bn", False) and comm.get_world_size() > 1:
+        model = synchronise_norms(model, device)
     return model.to(device, memory_format=layout)  # type: ignore[call-overload]
 
 
@@ -303,6 +308,7 @@ def _build_trainer(cfg: DictConfig, model: nn.Module, device: str) -> Trainer:
         device=device.split(":")[0],
         amp_dtype=train.amp.dtype if train.amp.enabled else None,
         clip_norm=train.clip_norm,
+        accumulation=_build(cfg, "train.accumulate") if "accumulate" in train else None,
     )
 
 
@@ -319,6 +325,8 @@ def _build_hooks(
     Metrics come before the checkpoint, so that it never holds an iteration that they lack.
     """
     train = cfg.train
+    # Schedules go on in iterations without a step of the optimizer too; torch takes the first of them for a mistake.
+    warnings.filterwarnings("ignore", "Detected call of .lr_scheduler.step")
     scheduler = LRMultiplier(trainer.optimizer, _build(cfg, "lr_multiplier"), train.max_iter)
     result: list[HookBase] = [hooks.IterationTimer(warmup_iter=1), hooks.LRScheduler(scheduler=scheduler)]
     result += [_build(cfg, f"train.hooks.{i}") for i in range(len(train.get("hooks", ())))]
@@ -330,6 +338,13 @@ def _build_hooks(
     board = TensorboardXWriter(str(train.output_dir))
     before, after = (hooks.PeriodicWriter([one], period=train.log_period) for one in (writer, board))
     return [*result, before, evaluator, after, StopHook(signals, evaluator)]
+
+
+def _build_early_stopping(cfg: DictConfig, evaluator: EvalAndSave) -> EarlyStopping | None:
+    patience = cfg.train.get("early_stopping", 0)
+    if not patience:
+        return None
+    return EarlyStopping(evaluator, patience=patience, eval_period=cfg.train.eval_period)
 
 
 def _train(
@@ -368,9 +383,10 @@ def _train(
             signals=signals,
             writer=writer,
         )
-        trainer.register_hooks(_build_hooks(cfg, trainer, evaluator, ema, writer, signals))
+        stopping = _build_early_stopping(cfg, evaluator)
+        trainer.register_hooks([*_build_hooks(cfg, trainer, evaluator, ema, writer, signals), stopping])
         start = _resume(checkpointer, trainer) if resuming else 0
-        if start >= train.max_iter:
+        if start >= train.max_iter or (stopping is not None and stopping.is_over(start)):
             return _finished(trainer, evaluator, evaluation, model, start, output), trainer.seconds
         trainer.set_data_iterator(loader.iter_from(start))
         trainer.train(start, train.max_iter)

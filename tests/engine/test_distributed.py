@@ -23,6 +23,8 @@ from detectron2.utils.events import EventStorage
 from d2tiny import model_zoo
 from d2tiny.cli.train import train_main
 from d2tiny.compat import average_tensors, launch, wrap_ddp
+from d2tiny.engine.accumulation import Accumulation
+from d2tiny.engine.sync_norm import synchronise_norms
 from d2tiny.engine.trainer import Trainer
 from d2tiny.modeling.losses import DCLoss, SALoss
 from d2tiny.utils.errors import D2TinyError
@@ -124,7 +126,7 @@ def training(scenes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("training")
     head, rpn = "model.roi_heads.box_predictor.box_loss", "model.proposal_generator.box_loss"
     changes = [f"{head}=SALoss", f"{head}.stat_mode=ema", f"{rpn}=DCLoss", f"{rpn}.learnable=bounded"]
-    changes += ["train.max_iter=2", "train.ema.enabled=true"]
+    changes += ["train.max_iter=2", "train.ema.enabled=true", "train.sync_bn=true"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DETECTRON2_DATASETS", str(scenes.parent))
         assert train_main(["--config-file", CONFIG, "--num-gpus", "2", *settings(folder), *changes]) == 0
@@ -269,8 +271,48 @@ def test_a_process_without_objects_stops_no_other(answers, name):
     assert first[1] > 0
 
 
+class Normed(torch.nn.Module):
+    """A convolution and a batch norm; a loss that is a mean over a batch of numbers."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.part = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 1, bias=False), torch.nn.BatchNorm2d(3), torch.nn.SiLU())
+
+    def forward(self, batch):
+        x = torch.tensor([item["x"] for item in batch]).view(-1, 1, 1, 1) * torch.linspace(1, 2, 6).view(1, 1, 2, 3)
+        return {"loss": (self.part(x) * torch.arange(3.0).view(3, 1, 1)).square().mean()}
+
+
+NUMBERS = [1.0, -2.0, 0.5, 7.0, 3.0, 4.0, -1.0, 2.5]
+
+
+def normed_steps():
+    """Return the weights and statistics after two steps of two iterations each, on a share of the numbers."""
+    world, rank = comm.get_world_size(), comm.get_rank()
+    model = synchronise_norms(Normed(), "cpu") if world > 1 else Normed()
+    steps = Accumulation(nominal_batch_size=4, batch_size=2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    trainer = Trainer(wrap_ddp(model), optimizer, seed=0, device="cpu", accumulation=steps)
+    pairs = [[{"x": x} for x in NUMBERS[i : i + 2]] for i in range(0, len(NUMBERS), 2)]
+    trainer.set_data_iterator(iter([pair[rank * 2 // world : (rank + 1) * 2 // world] for pair in pairs]))
+    with EventStorage(0) as trainer.storage:
+        for trainer.iter in range(len(pairs)):
+            trainer.run_step()
+    return [*(p.tolist() for p in model.parameters()), model.part[1].running_mean.tolist()]
+
+
+def test_synchronised_norms_and_accumulated_gradients_are_those_of_one_process(answers):
+    """Two processes with one image each an iteration, and one with both."""
+    first, second = answers("norms and steps")
+    assert first == second
+    for found, alone in zip(first, normed_steps(), strict=True):
+        torch.testing.assert_close(torch.tensor(found), torch.tensor(alone), rtol=1e-4, atol=1e-5)
+
+
 JOBS = {
     "step": step_on_own_data,
+    "norms and steps": normed_steps,
     **{f"sal {mode}": partial(share_statistics, mode) for mode in ("batch", "ema")},
     **{f"gradient {name}": partial(gradient_of_a_share, name) for name in GRADIENTS},
     **{f"empty {name}": partial(steps_with_an_empty_rank, name) for name in TRANSFORMERS},

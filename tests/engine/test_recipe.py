@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from detectron2.config import instantiate
+from detectron2.utils.events import EventStorage
 from torch import nn
 
+from d2tiny import model_zoo
 from d2tiny.config import load_config
 from d2tiny.engine.hooks import MomentumWarmup, SetAttribute
 from d2tiny.engine.optim import parameter_groups
@@ -17,6 +19,7 @@ from d2tiny.engine.run import run
 from d2tiny.engine.schedule import warmup_cosine, warmup_linear
 from d2tiny.engine.trainer import Trainer
 from d2tiny.utils.errors import ConfigError
+from tests.helpers.images import item
 
 
 def test_quadratic_warmup_cosine_and_flat_end_by_hand():
@@ -116,13 +119,53 @@ def test_the_papers_recipes(name):
     assert cfg.train.max_iter == (300 if x else 600) * epoch
     assert mapper.close_share == pytest.approx(1 - (15 / 300 if x else 10 / 600))
     assert (mapper.multi_scale, mapper.mixup_prob) == ((5, 1.0) if x else (0, 0.0))
-    assert cfg.optimizer.lr == pytest.approx(0.01 * batch / 64)
+    assert cfg.optimizer.lr == pytest.approx(0.01 * batch / 64 if x else 0.01)
+    steps = instantiate(cfg.train.accumulate)
+    assert (steps.images, steps.reduction, cfg.train.clip_norm) == ((batch, "mean", 0) if x else (64, "sum", 10))
     assert cfg.optimizer.nesterov
     assert cfg.optimizer.momentum == (0.9 if x else 0.937)
     assert cfg.optimizer.weight_decay == 5e-4
     assert cfg.train.ema.decay == (0.9998 if x else 0.9999)
     rate = instantiate(cfg.lr_multiplier)
     assert rate(0.9999) == pytest.approx(0.05 if x else 0.01, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["yolov5_m_300e", "yolo11_m_600e"])
+@pytest.mark.parametrize("batch", [4, 16, 24, 64, 128])
+def test_an_image_moves_the_weights_as_the_released_recipe_does(name, batch):
+    """0.01 × the gradient of the image's own loss, whatever the batch; docs/papers/yolo.md#rate-of-an-image."""
+    cfg = load_config(f"aitod/{name}", [f"dataloader.train.total_batch_size={batch}"])
+    steps = instantiate(cfg.train.accumulate)
+    assert steps.images == {4: 64, 16: 64, 24: 72, 64: 64, 128: 128}[batch]
+
+    class Images(nn.Linear):
+        """The weight is the loss of an image; the heads multiply the mean of a batch with the number of images."""
+
+        def forward(self, batch):
+            return {"loss": self.weight.sum() * len(batch)}
+
+    model = Images(1, 1)
+    before = model.weight.item()
+    optimizer = torch.optim.SGD(model.parameters(), lr=cfg.optimizer.lr)
+    trainer = Trainer(model, optimizer, seed=0, device="cpu", accumulation=steps)
+    trainer.set_data_iterator(iter(lambda: [{}] * batch, None))
+    trainer.iter = steps.warmup_iters
+    with EventStorage(0) as trainer.storage:
+        while not trainer.stepped:
+            trainer.run_step()
+    assert before - model.weight.item() == pytest.approx(0.01 * steps.images, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["yolov5_s", "yolo11_n"])
+def test_losses_of_yolo_are_multiplied_by_the_number_of_images(name):
+    """The same image twice: equal statistics of the batch norms and equal means, so twice the loss."""
+    torch.manual_seed(0)
+    model = instantiate(model_zoo.get_config(f"quick/{name}").model).train()
+    # so many objects that the sum of the targets is above its least value of 1
+    image = item([[x, y, x + 20, y + 18] for x in range(4, 72, 8) for y in range(4, 72, 8)], (96, 96))
+    with EventStorage(0):
+        one, two = (sum(model([image] * count).values()) for count in (1, 2))
+    assert float(two) == pytest.approx(2 * float(one), rel=1e-3)
 
 
 TINY = [
@@ -157,7 +200,10 @@ def test_a_whole_recipe_trains_and_resumes_exactly(name, datasets, tmp_path, mon
         rows = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
         return {r["iteration"]: r["total_loss"] for r in rows if "total_loss" in r}
 
-    hooks = ["train.hooks.0.warmup_iters=3"] if "yolo11" in name else ["train.hooks.0.start_fraction=0.5"]
+    hooks = ["train.hooks.0.start_fraction=0.5"]
+    if "yolo11" in name:  # steps of 1, 1, 2 and 2 iterations, the third of which is cut
+        hooks = ["train.hooks.0.warmup_iters=3", "train.accumulate.warmup_iters=3"]
+        hooks.append("train.accumulate.nominal_batch_size=4")
     full = train(tmp_path / "full", *hooks)
     step = Trainer.run_step
 
@@ -166,7 +212,7 @@ def test_a_whole_recipe_trains_and_resumes_exactly(name, datasets, tmp_path, mon
             raise KeyboardInterrupt
         step(self)
 
-    cut = [*hooks, "train.checkpoint_period=3"]
+    cut = [*hooks, "train.checkpoint_period=3"]  # with yolo11 in the middle of a step
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Trainer, "run_step", dies)
         train(tmp_path / "cut", *cut)

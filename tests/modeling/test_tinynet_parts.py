@@ -8,6 +8,7 @@ from detectron2.layers import ShapeSpec
 
 from d2tiny.modeling.necks import ARB, ASFF, MDCA, PAFPN, PFDH, MDCAttention
 from d2tiny.modeling.necks.arb import CBFuse, couple, uncouple
+from d2tiny.modeling.necks.pfdh import ResidualBlock
 
 
 def count(module):
@@ -103,6 +104,76 @@ def test_pfdh_shapes_and_order_of_fusion(size):
     assert [m.shape for m in neck.stages[1](levels)] == [m.shape for m in levels]
 
 
+FORMS = [
+    {"skip": "none"},
+    {"skip": "none", "block": "residual", "repeats": 4},
+    {"skip": "stages"},
+    {"skip": "around"},
+    {"skip": "around", "out_channels": None, "min_width": 12},
+]
+
+
+def pfdh(**changes):
+    return PFDH(**({"in_channels": [16, 32, 32], "out_channels": 16} | changes))
+
+
+def pyramid():
+    return {f"p{i + 3}": torch.randn(2, c, s, s) for i, (c, s) in enumerate(((16, 12), (32, 6), (32, 3)))}
+
+
+def test_pfdh_with_a_skip_round_it_starts_as_if_there_were_none():
+    torch.manual_seed(0)
+    maps = pyramid()
+    for name, out in pfdh(skip="around", out_channels=None)(maps).items():
+        assert torch.equal(out, maps[name])
+    neck = pfdh(skip="around")  # the coarser levels have other channels than the outputs
+    out = neck(maps)
+    assert torch.equal(out["p3"], maps["p3"])
+    torch.testing.assert_close(out["p4"], neck.match[1](maps["p4"]))
+    assert pfdh(skip="none").match is pfdh(skip="stages").match is None
+
+
+@pytest.mark.parametrize("changes", FORMS, ids=str)
+def test_every_parameter_of_pfdh_learns_after_a_step(changes):
+    """The projection of the skip is zero at first, so that only it has a gradient; a step later all have."""
+    torch.manual_seed(0)
+    neck, maps = pfdh(**changes), pyramid()
+    target = {name: torch.randn_like(out) for name, out in neck(maps).items()}
+    optimizer = torch.optim.SGD(neck.parameters(), lr=0.1)
+    for step in range(2):
+        loss = sum((out - target[name]).square().mean() for name, out in neck(maps).items())
+        optimizer.zero_grad()
+        loss.backward()
+        still = {name.split(".")[0] for name, p in neck.named_parameters() if not p.grad.abs().max() > 0}
+        assert still == ({"reduce", "stages"} if step == 0 and changes["skip"] == "around" else set()), step
+        optimizer.step()
+
+
+def test_pfdh_shapes_of_its_forms():
+    for changes in FORMS:
+        neck, maps = pfdh(**changes), pyramid()
+        wanted = [16, 32, 32] if "out_channels" in changes else [16] * 3
+        shapes = {n: ShapeSpec(channels=m.shape[1], stride=8 << i) for i, (n, m) in enumerate(maps.items())}
+        assert [s.channels for s in neck.output_shape(shapes).values()] == wanted
+        assert [tuple(m.shape) for m in neck(maps).values()] == [
+            (2, c, s, s) for c, s in zip(wanted, (12, 6, 3), strict=True)
+        ]
+    assert [block.norm.num_features for block, _ in pfdh(min_width=12).reduce] == [12, 12, 12]
+    assert [block.norm.num_features for block, _ in pfdh(min_width=6).reduce] == [6, 8, 8]
+
+
+def test_parameters_of_the_forms_of_pfdh():
+    """YOLO11m's levels, 256, 512, 512 to 256; a residual block has two 3×3 convolutions and norms: 18c² + 4c."""
+    host = {"in_channels": [256, 512, 512], "out_channels": 256}
+    literal = count(PFDH(**host, skip="none"))
+    assert literal == 1_712_501  # and the head is smaller behind it: + 1,280,885 in all
+    assert count(PFDH(**host, skip="stages")) == literal
+    assert count(ResidualBlock(64)) == 18 * 64**2 + 4 * 64
+    assert count(PFDH(**host, skip="none", block="residual", repeats=4)) == literal + 4_807_541 - 1_280_885
+    # without norms, with biases, and two 1×1 convolutions with norms from 512 to 256 channels
+    assert count(PFDH(**host, skip="around")) == literal - 3 * 256 + 2 * (512 * 256 + 2 * 256)
+
+
 def test_coupling_by_hand_and_back():
     """F(x) = 2x, G(x) = x + 1: (1, 3) → (1 + 6, 3 + 8) = (7, 11)."""
     f, g = (lambda x: 2 * x), (lambda x: x + 1)
@@ -156,6 +227,8 @@ def test_pafpn_keeps_the_backbones_levels_and_refuses_others():
         (lambda: MDCA(in_channels=[8], in_features=["p3"], local_mode="gird"), "Did you mean 'grid'"),
         (lambda: MDCAttention(8, local_weight=1.5), "local_weight"),
         (lambda: PFDH(in_channels=[8], out_channels=8, in_features=["p3"]), "two or more"),
+        (lambda: PFDH(in_channels=[8, 8], in_features=["p3", "p4"], skip="arround"), "Did you mean 'around'"),
+        (lambda: PFDH(in_channels=[8, 8], in_features=["p3", "p4"], block="basic"), "block is 'basic'"),
         (lambda: ARB(in_channels=[8, 8]), "three in_channels"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -87,7 +88,7 @@ def test_parameters_of_every_layer_of_yolo11m():
     [
         ("mdca", 20_059_260, 20_553_992),
         ("arb", 33_808_720, 30_294_440),
-        ("pfdh", 21_340_061, 21_339_925),
+        ("pfdh_literal", 21_340_061, 21_339_925),
     ],
 )
 def test_parameters_of_rs_tinynets_parts(parts, ours, published):
@@ -473,6 +474,74 @@ def test_every_part_on_every_host(host, parts):
     assert not [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     if "p2" in parts:
         assert model.head.strides == [4, 8, 16, 32]
+
+
+def gradient_norm(part):
+    """Norm of the gradient of an untrained YOLO11n with a part."""
+    torch.manual_seed(0)
+    model = YOLO_MODELS["yolo11"]("n", 8)
+    model = instantiate(YOLO_PARTS[part](model) if part else model).train()
+    with EventStorage(0):
+        sum(model(batch(20)).values()).backward()
+    return float(torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm())
+
+
+def test_pfdh_as_the_paper_shows_it_multiplies_the_gradient_and_a_skip_round_it_does_not():
+    """docs/papers/rs_tinynet.md#why-the-chain-loses."""
+    alone = gradient_norm("")
+    assert gradient_norm("pfdh_literal") > 4 * alone
+    assert alone / 2 < gradient_norm("pfdh") < 2 * alone
+
+
+PARTS = ["p2", "sarl", "sal", "l1", "mdca", "pfdh", "pfdh_literal", "arb", "tiny_candidates"]
+
+
+def model_with(host, parts):
+    """The config of a model with parts, or the message of the error."""
+    model = YOLO_MODELS[host](*{"yolox": ("s", 8), "yolov5": ("s", 8), "yolo11": ("n", 8)}[host])
+    try:
+        for part in parts:
+            model = YOLO_PARTS[part](model)
+    except ConfigError as err:
+        return str(err)
+    return OmegaConf.to_container(model)
+
+
+@pytest.mark.parametrize("host", ["yolox", "yolov5", "yolo11"])
+def test_the_order_of_parts_does_not_matter(host):
+    """All pairs in both orders give the same model; a part that a host does not take, or twice, is refused."""
+    for one, two in itertools.combinations(PARTS, 2):
+        first, second = model_with(host, [one, two]), model_with(host, [two, one])
+        if isinstance(first, str):
+            assert isinstance(second, str)
+            alone = [model_with(host, [part]) for part in (one, two)]
+            assert first in alone or {one, two} == {"pfdh", "pfdh_literal"}
+        else:
+            assert first == second, (one, two)
+    for part in {"p2", "sarl", "mdca", "pfdh", "arb"}:
+        assert "already" in model_with(host, [part, part]), part
+
+
+def test_the_fourth_level_goes_through_the_relay_whatever_the_order():
+    for parts in (["sarl", "p2"], ["p2", "sarl"]):
+        model = instantiate(OmegaConf.create(model_with("yolox", parts), flags={"allow_objects": True}))
+        assert model.backbone.backbone.neck.in_features == ("c2", "c3", "c4", "c5")
+
+
+def test_hosts_that_do_not_take_a_part():
+    assert "only TAL" in model_with("yolox", ["tiny_candidates"])
+    assert "head of YOLOX" in model_with("yolov5", ["l1"])
+    fcos = model_zoo.get_config("quick/fcos_r18_p2_rfla").model
+    with pytest.raises(ConfigError, match="sarl: needs a model with a PAFPN"):
+        YOLO_PARTS["sarl"](fcos)
+
+
+def test_sal_has_l1_in_yolox_and_yolov5():
+    """Eq. 3; l1 alone is the fair baseline."""
+    assert model_with("yolox", ["sal"])["head"]["l1_weight"] == 1
+    assert model_with("yolox", ["l1"])["head"]["l1_weight"] == 1
+    assert model_with("yolov5", ["sal"])["head"]["box_loss"]["l1_weight"] == 1
+    assert model_with("yolox", ["arb", "sal"])["auxiliary"]["head"]["l1_weight"] == "${...head.l1_weight}"
 
 
 def test_what_is_set_in_the_main_head_holds_for_the_auxiliary_one():

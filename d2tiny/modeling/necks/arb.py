@@ -17,7 +17,7 @@ __all__ = ["ARB", "CBFuse", "CBLinear", "couple", "uncouple"]
 def couple(
     x1: Tensor, x2: Tensor, f: Callable[[Tensor], Tensor], g: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Compute the reversible coupling of eq. 10: ``y1 = x1 + F(x2)``, ``y2 = x2 + G(y1)``."""
+    """Compute the reversible coupling of eq. 10, ``y1 = x1 + F(x2)``, ``y2 = x2 + G(y1)``; :class:`ARB` does not."""
     y1 = x1 + f(x2)
     return y1, x2 + g(y1)
 
@@ -59,9 +59,9 @@ class ARB(nn.Module):
     Level ``a3`` receives features of c3, c4 and c5, ``a4`` of c4 and c5, ``a5`` of c5. An auxiliary head is trained on
     them like the main one, with a quarter of the weight; prediction needs neither.
 
-    The paper's coupling (eq. 10, 11) is :func:`couple`, whose exact inverse the branch relaxes, as the paper says. The
-    paper names no layers: these are those of YOLOv9's auxiliary branch on YOLO11's stages (9,886,272 parameters for m,
-    the paper has 10,235,264).
+    Nothing here is reversible: the paper's coupling (eq. 10, 11) is :func:`couple`, which no training calls; the paper
+    relaxes it and names no layers. Ours are those of YOLOv9's auxiliary branch on YOLO11's stages (9,886,272 parameters
+    for m, the paper has 10,235,264).
     """
 
     out_features = ("a3", "a4", "a5")

@@ -11,11 +11,14 @@ from torch.nn import functional as F
 
 from d2tiny.layers import C3k2, ConvBN
 from d2tiny.modeling.necks.levels import check_levels
+from d2tiny.utils.errors import did_you_mean
 from d2tiny.utils.registry import NECK_REGISTRY
 
-__all__ = ["ASFF", "PFDH"]
+__all__ = ["ASFF", "PFDH", "ResidualBlock"]
 
 _COMPRESSED_CHANNELS = 8
+_SKIPS = ("around", "stages", "none")
+_BLOCKS = ("c3k2", "residual")
 
 
 class ASFF(nn.Module):
@@ -49,11 +52,39 @@ def _conv(inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> ConvBN
     return ConvBN(inputs, outputs, kernel, stride, padding=padding, activation=nn.ReLU(inplace=True))
 
 
+def _zero(inputs: int, outputs: int) -> nn.Conv2d:
+    """Build a 1×1 convolution whose outputs are zero until it is trained."""
+    conv = nn.Conv2d(inputs, outputs, 1)
+    for parameter in conv.parameters():
+        nn.init.zeros_(parameter)
+    return conv
+
+
+class ResidualBlock(nn.Module):
+    """AFPN's block: two 3×3 convolutions whose result is added to the input, then ReLU (He et al., 2016)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = _conv(channels, channels, 3)
+        self.second = ConvBN(channels, channels, 3, with_activation=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        return F.relu(x + self.second(self.first(x)))
+
+
+def _blocks(kind: str, channels: int, count: int) -> nn.Sequential:
+    if kind == "residual":
+        return nn.Sequential(*(ResidualBlock(channels) for _ in range(count)))
+    return nn.Sequential(*(C3k2(channels, channels, 1, c3k=True) for _ in range(count)))
+
+
 class _Stage(nn.Module):
     """Fuses all given levels with each other, then applies blocks to each."""
 
-    def __init__(self, channels: Sequence[int], repeats: int) -> None:
+    def __init__(self, channels: Sequence[int], repeats: int, block: str, residual: bool) -> None:
         super().__init__()
+        self.residual = residual
         count = len(channels)
         self.resize = nn.ModuleDict()
         for target in range(count):
@@ -64,7 +95,7 @@ class _Stage(nn.Module):
                     stride = 2 ** (target - source)
                     self.resize[f"{source}{target}"] = _conv(channels[source], channels[target], stride, stride)
         self.fuse = nn.ModuleList(ASFF(c, count) for c in channels)
-        self.blocks = nn.ModuleList(nn.Sequential(*(C3k2(c, c, 1, c3k=True) for _ in range(repeats))) for c in channels)
+        self.blocks = nn.ModuleList(_blocks(block, c, repeats) for c in channels)
 
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
         result = []
@@ -77,7 +108,8 @@ class _Stage(nn.Module):
                     if x.shape[-2:] != size:  # a coarser level, or a finer one with an odd side
                         x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
                 inputs.append(x)
-            result.append(block(fuse(inputs)))
+            fused = block(fuse(inputs))
+            result.append(levels[target] + fused if self.residual else fused)
         return result
 
 
@@ -86,32 +118,45 @@ class PFDH(nn.Module):
     """Progressive fusion before the head: first the two finest levels are fused, then three, and so on.
 
     A finer level is downsampled by a convolution as large as its stride, a coarser one upsampled by a 1×1 convolution
-    and bilinear interpolation. All outputs have the same channels; inside, levels have a quarter of theirs.
+    and bilinear interpolation. Inside, levels have a quarter of their channels.
 
-    Differences from the paper: each level and stage has two C3k2 blocks instead of AFPN's four residual ones, as many
-    as the published number of parameters allows (+ 1,280,885 against + 1,280,749).
+    The paper shows a chain: what the head sees has gone through all of the stages (``skip="none"``). Such a chain
+    multiplies the gradients of what is before it and learns slowly; ``skip="around"`` adds what the chain says to the
+    levels, from zero on, so that the detector starts as if it had none.
+
+    Differences from the paper, ``skip="none", block="c3k2", repeats=2``: each level and stage has two C3k2 blocks
+    instead of AFPN's four residual ones, as many as the published number of parameters allows (+ 1,280,885 against
+    + 1,280,749).
     """
 
     def __init__(
         self,
         *,
         in_channels: Sequence[int],
-        out_channels: int,
+        out_channels: int | None = None,
         in_features: Sequence[str] = ("p3", "p4", "p5"),
+        skip: str = "around",
+        block: str = "c3k2",
         reduction: int = 4,
+        min_width: int = 0,
         repeats: int = 2,
     ) -> None:
         """Build the stages.
 
         Args:
             in_channels: channels of the levels, finest first.
-            out_channels: channels of all outputs.
+            out_channels: channels of all outputs; None keeps those of each level.
             in_features: names of the levels; other feature maps are passed on unchanged.
+            skip: ``around`` adds the outputs to the levels (a 1×1 convolution matches their channels) and starts at
+                zero; ``stages`` adds each level to what a stage makes of it; ``none`` is the paper's chain.
+            block: ``c3k2`` of YOLO11, or ``residual``, AFPN's.
             reduction: divides the channels inside.
+            min_width: least channels inside.
             repeats: number of blocks of a level in a stage.
 
         Raises:
-            ValueError: ``in_features`` and ``in_channels`` differ in length, or fewer than two levels.
+            ValueError: ``in_features`` and ``in_channels`` differ in length, fewer than two levels, or an unknown
+                ``skip`` or ``block``.
         """
         super().__init__()
         if len(in_channels) != len(in_features) or len(in_features) < 2:
@@ -119,14 +164,27 @@ class PFDH(nn.Module):
                 f"PFDH: {len(in_features)} in_features {list(in_features)} and {len(in_channels)} in_channels; "
                 "two or more."
             )
+        for name, value, known in (("skip", skip, _SKIPS), ("block", block, _BLOCKS)):
+            if value not in known:
+                raise ValueError(f"PFDH: {name} is {value!r}. {did_you_mean(str(value), known)}")
         self.in_channels = dict(zip(in_features, in_channels, strict=True))
-        self.out_channels = out_channels
-        inner = [count // reduction for count in in_channels]
+        outputs = [out_channels or count for count in in_channels]
+        self.out_channels = dict(zip(in_features, outputs, strict=True))
+        inner = [max(count // reduction, min_width) for count in in_channels]
         self.reduce = nn.ModuleList(
             nn.Sequential(_conv(a, b), _conv(b, b)) for a, b in zip(in_channels, inner, strict=True)
         )
-        self.stages = nn.ModuleList(_Stage(inner[:count], repeats) for count in range(2, len(in_features) + 1))
-        self.expand = nn.ModuleList(_conv(count, out_channels) for count in inner)
+        self.stages = nn.ModuleList(
+            _Stage(inner[:count], repeats, block, skip == "stages") for count in range(2, len(in_features) + 1)
+        )
+        around = skip == "around"
+        self.expand = nn.ModuleList((_zero if around else _conv)(a, b) for a, b in zip(inner, outputs, strict=True))
+        self.match = None
+        if around:
+            self.match = nn.ModuleList(
+                nn.Identity() if a == b else ConvBN(a, b, with_activation=False)
+                for a, b in zip(in_channels, outputs, strict=True)
+            )
 
     def output_shape(self, input_shape: dict[str, ShapeSpec]) -> dict[str, ShapeSpec]:
         """Return channels and stride of each output.
@@ -135,14 +193,17 @@ class PFDH(nn.Module):
             ValueError: a level is missing or has other channels.
         """
         check_levels("PFDH", self.in_channels, input_shape)
-        new = {n: ShapeSpec(channels=self.out_channels, stride=input_shape[n].stride) for n in self.in_channels}
+        new = {n: ShapeSpec(channels=c, stride=input_shape[n].stride) for n, c in self.out_channels.items()}
         return {**input_shape, **new}
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the feature maps with the levels fused; the input dict is not modified."""
-        levels = [conv(features[name]) for name, conv in zip(self.in_channels, self.reduce, strict=True)]
+        inputs = [features[name] for name in self.in_channels]
+        levels = [conv(x) for conv, x in zip(self.reduce, inputs, strict=True)]
         for stage in self.stages:
             count = len(stage.fuse)  # type: ignore[arg-type]
             levels[:count] = stage(levels[:count])
         out = [conv(x) for conv, x in zip(self.expand, levels, strict=True)]
+        if self.match is not None:
+            out = [match(x) + y for match, x, y in zip(self.match, inputs, out, strict=True)]
         return {**features, **dict(zip(self.in_channels, out, strict=True))}
