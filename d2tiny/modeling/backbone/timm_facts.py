@@ -60,15 +60,16 @@ def timm_facts(timm: Any, model_name: str, settings: dict[str, Any], fixed_size:
         if flexible is settings or not isinstance(err.__cause__, TypeError):
             raise
         body = _on_meta(timm, model_name, settings)  # it has no such settings
-    strides = [int(stride) for stride in body.feature_info.reduction()]
+    described: Any = body.feature_info
+    strides = [int(stride) for stride in described.reduction()]
     if not set(STAGES.values()) <= set(strides):
         raise ConfigError(
             f"{model_name} has feature maps of strides {strides}; a pyramid needs 4, 8, 16 and 32. Plain vision "
             "transformers have one stride only; take a ResNet, ConvNeXt, Swin or EfficientNet."
         )
     places = {name: len(strides) - 1 - strides[::-1].index(stride) for name, stride in STAGES.items()}
-    maps, offset = _meta_maps(model_name, body, strides), int(body.feature_info.out_indices[0])
-    info = body.feature_info.get_dicts()
+    maps, offset = _meta_maps(model_name, body, strides), int(described.out_indices[0])
+    info = described.get_dicts()
     _FACTS[key] = TimmFacts(
         settings=settings,
         indices={name: offset + place for name, place in places.items()},
