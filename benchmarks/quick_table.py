@@ -158,6 +158,27 @@ TABLES["transformers"] = (
     Row("dino_r18_rem", "DINO, REM", "dino_r18_rem"),
     Row("scalebridge_r18", "ScaleBridge-Det (DGQ, REM)", "scalebridge_r18"),
 )
+_NECK = "model.backbone.neck"
+_FROZEN = "model.backbone.backbone.bottom_up.freeze_at=5"
+
+
+def _neck(name: str, title: str, *settings: str) -> Row:
+    """Return a row with a form of E-FPN-BS on frozen ImageNet features."""
+    changes = (_FROZEN, *(f"{_NECK}.{s}" for s in settings))
+    return Row(name, title, "faster_rcnn_lite0_efpnbs_rfla", changes)
+
+
+# Forms of E-FPN-BS on frozen ImageNet features.
+TABLES["necks"] = (
+    Row("fpn", "FPN", "faster_rcnn_lite0_fpn_rfla", ("model.backbone.bottom_up.freeze_at=5",)),
+    _neck("paper", "CEM, FBSM as printed"),
+    _neck("cem", "CEM", "fbsm=false"),
+    _neck("fbsm_residual", "FBSM with a residual", "cem=false", "residual=true"),
+    _neck("residual", "CEM, FBSM with a residual", "residual=true"),
+    _neck("paper_taught", "CEM, FBSM as printed, taught masks", "mask_loss_weight=0.5"),
+    _neck("residual_taught", "CEM, FBSM with a residual, taught masks", "residual=true", "mask_loss_weight=0.5"),
+    _neck("light", "light E-FPN-BS", "light=true"),
+)
 # HIT-UAV from ImageNet weights: assigners, necks, box losses, detectors.
 TABLES["hituav"] = tuple(
     Row(config, title, f"hituav/{config}")
@@ -184,7 +205,7 @@ TABLES["hituav"] = tuple(
     )
 )
 # The row of a table that the others are compared with.
-BASES = {"hituav": "faster_rcnn_lite0_fpn_rfla", "pfdh": "yolo11_n"}
+BASES = {"hituav": "faster_rcnn_lite0_fpn_rfla", "necks": "fpn", "pfdh": "yolo11_n"}
 METRICS = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
 
 

@@ -22,6 +22,7 @@ from d2tiny.config.defaults import add_d2tiny_config, read_key
 from d2tiny.config.files import config_names, find_config
 from d2tiny.config.lazy import load_config
 from d2tiny.config.native import is_yacs, merge_yacs
+from d2tiny.config.published import find_published, offers
 from d2tiny.modeling.meta_arch.lazy import SHARED_KEYS, shared_path
 from d2tiny.utils.checkpoint_files import check_checkpoint
 from d2tiny.utils.env import resolve_device
@@ -50,38 +51,59 @@ def get_config(name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> D
 
 
 def get_cfg(
-    name: str | os.PathLike[str],
-    weights: str | os.PathLike[str] = "",
+    name: str | os.PathLike[str] | None = None,
+    weights: str | os.PathLike[str] | None = None,
     overrides: Sequence[str] = (),
     device: str = "auto",
+    *,
+    place: str = "",
 ) -> CfgNode:
     """Return a CfgNode for ``DefaultPredictor`` and everything else that wants one.
 
     Args:
-        name: zoo name or path, lazy or native YAML.
-        weights: checkpoint to load, a file or a URL that Detectron2 knows; without one the model predicts at random.
+        name: zoo name or path, lazy or native YAML; None takes the config of the weights.
+        weights: what to predict with.
+
+            - None takes the published weights of the config (without a config, the default ones), and says so in the
+              log; where none are published, the model predicts at random, with a warning.
+            - A file or a URL that Detectron2 knows.
+            - ``d2tiny://NAME`` or NAME, published weights (``d2tiny zoo --weights``).
+            - ``""`` takes none: the model predicts at random, for example to be trained.
         overrides: ``key=value`` of the lazy config; ``KEY=VALUE`` of a YAML config.
         device: ``auto``, ``cpu`` or ``cuda``.
+        place: folder or URL of published weights, asked before those of d2tiny; default: ``D2TINY_WEIGHTS``.
+
+    Returns:
+        The config; ``MODEL.WEIGHTS`` is a local file. ``D2TINY.CLASSES`` has the class names of published weights.
 
     Raises:
-        ConfigError: unknown name, bad override.
+        ConfigError: unknown name, bad override, no config and weights that are not published.
         CheckpointError: no such weights, or a file that is damaged or no checkpoint: Detectron2 would run what a pickle
             names, so that the file is read here first.
     """
-    weights = os.fspath(weights)
+    published = find_published(name, weights, place)
+    if name is None:
+        if published is None:
+            raise ConfigError(f"get_cfg needs the name of a config for weights={weights!r}. {offers(place)}".rstrip())
+        name = published.config
+    config = find_config(name)
+    if published is not None:
+        weights = published.local_file()
+        logger.info("%s: weights %s, %s.", config.name, published.url, published.title)
+    weights = os.fspath(weights or "")
     if weights:
         check_checkpoint(weights)
+    else:
+        logger.warning("%s: no weights given, so predictions will be random.", config.name)
     cfg = _detectron2_cfg()
     add_d2tiny_config(cfg)
     cfg.MODEL.DEVICE = resolve_device(device)
-    config = find_config(name)
     if is_yacs(config.path):
         merge_yacs(cfg, str(config.path), overrides)
     else:
         _point_at_lazy(cfg, str(config._replace(path=config.path.resolve())), list(overrides))
     cfg.MODEL.WEIGHTS = weights
-    if not weights:
-        logger.warning("%s: no weights given, so predictions will be random.", name)
+    cfg.D2TINY.CLASSES = list(published.classes) if published is not None else []
     return cfg
 
 

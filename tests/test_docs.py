@@ -20,12 +20,14 @@ from d2tiny.cli.common import EXIT_CODES
 from d2tiny.cli.predict import demo_parser
 from d2tiny.cli.train import net_parser
 from d2tiny.config import load_config, validate_config
+from d2tiny.config.defaults import read_key
 from d2tiny.modeling import assigners, necks, transformer
-from d2tiny.modeling.backbone import RFP
+from d2tiny.modeling.backbone import RFP, TimmBackbone
 from d2tiny.modeling.necks import EFPNBS, SARL
 from d2tiny.modeling.roi_heads import TinyCascadeROIHeads
 from d2tiny.ops.gaussian import SCORES
 from d2tiny.utils.registry import ASSIGNER_REGISTRY, BOX_LOSS_REGISTRY
+from d2tiny.utils.timm_weights import PACKAGED
 from tests.helpers import ROOT
 from tests.helpers.boxes import boxes, pyramid
 from tests.helpers.cli import parsed
@@ -120,6 +122,32 @@ def test_commands_and_settings_of_the_page_of_detectors():
         assert name in BACKBONE_REGISTRY
     for name in re.findall(r"^\| `(\w+)\(model\)`", DETECTORS, flags=re.MULTILINE):
         assert name in PARTS
+
+
+BACKBONES = (ROOT / "docs" / "backbones.md").read_text()
+
+
+def test_the_page_of_backbones(tmp_path):
+    (code,) = blocks("python", BACKBONES)
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    file = tmp_path / "configs" / "quick" / "mine.py"
+    file.write_text(code)
+    cfg = load_config(file)
+    validate_config(cfg, datasets=False)
+    assert (cfg.train.init_checkpoint, cfg.model.backbone.bottom_up.freeze_at) == ("timm://resnet26d", 2)
+    for line in commands(BACKBONES):
+        parsed(line)
+    (command,) = (line for line in commands(BACKBONES) if "model_name=" in line)
+    overrides = [word for word in shlex.split(command) if "=" in word]
+    validate_config(load_config("quick/faster_rcnn_lite0_fpn_rfla", overrides), datasets=False)
+    keys = set(re.findall(r"`MODEL\.(?:\w+\.)?\w+`", BACKBONES))
+    assert len(keys) > 5
+    for key in keys:
+        read_key(add_keys(), key.strip("`"))
+    for name in re.findall(r"`(build_\w+_backbone)`", BACKBONES):
+        assert name in BACKBONE_REGISTRY
+    arguments = re.findall(r"^\| `(\w+)` \|", BACKBONES, flags=re.MULTILINE)
+    assert set(arguments) - set(PACKAGED) == set(inspect.signature(TimmBackbone).parameters) - {"kwargs"}
 
 
 ONE_STAGE = (ROOT / "docs" / "one_stage.md").read_text()

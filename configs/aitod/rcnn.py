@@ -1,12 +1,20 @@
 """Faster R-CNN, Cascade R-CNN and DetectoRS on AI-TOD."""
 
 from ..common.data import aitod
-from ..common.models.rcnn import cascade_rcnn_r50, detectors_r50, faster_rcnn_r50
+from ..common.models.rcnn import (
+    cascade_rcnn_r50,
+    detectors_r50,
+    faster_rcnn_lite0,
+    faster_rcnn_r50,
+    for_weights_of,
+    timm_backbone,
+)
 from ..common.parts.rcnn import anchors_8_to_128, dcloss, efpnbs, nwd, rfla, rka, sarl
-from ..common.recipes import experiment, nwd_1x, rcnn_1x
+from ..common.recipes import adamw_1x, convnext_factors, experiment, nwd_1x, rcnn_1x, whole_images
 
 DATASET = aitod()
 K = DATASET.num_classes
+CONVNEXT_T, SWIN_T, R50_RSB = "convnext_tiny.fb_in1k", "swin_tiny_patch4_window7_224.ms_in1k", "resnet50.a1_in1k"
 
 
 def cascade_rcnn_r50_fpn_nwd_1x():
@@ -22,6 +30,18 @@ def cascade_rcnn_r50_fpn_rka_1x():
 def detectors_r50_rfp_nwd_1x():
     """DetectoRS with NWD: assigner, loss and NMS on AI-TOD."""
     return experiment(nwd(detectors_r50(K), loss_weight=5.0), nwd_1x(DATASET))
+
+
+def faster_rcnn_convnext_t_fpn_rfla_1x():
+    """Faster R-CNN with RFLA on AI-TOD with a ConvNeXt-T; drop path 0.2 (0.4 for the 36 epochs of its paper)."""
+    backbone = timm_backbone(CONVNEXT_T, drop_path_rate=0.2)
+    recipe = adamw_1x(DATASET, f"timm://{CONVNEXT_T}", lr_factors=convnext_factors())
+    return experiment(rfla(for_weights_of(backbone, faster_rcnn_r50(K))), recipe)
+
+
+def faster_rcnn_lite0_fpn_rfla_12e():
+    """Small Faster R-CNN with RFLA on AI-TOD with an EfficientNet-Lite0, 12 epochs."""
+    return experiment(rfla(faster_rcnn_lite0(K)), whole_images(DATASET))
 
 
 def faster_rcnn_r50_cem_rfla_1x():
@@ -69,6 +89,20 @@ def faster_rcnn_r50_fpn_rka_1x():
     return experiment(rka(faster_rcnn_r50(K), topk=2), nwd_1x(DATASET))
 
 
+def faster_rcnn_r50rsb_fpn_rfla_1x():
+    """Faster R-CNN with RFLA on AI-TOD with the ResNet-50 of "ResNet strikes back" (a1)."""
+    backbone = timm_backbone(R50_RSB, freeze_at=2)
+    return experiment(
+        rfla(for_weights_of(backbone, faster_rcnn_r50(K))), adamw_1x(DATASET, f"timm://{R50_RSB}", lr=2e-4)
+    )
+
+
 def faster_rcnn_r50_sarl_rfla_1x():
     """Faster R-CNN with RFLA and the SARL relay on AI-TOD."""
     return experiment(sarl(rfla(faster_rcnn_r50(K))), rcnn_1x(DATASET))
+
+
+def faster_rcnn_swin_t_fpn_rfla_1x():
+    """Faster R-CNN with RFLA on AI-TOD with a Swin-T."""
+    backbone = timm_backbone(SWIN_T, drop_path_rate=0.2)
+    return experiment(rfla(for_weights_of(backbone, faster_rcnn_r50(K))), adamw_1x(DATASET, f"timm://{SWIN_T}"))

@@ -86,6 +86,34 @@ def nwd_1x(dataset):
     return rcnn_1x(dataset, batch_size=8, lr=0.01)
 
 
+def adamw_1x(dataset, weights, batch_size=16, lr=1e-4, lr_factors=None):
+    """12 epochs of AdamW, as mmdetection trains Swin (lr 0.0001) and ResNets of "strikes back" (0.0002).
+
+    Args:
+        dataset: of data.py.
+        weights: ``timm://NAME``.
+        batch_size: of all GPUs together.
+        lr: for that batch.
+        lr_factors: of parameters by prefix, see :func:`convnext_factors`.
+    """
+    optimizer = adamw(lr)
+    if lr_factors:
+        optimizer.params.update(base_lr="${..lr}", lr_factors=lr_factors)
+    epoch = dataset.iterations(batch_size)
+    train = settings(max_iter=12 * epoch, eval_period=epoch, init_checkpoint=weights)
+    schedule = L(warmup_multistep)(
+        max_iter="${train.max_iter}", milestones=[8 / 12, 11 / 12], warmup_iters=1000, warmup_factor=0.001
+    )
+    return dataloader(dataset, batch_size, flips(dataset)), optimizer, schedule, train
+
+
+def convnext_factors(decay=0.95, body="backbone.bottom_up.body."):
+    """Learning rates that fall towards the stem of a ConvNeXt-T, layer by layer, as mmdetection trains it."""
+    powers = {"stem_": 7, "stages_0.": 6, "stages_1.": 5, "stages_2.": 4, "stages_3.": 1}
+    powers |= {f"stages_2.blocks.{block}.": 4 - block // 3 for block in range(3, 9)}
+    return {f"{body}{part}": decay**power for part, power in powers.items()}
+
+
 def quick(dataset, batch_size=8, max_iter=1000, clip_norm=10.0):
     """Minutes on a processor from random weights: AdamW on small crops, average weights.
 

@@ -1,12 +1,17 @@
 """FCOS and RetinaNet on small aerial tiles: quick trainings on a processor."""
 
 from ..common.data import aerial
-from ..common.models.dense import fcos_r18, from_p2, retinanet_r18
+from ..common.models.dense import fcos_lite0, fcos_r18, from_p2, retinanet_r18
 from ..common.parts.rcnn import rfla_dense
-from ..common.recipes import experiment, quick
+from ..common.recipes import experiment, pretrained_quick, quick
 
 DATASET = aerial()
 K = DATASET.num_classes
+
+
+def fcos_lite0_p2_rfla():
+    """Quick FCOS on P2-P6 with RFLA on aerial_*, from ImageNet weights."""
+    return experiment(rfla_dense(from_p2(fcos_lite0(K))), pretrained_quick(DATASET))
 
 
 def fcos_r18_p2_rfla():

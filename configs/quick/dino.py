@@ -1,12 +1,17 @@
 """DINO and ScaleBridge-Det on small aerial tiles: quick trainings on a processor."""
 
 from ..common.data import aerial
-from ..common.models.dino import dino_r18_4scale
+from ..common.models.dino import dino_lite0_4scale, dino_r18_4scale
 from ..common.parts.dino import dgq, rem
-from ..common.recipes import experiment, quick
+from ..common.recipes import experiment, pretrained_quick, quick
 
 DATASET = aerial()
 K = DATASET.num_classes
+
+
+def dino_lite0():
+    """Quick DINO on aerial_*, from ImageNet weights: EfficientNet-Lite0, four scales from stride 4, 300 queries."""
+    return experiment(dino_lite0_4scale(K), pretrained_quick(DATASET, max_iter=450, clip_norm=0.1))
 
 
 def dino_r18():

@@ -1,9 +1,9 @@
 """Faster R-CNN, Cascade R-CNN and DetectoRS on small aerial tiles: quick trainings on a processor."""
 
 from ..common.data import aerial
-from ..common.models.rcnn import cascade_rcnn_r18, detectors_r18, faster_rcnn_r18
-from ..common.parts.rcnn import anchors_8_to_128, dcloss, efpnbs, nwd, rfla, rka, sarl
-from ..common.recipes import experiment, quick
+from ..common.models.rcnn import cascade_rcnn_r18, detectors_r18, faster_rcnn_lite0, faster_rcnn_r18
+from ..common.parts.rcnn import anchors_8_to_128, dcloss, efpnbs, efpnbs_taught, nwd, rfla, rka, sarl
+from ..common.recipes import experiment, pretrained_quick, quick
 
 DATASET = aerial()
 K = DATASET.num_classes
@@ -50,6 +50,31 @@ def detectors_r18_rfp_maxiou():
 def detectors_r18_rfp_rfla():
     """Quick DetectoRS with RFLA on aerial_*."""
     return experiment(rfla(detectors_r18(K)), quick(LARGE_CROPS, batch_size=2))
+
+
+def faster_rcnn_lite0_efpnbs_rfla():
+    """Quick Faster R-CNN with RFLA and E-FPN-BS on aerial_*, from ImageNet weights."""
+    return experiment(efpnbs(rfla(faster_rcnn_lite0(K))), pretrained_quick(DATASET))
+
+
+def faster_rcnn_lite0_efpnbs_taught_rfla():
+    """Quick Faster R-CNN with RFLA and E-FPN-BS with a residual and taught masks (ours) on aerial_*."""
+    return experiment(efpnbs_taught(rfla(faster_rcnn_lite0(K))), pretrained_quick(DATASET))
+
+
+def faster_rcnn_lite0_efpnbs_rfla_dcloss():
+    """Quick Faster R-CNN with RFLA, E-FPN-BS and DCLoss on aerial_*, from ImageNet weights."""
+    return experiment(dcloss(efpnbs(rfla(faster_rcnn_lite0(K)))), pretrained_quick(DATASET))
+
+
+def faster_rcnn_lite0_fpn_maxiou_a8():
+    """Quick baseline with anchors of 8-128 px, from ImageNet weights."""
+    return experiment(anchors_8_to_128(faster_rcnn_lite0(K)), pretrained_quick(DATASET))
+
+
+def faster_rcnn_lite0_fpn_rfla():
+    """Quick Faster R-CNN with RFLA on aerial_*, from ImageNet weights."""
+    return experiment(rfla(faster_rcnn_lite0(K)), pretrained_quick(DATASET))
 
 
 def faster_rcnn_r18_cem_rfla():

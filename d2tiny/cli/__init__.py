@@ -15,7 +15,6 @@ from pathlib import Path
 
 import d2tiny
 from d2tiny.cli.common import EXIT_CODES, guarded
-from d2tiny.utils.folders import remove_leftovers
 
 __all__ = ["COMMANDS", "build_parser", "command_parser", "main"]
 
@@ -111,8 +110,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         build_parser().parse_args(words)  # prints help, version or completion, or says what is wrong, and leaves
     args = command_parser(words[0]).parse_intermixed_args(words[1:])
     output = getattr(args, "output", None)
-    if isinstance(output, Path):
-        remove_leftovers(output if output.is_dir() else output.parent)
     return guarded(
         lambda: import_module(f"d2tiny.cli.{words[0]}").run(args), output=output if isinstance(output, Path) else None
     )

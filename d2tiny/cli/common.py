@@ -28,6 +28,7 @@ __all__ = [
     "add_register_option",
     "add_score_option",
     "add_stretch_option",
+    "add_weights_place_option",
     "areas",
     "comma_list",
     "disk_error",
@@ -42,7 +43,7 @@ __all__ = [
 
 EXIT_CODES = """exit codes:
   0    all went well
-  1    errors in the data that were checked, or images that could not be predicted
+  1    errors in the data that were checked, labels without a usable object, or images that could not be predicted
   2    wrong arguments, files or configs; the message says what to do
   130  interrupted by Ctrl-C; a training has saved its state, and so have predictions
   143  ended by SIGTERM, likewise"""
@@ -130,6 +131,16 @@ def add_stretch_option(parser: argparse.ArgumentParser) -> None:
         metavar="MIN,MAX",
         help="for images that are not 8-bit: values that become black and white, such as 0,4095, or percentiles, such "
         "as 2%%,98%% (default: refuse them)",
+    )
+
+
+def add_weights_place_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--weights-from``."""
+    parser.add_argument(
+        "--weights-from",
+        default="",
+        metavar="PLACE",
+        help="folder or URL with a manifest.json of published weights (default: $D2TINY_WEIGHTS, then d2tiny's own)",
     )
 
 

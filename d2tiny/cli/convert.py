@@ -143,5 +143,8 @@ def run(args: argparse.Namespace) -> int:
         print_findings(result.findings)
     write_coco(result.data, args.output)
     print(f"{args.output}: {result.summary()}; file names are relative to {result.root}")
+    if not result.data["annotations"] and result.findings.count("error") + result.findings.count("warning"):
+        print("No object could be read: the list above says why.")
+        return 1
     print(f"Next: d2tiny check {args.output} --images {shlex.quote(str(result.root))}  (looks at the images, too)")
     return 0

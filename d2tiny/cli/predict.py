@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from d2tiny.cli.common import (
     add_config_option,
@@ -15,15 +16,19 @@ from d2tiny.cli.common import (
     add_register_option,
     add_score_option,
     add_stretch_option,
+    add_weights_place_option,
     guarded,
     register_given,
 )
 from d2tiny.utils.errors import CheckpointError, ConfigError
 
+if TYPE_CHECKING:
+    from d2tiny.utils.published import PublishedWeights
+
 __all__ = ["EXAMPLE", "add_arguments", "demo_main", "demo_parser", "run", "split_overrides"]
 
 EXAMPLE = (
-    "d2tiny predict images/ --config quick/faster_rcnn_r18_efpnbs_rfla_dcloss "
+    "d2tiny predict images/ --config quick/faster_rcnn_lite0_fpn_rfla "
     "--weights output/demo/run/model_final.pth --output found/ --score 0.3"
 )
 _OVERRIDE = re.compile(r"\+*[A-Za-z_][\w.]*=")
@@ -36,9 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    add_config_option(parser, what="config file or zoo name")
-    parser.add_argument("--weights", required=True, metavar="W", help="checkpoint")
-    add_output_option(parser, "folder of the results")
+    add_config_option(parser, required=False, what="config file or zoo name (default: that of the published weights)")
+    parser.add_argument(
+        "--weights", metavar="W", help="checkpoint, or published weights: d2tiny zoo --weights (default: the config's)"
+    )
+    add_weights_place_option(parser)
+    add_output_option(parser, "folder of the results (default: %(default)s)", default=Path("found"))
     add_score_option(parser)
     add_device_option(parser)
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16: faster where the processor has it")
@@ -85,15 +93,55 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _predict(args: argparse.Namespace, images: Sequence[str], overrides: Sequence[str]) -> int:
-    if "://" not in args.weights and not Path(args.weights).exists():  # before anything heavy is imported
-        raise CheckpointError(f"--weights {args.weights}: no such file.")
+    published = _chosen(args)  # before anything heavy is imported
     from d2tiny import model_zoo
     from d2tiny.inference import predict_folder
 
     register_given(args)
-    cfg = model_zoo.get_cfg(args.config, args.weights, overrides, args.device)
+    cfg = model_zoo.get_cfg(args.config, args.weights, overrides, args.device, place=args.weights_from)
+    if published is not None:
+        print(_introduction(published))
     failed = predict_folder(cfg, images, args.output, score=args.score, bf16=args.bf16, stretch=args.stretch)
     print(f"Pictures and detections.json: {args.output.resolve()}")
     for message in failed:
         print(f"error: {message}", file=sys.stderr)
     return int(bool(failed))
+
+
+def _chosen(args: argparse.Namespace) -> PublishedWeights | None:
+    """Return the published weights that the options name or leave out, or None where they name a file.
+
+    Raises:
+        ConfigError: no config is named, or one without published weights; says what to name.
+        CheckpointError: there is no such file.
+    """
+    from d2tiny.config.published import find_published, offers
+
+    found = find_published(args.config, args.weights, args.weights_from)
+    if found is not None:
+        return found
+    offered = offers(args.weights_from)
+    if args.weights is None:
+        what = f"No weights are published for {args.config}" if args.config else "No detector is named"
+        option = "--weights FILE" if args.config else "--config NAME --weights FILE"
+        raise ConfigError(
+            f"{what}: give {option}, for example the model_final.pth of a training (d2tiny train). {offered}".rstrip()
+        )
+    if "://" not in args.weights and not Path(args.weights).exists():
+        raise CheckpointError(f"--weights {args.weights}: no such file. {offered}".rstrip())
+    if args.config is None:
+        raise ConfigError(
+            f"--weights {args.weights}: name the config that they are of with --config. {offered}".rstrip()
+        )
+    return None
+
+
+def _introduction(weights: PublishedWeights) -> str:
+    """Return which detector is used, what it knows, and for what images it was made."""
+    score = weights.measured.metrics.get("AP50")
+    measured = f", AP50 {score:.1f} on {weights.measured.dataset}" if score is not None else ""
+    return (
+        f"Detector: {weights.name} ({weights.title}), config {weights.config}{measured}.\n"
+        f"Classes: {', '.join(weights.classes)}. Made for {weights.images}.\n"
+        f"Weights: {weights.licence}, trained on {', '.join(source.name for source in weights.data)}; {weights.card}"
+    )

@@ -25,6 +25,8 @@ def add_d2tiny_config(cfg: CfgNode) -> None:
     cfg.D2TINY.LAZY_CONFIG = ""
     # "key=value" overrides of that config.
     cfg.D2TINY.LAZY_OVERRIDES = []
+    # Names of the classes that the weights know; empty where the dataset in DATASETS.TEST names them.
+    cfg.D2TINY.CLASSES = []
 
     # Assigner of TinyRPN: HLAAssigner, RKAAssigner, ATSSAssigner, or MaxIoUAssigner (thresholds from
     # MODEL.RPN.IOU_THRESHOLDS on MODEL.RPN.ASSIGN_METRIC: iou, giou, nwd, dotd).
@@ -90,3 +92,11 @@ def add_d2tiny_config(cfg: CfgNode) -> None:
     cfg.MODEL.SARL.USE_CHANNEL = True
     cfg.MODEL.SARL.USE_SPATIAL = True
     cfg.MODEL.SARL.TOP_DOWN = True
+
+    # build_timm_{,fpn_,efpnbs_}backbone: a model of timm, its first MODEL.BACKBONE.FREEZE_AT stages frozen, and with
+    # FrozenBN all batch norms (BN trains them). MODEL.WEIGHTS timm://NAME are its weights.
+    cfg.MODEL.TIMM = CfgNode()
+    cfg.MODEL.TIMM.NAME = "tf_efficientnet_lite0"
+    cfg.MODEL.TIMM.OUT_FEATURES = ("res2", "res3", "res4", "res5")
+    cfg.MODEL.TIMM.NORM = "FrozenBN"
+    cfg.MODEL.TIMM.DROP_PATH_RATE = 0.0

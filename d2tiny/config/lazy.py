@@ -23,6 +23,7 @@ from d2tiny.config.files import ConfigFile, configs_root, find_config
 from d2tiny.config.safe_yaml import read_yaml
 from d2tiny.config.shapes import follows, register_resolvers
 from d2tiny.config.signature import accepted_parameters, resolve_target
+from d2tiny.config.targets import check_targets
 from d2tiny.utils.errors import ConfigError, D2TinyError, did_you_mean
 from d2tiny.utils.files import write_text
 from d2tiny.utils.registry import find_component
@@ -67,7 +68,9 @@ def load_config(name: str | os.PathLike[str] | ConfigFile, overrides: Sequence[s
 def _load(config: ConfigFile) -> DictConfig:
     path = config.path.resolve()
     if path.suffix in (".yaml", ".yml"):
-        return OmegaConf.create(read_yaml(path), flags={"allow_objects": True})
+        content = read_yaml(path)
+        check_targets(content, path)
+        return OmegaConf.create(content, flags={"allow_objects": True})
     if config.function is None:
         return _execute(path)
     experiment = _execute(path, config.function)

@@ -6,7 +6,7 @@
     Channels of one feature map; with a list of levels, a list.
 ``${pixel_mean:NODE}``, ``${pixel_std:NODE}``
     Normalisation of the images that the weights of a :class:`~d2tiny.modeling.backbone.TimmBackbone` were trained with,
-    wherever it stands in the backbone at NODE.
+    wherever it stands in the backbone at NODE. It may be set, for weights from elsewhere.
 ``${last:LIST}``
     Last entry of a list.
 ``${div:NUMBER,DIVISOR}``
@@ -37,7 +37,7 @@ from d2tiny.utils.errors import ConfigError, D2TinyError, did_you_mean
 
 __all__ = ["backbone_shape", "follows", "register_resolvers"]
 
-_PREFIXES = ("${channels:", "${pixel_mean:", "${pixel_std:", "${last:", "${div:")
+_PREFIXES = ("${channels:", "${last:", "${div:")  # weights of one's own may have seen other pixels
 _Facts = tuple[dict[str, ShapeSpec], dict[str, list[float]]]
 _CACHE: dict[str, _Facts] = {}
 _CACHE_SIZE = 256
@@ -73,7 +73,7 @@ def _facts(node: DictConfig) -> _Facts:
 
 
 def follows(value: Any) -> bool:
-    """Return whether a raw config value is one of the interpolations above, so that it must not be set."""
+    """Return whether a raw config value is an interpolation that has one right value, so that it must not be set."""
     return isinstance(value, str) and value.startswith(_PREFIXES)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from detectron2.engine import HookBase
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from tqdm import tqdm
 
 from d2tiny.compat import average_tensors
@@ -189,6 +190,7 @@ class EvalAndSave(HookBase):
         metric: str = "AP",
         ema: ModelEMA | None = None,
         signals: StopSignals | None = None,
+        writer: EventWriter | None = None,
     ) -> None:
         """Set what is evaluated and how often.
 
@@ -200,10 +202,12 @@ class EvalAndSave(HookBase):
             metric: metric by which ``model_best`` is chosen; higher is better.
             ema: moving average to evaluate and save instead of the current weights.
             signals: signals that stop the training; they stop an evaluation at once.
+            writer: writes what an evaluation found before the checkpoint says that it is done.
         """
         self._checkpointer, self._evaluate, self._ema = checkpointer, evaluate, ema
         self._eval_period, self._save_period, self._metric = eval_period, save_period, metric
         self._signals = signals or StopSignals()
+        self._writer = writer
         self._saved_iter = -1
         self.best = -math.inf
         self.best_iter = -1
@@ -250,6 +254,8 @@ class EvalAndSave(HookBase):
         """
         with self._signals.at_once():
             self._evaluate_and_keep_best(next_iter, is_last)
+        if self._writer is not None:
+            self._writer.write()
         self.pending = False
         self._checkpointer.save("model_last")
 

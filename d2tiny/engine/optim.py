@@ -39,7 +39,8 @@ def parameter_groups(
     """
     if model is None:
         raise ValueError("parameter_groups: the trainer sets `model` before it builds the optimizer.")
-    exempt = {name for m in model.modules() for name in getattr(m, "no_weight_decay", ())}
+    named = [getattr(m, "no_weight_decay", ()) for m in model.modules()]
+    exempt = {name for names in named if not callable(names) for name in names}  # a method in models of timm
     overrides: dict[str, dict[str, float]] = {}
     if weight_decay_bias is not None:
         overrides["bias"] = {"weight_decay": weight_decay_bias, "bias": 1.0}

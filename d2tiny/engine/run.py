@@ -22,7 +22,7 @@ from detectron2.engine import HookBase, hooks
 from detectron2.evaluation import inference_on_dataset
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage, JSONWriter, TensorboardXWriter
+from detectron2.utils.events import EventStorage, TensorboardXWriter
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -33,12 +33,14 @@ from d2tiny.engine.checkpoint import LAST, TinyCheckpointer
 from d2tiny.engine.early_stopping import EarlyStopping
 from d2tiny.engine.ema import ModelEMA
 from d2tiny.engine.hooks import EMAHook, EvalAndSave, ProgressBar, StopHook
+from d2tiny.engine.metrics import MetricsWriter
 from d2tiny.engine.sync_norm import synchronise_norms
 from d2tiny.engine.trainer import AMP_DTYPES, Trainer
-from d2tiny.utils.env import describe_hardware, resolve_device
+from d2tiny.layers.depthwise import float32_layers
+from d2tiny.utils.env import advise_on_bf16, describe_hardware, resolve_device
 from d2tiny.utils.errors import CheckpointError, ConfigError, D2TinyError, did_you_mean
 from d2tiny.utils.files import open_atomic, write_text
-from d2tiny.utils.folders import lock_folder, remove_leftovers
+from d2tiny.utils.folders import lock_folder
 from d2tiny.utils.logs import setup_loggers
 from d2tiny.utils.stop import StopSignals
 from d2tiny.utils.weights import load_weights
@@ -54,8 +56,6 @@ def _setup(cfg: DictConfig, config_file: str) -> tuple[str, Path]:
     if device == "cuda" and comm.get_world_size() > 1:
         device = f"cuda:{comm.get_local_rank()}"
     output = Path(cfg.train.output_dir)
-    if comm.is_main_process():
-        remove_leftovers(output)
     setup_loggers(output, rank=comm.get_rank())
     seed = int(cfg.train.seed)
     random.seed(seed)
@@ -76,7 +76,7 @@ def _build(cfg: DictConfig, key: str) -> Any:
         raise
     except ValueError as err:
         raise ConfigError(f"{key}: {err}") from err
-    except OSError:
+    except (OSError, ImportError):  # files; packages of an extra that is not installed
         raise
     except Exception as err:
         # Not a message about a bad value, but a crash inside the component because of unexpected settings.
@@ -184,6 +184,8 @@ def _run(
     cfg: DictConfig, resume: bool, eval_only: bool, config_name: str, overrides: Sequence[str]
 ) -> dict[str, float]:
     device, output = _setup(cfg, "eval_config.yaml" if eval_only else "config.yaml")
+    if not eval_only and comm.is_main_process():
+        _finish_archive(output)
     start_time = time.perf_counter()
     # All data are read and checked before the model is built.
     evaluation = Evaluation(cfg, device)
@@ -191,6 +193,7 @@ def _run(
     model = _build_model(cfg, device)
     parameters = sum(p.numel() for p in model.parameters())
     logger.info("Model with %.2f M parameters on %s; output in %s.", parameters / 1e6, device, output)
+    _log_precision(cfg, model, device)
     if eval_only:
         metrics = _evaluate_checkpoint(cfg, model, evaluation)
         seconds = time.perf_counter() - start_time
@@ -202,6 +205,17 @@ def _run(
         # An evaluation does not overwrite the record of a training in the same folder.
         _write_result(output / ("eval.json" if eval_only else "result.json"), cfg, meta, metrics, seconds)
     return metrics
+
+
+def _log_precision(cfg: DictConfig, model: nn.Module, device: str) -> None:
+    """Say which precision was chosen where mixed precision is on, and where that is slow."""
+    if not cfg.train.amp.enabled:
+        return
+    count = 0 if device.startswith("cuda") else float32_layers(model)
+    rest = f"; {count} depth-wise convolutions stay in float32, which is faster on processors" if count else ""
+    logger.info("Mixed precision: %s under autocast%s.", cfg.train.amp.dtype, rest)
+    if advice := advise_on_bf16(device):
+        logger.warning("train.amp.enabled=true: %s train.amp.enabled=false turns it off.", advice)
 
 
 def _build_model(cfg: DictConfig, device: str) -> nn.Module:
@@ -229,19 +243,34 @@ def _prepare_folder(output: Path, resume: bool) -> None:
 
 
 def _archive_previous_run(output: Path) -> None:
-    """Move what an earlier training in the same folder wrote to ``previous_1``, ``previous_2``, …, and say so."""
-    names = ("last_checkpoint", "metrics.json", "result.json")
-    files = [*output.glob("model_*.pth"), *(output / name for name in names if (output / name).exists())]
-    if not files:
+    """Move what an earlier training in the same folder wrote to ``previous_1``, ``previous_2``, …, and say so.
+
+    The folder has a hidden name until all is there, so that a kill meanwhile does not leave half of a training to
+    resume: :func:`_finish_archive` moves the rest.
+    """
+    if not _files_of_training(output):
         return
     number = 1
     while (output / f"previous_{number}").exists():
         number += 1
-    folder = output / f"previous_{number}"
-    folder.mkdir()
-    for file in sorted(files):
-        file.replace(folder / file.name)
+    (output / f".previous_{number}").mkdir()
+    folder = _finish_archive(output)
     logger.warning("%s holds an earlier training, which is now in %s; --resume would go on with it.", output, folder)
+
+
+def _files_of_training(output: Path) -> list[Path]:
+    names = ("last_checkpoint", "metrics.json", "result.json")
+    return sorted([*output.glob("model_*.pth"), *(output / name for name in names if (output / name).exists())])
+
+
+def _finish_archive(output: Path) -> Path | None:
+    """Move an earlier training to where this or a killed process began to move it; return where, if that is so."""
+    hidden = next((folder for folder in output.glob(".previous_*") if folder.is_dir()), None)
+    if hidden is None:
+        return None
+    for file in _files_of_training(output):
+        file.replace(hidden / file.name)
+    return hidden.replace(output / hidden.name.removeprefix("."))
 
 
 def _mend_metrics(path: Path) -> None:
@@ -255,7 +284,7 @@ def _mend_metrics(path: Path) -> None:
     try:
         json.loads(rest)
         mended = content + b"\n"
-    except ValueError:
+    except (ValueError, RecursionError):
         logger.warning("%s: the last line is only half of a record, and is removed.", path)
         mended = complete + newline
     with open_atomic(path) as file:
@@ -288,10 +317,13 @@ def _build_hooks(
     trainer: Trainer,
     evaluator: EvalAndSave,
     ema: ModelEMA | None,
-    output: Path,
+    writer: MetricsWriter | None,
     signals: StopSignals,
 ) -> list[HookBase]:
-    """Return the hooks in the order they run: timer, learning rate, the config's, EMA, bar, evaluation, logs, stop."""
+    """Return the hooks in the order they run: timer, rate, the config's, EMA, bar, metrics, evaluation, board, stop.
+
+    Metrics come before the checkpoint, so that it never holds an iteration that they lack.
+    """
     train = cfg.train
     # Schedules go on in iterations without a step of the optimizer too; torch takes the first of them for a mistake.
     warnings.filterwarnings("ignore", "Detected call of .lr_scheduler.step")
@@ -300,12 +332,12 @@ def _build_hooks(
     result += [_build(cfg, f"train.hooks.{i}") for i in range(len(train.get("hooks", ())))]
     if ema is not None:
         result.append(EMAHook(ema))
-    result += [ProgressBar(train.max_iter), evaluator]
-    if comm.is_main_process():
-        # Window 1 records the loss of each iteration itself, so that resumed and uninterrupted runs can be compared.
-        json_writer = JSONWriter(str(output / "metrics.json"), window_size=1)
-        result.append(hooks.PeriodicWriter([json_writer, TensorboardXWriter(str(output))], period=train.log_period))
-    return [*result, StopHook(signals, evaluator)]
+    result.append(ProgressBar(train.max_iter))
+    if writer is None:
+        return [*result, evaluator, StopHook(signals, evaluator)]
+    board = TensorboardXWriter(str(train.output_dir))
+    before, after = (hooks.PeriodicWriter([one], period=train.log_period) for one in (writer, board))
+    return [*result, before, evaluator, after, StopHook(signals, evaluator)]
 
 
 def _build_early_stopping(cfg: DictConfig, evaluator: EvalAndSave) -> EarlyStopping | None:
@@ -327,6 +359,7 @@ def _train(
     """Train from the start or the last checkpoint; return the last metrics and the seconds of training."""
     train = cfg.train
     ema = ModelEMA(model, train.ema.decay) if train.ema.enabled else None
+    comm.synchronize()  # the main process has moved what was to be moved
     checkpointer = TinyCheckpointer(model, str(output))
     trainer = _build_trainer(cfg, model, device)
     checkpointer.add_checkpointable("trainer", trainer)
@@ -338,6 +371,8 @@ def _train(
     comm.synchronize()  # all have read what the main process moves now
     if comm.is_main_process():
         _prepare_folder(output, resume)
+    # Each iteration records its own loss, so that resumed and uninterrupted runs can be compared.
+    writer = MetricsWriter(output / "metrics.json") if comm.is_main_process() else None
     with StopSignals() as signals:
         evaluator = EvalAndSave(
             checkpointer,
@@ -346,9 +381,10 @@ def _train(
             save_period=train.checkpoint_period,
             ema=ema,
             signals=signals,
+            writer=writer,
         )
         stopping = _build_early_stopping(cfg, evaluator)
-        trainer.register_hooks([*_build_hooks(cfg, trainer, evaluator, ema, output, signals), stopping])
+        trainer.register_hooks([*_build_hooks(cfg, trainer, evaluator, ema, writer, signals), stopping])
         start = _resume(checkpointer, trainer) if resuming else 0
         if start >= train.max_iter or (stopping is not None and stopping.is_over(start)):
             return _finished(trainer, evaluator, evaluation, model, start, output), trainer.seconds
@@ -366,7 +402,7 @@ def _finished(
     """Evaluate a training that has no iteration left; return the metrics."""
     logger.info("Nothing to train: %s is already at iteration %d.", output, start)
     if evaluator.pending:  # it was stopped in its last evaluation
-        with EventStorage(start) as trainer.storage:
+        with EventStorage(start - 1) as trainer.storage:  # it belongs to the last iteration
             evaluator.evaluate_and_save(start, is_last=True)
         return evaluator.results
     with evaluator.averaged():

@@ -149,6 +149,11 @@ class _ImageIds:
             DatasetError: neither fits all; counts what is unknown.
         """
         if not self._codes and not truth.id_numbers and np.isin(codes, truth.image_ids).all():
+            if _name_other_images(codes, truth):
+                logger.warning(
+                    "%s: its image ids are ids of the ground truth, but also names of other images of it (first: %d). "
+                    "They are taken as ids; if they are names, write these as texts with their suffix.", path, codes[0],
+                )  # fmt: skip
             return codes
         unique, inverse = np.unique(codes, return_inverse=True)
         texts = {code: key for key, code in self._codes.items()}
@@ -169,6 +174,15 @@ class _ImageIds:
                 f"truth (first: {first}), neither as ids nor as file names. Are these predictions of another split?"
             )
         return np.array(numbers, dtype=np.int64)[inverse]
+
+
+def _name_other_images(codes: np.ndarray, truth: GroundTruth) -> bool:
+    """Return whether all image ids are also numbers that name images, and mean others then (Ultralytics writes so)."""
+    stems = (name.replace("\\", "/").rpartition("/")[2].rpartition(".")[0] for name in truth.file_names)
+    pairs = zip(map(parse_id, stems), truth.image_ids.tolist(), strict=True)
+    named = {stem: number for stem, number in pairs if isinstance(stem, int)}
+    ids = np.unique(codes).tolist() if named else []
+    return bool(ids) and all(number in named for number in ids) and any(named[number] != number for number in ids)
 
 
 def _columns(entries: list[_Detection], ids: _ImageIds) -> _Columns:

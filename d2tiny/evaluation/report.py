@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from d2tiny.data.coco.arrays import GroundTruth
 from d2tiny.data.coco.boxes import xywh_to_xyxy
 from d2tiny.data.coco.source import relative_name
-from d2tiny.data.loading.images import read_image
+from d2tiny.data.loading.raster import read_reduced
 from d2tiny.evaluation import curves, errors
 from d2tiny.evaluation.detections import Detections
 from d2tiny.evaluation.engine import EvaluationResult, evaluate_arrays
@@ -25,12 +25,13 @@ from d2tiny.utils.errors import DatasetError
 from d2tiny.utils.files import write_text
 from d2tiny.visualization.html_report import COLORS, HtmlPage, new_figure
 
-__all__ = ["density_groups", "worst_images", "write_report"]
+__all__ = ["BOX_COLORS", "density_groups", "draw_errors", "worst_images", "write_report"]
 
 logger = logging.getLogger(__name__)
 
-_BOX_COLORS = {"found": (0, 200, 80), "missed": (255, 60, 60), "false": (255, 200, 0)}  # RGB
+BOX_COLORS = {"found": (0, 200, 80), "missed": (255, 60, 60), "false": (255, 200, 0)}  # RGB
 _NUM_PICTURES = 12
+_SIDE = 1600  # px, the longer side of a picture at most; larger images are never in memory as a whole
 _AREA_NAMES = {"vt": "very tiny", "t": "tiny", "s": "small", "m": "medium", "l": "large"}
 
 
@@ -160,8 +161,21 @@ def worst_images(analysis: ErrorAnalysis, thresholds: np.ndarray) -> tuple[np.nd
     return np.argsort(-(missed + false), kind="stable"), missed, false
 
 
-def _draw(analysis: ErrorAnalysis, thresholds: np.ndarray, index: int, pixels: np.ndarray) -> np.ndarray:
-    """Draw found, missed and false boxes on an image that is enlarged so that tiny objects are visible."""
+def draw_errors(
+    analysis: ErrorAnalysis, thresholds: np.ndarray, index: int, pixels: np.ndarray, factor: int = 1
+) -> np.ndarray:
+    """Draw found, missed and false boxes on an image that is enlarged so that tiny objects are visible.
+
+    Args:
+        analysis: analysis of the dataset.
+        thresholds: (K,) lowest score of a detection of each class.
+        index: of the image.
+        pixels: (H, W, 3) uint8 RGB; not modified.
+        factor: how many times smaller than the image ``pixels`` are.
+
+    Returns:
+        (H', W', 3) uint8 RGB, with boxes in the colours of :data:`BOX_COLORS`.
+    """
     truth, detections = analysis.truth, analysis.detections
     scale = max(1, min(4, round(1400 / max(pixels.shape[:2]))))
     canvas = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
@@ -177,10 +191,10 @@ def _draw(analysis: ErrorAnalysis, thresholds: np.ndarray, index: int, pixels: n
     }
     limit = np.array([canvas.shape[1], canvas.shape[0]] * 2) + 2.0
     for name, boxes in boxes_by_kind.items():
-        corners = xywh_to_xyxy(boxes) * scale
+        corners = xywh_to_xyxy(boxes) * (scale / factor)
         for x1, y1, x2, y2 in np.round(corners.clip(-2, limit)).astype(int).tolist():
-            cv2.rectangle(canvas, (x1 - 1, y1 - 1), (x2, y2), _BOX_COLORS[name], 1)
-    shrink = 1600 / max(canvas.shape[:2])
+            cv2.rectangle(canvas, (x1 - 1, y1 - 1), (x2, y2), BOX_COLORS[name], 1)
+    shrink = _SIDE / max(canvas.shape[:2])
     return cv2.resize(canvas, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA) if shrink < 1 else canvas
 
 
@@ -194,12 +208,12 @@ def _pictures(analysis: ErrorAnalysis, images: Path, thresholds: np.ndarray) -> 
         if name is None:
             continue
         try:
-            pixels = read_image(images / name)
-        except DatasetError as err:
+            pixels, factor = read_reduced(images / name, _SIDE)
+        except (DatasetError, ImportError) as err:
             logger.warning("%s", err)
             continue
         caption = f"{name}: {missed[index]} missed, {false[index]} false"
-        pictures.append((_draw(analysis, thresholds, index, pixels), caption))
+        pictures.append((draw_errors(analysis, thresholds, index, pixels, factor), caption))
     return pictures
 
 
@@ -312,7 +326,7 @@ def _pictures_section(page: HtmlPage, analysis: ErrorAnalysis, images: Path, thr
         "Worst tiles",
         "The images with the most errors at each class's best score. Their boxes are enlarged with the image.",
     )
-    page.legend({name: f"rgb{color}" for name, color in _BOX_COLORS.items()})
+    page.legend({name: f"rgb{color}" for name, color in BOX_COLORS.items()})
     pictures = _pictures(analysis, images, thresholds)
     page.pictures(pictures)
     if not pictures:

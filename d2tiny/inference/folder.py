@@ -20,11 +20,13 @@ from detectron2.structures import Instances
 from tqdm import tqdm
 
 from d2tiny.data.coco.boxes import box_xyxy_to_xywh
+from d2tiny.data.coco.entries import shown
 from d2tiny.data.coco.writer import write_coco
 from d2tiny.data.datasets.register import class_names
 from d2tiny.data.loading.headers import IMAGE_SUFFIXES
 from d2tiny.data.loading.images import read_image
 from d2tiny.data.loading.stretch import StretchLike, make_stretch
+from d2tiny.utils.env import advise_on_bf16
 from d2tiny.utils.errors import ConfigError, DatasetError
 from d2tiny.utils.files import open_atomic
 from d2tiny.utils.weights import load_weights
@@ -48,25 +50,29 @@ def collect_images(inputs: Sequence[str]) -> list[Path]:
     """Turn files, folders and globs into a sorted list of image files.
 
     Raises:
-        DatasetError: an input that matches nothing.
+        DatasetError: an input that matches nothing, or is no name.
     """
     files: set[Path] = set()
     for text in inputs:
-        path = Path(text)
-        if path.is_dir():
-            found = [f for f in path.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES]
-        elif path.exists():
-            found = [path]
-        else:
-            found = [
-                Path(f)
-                for f in glob.glob(text, recursive=True)  # noqa: PTH207  absolute patterns too
-                if Path(f).suffix.lower() in IMAGE_SUFFIXES
-            ]
+        try:
+            found = _images_of(text)
+        except (OSError, ValueError) as err:  # no rights, or no name of a file
+            raise DatasetError(f"{shown(text)}: cannot look for images here ({shown(err)}).") from err
         if not found:
-            raise DatasetError(f"{text}: no image here (looked for {', '.join(sorted(IMAGE_SUFFIXES))}).")
+            raise DatasetError(f"{shown(text)}: no image here (looked for {', '.join(sorted(IMAGE_SUFFIXES))}).")
         files.update(found)
     return sorted(files)
+
+
+def _images_of(text: str) -> list[Path]:
+    """Return the images of a folder or a glob, or a file, whatever it is called."""
+    path = Path(text)
+    if path.is_dir():
+        return [f for f in path.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES]
+    if path.exists():
+        return [path]
+    found = map(Path, glob.glob(text, recursive=True))  # noqa: PTH207  absolute patterns too
+    return [f for f in found if f.suffix.lower() in IMAGE_SUFFIXES]
 
 
 def dataset_classes(name: str, num_classes: int) -> list[str]:
@@ -145,10 +151,12 @@ def predict_folder(
     predictor = DefaultPredictor(cfg)
     if weights:  # strictly: weights of another config would leave parts of the model at random
         load_weights(predictor.model, weights)
+    device = torch.device(cfg.MODEL.DEVICE).type
     if bf16:  # a layout that bfloat16 convolutions prefer
         predictor.model.to(memory_format=torch.channels_last)
-    device = torch.device(cfg.MODEL.DEVICE).type
-    names = dataset_classes(cfg.DATASETS.TEST[0], cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+        if advice := advise_on_bf16(device):
+            logger.warning("--bf16: %s", advice)
+    names = list(cfg.D2TINY.CLASSES) or dataset_classes(cfg.DATASETS.TEST[0], cfg.MODEL.ROI_HEADS.NUM_CLASSES)
     result = _Detections(output / "detections.json", names)
     bar = tqdm(zip(files, targets, strict=True), total=len(files), desc="predict", unit="img", disable=not progress)
     # Around all images: autocast keeps the weights that it has cast until it is left.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import BACKBONE_REGISTRY, FPN, build_resnet_backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, build_resnet_fpn_backbone
 
 from d2tiny.modeling.assigners import Assigner, HLAAssigner, MaxIoUAssigner, RKAAssigner
-from d2tiny.modeling.backbone import RFP, DetectoRSResNet
+from d2tiny.modeling.backbone import RFP, DetectoRSResNet, TimmBackbone
 from d2tiny.modeling.contracts import Backbone
 from d2tiny.modeling.losses import BoxLoss, DCLoss, IoULoss, NWDLoss, SALoss, SmoothL1Loss
 from d2tiny.modeling.losses.iou import IOU_LOSSES
@@ -23,6 +25,9 @@ __all__ = [
     "build_resnet_efpnbs_backbone",
     "build_resnet_sarl_fpn_backbone",
     "build_rpn_assigner",
+    "build_timm_backbone",
+    "build_timm_efpnbs_backbone",
+    "build_timm_fpn_backbone",
 ]
 
 _BOX_LOSSES = ("smooth_l1", *IOU_LOSSES, "dcloss", "sal", "nwd")
@@ -157,3 +162,32 @@ def build_detectors_rfp_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> RFP:
 def build_detectors_efpnbs_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> NeckedBackbone:
     """Build the backbone of DetectoRS followed by ``MODEL.EFPNBS``."""
     return _with_efpnbs(cfg, build_detectors_rfp_backbone(cfg, input_shape))
+
+
+def _timm(cfg: CfgNode, out_features: Sequence[str]) -> TimmBackbone:
+    node = cfg.MODEL.TIMM
+    return TimmBackbone(
+        node.NAME,
+        out_features=out_features,
+        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+        norm=node.NORM,
+        drop_path_rate=node.DROP_PATH_RATE,
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
+    """Build ``MODEL.TIMM`` with the stages ``MODEL.TIMM.OUT_FEATURES``."""
+    return _timm(cfg, cfg.MODEL.TIMM.OUT_FEATURES)
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """Build ``MODEL.TIMM`` with the stages ``MODEL.FPN.IN_FEATURES``, and ``MODEL.FPN``."""
+    return _fpn(cfg, _timm(cfg, cfg.MODEL.FPN.IN_FEATURES))
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_efpnbs_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> NeckedBackbone:
+    """Build the same followed by ``MODEL.EFPNBS``."""
+    return _with_efpnbs(cfg, build_timm_fpn_backbone(cfg, input_shape))

@@ -29,6 +29,7 @@ __all__ = [
     "HeadOutputs",
     "MatchIndices",
     "Neck",
+    "PoolingNeck",
     "QueryPredictions",
     "Targets",
 ]
@@ -67,6 +68,16 @@ class Neck(Protocol):
         """Map named feature maps to named feature maps; the input is not modified."""
 
     def __call__(self, features: dict[str, Tensor], /) -> dict[str, Tensor]:
+        """Call :meth:`forward`."""
+
+
+class PoolingNeck(Neck, Protocol):
+    """A neck that pools over whole images, and therefore asks which places of a batch are padding."""
+
+    def forward(self, features: dict[str, Tensor], padding: Tensor | None = None, /) -> dict[str, Tensor]:
+        """Map named feature maps to others; ``padding`` is (B, 1, H, W) of the images, None without padding."""
+
+    def __call__(self, features: dict[str, Tensor], padding: Tensor | None = None, /) -> dict[str, Tensor]:
         """Call :meth:`forward`."""
 
 

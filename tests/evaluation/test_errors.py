@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from d2tiny.data.coco.arrays import ground_truth_from_dict
-from d2tiny.evaluation import curves, evaluate_arrays, get_protocol
+from d2tiny.evaluation import curves, evaluate_arrays, get_protocol, report
 from d2tiny.evaluation.detections import detections_from_dicts
 from d2tiny.evaluation.errors import ERRORS, TRUE, analyse_errors, delta_ap
 from d2tiny.evaluation.report import density_groups, worst_images, write_report
@@ -204,6 +204,22 @@ def test_strange_names_and_boxes_are_drawn(tmp_path):
     page = (tmp_path / "out" / "index.html").read_text()
     assert "_車両" in page
     assert page.count("data:image/jpeg") == 1
+
+
+def test_large_scenes_are_drawn_smaller(tmp_path):
+    """6400 px become 1600: the missed car at x = 6000 is drawn at 1500. No scene is in memory as a whole."""
+    truth, found = one_of_each()
+    boxes = truth.boxes.copy()
+    boxes[-1] = (6000, 40, 40, 40)
+    analysis = analyse_errors(replace(truth, boxes=boxes), found.select(np.zeros(len(found), bool)), AITOD)
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((100, 6400, 3), np.uint8))
+    (picture, caption), *_ = report._pictures(analysis, tmp_path, np.zeros(2))
+    assert picture.shape == (25, 1600, 3)
+    red = (picture[..., 0] > 200) & (picture[..., 2] < 100)
+    columns = np.flatnonzero(red.any(axis=0))
+    assert columns.max() in range(1508, 1512)
+    assert not red[:, 130:1495].any()
+    assert caption == "a.png: 6 missed, 0 false"
 
 
 @pytest.mark.parametrize("empty", [False, True])

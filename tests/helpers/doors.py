@@ -1,11 +1,12 @@
-"""Every door through which a user's file comes in: a good file, how it is broken, and the call that reads it."""
+"""Every door through which a user's file comes in: a good file, how it is broken, and the call that reads it.
+
+Annotations, labels and checkpoints are here, other doors in ``doors_images.py``, ``doors_configs.py`` and
+``doors_pages.py``.
+"""
 
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,39 +21,12 @@ from d2tiny.data.coco.source import DatasetSource
 from d2tiny.data.tools.converters import Scaling
 from d2tiny.evaluation import load_detections
 from d2tiny.utils.checkpoint_files import read_checkpoint
+from d2tiny.utils.published import known_weights
+from tests.helpers import doors_configs, doors_images, doors_pages
+from tests.helpers.door import COCO, FOUND, Door, of_bytes, of_json
 from tests.helpers.hituav import hituav_json, write_hituav
-from tests.helpers.mutate import mutated_bytes, mutated_json
 from tests.helpers.native import GOOD, LAYOUT, convert, picture, voc_xml
-
-COCO = {
-    "images": [{"id": i, "file_name": f"{i}.png", "width": 100, "height": 80} for i in (1, 2)],
-    "categories": [{"id": 1, "name": "car"}, {"id": 2, "name": "ship"}],
-    "annotations": [
-        {
-            "id": 1,
-            "image_id": 1,
-            "category_id": 1,
-            "bbox": [10, 10, 8, 6],
-            "area": 48,
-            "iscrowd": 0,
-            "segmentation": [[]],
-        },
-        {"id": 2, "image_id": 2, "category_id": 2, "bbox": [50.5, 9, 4, 4], "area": 16.0, "iscrowd": 1, "ignore": 1},
-    ],
-}
-FOUND = [
-    {"image_id": 1, "category_id": 1, "bbox": [10, 10, 8, 6], "score": 0.5},
-    {"image_id": 2, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 1},
-]
-
-
-@dataclass(frozen=True)
-class Door:
-    """``file`` in a prepared folder gets broken content; ``read`` takes the folder."""
-
-    file: str
-    broken: Callable[..., bytes]
-    read: Callable[[Path], object]
+from tests.helpers.published import entry
 
 
 def _checkpoint() -> bytes:
@@ -61,52 +35,68 @@ def _checkpoint() -> bytes:
     return buffer.getvalue()
 
 
-def _json(document):
-    text = json.dumps(document).encode()
-    return lambda rng: mutated_json(rng, document) if rng.integers(3) else mutated_bytes(rng, text)
-
-
-def _bytes(content):
-    return lambda rng: mutated_bytes(rng, content)
-
-
 def _native(name):
     _, labels, _, ending = LAYOUT[name]
     good = voc_xml(GOOD[name]) if ending == ".xml" else GOOD[name]
-    return Door(f"{name}/{labels}/a{ending}", _bytes(good.encode()), lambda root: convert(name, root / name))
+    return Door(f"{name}/{labels}/a{ending}", of_bytes(good.encode()), lambda root: convert(name, root / name))
 
 
 # With keys that hold places, which smaller images scale.
 PLACES = hituav_json("train")
 PLACES["annotation"][0] |= {"keypoints": [110, 5, 2], "rbox": [111, 7, 13, 15, 0.5], "poly": [[105, 0], [118, 15]]}
 PLACES["images"][0] |= {"gsd": 0.1, "ignored_regions": [[1, 2, 3, 4]]}
+
+
+def _voc(content):
+    return Door("voc/Annotations/a.xml", of_bytes(content), lambda root: convert("voc", root / "voc"))
+
+
+GB2312 = '<?xml version="1.0" encoding="gb2312"?>'
+# Entities that grow or lead to other files, encodings of several bytes.
+XML = {
+    "entities": voc_xml(
+        GOOD["voc"].replace("ship", "&b;&f;"),
+        head='<!DOCTYPE annotation [<!ENTITY a "ship"><!ENTITY b "&a;&a;&a;"><!ENTITY f SYSTEM "a.txt">]>',
+    ).encode(),
+    "encodings": voc_xml(GOOD["voc"].replace("ship", "\u8239"), head=GB2312).encode("gbk"),
+}
 YAML = (configs_root() / "yaml" / "faster_rcnn_r50_efpnbs_rfla_dcloss.yaml").read_bytes()
 LAZY = b"model:\n  _target_: torch.nn.Linear\n  in_features: 2\ntrain:\n  output_dir: x\n  max_iter: 3\nlist: [1, 2]\n"
+MANIFEST = {"version": 1, "default": "cars", "weights": [entry("cars", b"x"), entry("boats", b"y")]}
 TRUTH = ground_truth_from_dict(COCO)
 DOORS = {
-    "evaluation": Door("coco.json", _json(COCO), lambda root: load_ground_truth(root / "coco.json")),
+    "evaluation": Door("coco.json", of_json(COCO), lambda root: load_ground_truth(root / "coco.json")),
     "training": Door(
         "coco.json",
-        _json(COCO),
+        of_json(COCO),
         lambda root: load_coco_like(DatasetSource(f"fuzz_{root.name}", (str(root / "coco.json"),), (str(root),))),
     ),
-    "check": Door("coco.json", _json(COCO), lambda root: check_json(root / "coco.json", root, progress=False)),
-    "coco": Door("coco.json", _json(COCO), lambda root: convert("coco", root / "coco.json", images=root)),
+    "check": Door("coco.json", of_json(COCO), lambda root: check_json(root / "coco.json", root, progress=False)),
+    "coco": Door("coco.json", of_json(COCO), lambda root: convert("coco", root / "coco.json", images=root)),
     "hituav": Door(
         "hituav/annotations/train.json",
-        _json(PLACES),
+        of_json(PLACES),
         lambda root: convert("hituav", root / "hituav", split="train", scaling=Scaling(0.5, root, "small", jobs=1)),
     ),
-    "detections": Door("found.json", _json(FOUND), lambda root: load_detections(root / "found.json", TRUTH)),
+    "detections": Door("found.json", of_json(FOUND), lambda root: load_detections(root / "found.json", TRUTH)),
     "yolo names": Door(
-        "yolo/data.yaml", _bytes(b"names:\n  0: car\n  1: ship\nnc: 2\n"), lambda root: convert("yolo", root / "yolo")
+        "yolo/data.yaml", of_bytes(b"names:\n  0: car\n  1: ship\nnc: 2\n"), lambda root: convert("yolo", root / "yolo")
     ),
     "native yaml": Door(
-        "native.yaml", _bytes(YAML), lambda root: model_zoo.get_cfg(root / "native.yaml", device="cpu")
+        "native.yaml", of_bytes(YAML), lambda root: model_zoo.get_cfg(root / "native.yaml", device="cpu")
     ),
-    "saved config": Door("saved.yaml", _bytes(LAZY), lambda root: load_config(root / "saved.yaml")),
-    "checkpoint": Door("model.pth", _bytes(_checkpoint()), lambda root: read_checkpoint(root / "model.pth")),
+    "saved config": Door("saved.yaml", of_bytes(LAZY), lambda root: load_config(root / "saved.yaml")),
+    "checkpoint": Door("model.pth", of_bytes(_checkpoint()), lambda root: read_checkpoint(root / "model.pth")),
+    "published weights": Door(
+        "weights/manifest.json",
+        of_json(MANIFEST),
+        lambda root: [weights.local_file() for weights in known_weights(str(root / "weights"))],
+    ),
     **{name: _native(name) for name in ("visdrone", "dota", "voc", "yolo")},
+    **{f"voc {name}": _voc(content) for name, content in XML.items()},
+    **doors_configs.DOORS,
+    **doors_images.DOORS,
+    **doors_pages.DOORS,
 }
 
 
@@ -116,8 +106,11 @@ def prepare(root: Path) -> None:
         images, labels, ending, _ = LAYOUT[name]
         picture(root / name / images / f"a{ending}")
         (root / name / labels).mkdir(parents=True, exist_ok=True)
+    (root / "weights").mkdir()
     (root / "yolo" / "labels" / "a.txt").write_text(GOOD["yolo"])
     (root / "yolo" / "classes.txt").write_text("car\nship\n")
     write_hituav(root / "hituav")
     for i in (1, 2):
         picture(root / f"{i}.png")
+    doors_configs.prepare(root)
+    doors_images.prepare(root)

@@ -95,6 +95,8 @@ _NARROW = {
     "DINODecoder": {"num_layers": 2},
 }
 
+_SMALLER = {"convnext_tiny.fb_in1k": "convnext_atto", "resnet50.a1_in1k": "resnet10t"}  # models of timm
+
 
 def narrow(cfg):
     """Make a config cheap in place, with the same graph: a random ResNet-18 instead of ResNet-50, and few channels."""
@@ -102,6 +104,8 @@ def narrow(cfg):
     for _, node in components(cfg.model):
         name = getattr(node._target_, "__qualname__", str(node._target_).rsplit("d2tiny.", 1)[-1])
         node.update(_NARROW.get(name, {}))
+        if name == "TimmBackbone":
+            node.model_name = _SMALLER.get(node.model_name, node.model_name)
         if name == "ResNet.make_default_stages":
             node.pop("stride_in_1x1", None)
         if name == "PAFPN" and isinstance(OmegaConf.to_container(node)["out_channels"], list):

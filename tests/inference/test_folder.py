@@ -169,6 +169,10 @@ def test_weights_of_another_config_are_refused(tmp_path, weights, capsys):
 def test_nothing_to_do(tmp_path):
     with pytest.raises(DatasetError, match="no image here"):
         collect_images([str(tmp_path / "*.png")])
+    for text in ("x" * 5000, f"{tmp_path}/a\0*.png", "\udcff"):
+        with pytest.raises(DatasetError, match=r"cannot look for images here|no image here") as raised:
+            collect_images([text])
+        assert len(str(raised.value)) < 400
 
 
 def test_grayscale_and_rgba(tmp_path, weights):

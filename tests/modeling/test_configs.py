@@ -109,9 +109,11 @@ def test_yaml_with_nwd_in_nms_and_matching(name):
 @pytest.mark.parametrize("name", YAML)
 def test_yaml_and_lazy_twin_are_the_same_network(name):
     """Names and shapes of all weights of the native YAML and of the lazy config."""
-    twin = name.removeprefix("yaml/").replace(".yaml", "_1x")
-    lazy = instantiate(load_config(f"aitod/{twin}").model)
-    yaml = build_model(model_zoo.get_cfg(name, device="cpu"))
+    cfg = model_zoo.get_cfg(name, device="cpu")
+    dataset, twin = cfg.DATASETS.TRAIN[0].partition("_")[0], name.removeprefix("yaml/").removesuffix(".yaml")
+    names = [f"{dataset}/{twin}", f"{dataset}/{twin}_1x"]
+    lazy = instantiate(load_config(next(n for n in names if n in LAZY)).model)
+    yaml = build_model(cfg)
     shapes = [{k: tuple(v.shape) for k, v in m.state_dict().items()} for m in (lazy, yaml)]
     assert shapes[0] == shapes[1]
 

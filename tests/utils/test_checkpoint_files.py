@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import pickle
 import random
@@ -44,6 +45,9 @@ KINDS = {
     "nothing": ({}, "holds nothing"),
     "numbers": ({"epoch": 3}, NO_MODEL),
     "mmdet": ({"meta": {"epoch": 1}, "state_dict": {"a": torch.zeros(1)}}, "as checkpoints of MMDetection"),
+    "tensors elsewhere": ({"ema": {"a": torch.zeros(1)}, "epoch": 3}, r"under 'ema'.*torch.load\(FILE\)\['ema'\]"),
+    "tensors beside nothing": ({"model": None, "ema": {"a": torch.zeros(1)}}, "under 'ema'"),
+    "tensors deeper": ({"model": {"state_dict": {"a": torch.zeros(1)}}}, "'state_dict', a dict"),
     "model is a list": ({"model": [torch.zeros(1)]}, "its entry 'model' is a list"),
     "model is empty": ({"model": {}}, "its entry 'model' is empty"),
     "model holds a number": ({"model": {"a": torch.zeros(1), "b": 2}}, "'b', a int"),
@@ -77,6 +81,27 @@ def test_files_that_torch_did_not_write(tmp_path):
     refused(tmp_path / "no.pth", "no such file")
     os.mkfifo(tmp_path / "pipe.pth")
     refused(tmp_path / "pipe.pth", "not a regular file")
+    for name, content, words in (
+        ("a.pth", b"\x10\0\0\0\0\0\0\0" + b'{"a": {}}       ', "a safetensors file.*safetensors.torch.load_file"),
+        ("b.pth", b"\x89PNG\r\n\x1a\n" + bytes(90), "an image"),
+        ("c.pth", gzip.compress(b"weights"), "a gzip archive"),
+        ("d.pth", bytes(1000), "a file of zeros, cut off"),
+        ("e.pth", pickle.dumps({"a": 3}, protocol=5), "a pickle of protocol 5"),
+        ("f.pth", "hello".encode("utf-16"), "text file"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        refused(tmp_path / name, words)
+    np.savez(tmp_path / "g.pth.npz", a=np.zeros(1))
+    refused((tmp_path / "g.pth.npz").rename(tmp_path / "g.pth"), r"archive \(a.npy\) was not written by torch.save")
+    torch.save({"a": torch.zeros(99)}, tmp_path / "h.pth")
+    (tmp_path / "h.pth").write_bytes((tmp_path / "h.pth").read_bytes()[:-30])
+    refused(tmp_path / "h.pth", "is damaged: its end is missing")
+    torch.save({"a": torch.zeros(99)}, tmp_path / "i.pth")
+    content = bytearray((tmp_path / "i.pth").read_bytes())
+    content[content.rfind(b"PK\6\7") + 16] = 2  # the number of parts of a zip archive
+    (tmp_path / "i.pth").write_bytes(content)
+    refused(tmp_path / "i.pth", "is damaged: its table of contents")
+    refused(tmp_path / ("x" * 300), "File name too long")
     torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), str(tmp_path / "script.pth"))
     refused(tmp_path / "script.pth", "TorchScript")
 
@@ -170,7 +195,8 @@ def test_every_way_of_saving_weights_is_read(tmp_path):
     model = torch.nn.Linear(2, 2)
     state = {key: value + 1 for key, value in model.state_dict().items()}
     prefixed = {f"module.{key}": value for key, value in state.items()}
-    for content in (state, {"model": state}, {"model": prefixed, "epoch": 3}, prefixed):
+    compiled = {f"module._orig_mod.{key}": value for key, value in state.items()}
+    for content in (state, {"model": state}, {"model": prefixed, "epoch": 3}, prefixed, compiled):
         for new in (True, False):
             torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=new)
             other = torch.nn.Linear(2, 2)

@@ -8,8 +8,8 @@ import stat
 import pytest
 
 from d2tiny.utils import files
-from d2tiny.utils.errors import ConfigError
-from d2tiny.utils.files import open_atomic, write_text
+from d2tiny.utils.errors import ConfigError, DatasetError
+from d2tiny.utils.files import open_atomic, read_json, write_text
 
 
 def test_a_link_at_a_name_that_can_be_foreseen_is_not_written_through(tmp_path):
@@ -70,3 +70,9 @@ def test_an_exception_leaves_the_old_file_alone(tmp_path):
     assert [(f.name, f.read_text()) for f in tmp_path.iterdir()] == [("a", "old")]
     with pytest.raises(ConfigError, match="is a folder"):
         write_text(tmp_path, "x")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
+def test_names_of_no_file_are_refused(tmp_path, name):
+    with pytest.raises(DatasetError, match="cannot read this file"):
+        read_json(tmp_path / name)

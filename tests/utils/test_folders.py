@@ -10,6 +10,7 @@ import pytest
 
 from d2tiny.utils import folders
 from d2tiny.utils.errors import ConfigError
+from d2tiny.utils.files import write_text
 
 HOLDER = """
 import sys, time
@@ -40,16 +41,19 @@ def test_one_process_has_a_folder_and_a_dead_one_gives_it_up(tmp_path):
 
 
 def test_leftovers_of_dead_processes_go(tmp_path):
-    """A file goes if it is older than this process, and its own process is gone or younger than the file."""
+    """A file goes if it is older than this process, unlocked, and its process is gone or younger than the file."""
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    long_ago, running = 1e9, os.getppid()
+    long_ago, running, drawn = 1e9, os.getppid(), "0123456789abcdef"
     names = {
         f".model_last.pth.{dead.pid}": long_ago,
-        f".config.yaml.{dead.pid}.ab12cd": long_ago,
-        f".model_best.pth.{running}": long_ago,  # its process started later: the number was used again
-        f".kept.json.{running}": None,  # written while its process runs
-        f".new.json.{dead.pid}": None,  # younger than this process
+        f".config.yaml.{dead.pid}.{drawn}": long_ago,
+        f".a.png.{running}.{drawn}": long_ago,  # its process started later: the number was used again
+        f".kept.json.{running}.{drawn}": None,  # written while its process runs
+        f".new.json.{dead.pid}.{drawn}": None,  # younger than this process
+        f".locked.json.{dead.pid}.{drawn}": long_ago,  # of a process in another container
+        f".bashrc.{dead.pid}": long_ago,  # of other programs
+        f".Xauthority.{dead.pid}.tmp": long_ago,
         ".hidden": long_ago,
         "model.pth.123": long_ago,
     }
@@ -57,7 +61,21 @@ def test_leftovers_of_dead_processes_go(tmp_path):
         (tmp_path / name).write_text("half")
         if time:
             os.utime(tmp_path / name, (time, time))
-    (tmp_path / ".link.99").symlink_to(tmp_path / "model.pth.123")
-    removed = {path.name for path in folders.remove_leftovers(tmp_path)}
+    (tmp_path / f".link.99.{drawn}").symlink_to(tmp_path / "model.pth.123")
+    with (tmp_path / f".locked.json.{dead.pid}.{drawn}").open("r+b") as file:
+        folders.mark_written(file.fileno())
+        removed = {path.name for path in folders.remove_leftovers(tmp_path)}
     assert removed == set(list(names)[:3])
     assert folders.remove_leftovers(tmp_path / "nothing") == []
+
+
+def test_the_first_write_into_a_folder_cleans_it(tmp_path):
+    """Whatever writes there, also into folders below the one that was asked for."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = tmp_path / "images" / f".a.png.{dead.pid}.0123456789abcdef"
+    left.parent.mkdir()
+    left.write_text("half")
+    os.utime(left, (1e9, 1e9))
+    write_text(tmp_path / "images" / "b.txt", "whole")
+    assert [path.name for path in left.parent.iterdir()] == ["b.txt"]

@@ -13,7 +13,7 @@ from d2tiny.modeling.dense_heads import TinyDenseHead
 from d2tiny.modeling.losses import IoULoss, SmoothL1Loss
 from d2tiny.modeling.meta_arch import TinyDenseDetector
 
-from .rcnn import PIXEL_MEAN, PIXEL_STD, fpn, resnet18, resnet50
+from .rcnn import PIXEL_MEAN, PIXEL_STD, fpn, on_lite0, resnet18, resnet50
 
 
 def _input_shape():
@@ -62,6 +62,11 @@ def fcos_r50(num_classes):
 def fcos_r18(num_classes):
     """A small FCOS for quick trainings from random weights."""
     return _fcos(_p3_to_p7(resnet18(("res3", "res4", "res5")), 64), num_classes, [64, 64], 1500)
+
+
+def fcos_lite0(num_classes):
+    """A small FCOS for quick trainings from ImageNet weights."""
+    return on_lite0(fcos_r18(num_classes))
 
 
 def from_p2(model):

@@ -7,7 +7,7 @@ from d2tiny.modeling.meta_arch import TinyDINO
 from d2tiny.modeling.necks import ChannelMapper, NeckedBackbone
 from d2tiny.modeling.transformer import DeformableEncoder, Denoising, DINOCriterion, DINODecoder, QuerySelection
 
-from .rcnn import PIXEL_MEAN, PIXEL_STD, resnet18, resnet50
+from .rcnn import PIXEL_MEAN, PIXEL_STD, on_lite0, resnet18, resnet50
 
 
 def _dino(stages, extra, num_classes):
@@ -92,3 +92,8 @@ def dino_r18_4scale(num_classes):
     model.decoder.num_layers = 3
     model.selection.num_queries = 300
     return model
+
+
+def dino_lite0_4scale(num_classes):
+    """The same for quick trainings from ImageNet weights."""
+    return on_lite0(dino_r18_4scale(num_classes))

@@ -49,8 +49,10 @@ def timm_backbone(model_name, **settings):
 
 
 def for_weights_of(backbone, model):
-    """The model on another backbone, with images normalised as its weights were trained."""
-    model.backbone.bottom_up = backbone
+    """The model on another backbone, with the same stages, and images normalised as its weights were trained."""
+    place = "bottom_up" if "bottom_up" in model.backbone else "backbone"
+    backbone.out_features = list(model.backbone[place].out_features)
+    model.backbone[place] = backbone
     model.pixel_mean, model.pixel_std = "${pixel_mean:${.backbone}}", "${pixel_std:${.backbone}}"
     return model
 
@@ -135,9 +137,14 @@ def faster_rcnn_r18(num_classes):
     return model
 
 
+def on_lite0(model):
+    """The model on EfficientNet-Lite0, whose ImageNet weights a package holds: a backbone for processors."""
+    return for_weights_of(timm_backbone("tf_efficientnet_lite0"), model)
+
+
 def faster_rcnn_lite0(num_classes):
     """A small Faster R-CNN for quick trainings from ImageNet weights: EfficientNet-Lite0, narrow neck and heads."""
-    return for_weights_of(timm_backbone("tf_efficientnet_lite0"), faster_rcnn_r18(num_classes))
+    return on_lite0(faster_rcnn_r18(num_classes))
 
 
 def _cascade(model):

@@ -122,38 +122,43 @@ def _annotations(
     entries: list[dict[str, Any]], images: _ById, categories: _ById, found: Findings
 ) -> list[dict[str, Any]]:
     """Return the usable annotations, with clipped boxes, and with new ids if any was missing or used twice."""
-    kept: list[dict[str, Any]] = []
     twice = _ids_used_twice(entries)
-    for number, entry in enumerate(entries):
-        key, image_key = parse_id(entry.get("id")), parse_id(entry.get("image_id"))
-        image, category = images.get(image_key), categories.get(parse_id(entry.get("category_id")))
-        if key is not None and key not in twice and _is_perfect(entry, image, category):
-            kept.append(entry)
-            continue
-        where = f"annotation {shown(entry.get('id', f'number {number}'))} of image {shown(entry.get('image_id'))}"
-        note_texts(entry, ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "ignore"), where, found)
-        if key is None:
-            found.add("annotations without an id", where, "note")
-        elif key in twice:
-            found.add("annotations with the id of another", where)
-        if image is None:
-            found.add("annotations of an unknown image, left out", where)
-            continue
-        if category is None:
-            given = shown(entry.get("category_id"))
-            found.add("annotations of unknown classes, left out", f"{where}: {given}", "error")
-            continue
-        box = read_annotation_box(entry, where, found)
-        clipped = box if isinstance(box, str) else clip_box(box, (image["width"], image["height"]))
-        if isinstance(box, str) or isinstance(clipped, str):
-            found.add(f"{clipped}, left out", f"{where}: {shown(entry.get('bbox'))}", "error")
-            continue
-        numbers = {"id": key, "image_id": image["id"], "category_id": category["id"]}
-        kept.append(_repaired({**entry, **numbers}, box, clipped, image, where, found))
-    kept = _without_duplicates(kept, found)
+    checked = (_checked(number, entry, images, categories, twice, found) for number, entry in enumerate(entries))
+    kept = _without_duplicates([entry for entry in checked if entry is not None], found)
     if twice:
         kept = [{**entry, "id": number} for number, entry in enumerate(kept, start=1)]
     return kept
+
+
+def _checked(
+    number: int, entry: dict[str, Any], images: _ById, categories: _ById, twice: set[Any], found: Findings
+) -> dict[str, Any] | None:
+    """Return an annotation as it can be used, itself where nothing is wrong with it; None if it cannot be used."""
+    key = parse_id(entry.get("id"))
+    image = images.get(parse_id(entry.get("image_id")))
+    category = categories.get(parse_id(entry.get("category_id")))
+    if key is not None and key not in twice and _is_perfect(entry, image, category):
+        return entry
+    where = f"annotation {shown(entry.get('id', f'number {number}'))} of image {shown(entry.get('image_id'))}"
+    note_texts(entry, ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "ignore"), where, found)
+    if key is None:
+        found.add("annotations without an id", where, "note")
+    elif key in twice:
+        found.add("annotations with the id of another", where)
+    if image is None:
+        found.add("annotations of an unknown image, left out", where)
+        return None
+    if category is None:
+        given = shown(entry.get("category_id"))
+        found.add("annotations of unknown classes, left out", f"{where}: {given}", "error")
+        return None
+    box = read_annotation_box(entry, where, found)
+    clipped = box if isinstance(box, str) else clip_box(box, (image["width"], image["height"]))
+    if isinstance(box, str) or isinstance(clipped, str):
+        found.add(f"{clipped}, left out", f"{where}: {shown(entry.get('bbox'))}", "error")
+        return None
+    numbers = {"id": key, "image_id": image["id"], "category_id": category["id"]}
+    return _repaired({**entry, **numbers}, box, clipped, image, where, found)
 
 
 def _ids_used_twice(entries: list[dict[str, Any]]) -> set[Any]:

@@ -139,9 +139,10 @@ def find_ids(known: np.ndarray, ids: np.ndarray, what: str) -> np.ndarray:
     missing = np.ones(len(ids), dtype=bool) if not len(known) else known[index.clip(max=len(known) - 1)] != ids
     if missing.any():
         first = ids[missing][0]
+        few = ", ".join(map(str, known[:20])) + ", ..." * (len(known) > 20)
+        hint = f"It has {few or 'none'}." if "category" in what else "Are these predictions of another split?"
         raise DatasetError(
-            f"{int(missing.sum())} of {len(ids)} {what} are not in the ground truth (first: {first}). "
-            "Are these predictions of another split?"
+            f"{int(missing.sum())} of {len(ids)} {what} are not in the ground truth (first: {first}). {hint}"
         )
     return index.astype(np.int32)
 

@@ -175,7 +175,8 @@ def pixel_problem(header: ImageHeader, stretch: StretchLike = None) -> Problem |
         stretch: scale of values that are not 8-bit, see :func:`~d2tiny.data.loading.stretch.make_stretch`.
     """
     bands, dtype, colours, _ = header.pixels
-    by_pillow = header.mode and not header.deep and bands <= 4
+    # Of two bands without a name, Pillow would show the first.
+    by_pillow = header.mode and not header.deep and bands <= 4 and not (bands == 2 and colours == "unknown")
     by_gdal = colours in ("grey", "inverted grey", "RGB") or (colours == "YCbCr" and not header.deep)
     if not by_pillow and not by_gdal:
         return Problem("not RGB", f"this {header.kind} has {_count(bands)} of {dtype}, {_rgb_advice(header)}")

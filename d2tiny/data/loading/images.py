@@ -67,7 +67,7 @@ def _decode_png(data: bytes) -> np.ndarray | None:
     width, height = (int.from_bytes(data[i : i + 4], "big") for i in (16, 20))
     # 8-bit RGB, not interlaced
     plain = data[24:29] == b"\x08\x02\0\0\0" and _plausible_size(data) and not size_problem(width, height)
-    orientation = 1
+    orientation, kind = 1, b""
     for kind, content in png_chunks(io.BytesIO(data), 1 << 16):
         if kind in PNG_TEXTS and content.startswith(_ORIENTED):
             return None  # only PIL applies an orientation of these texts
@@ -77,6 +77,8 @@ def _decode_png(data: bytes) -> np.ndarray | None:
                 return None  # damaged
             orientation = _orientation(content)
         plain &= kind != b"tRNS"  # kornia-rs does not know transparency
+    if kind != b"IEND":
+        return None  # a chunk claims more bytes than there are, which OpenCV would reserve and fill
     decoder = _png_decoder()
     if plain and decoder is not None:
         try:
@@ -197,11 +199,11 @@ def _decode_other(path: Path, stretch: Stretch | None) -> np.ndarray:
             return turn_upright(bands.all_rows(), header.orientation)
     # Not by the path: what Pillow maps into memory, uncompressed TIFFs, it does not turn.
     with pillow_unlimited(), path.open("rb") as file, Image.open(file) as image:
-        with contextlib.suppress(Exception):
-            image.getexif()  # of a PNG it decodes the pixels, also where what follows them is damaged, as in Detectron2
+        if image.format == "PNG":  # of which Detectron2 reads pixels also where what follows them is damaged
+            image.load_end = lambda: None  # type: ignore[method-assign]
         image.load()
         # Pillow turns TIFFs when it decodes them.
-        orientation = 1 if image.format == "TIFF" else exif_orientation(image)
+        orientation = 1 if image.format == "TIFF" else header.orientation
         return turn_upright(np.array(image.convert("RGB")), orientation)
 
 

@@ -147,6 +147,8 @@ def _listed(folder: Path) -> Iterator[dict[str, Any]]:
 def _sources(path: Path, images: Path, findings: Findings) -> tuple[list[_Source], list[dict[str, Any]]]:
     entries = _read(path, findings)
     by_image = _usable_annotations(entries, findings)
+    if entries.listed and not by_image:
+        raise DatasetError(f"{path}: no annotation could be used: {findings}. Without annotations, images are cut too.")
     result = []
     for image, number in zip(entries.images, entries.image_numbers.values(), strict=True):
         usable = _image_entry(image, path, findings)
@@ -306,18 +308,23 @@ def _cut_or_resume(source: _Source, folder: Path, settings: TileSettings) -> lis
         raise DatasetError(f"{source.path}: cannot read this image ({err}).") from err
     labels = json.dumps([source.image, source.annotations], sort_keys=True)
     key = [state.st_mtime_ns, state.st_size, hashlib.sha1(labels.encode()).hexdigest()]
-    if part.is_file():
-        done = _earlier(part, source.stem)
-        files = [folder / "images" / entry["file_name"] for entry in done["tiles"]]
-        if done["key"] == key and all(file.exists() for file in files):
-            entries = list(_entries(source, source.image["width"], source.image["height"], settings))
-            if entries == done["tiles"]:
-                return entries
-        for file in files:  # the image may have become smaller
-            file.unlink(missing_ok=True)
+    done = _earlier(part, source.stem)
+    files = [folder / "images" / entry["file_name"] for entry in done["tiles"]]
+    if done["key"] == key and all(file.exists() for file in files):
+        entries = list(_entries(source, source.image["width"], source.image["height"], settings))
+        if entries == done["tiles"]:
+            return entries
+    _index(folder).unlink(missing_ok=True)  # it does not describe the tiles that are written from now on
+    for file in files:  # the image may have become smaller
+        file.unlink(missing_ok=True)
     entries = _tiles(source, folder / "images", settings)
     write_text(part, json.dumps({"key": key, "tiles": entries}))
     return entries
+
+
+def _index(folder: Path) -> Path:
+    """Return the json of the tiles, which is there only while it fits all of them."""
+    return folder / "instances.json"
 
 
 def _earlier(part: Path, stem: str) -> dict[str, Any]:
@@ -325,6 +332,9 @@ def _earlier(part: Path, stem: str) -> dict[str, Any]:
 
     Others may have written to the folder: what names other files than tiles of the image counts as nothing.
     """
+    nothing: dict[str, Any] = {"key": None, "tiles": []}
+    if not part.is_file():
+        return nothing
     tile = re.compile(re.escape(stem) + r"__\d+_\d+\.(png|jpg)")
     try:
         done = read_json(part)
@@ -333,7 +343,7 @@ def _earlier(part: Path, stem: str) -> dict[str, Any]:
     except (DatasetError, KeyError, TypeError):
         pass
     logger.warning("%s was not written by tiling; the image is cut again.", part)
-    return {"key": None, "tiles": []}
+    return nothing
 
 
 def tile_dataset(
@@ -385,7 +395,7 @@ def tile_dataset(
             raise
     findings.log(logger, path)
     data = _collect(tiles, categories, settings)
-    write_coco(data, output / "instances.json")
+    write_coco(data, _index(output))
     return data
 
 

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import Backbone
 from torch import Tensor, nn
 
 from d2tiny.layers.depthwise import keep_depthwise_float32
-from d2tiny.utils.errors import ConfigError, did_you_mean
-from d2tiny.utils.timm_weights import PACKAGED, TIMM_PREFIX, import_timm
+from d2tiny.modeling.backbone.timm_facts import STAGES, TimmFacts, is_nhwc, timm_facts
+from d2tiny.utils.errors import CheckpointError, ConfigError, did_you_mean
+from d2tiny.utils.timm_weights import PACKAGED, import_timm, timm_tensors
 
 __all__ = ["TimmBackbone"]
 
-STAGES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}  # names of Detectron2's ResNet, and their strides
 NORMS = ("FrozenBN", "BN")
-
-logger = logging.getLogger(__name__)
+_OURS = ("pretrained", "features_only", "out_indices")
 
 
 class TimmBackbone(Backbone):
@@ -28,11 +25,12 @@ class TimmBackbone(Backbone):
 
     It fits under every neck and detector that takes Detectron2's ResNet. Its ImageNet weights are loaded as a
     checkpoint: ``train.init_checkpoint=timm://NAME`` (or ``MODEL.WEIGHTS`` in YAML), from an installed package, from
-    timm's hub, or, with ``timm://NAME?checkpoint=FILE``, from a file.
+    timm's hub, or, with ``timm://NAME?checkpoint=FILE``, from a file; docs/backbones.md.
 
     Attributes:
         pixel_mean: RGB mean of the images that the weights were trained with, 0 to 255.
         pixel_std: likewise, the standard deviation.
+        no_weight_decay: last names of parameters that the optimizer must not decay.
     """
 
     def __init__(
@@ -48,69 +46,79 @@ class TimmBackbone(Backbone):
         """Build the model with random weights.
 
         Args:
-            model_name: as in ``timm.list_models()``.
+            model_name: as in ``timm.list_models()``, with a tag of weights as in ``timm.list_pretrained()`` or without.
             out_features: names of the feature maps to return, of ``res2`` … ``res5`` (strides 4 … 32).
-            freeze_at: stages that are not trained, as in Detectron2's ResNet: 1 freezes the stem, 2 also ``res2``, …,
-                5 everything. Their batch norms are frozen too, and they run without gradients.
+            freeze_at: stages that are not trained, as in Detectron2's ResNet: 1 freezes the stem, 2 all that ``res2``
+                is computed with, …, 5 everything. Their batch norms and drop paths are frozen too, and they run without
+                gradients.
             norm: ``FrozenBN`` freezes statistics and affine parts of all batch norms, ``BN`` trains them; models with
                 other norms are not changed.
             drop_path_rate: probability that a block is skipped in training, 0 to below 1.
             **kwargs: handed on to ``timm.create_model``.
 
         Raises:
-            ConfigError: a setting with another value, an unknown model, or one without these strides.
-            CheckpointError: timm is not installed.
+            ConfigError: a setting with another value, an unknown model, or one that does not give feature maps of these
+                strides for images of any size.
+            ImportError: timm is not installed.
         """
         super().__init__()
-        _check(out_features, freeze_at, norm, drop_path_rate)
+        _check(out_features, freeze_at, norm, drop_path_rate, kwargs)
+        timm = import_timm()
+        pretrained_cfg = _pretrained_cfg(timm, model_name)
         if drop_path_rate:
             kwargs["drop_path_rate"] = drop_path_rate
-        timm = import_timm()
-        if not timm.is_model(model_name):
-            raise ConfigError(f"model_name: timm has no '{model_name}'. {did_you_mean(model_name, timm.list_models())}")
-        kwargs = _any_size(timm, model_name, kwargs)
-        kwargs["out_indices"] = _indices(timm, model_name, kwargs)
-        self.body = timm.create_model(model_name, pretrained=False, features_only=True, **kwargs)
-        channels = self.body.feature_info.channels()
-        self._shapes = {
-            name: ShapeSpec(channels=int(count), stride=stride)
-            for (name, stride), count in zip(STAGES.items(), channels, strict=True)
-        }
+        facts = timm_facts(timm, model_name, kwargs, bool(getattr(pretrained_cfg, "fixed_input_size", False)))
         self._out_features = tuple(name for name in STAGES if name in out_features)
-        self._channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
-        self.pixel_mean, self.pixel_std = _normalisation(timm, model_name)
-        self._freeze(freeze_at, norm)
-        if keep_depthwise_float32(self.body) and torch.empty(0).device.type != "meta":
-            logger.info("%s: under autocast on a CPU its depth-wise convolutions stay in float32.", model_name)
+        indices = [facts.indices[name] for name in self._out_features]
+        self.body = timm.create_model(
+            model_name, pretrained=False, features_only=True, out_indices=indices, **facts.settings
+        )
+        self._shapes = {name: ShapeSpec(channels=facts.channels[name], stride=STAGES[name]) for name in facts.channels}
+        self._channels_last = is_nhwc(self.body)
+        self._architecture = model_name.partition(".")[0]
+        self.pixel_mean, self.pixel_std = _normalisation(model_name, pretrained_cfg)
+        used = frozenset().union(*(facts.used[name] for name in self._out_features))
+        self._freeze(_frozen_parameters(model_name, facts, freeze_at), used)
+        self._freeze_norms(norm)
+        keep_depthwise_float32(self.body)
+        self.no_weight_decay = _undecayed(self.body)
 
-    def _freeze(self, freeze_at: int, norm: str) -> None:
-        """Freeze the first stages, and batch norms; parameters are in the order in which they are used."""
+    def _freeze(self, frozen: frozenset[str], used: frozenset[str]) -> None:
+        """Freeze parameters by name, and those that no returned map is computed with: they would get no gradient."""
+        for name, parameter in self.body.named_parameters():
+            if name in frozen or name not in used:
+                parameter.requires_grad_(False)
+        from timm.layers import DropPath
+
+        for module in self.body.modules():
+            if _is_frozen(module, recurse=True):
+                for part in module.modules():
+                    if isinstance(part, DropPath):
+                        part.drop_prob = 0.0
+
+    def _freeze_norms(self, norm: str) -> None:
+        """Freeze the statistics of all batch norms, or of those in frozen stages."""
         from timm.utils.model import freeze_batch_norm_2d
 
-        frozen = _first_parameters(self.body, freeze_at)
-        for name, parameter in self.body.named_parameters():
-            if name in frozen:
-                parameter.requires_grad_(False)
         if norm == "FrozenBN":
             self.body = freeze_batch_norm_2d(self.body)
             return
         for parent in list(self.body.modules()):
             for name, child in list(parent.named_children()):
-                trained = [p.requires_grad for p in child.parameters(recurse=False)]
-                if isinstance(child, nn.modules.batchnorm._BatchNorm) and trained and not any(trained):
+                if isinstance(child, nn.modules.batchnorm._BatchNorm) and _is_frozen(child, recurse=False):
                     setattr(parent, name, freeze_batch_norm_2d(child))
 
     @property
     def size_divisibility(self) -> int:
         """Pixels that the padded height and width must be a multiple of: the largest stride."""
-        return 32
+        return STAGES[self._out_features[-1]]
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Map (B, 3, H, W) to the feature maps of ``out_features``, (B, C, H / stride, W / stride)."""
         maps = self.body(image)
         if self._channels_last:
-            maps = [x.permute(0, 3, 1, 2).contiguous() for x in maps]
-        return {name: x for name, x in zip(STAGES, maps, strict=True) if name in self._out_features}
+            maps = [x.permute(0, 3, 1, 2) for x in maps]
+        return dict(zip(self._out_features, maps, strict=True))
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Return channels and stride of each stage of ``out_features``."""
@@ -127,91 +135,98 @@ class TimmBackbone(Backbone):
             The names that were taken.
 
         Raises:
-            ValueError: they are of another model.
+            CheckpointError: they are of another model.
         """
-        taken = {key for key in state if key.startswith(TIMM_PREFIX)}
+        architecture, given = timm_tensors(state)
+        if not given:
+            return set()
+        if architecture != self._architecture:
+            raise CheckpointError(
+                f"these are weights of {architecture}, but the model {prefix.rstrip('.')} is {self._architecture}."
+            )
         own = self.body.state_dict()
-        known = {key: key.removeprefix(TIMM_PREFIX) for key in taken}
-        _require_same(own, {known[key]: state[key] for key in taken})
-        for key in taken:
-            if known[key] in own:
-                state[f"{prefix}body.{known[key]}"] = state[key]
-        return taken
+        _require_same(own, {name: state[key] for name, key in given.items()})
+        state.update({f"{prefix}body.{name}": state[key] for name, key in given.items() if name in own})
+        return set(given.values())
 
 
 def _require_same(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    """Raise unless tensors are those of the model; counters of batches and parts behind its last stage may differ."""
-    if not given:
-        return
+    """Raise unless all tensors are given; further ones belong to parts that are not built."""
     wrong = [key for key in own if key not in given or given[key].shape != own[key].shape]
     wrong = [key for key in wrong if not key.endswith("num_batches_tracked")]
     if wrong:
-        raise ValueError(f"these weights of timm are of another model: {len(wrong)} tensors differ (first: {wrong[0]})")
+        raise CheckpointError(
+            f"{len(wrong)} tensors of timm's model are missing or of another shape (first: {wrong[0]}); was it built "
+            "with settings of another network?"
+        )
 
 
-def _check(out_features: Sequence[str], freeze_at: int, norm: str, drop_path_rate: float) -> None:
+def _check(
+    out_features: Sequence[str], freeze_at: int, norm: str, drop_path_rate: float, kwargs: Mapping[str, Any]
+) -> None:
     for name in out_features:
         if name not in STAGES:
             raise ConfigError(f"out_features: no stage '{name}'. {did_you_mean(name, STAGES)}")
     if not out_features:
         raise ConfigError(f"out_features is empty; name some of {', '.join(STAGES)}.")
-    if not 0 <= freeze_at <= len(STAGES) + 1:
+    if freeze_at not in range(len(STAGES) + 2):
         raise ConfigError(f"freeze_at must be 0 to {len(STAGES) + 1}, got {freeze_at}.")
     if norm not in NORMS:
         raise ConfigError(f"norm: unknown '{norm}'. {did_you_mean(norm, NORMS)}")
     if not 0 <= drop_path_rate < 1:
         raise ConfigError(f"drop_path_rate must be in [0, 1), got {drop_path_rate}.")
+    for name in _OURS:
+        if name in kwargs:
+            raise ConfigError(f"{name} cannot be set: out_features and the checkpoint timm://NAME decide it.")
 
 
-def _indices(timm: Any, model_name: str, kwargs: dict[str, Any]) -> list[int]:
-    """Return the indices of the feature maps of strides 4, 8, 16 and 32."""
+def _is_frozen(module: nn.Module, *, recurse: bool) -> bool:
+    """Whether a module has parameters and none is trained."""
+    trained = [parameter.requires_grad for parameter in module.parameters(recurse=recurse)]
+    return bool(trained) and not any(trained)
+
+
+def _undecayed(body: nn.Module) -> tuple[str, ...]:
+    """Return names of scales of layers, such as ``gamma``, and of tables of positions."""
+    found = set()
+    for path, parameter in body.named_parameters():
+        name = path.rpartition(".")[2]
+        if (parameter.ndim <= 1 and name not in ("weight", "bias")) or "position" in name or "pos_embed" in name:
+            found.add(name)
+    return tuple(sorted(found))
+
+
+def _pretrained_cfg(timm: Any, model_name: str) -> Any:
+    """Return what timm knows about the weights of a model; None where it knows nothing."""
+    if not timm.is_model(model_name):
+        raise ConfigError(f"model_name: timm has no '{model_name}'. {did_you_mean(model_name, timm.list_models())}")
     try:
-        with torch.device("meta"):
-            probe = timm.create_model(model_name, pretrained=False, features_only=True, **kwargs)
-    except (TypeError, RuntimeError, AssertionError, ValueError) as err:
-        raise ConfigError(f"{model_name}: timm cannot build it as a backbone: {err}") from err
-    strides = [int(stride) for stride in probe.feature_info.reduction()]
-    if not set(STAGES.values()) <= set(strides):
-        raise ConfigError(
-            f"{model_name} has feature maps of strides {strides}; a pyramid needs 4, 8, 16 and 32. Plain vision "
-            "transformers have one stride only; take a ResNet, ConvNeXt, Swin or EfficientNet."
-        )
-    offset = int(probe.feature_info.out_indices[0])
-    return [offset + len(strides) - 1 - strides[::-1].index(stride) for stride in STAGES.values()]
+        return timm.get_pretrained_cfg(model_name)
+    except RuntimeError as err:  # it has the model, but not these weights
+        known = timm.list_pretrained(f"{model_name.partition('.')[0]}.*")
+        raise ConfigError(f"model_name: timm has no '{model_name}'. {did_you_mean(model_name, known)}") from err
 
 
-def _any_size(timm: Any, model_name: str, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return ``kwargs`` with what lets a model of a fixed input size, as Swin is, take any image."""
-    if not getattr(timm.get_pretrained_cfg(model_name), "fixed_input_size", False):
-        return kwargs
-    flexible = {"strict_img_size": False, **kwargs}
-    try:
-        with torch.device("meta"):
-            timm.create_model(model_name, pretrained=False, features_only=True, **flexible)
-    except TypeError:  # it has no such setting
-        return kwargs
-    return flexible
+def _frozen_parameters(model_name: str, facts: TimmFacts, freeze_at: int) -> frozenset[str]:
+    """Return the names of the parameters of the stem and of the stages up to ``freeze_at``."""
+    if freeze_at == 0:
+        return frozenset()
+    if freeze_at > len(STAGES):
+        return frozenset().union(*facts.used.values())
+    if freeze_at >= 2:
+        return facts.used[list(STAGES)[freeze_at - 2]]
+    first = next(iter(STAGES))
+    used, start = facts.used[first], f"{facts.modules[first]}_"
+    stem = frozenset(name for name in used if not name.replace(".", "_").startswith(start))
+    if len(stem) in (0, len(used)):
+        raise ConfigError(f"freeze_at=1: the stem of {model_name} cannot be told from its first stage; take 0 or 2.")
+    return stem
 
 
-def _normalisation(timm: Any, model_name: str) -> tuple[list[float], list[float]]:
+def _normalisation(model_name: str, pretrained_cfg: Any) -> tuple[list[float], list[float]]:
     if (packaged := PACKAGED.get(model_name)) is not None:
         return [packaged.pixel_mean] * 3, [packaged.pixel_std] * 3
-    cfg = timm.get_pretrained_cfg(model_name)
-    return [round(255 * value, 4) for value in cfg.mean], [round(255 * value, 4) for value in cfg.std]
-
-
-def _first_parameters(body: nn.Module, freeze_at: int) -> set[str]:
-    """Return the names of the parameters of the stem and of the stages up to ``freeze_at``."""
-    names = [name for name, _ in body.named_parameters()]
-    if freeze_at == 0:
-        return set()
-    if freeze_at > len(STAGES):
-        return set(names)
-    ends = [info["module"].replace(".", "_") for info in body.feature_info.get_dicts()]
-    flat = [name.replace(".", "_") for name in names]
-
-    def of_stage(stage: int) -> list[int]:
-        return [i for i, name in enumerate(flat) if name.startswith(f"{ends[stage]}_")]
-
-    last = of_stage(freeze_at - 2)[-1] + 1 if freeze_at >= 2 else of_stage(0)[0]
-    return set(names[:last])
+    if pretrained_cfg is None:
+        raise ConfigError(f"{model_name}: timm does not say how its images are normalised; take another model.")
+    mean, std = pretrained_cfg.mean, pretrained_cfg.std
+    return [round(255 * value, 4) for value in mean], [round(255 * value, 4) for value in std]

@@ -300,6 +300,7 @@ class EFPNBS(nn.Module):
                 low = self.cem[low_name](high, low, None if padding is None else padding_of_level(padding, high))
             if low_name in self.fbsm:
                 fbsm = self.fbsm[low_name]
+                assert isinstance(fbsm, FBSM | LightFBSM)
                 mask = fbsm.mask(high, low)
                 low = fbsm(low, mask)
                 if self.training:

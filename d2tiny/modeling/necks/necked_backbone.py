@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, cast
 
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import Backbone as D2Backbone
 from torch import Tensor
 
 from d2tiny.layers.padding import padding_of_images
-from d2tiny.modeling.contracts import Backbone, Neck
+from d2tiny.modeling.contracts import Backbone, Neck, PoolingNeck
 
 __all__ = ["NeckedBackbone"]
 
@@ -53,7 +53,7 @@ class NeckedBackbone(D2Backbone):
         features = self.backbone(image)
         if not self._pools:
             return self.neck(features)
-        return self.neck(features, padding_of_images(image))
+        return cast(PoolingNeck, self.neck)(features, padding_of_images(image))
 
     def _accept_plain(self, state: dict[str, Any], prefix: str, *_: Any) -> None:
         """Let a checkpoint of the backbone without the neck be loaded into the backbone."""

@@ -236,6 +236,14 @@ def test_lists_of_test_images_are_tiled_and_converted_but_not_evaluated(root):
         load_ground_truth(path)
 
 
+def test_tiles_without_any_of_the_labels_are_refused(root):
+    data = sample()
+    for annotation in data["annotations"]:
+        annotation["image_id"] = "elsewhere"
+    with pytest.raises(DatasetError, match=r"no annotation could be used: 3 annotations of an unknown image"):
+        tile(root, write(root, data))
+
+
 def test_nothing_left_to_evaluate_is_an_error(root):
     data = sample()
     for annotation in data["annotations"]:
@@ -274,6 +282,37 @@ def test_files_are_found_by_the_last_parts_of_their_names(root):
     assert result.findings.kinds["file names that lead nowhere, found by their last parts"].count == 2
     with pytest.raises(DatasetError, match="convert coco --images` finds files"):
         train(root, root / "x.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("e\u0301.png", "\u00e9.png"),  # composed by the one system, not by the other
+        ("\u00e9.png", "e\u0301.png"),
+        ("a%20b.png", "a b.png"),
+        ("A.PNG", "a.png"),
+        (" a.png\n", "a.png"),
+        ("C:a.png", "a.png"),
+        ("file:///data/a.png", "a.png"),
+    ],
+)
+def test_files_are_found_in_other_spellings(root, name, file):
+    (root / "img" / "a.png").rename(root / "img" / file)
+    data = sample()
+    data["images"][0]["file_name"] = name
+    result = convert(root, write(root, data))
+    assert [i["file_name"] for i in result.data["images"]] == [file, "b.png"]
+    assert result.findings.kinds["file names that lead nowhere, found by their last parts"].count == 1
+
+
+def test_the_exact_spelling_comes_first(root):
+    data = sample()
+    for name in ("A.png", "a.PNG"):
+        (root / "img" / name).write_bytes((root / "img" / "a.png").read_bytes())
+    data["images"][0]["file_name"] = "/data/a.PNG"
+    assert [i["file_name"] for i in convert(root, write(root, data)).data["images"]] == ["a.PNG", "b.png"]
+    data["images"][0]["file_name"] = "/data/A.PNG"
+    assert "missing images that may be several files" in str(convert(root, write(root, data)).findings)
 
 
 def test_several_files_of_one_name_are_not_guessed(root):

@@ -71,6 +71,7 @@ DEEP = {
 }
 OTHER_BANDS = {
     "two": lambda p: geotiff(p, ramp(2, 200).astype(np.uint16)),
+    "two of 8 bits": lambda p: geotiff(p, ramp(2, 200).astype(np.uint8)),
     "four without names": lambda p: geotiff(p, ramp(4, 200).astype(np.uint8), photometric="MINISBLACK", alpha="NO"),
     "four of 16 bits": lambda p: geotiff(p, ramp(4, 200).astype(np.uint16)),
     "five": lambda p: geotiff(p, ramp(5, 200).astype(np.uint8)),

@@ -19,6 +19,7 @@ from PIL import Image, PngImagePlugin
 
 from d2tiny.data import TinyDatasetMapper
 from d2tiny.data.loading import images
+from d2tiny.data.loading.headers import decoding_problem
 from d2tiny.data.loading.images import DecodedCache, read_image
 from d2tiny.data.transforms import ObjectCrop
 from d2tiny.utils.errors import ConfigError, DatasetError
@@ -179,7 +180,9 @@ def test_damaged_files_are_named(tmp_path, decoder, name, damage):
 
 @pytest.mark.parametrize("name", ["420.jpg", "progressive.jpg", "rgb.png", "grey.png", "rgba.png", "palette.png"])
 def test_a_flipped_byte_is_no_other_picture(tmp_path, decoder, name):
-    """Pixels are Detectron2's also then; PNGs that it refuses are refused. Of JPEGs OpenCV reads a few more."""
+    """Pixels are Detectron2's also then, or the file is refused: of PNGs whose pixels are damaged Detectron2 shows the
+    rest in black. PNGs that it refuses are refused. Of JPEGs OpenCV reads a few more.
+    """
     path, data = tmp_path / name, FILES[name]
     for place in np.linspace(40, len(data) - 1, 40).astype(int):
         path.write_bytes(data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :])
@@ -189,8 +192,15 @@ def test_a_flipped_byte_is_no_other_picture(tmp_path, decoder, name):
             if name.endswith("png"):
                 with pytest.raises(DatasetError):
                     read_image(path)
+            continue
+        try:
+            found = read_image(path)
+        except DatasetError as err:
+            assert name.endswith("png")
+            assert "data stream" in str(err)
+            assert str(decoding_problem(path)).startswith("damaged")
         else:
-            assert np.array_equal(read_image(path), expected), place
+            assert np.array_equal(found, expected), place
 
 
 @pytest.mark.parametrize("checksum", ["right", "wrong"])
@@ -201,6 +211,18 @@ def test_a_png_that_claims_a_huge_size_is_named(tmp_path, decoder, checksum):
     (tmp_path / "a.png").write_bytes(data)
     with pytest.raises(DatasetError, match=r"a\.png: cannot read this image"):
         read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("name", ["rgb.png", "palette.png", "grey.png"])
+def test_a_chunk_that_claims_gigabytes_is_not_waited_for(tmp_path, decoder, monkeypatch, name):
+    """OpenCV would reserve and fill 2 GB for a length of 2^31."""
+    data = FILES[name]
+    monkeypatch.setattr(images.cv2, "imdecode", lambda *a: pytest.fail("OpenCV was asked"))
+    for kind in (b"IDAT", b"tEXt"):
+        broken = data[:33] + b"\x80\0\0\x30" + kind + data[33:]
+        (tmp_path / "a.png").write_bytes(broken)
+        with pytest.raises(DatasetError, match=r"a\.png: cannot read this image"):
+            read_image(tmp_path / "a.png")
 
 
 def test_missing_files_are_named(tmp_path):

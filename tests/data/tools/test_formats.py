@@ -234,6 +234,8 @@ def yolo(root, text, **options):
         ("0 0.5 0.5 0.1 0.1 0.48 0.52 0.7 0 0 0\n", BOX, {NOTE: 1}),
         ("0 0.5 0.5 0.1 0.1 0.48 0.52 2 0 0 0 0.95\n", BOX, {NOTE: 1}),
         ("0 0.5 0.5 0.8 0.9 0.3 0.3 2 0.7 0.9 2\n", (10, 4, 80, 72), {NOTE: 1}),
+        ("0 0.5 0.5 0.1 0.1 0.9 0\n", (10, 0, 80, 40), {UNSURE: 1}),  # track 0, or a corner at the border
+        ("0 0.5 0.5 0.1 0.1 0.9 0.9 1 0.1 0.1 0\n", (10, 0, 90, 72), {UNSURE: 1}),  # keypoints outside the box
         (QUARTER, (40, 32, 10, 8), {}),
         ("0 0.5 0.5 0.51 0.5 0.51 0.51 0.5 0.51\n", (50, 40, 1, 0.8), {}),
         ("0 0.1 0.1 0.9 0.1 0.9 0.9 0.1 0.9\n", (10, 8, 80, 64), {}),
@@ -242,6 +244,13 @@ def yolo(root, text, **options):
 )
 def test_what_follows_a_box(tmp_path, text, box, kinds):
     assert yolo(tmp_path, text) == ([box], kinds)
+
+
+@pytest.mark.parametrize("text", ["0 0.5 0.5 0.1 0.1 0.9 0.9 2 0.1 0.1 2\n", "0 0.1 0.1 0.9 0.1 1.6 0.9\n"])
+def test_polygons_lie_in_the_image(tmp_path, text):
+    boxes, kinds = yolo(tmp_path, text)
+    assert boxes == []
+    assert kinds["error", "boxes that are not shares of the image, left out"] == 1
 
 
 def test_large_objects_with_keypoints_may_be_polygons(tmp_path):
@@ -330,6 +339,10 @@ NO_TEXT = ("error", "class names that are no text, left out")
             {0: "car", 1: "ship"},
             {("warning", "files whose number of classes (nc) does not fit the names"): 1},
         ),
+        ("a: &a {0: car, 1: bus}\nnames:\n  <<: *a\n  1: ship\n", {0: "car", 1: "ship"}, {}),
+        ("a: &a {0: car}\nb: &b {<<: *a, 0: van, 1: ship}\nnames: {<<: [*a, *b]}", {0: "car", 1: "ship"}, {}),
+        ("names: &n {<<: *n, 0: car}", {0: "car"}, {}),
+        ("a: &a {<<: [*a, *a], 1: ship}\nnames: {<<: [*a, *a, 5], 0: car}", {0: "car", 1: "ship"}, {}),
         ("nc: 2\nnames: !!python/tuple [car, ship]", {0: "car", 1: "ship"}, {}),
     ],
 )
@@ -346,7 +359,7 @@ def test_names_in_yaml(tmp_path, text, names, kinds):
         ("nc: 2\nnames: 5", r"data.yaml, line 2: names is the text '5'"),
         ("names: 2024-01-01", r"line 1: names is the text '2024-01-01'"),
         ("names: %s" % ("9" * 5000), r"line 1: names is the text '9{80}'"),
-        ("names: {car: 0, ship: 1}", r"data.yaml holds no class names: needed is a list"),
+        ("names: {car: 0, ship: 1}", r"data.yaml holds no class names: needed is a list.*Found: 2 class numbers"),
         ("names: [car", r"No class names .*Not readable: .*data.yaml: while parsing a flow sequence"),
         ("[" * 100_000, r"No class names .*Not readable: .*data.yaml: maximum recursion depth"),
         ("names: []", "No class names"),
@@ -372,6 +385,12 @@ def test_yaml_that_grows_when_it_is_written_out(tmp_path):
     names, kinds = names_of(tmp_path, "\n".join([*lines, "names: [car, *a7]"]))
     assert names == {0: "car"}
     assert kinds == {NO_TEXT: 1}
+
+
+def test_merges_that_grow_when_they_are_written_out(tmp_path):
+    """Maps that merge two others twice, thirty times one in the other: a thousand million pairs."""
+    lines = ["a0: &a0 {0: car}", *(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}" for i in range(1, 31))]
+    assert names_of(tmp_path, "\n".join([*lines, "names: {<<: *a30, 1: ship}"])) == ({0: "car", 1: "ship"}, {})
 
 
 def test_yaml_runs_nothing(tmp_path):
@@ -435,3 +454,21 @@ def test_shapes_of_keypoints(tmp_path, text, shape):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "data.yaml").write_text(text)
     assert find_keypoint_shape(tmp_path / "set") == shape
+
+
+# --- what is left ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("level", "ignored"), [("1.0", [1]), ("0.0", [0]), ("0.5", []), ("nan", [])])
+def test_levels_of_dota_written_as_fractions(tmp_path, level, ignored):
+    texts = {"a": f"10 10 20 10 20 18 10 18 plane {level}\n"}
+    result = convert("dota", native(tmp_path, "dota", texts), difficult="ignore")
+    assert [a["iscrowd"] for a in result.data["annotations"]] == ignored
+
+
+@pytest.mark.parametrize(("text", "code"), [("1,0,10,10,8,8,1,4,0,0\n", 1), ("", 0), ("10,20,8,6,1,4,0,0\n", 0)])
+def test_labels_without_a_usable_object_are_an_error(tmp_path, capsys, text, code):
+    """An image without labels is none."""
+    source = native(tmp_path, "visdrone", {"a": text})
+    assert main(["convert", "visdrone", str(source), "--output", str(tmp_path / "o.json")]) == code
+    assert ("No object could be read" in capsys.readouterr().out) == bool(code)

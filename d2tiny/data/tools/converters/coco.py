@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 from d2tiny.data.coco.boxes import fitting_area, has_area
 from d2tiny.data.coco.document import REGION_KEYS, normalise_keys, read_name
@@ -25,6 +28,8 @@ from d2tiny.utils.errors import DatasetError
 from d2tiny.utils.files import read_json
 
 __all__ = ["coco_class_names", "read_coco"]
+
+_DRIVE = re.compile(r"^[A-Za-z]:")
 
 
 def _read(path: Path, findings: Findings) -> dict[str, Any]:
@@ -113,7 +118,9 @@ def _annotations_by_image(
             raise DatasetError(f"{source}: two images share an id. `d2tiny check` says which.")
         if key is None:
             findings.add(
-                "images without an id, their annotations left out", f"number {number}: {shown(image)}", "error"
+                "images without a usable id, their annotations left out",
+                f"number {number}: {shown(image)}",
+                "error",
             )
         else:
             by_image[key] = []
@@ -132,7 +139,7 @@ class _Files:
 
     def __init__(self, root: Path, findings: Findings, search: bool) -> None:
         self.root, self.findings, self.search = root, findings, search
-        self._by_name: dict[str, list[PurePosixPath]] | None = None
+        self._by_name: dict[tuple[str, str], list[PurePosixPath]] | None = None
 
     def find(self, image: Mapping[str, Any], number: int) -> Path | None:
         """Return the file of an image entry; None, and a finding, if there is none."""
@@ -164,11 +171,20 @@ class _Files:
             for file in sorted(self.root.rglob("*")):
                 if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file():
                     pure = PurePosixPath(file.relative_to(self.root).as_posix())
-                    self._by_name.setdefault(pure.name, []).append(pure)
+                    for key in (("name", pure.name), ("folded", _folded(pure.name))):
+                        self._by_name.setdefault(key, []).append(pure)
         parts = PurePosixPath(name.replace("\\", "/")).parts
-        candidates = self._by_name.get(parts[-1] if parts else "", [])
+        last = parts[-1] if parts else ""
+        plain = _DRIVE.sub("", last)
+        keys = (("name", last), ("name", plain), ("folded", _folded(last)), ("folded", _folded(plain)))
+        candidates = next((found for key in keys if (found := self._by_name.get(key))), [])
         shared = [common_tail(parts, candidate.parts) for candidate in candidates]
         return [c for c, n in zip(candidates, shared, strict=True) if n == max(shared)]
+
+
+def _folded(name: str) -> str:
+    """Return a file name in one spelling: of case, composed letters, ``%20``, without blanks around it."""
+    return unicodedata.normalize("NFC", unquote(name).strip().casefold())
 
 
 def _fits(image: Mapping[str, Any], path: Path, size: tuple[int, int], findings: Findings) -> bool:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from d2tiny.data.coco.boxes import box_xyxy_to_xywh
 from d2tiny.data.coco.findings import Findings
-from d2tiny.data.coco.values import parse_id, parse_number
+from d2tiny.data.coco.values import parse_number
 from d2tiny.data.tools.converters.base import RawImage, RawObject, find_folder, read_label_texts
 from d2tiny.utils.errors import ConfigError
 
@@ -108,8 +108,8 @@ def _add_header(findings: Findings, raw: RawImage, line: str, where: str) -> Non
 
 def _level(words: list[str]) -> int | None:
     """Return the difficulty behind a line's class, 0 if it has none; None for more words and for other words."""
-    level = parse_id(words[0]) if words else 0
-    return level if isinstance(level, int) and len(words) < 2 else None
+    level = parse_number(words[0]) if words else 0.0
+    return int(level) if level is not None and level.is_integer() and len(words) < 2 else None
 
 
 def _polygon_area(xs: list[float], ys: list[float]) -> float:

@@ -19,6 +19,7 @@ __all__ = ["read_yolo"]
 Kind = Literal["box", "polygon"]
 _MARGIN = 0.01  # share of the image by which a box may exceed it
 _TIGHT = 1.05  # keypoints lie in their box up to this share of its half sides
+_LARGEST = {"box": 2.0, "polygon": 1.5}  # shares of the image; larger numbers are px, or marks of keypoints
 
 
 def read_yolo(
@@ -121,7 +122,7 @@ class _Lines:
                 findings.add("objects of unknown classes, left out", where, "error")
             elif not all(map(math.isfinite, values)):  # min() and max() may pass over a NaN
                 findings.add("boxes with NaN or infinity, left out", where)
-            elif max(values[:4] if kind == "box" else values) > 2:
+            elif max(values[:4] if kind == "box" else values) > _LARGEST[kind]:
                 findings.add("boxes that are not shares of the image, left out", where, "error")
             else:
                 x, y, w, h = _box(values) if kind == "box" else _hull(values)
@@ -192,12 +193,14 @@ def _box_and_more(values: Sequence[float]) -> tuple[bool, bool]:
     if not (w > 0 and h > 0 and min(x, y) >= -_MARGIN and max(x + w, y + h) <= 1 + _MARGIN):
         return False, False
     more = values[4:]
-    if len(more) == 2 and 0 <= more[0] <= 1 <= more[1] and more[1].is_integer():
-        return True, True
+    if len(more) == 2 and 0 <= more[0] <= 1 and more[1] >= 0 and more[1].is_integer():
+        return more[1] >= 1, True  # a number of 0 may also be a place at the border
     box = (*values[:2], w * _TIGHT / 2, h * _TIGHT / 2)
     for rest in (more, more[:-1]):
         if len(rest) % 3 == 0 and _in_box(rest, 3, box) and set(rest[2::3]) <= {0, 1, 2}:
             return True, True
+    if len(more) % 3 == 0 and set(more[2::3]) <= {0, 1, 2}:
+        return False, True  # marks of keypoints, which lie outside the box
     if not any(
         len(rest) % each == 0 and _in_box(rest, each, box) for rest in (more, more[:-1]) for each in (2, 3) if rest
     ):

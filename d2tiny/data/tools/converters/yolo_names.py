@@ -121,7 +121,7 @@ def _from_yaml(path: Path, names: Node, count: Node | None, findings: Findings) 
     if _is_list(names):
         pairs = list(enumerate(names.value))
     elif names.id == "mapping":
-        pairs = [(parse_id(key.value) if _is_scalar(key) else None, value) for key, value in names.value]
+        pairs = [(parse_id(key.value) if _is_scalar(key) else None, value) for key, value in _merged(names)]
     else:
         raise DatasetError(
             f"{path}, line {names.start_mark.line + 1}: names is the text {names.value[:80]!r}, but must be a list "
@@ -142,6 +142,31 @@ def _from_yaml(path: Path, names: Node, count: Node | None, findings: Findings) 
     return _checked(path, result, findings, count)
 
 
+def _merged(mapping: Node) -> list[tuple[Node, Node]]:
+    """Return the pairs of a map, first those that ``<<`` merges; each map counts once, also one that holds itself."""
+    own = [(key, value) for key, value in mapping.value if not _is_merge(key)]
+    merged: dict[str, tuple[Node, Node]] = {key.value: (key, value) for key, value in own if _is_scalar(key)}
+    known = len(merged)
+    seen, waiting = {id(mapping)}, [value for key, value in mapping.value if _is_merge(key)]
+    for node in waiting:  # grows
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if _is_list(node):
+            waiting += node.value
+        elif node.id == "mapping":
+            for key, value in node.value:
+                if _is_merge(key):
+                    waiting.append(value)
+                elif _is_scalar(key):
+                    merged.setdefault(key.value, (key, value))  # the first map that has a key wins
+    return [*list(merged.values())[known:], *own]
+
+
+def _is_merge(key: Node) -> bool:
+    return bool(key.tag == "tag:yaml.org,2002:merge")
+
+
 def _checked(path: Path, names: dict[int, str], findings: Findings, count: Node | None = None) -> dict[int, str]:
     """Return the names by rising number; what is odd about them is counted.
 
@@ -149,9 +174,10 @@ def _checked(path: Path, names: dict[int, str], findings: Findings, count: Node 
         DatasetError: there are none.
     """
     if not names:
+        why = f" Found: {findings}." if findings else ""
         raise DatasetError(
             f"{path} holds no class names: needed is a list ([car, ship]), or a number for each name "
-            "({0: car, 1: ship}). Mend it, or give the names with --classes."
+            f"({{0: car, 1: ship}}). Mend it, or give the names with --classes.{why}"
         )
     result = dict(sorted(names.items()))
     if max(result) >= len(result):

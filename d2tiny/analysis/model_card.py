@@ -1,0 +1,131 @@
+"""Model cards of published weights (``docs/models``), made from the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from d2tiny.utils.licences import DataSource
+from d2tiny.utils.published import PublishedWeights
+
+__all__ = ["card", "index", "picture_of"]
+
+_METRICS = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm", "oLRP")
+_MADE = "<!-- Made by tools/make_model_cards.py from d2tiny/weights/manifest.json; do not edit. -->"
+
+
+def picture_of(name: str) -> Path:
+    """Return where the picture of failures lies, from the folder of the repository on."""
+    return Path("docs") / "images" / f"failures_{name}.jpg"
+
+
+def card(entry: PublishedWeights, root: Path) -> str:
+    """Return the model card of published weights, in Markdown.
+
+    Args:
+        entry: the weights.
+        root: folder of the repository; the picture of failures is shown if it is there.
+    """
+    parts = [
+        f"# {entry.name}\n\n{_MADE}\n\n{entry.title}. Config `{entry.config}`, {entry.size / 1e6:.1f} MB in float16, "
+        f"licence {entry.licence}.",
+        _usage(entry),
+        f"## Images and classes\n\nMade for {entry.images}.\n\nClasses: {', '.join(entry.classes)}.",
+        _figures(entry),
+        _data(entry.data, entry.training),
+        _failures(entry, root),
+        "## What it is not for\n\n" + "\n".join(f"- {sentence}" for sentence in entry.not_for),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _usage(entry: PublishedWeights) -> str:
+    return f"""## Use
+
+```
+d2tiny predict picture.jpg --weights {entry.name}
+```
+
+```python
+predictor = DefaultPredictor(model_zoo.get_cfg(weights="{entry.url}"))
+instances = predictor(cv2.imread("picture.jpg"))["instances"]
+print(instances.pred_boxes, instances.scores, instances.pred_classes)
+```"""
+
+
+def _figures(entry: PublishedWeights) -> str:
+    measured = entry.measured
+    keys = [key for key in _METRICS if key in measured.metrics]
+    classes = [f"AP-{name}" for name in entry.classes if f"AP-{name}" in measured.metrics]
+    lines = [
+        f"## Figures\n\nOn `{measured.dataset}`, in percent, by the protocol `{measured.protocol}`.\n",
+        f"| | {' | '.join(keys)} |",
+        f"|---|{'---|' * len(keys)}",
+        f"| this file | {' | '.join(_number(measured.metrics[key]) for key in keys)} |",
+    ]
+    if measured.spread:
+        cells = [_range(measured.spread.get(key)) for key in keys]
+        lines.append(f"| lowest to highest of {measured.runs} trainings | {' | '.join(cells)} |")
+    if classes:
+        values = ", ".join(f"{key.removeprefix('AP-')} {_number(measured.metrics[key])}" for key in classes)
+        lines.append(f"\nAP by class: {values}.")
+    if measured.results:
+        links = ", ".join(f"[{Path(name).stem}](../../{name})" for name in measured.results)
+        lines.append(f"\nRecords: {links}.")
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
+def _range(values: tuple[float, float] | None) -> str:
+    return "–" if values is None else f"{values[0]:.1f}–{values[1]:.1f}"
+
+
+def _data(sources: Sequence[DataSource], training: str) -> str:
+    lines = ["## Data and licence\n"]
+    for source in sources:
+        name = f"[{source.name}]({source.url})" if source.url else source.name
+        changes = f" Changed: {source.changes}." if source.changes else ""
+        lines.append(f"- {name}, {source.licence}. {source.citation.rstrip('.')}.{changes}")
+    return "\n".join([*lines, f"\nTraining: {training}."] if training else lines)
+
+
+def _failures(entry: PublishedWeights, root: Path) -> str:
+    picture = picture_of(entry.name)
+    if not (root / picture).is_file():
+        return ""
+    credit = "; ".join(f"{source.name}, {source.licence}, {source.citation}" for source in entry.data)
+    return f"""## Failures
+
+![Found, missed and false boxes of {entry.name}](../images/{picture.name})
+
+The images of `{entry.measured.dataset}` with the most errors: green is found, red missed, yellow false, at the score of
+the best F1 of each class. Drawn by `tools/draw_failures.py`. Images: {credit}."""
+
+
+def index(entries: Sequence[PublishedWeights], default: str) -> str:
+    """Return ``docs/models/README.md``, the list of the cards.
+
+    Args:
+        entries: all published weights.
+        default: name of those that are taken where none are named.
+    """
+    lines = [
+        f"# Published weights\n\n{_MADE}\n",
+        "`d2tiny zoo --weights` prints this list, `d2tiny predict picture.jpg --weights NAME` uses one of them. They "
+        "lie in `d2tiny/weights`, with their checksums in `manifest.json`; a folder or URL of the same form is named "
+        "by `D2TINY_WEIGHTS` or `--weights-from`.\n",
+    ]
+    if not entries:
+        return "\n".join([*lines, "None are published yet.\n"])
+    lines += ["| weights | what | AP | AP50 | on | licence | data |", "|---|---|---|---|---|---|---|"]
+    for entry in entries:
+        values = [_number(entry.measured.metrics.get(key)) for key in ("AP", "AP50")]
+        name = f"[{entry.name}]({entry.name}.md)" + " (default)" * (entry.name == default)
+        data = ", ".join(source.name for source in entry.data)
+        lines.append(
+            f"| {name} | {entry.title} | {' | '.join(values)} | `{entry.measured.dataset}` | {entry.licence} | {data} |"
+        )
+    return "\n".join(lines) + "\n"
