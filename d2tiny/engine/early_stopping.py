@@ -34,13 +34,8 @@ class EarlyStopping(HookBase):
         """
         if patience < 1 or eval_period < 1:
             raise ConfigError(
-<<<<<<< HEAD
-                f"train.early_stopping={patience} must be a number of evaluations (0 trains to the end), some of them "
-                f"in the training: train.eval_period above 0 (it is {eval_period})."
-=======
                 f"train.early_stopping={patience} must be a number of evaluations (0 trains to the end), and needs "
                 f"evaluations during the training: train.eval_period above 0 (it is {eval_period})."
->>>>>>> main
             )
         self._evaluator, self._patience, self._eval_period = evaluator, patience, eval_period
 
