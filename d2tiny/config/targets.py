@@ -20,6 +20,7 @@ ALLOWED_TARGETS = (
     "d2tiny.config.native",
     "d2tiny.data.loading",
     "d2tiny.data.transforms",
+    "d2tiny.engine.accumulation",
     "d2tiny.engine.hooks",
     "d2tiny.engine.optim",
     "d2tiny.engine.schedule",
