@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _handlers(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Take the handler that a test gave to the logger of d2tiny away again: others would see each message twice."""
+    yield
+    logging.getLogger("d2tiny").removeHandler(caplog.handler)
 
 
 @pytest.fixture(scope="session")
