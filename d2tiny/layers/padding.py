@@ -21,6 +21,8 @@ def padding_of_images(images: Tensor) -> Tensor | None:
     Returns:
         (B, 1, H, W), True in the padding; None if there is none.
     """
+    if images.is_meta:  # shapes only, where costs are counted
+        return None
     content = (images != 0).any(dim=1, keepdim=True)
     rows = content.any(dim=3, keepdim=True).flip(2).cummax(dim=2).values.flip(2)
     columns = content.any(dim=2, keepdim=True).flip(3).cummax(dim=3).values.flip(3)

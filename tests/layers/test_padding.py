@@ -34,3 +34,8 @@ def test_mean_over_the_image():
     torch.testing.assert_close(mean[0, :, 0, 0], x[0, :, :3, :4].mean((1, 2)))
     torch.testing.assert_close(mean[1:], x[1:].mean((2, 3), keepdim=True))
     assert torch.equal(masked_mean(x, None), x.mean((2, 3), keepdim=True))
+
+
+def test_shapes_alone_have_no_padding():
+    """Costs are counted without data."""
+    assert padding_of_images(torch.zeros(1, 3, 8, 8, device="meta")) is None
