@@ -1,10 +1,11 @@
 """Models, timed parts, options and result tables of ``train_step.py`` and ``inference.py``.
 
-There are three families. ``rcnn``: ResNet-50 with random weights, 3,000 proposals and up to 3,000 detections; "stock"
+There are four families. ``rcnn``: ResNet-50 with random weights, 3,000 proposals and up to 3,000 detections; "stock"
 is Detectron2's own RPN and box head with the same backbone and settings. ``onestage``: YOLO detectors with their
 largest number of detections, and torchvision's SSD300 (35 GMAC at 300², as many as YOLO11m at 640²). ``transformer``:
 DINO and ScaleBridge-Det with a ResNet-50; the first is DINO with PyTorch's ``grid_sample`` as deformable attention, as
 in implementations without a kernel. With random weights the density map selects more queries than after training.
+``quick``: the small Faster R-CNN with RFLA on both backbones for processors.
 """
 
 from __future__ import annotations
@@ -48,8 +49,9 @@ TRANSFORMERS = {
     "scalebridge_5scale_checkpointing": "aitod/scalebridge_r50_5scale_12e",
     "dino_4scale": "aitod/dino_r50_4scale_12e",
 }
-FAMILIES = {"rcnn": RCNN, "onestage": ONE_STAGE, "transformer": TRANSFORMERS}
-CONTENDERS = RCNN | ONE_STAGE | TRANSFORMERS
+QUICK = {"r18": "quick/faster_rcnn_r18_fpn_rfla", "lite0": "quick/faster_rcnn_lite0_fpn_rfla"}
+FAMILIES = {"rcnn": RCNN, "onestage": ONE_STAGE, "transformer": TRANSFORMERS, "quick": QUICK}
+CONTENDERS = RCNN | ONE_STAGE | TRANSFORMERS | QUICK
 # Timed parts of a model: attribute path, method.
 PARTS = {
     "backbone": ("backbone", "forward"),
@@ -144,6 +146,8 @@ def build(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
         elif name.endswith("grid_sample"):
             deform_attn.ms_deform_attn = deform_attn.reference_deform_attn
         model = instantiate(stock(cfg) if name == "stock" else cfg).to(args.device)
+    if args.channels_last:
+        model = model.to(memory_format=torch.channels_last)
     watch = Stopwatch(args.device)
     if args.compile:
         model.backbone.compile()
@@ -168,6 +172,7 @@ def model_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--objects", type=int, default=100, help="in each image of a training step")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true", help="torch.compile of backbone and neck")
+    parser.add_argument("--channels-last", action="store_true", help="the memory layout that bfloat16 prefers")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser
 
@@ -188,7 +193,8 @@ def compare(args: argparse.Namespace, measure: Callable[..., dict[str, Any]], co
     args.contenders = args.contenders or list(FAMILIES[args.family])
     for turn in range(args.rounds):
         for name in args.contenders:
-            extra = [f"--{key}" for key in ("amp", "compile") if getattr(args, key, False)]
+            flags = ("amp", "compile", "channels_last")
+            extra = [f"--{key.replace('_', '-')}" for key in flags if getattr(args, key, False)]
             options = ["--one", name, "--device", args.device, "--steps", str(args.steps), "--size", str(args.size)]
             sizes = ["--images", str(args.images), "--objects", str(args.objects)]
             row = in_own_process(*options, *sizes, *extra)

@@ -6,7 +6,7 @@
     python benchmarks/inference.py --device cuda --images 2 --steps 20
 
 For models and settings see ``contenders.py``. Every contender runs in a process of its own, on one CPU thread or on a
-GPU; the table shows the best wall time of some calls. bfloat16 means autocast and channels last, as in
+GPU; the table shows the best time of some calls. bfloat16 means autocast and channels last, as in
 ``tools/demo.py --bf16``. Results go to ``results/models``.
 """
 

@@ -3,10 +3,11 @@
 
     python benchmarks/train_step.py
     python benchmarks/train_step.py --family onestage --size 640
+    python benchmarks/train_step.py --family quick --size 160 --images 8 --objects 20 --steps 5 --amp --channels-last
     python benchmarks/train_step.py --device cuda --images 2 --steps 20 --amp
 
 For models and settings see ``contenders.py``. Each image has 100 objects unless ``--objects`` says otherwise. Every
-contender runs in a process of its own, on one CPU thread or on a GPU; the table shows the best wall time of some steps.
+contender runs in a process of its own, on one CPU thread or on a GPU; the table shows the best time of some steps.
 Results go to ``results/models``.
 """
 

@@ -69,6 +69,9 @@ def _figures(entry: PublishedWeights) -> str:
     if classes:
         values = ", ".join(f"{key.removeprefix('AP-')} {_number(measured.metrics[key])}" for key in classes)
         lines.append(f"\nAP by class: {values}.")
+    scores = {name: measured.metrics.get(f"threshold-{name}") for name in entry.classes}
+    if known := [f"{name} {score:.2f}" for name, score in scores.items() if score is not None]:
+        lines.append(f"\nScores (`--score`) with the fewest errors, by the lowest LRP: {', '.join(known)}.")
     if measured.results:
         links = ", ".join(f"[{Path(name).stem}](../../{name})" for name in measured.results)
         lines.append(f"\nRecords: {links}.")

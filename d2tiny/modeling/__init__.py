@@ -11,7 +11,7 @@ from d2tiny.modeling.assigners import (
     SimOTAAssigner,
     TALAssigner,
 )
-from d2tiny.modeling.backbone import RFP, CSPDarknet, DetectoRSResNet, YOLO11Backbone
+from d2tiny.modeling.backbone import RFP, CSPDarknet, DetectoRSResNet, TimmBackbone, YOLO11Backbone
 from d2tiny.modeling.build import build_resnet_efpnbs_backbone
 from d2tiny.modeling.dense_heads import TinyDenseHead, YOLO11Head, YOLOv5Head, YOLOXHead
 from d2tiny.modeling.losses import DCLoss, IoULoss, NWDLoss, SALoss, SmoothL1Loss
@@ -67,6 +67,7 @@ __all__ = [
     "SimOTAAssigner",
     "SmoothL1Loss",
     "TALAssigner",
+    "TimmBackbone",
     "TinyCascadeROIHeads",
     "TinyDINO",
     "TinyDenseDetector",

@@ -64,9 +64,8 @@ SOURCES = {
         "ImageNet (weights of EfficientNet-Lite0)",
         "Apache-2.0",
         "Tan, M., Le, Q. V.: EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks. ICML 2019; "
-        "weights by Google",
+        "weights by Google, from which the training starts",
         "https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite",
-        "start of the training",
     ),
 }
 # Of these, pictures are shown in the documentation.

@@ -39,7 +39,7 @@ MANIFEST = "manifest.json"
 PLACE_VARIABLE = "D2TINY_WEIGHTS"
 SCHEME = "d2tiny://"
 _VERSION = 1
-_NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+_NAME = r"^[a-z0-9][a-z0-9_-]{0,63}\Z"
 
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 _Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -87,9 +87,9 @@ class PublishedWeights(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
     name: Annotated[str, msgspec.Meta(pattern=_NAME)]
     title: _Text
-    config: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_]+/[A-Za-z0-9_.-]+$")]
-    file: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}\.pth$")]
-    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    config: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_]+/[A-Za-z0-9_.-]+\Z")]
+    file: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}\.pth\Z")]
+    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
     size: _Count
     classes: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     licence: _Text

@@ -12,7 +12,7 @@ def test_the_page_is_linked_and_its_tests_exist():
     text = (ROOT / "SECURITY.md").read_text()
     assert "(SECURITY.md)" in (ROOT / "README.md").read_text()
     named = re.findall(r"`(tests/\S+\.py)`", text)
-    assert len(named) == 5
+    assert len(named) == 6
     assert all((ROOT / name).is_file() for name in named)
     assert f"at most {MAX_YAML_BYTES >> 20} MB" in text
 

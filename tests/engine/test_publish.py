@@ -45,7 +45,8 @@ def measures(monkeypatch):
 
         def __call__(self, model):
             models.append({key: value.clone() for key, value in model.state_dict().items()})
-            return {"AP": values[len(models) - 1], "AP50": 61.239, "APm": float("nan"), "AP-vehicle": 12.0}
+            of_class = {"AP-vehicle": 12.0, "threshold-vehicle": 0.456}
+            return {"AP": values[len(models) - 1], "AP50": 61.239, "APm": float("nan"), **of_class}
 
     monkeypatch.setattr(module, "Evaluation", Fake)
     return values, models
@@ -62,7 +63,8 @@ def test_file_entry_and_card(tmp_path, training, measures):
     assert manifest.default == "boats"
     assert entry.config == CONFIG
     assert entry.classes[0] == "airplane"
-    assert entry.measured.metrics == {"AP": 29.96, "AP50": 61.24, "APm": None, "AP-vehicle": 12.0}
+    of_class = {"AP-vehicle": 12.0, "threshold-vehicle": 0.46}
+    assert entry.measured.metrics == {"AP": 29.96, "AP50": 61.24, "APm": None, **of_class}
     assert (entry.measured.dataset, entry.measured.runs) == ("aerial_val", 2)
     assert entry.measured.spread == {"AP": (28.5, 30.0), "AP50": (57.0, 60.0)}
     assert entry.measured.results == ("results/quick/yolo11_n_seed0.json", "results/quick/yolo11_n_seed1.json")
@@ -76,7 +78,8 @@ def test_file_entry_and_card(tmp_path, training, measures):
     for part in (
         "| this file | 30.0 | 61.2 | – |",
         "| 28.5–30.0 | 57.0–60.0 | – |",
-        "vehicle 12.0",
+        "AP by class: vehicle 12.0.",
+        "lowest LRP: vehicle 0.46.",
         "- Winter.\n- Seas.",
     ):
         assert part in text

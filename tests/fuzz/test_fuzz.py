@@ -18,7 +18,7 @@ from tests.helpers.doors import DOORS, prepare
 
 INPUTS = int(os.environ.get("D2TINY_FUZZ", "2000"))
 FIRST = int(os.environ.get("D2TINY_FUZZ_SEED", "0"))
-SLOWEST = 5.0  # seconds
+SLOWEST = 5.0  # seconds of the processor: other work on the machine does not count
 SHARE = INPUTS / sum(1 / door.every for door in DOORS.values())  # inputs of a door that is not slow
 
 
@@ -49,8 +49,8 @@ def test_a_broken_file_is_read_or_refused(name, tmp_path, alarm):
         content = door.broken(np.random.default_rng((seed, *name.encode())))
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
-        start = time.perf_counter()
-        signal.setitimer(signal.ITIMER_REAL, 4 * SLOWEST)
+        start = time.process_time()
+        signal.setitimer(signal.ITIMER_REAL, 12 * SLOWEST)
         try:
             door.read(root)
         except D2TinyError as err:
@@ -58,7 +58,7 @@ def test_a_broken_file_is_read_or_refused(name, tmp_path, alarm):
         except Exception as err:
             raise AssertionError(f"{name}, seed {seed}: {type(err).__name__}: {err}\n{content[:500]!r}") from err
         signal.setitimer(signal.ITIMER_REAL, 0)
-        assert time.perf_counter() - start < SLOWEST, f"{name}, seed {seed}: hangs"
+        assert time.process_time() - start < SLOWEST, f"{name}, seed {seed}: hangs"
         assert _files(tmp_path, door) == before, f"{name}, seed {seed}: writes outside its folder"
 
 

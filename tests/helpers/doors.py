@@ -77,6 +77,7 @@ DOORS = {
         "hituav/annotations/train.json",
         of_json(PLACES),
         lambda root: convert("hituav", root / "hituav", split="train", scaling=Scaling(0.5, root, "small", jobs=1)),
+        writes="small",
     ),
     "detections": Door("found.json", of_json(FOUND), lambda root: load_detections(root / "found.json", TRUTH)),
     "yolo names": Door(

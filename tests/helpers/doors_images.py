@@ -173,7 +173,7 @@ def _image_like(rng):
     array = array[tuple(slice(None, None, int(rng.choice([-1, 1, 2]))) for _ in array.shape)]
     odd = rng.integers(14)
     if odd < 4:
-        return [array.tolist(), None, "1.png", np.ma.masked_array(array)][odd]
+        return [np.asarray(array).tolist(), None, "1.png", np.ma.masked_array(array)][odd]
     if odd == 4 and array.dtype.kind in "biuf" and array.dtype.isnative:
         return torch.as_tensor(array.copy())
     return array.astype(array.dtype.newbyteorder(">")) if odd == 5 else array

@@ -24,6 +24,7 @@ def test_trains_evaluates_and_resumes(name, datasets, tmp_path):
         *NARROW_YAML,
         "DATASETS.TRAIN=('aerial_train',)",
         "DATASETS.TEST=('aerial_val',)",
+        "MODEL.ROI_HEADS.NUM_CLASSES=8",
         "DATALOADER.NUM_WORKERS=0",
         "SOLVER.IMS_PER_BATCH=2",
         "SOLVER.STEPS=(1,)",

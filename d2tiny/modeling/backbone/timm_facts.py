@@ -80,10 +80,10 @@ def timm_facts(timm: Any, model_name: str, settings: dict[str, Any], fixed_size:
     return _FACTS[key]
 
 
-def _on_meta(timm: Any, model_name: str, settings: dict[str, Any]) -> nn.Module:
+def _on_meta(timm: Any, model_name: str, settings: dict[str, Any]) -> Any:
     try:
         with torch.device("meta"):
-            body: nn.Module = timm.create_model(model_name, pretrained=False, features_only=True, **settings)
+            body = timm.create_model(model_name, pretrained=False, features_only=True, **settings)
     except (TypeError, RuntimeError, AssertionError, ValueError, NotImplementedError) as err:
         raise ConfigError(f"{model_name}: timm cannot build it as a backbone: {err}") from err
     return body.eval()
