@@ -136,7 +136,8 @@ def test_the_page_of_backbones(tmp_path):
     validate_config(cfg, datasets=False)
     assert (cfg.train.init_checkpoint, cfg.model.backbone.bottom_up.freeze_at) == ("timm://resnet26d", 2)
     for line in commands(BACKBONES):
-        parsed(line)
+        if "benchmarks/" not in line:
+            parsed(line)
     (command,) = (line for line in commands(BACKBONES) if "model_name=" in line)
     overrides = [word for word in shlex.split(command) if "=" in word]
     validate_config(load_config("quick/faster_rcnn_lite0_fpn_rfla", overrides), datasets=False)
