@@ -157,10 +157,19 @@ def launch(main: Callable[..., None], num_processes: int, *, device: str, args: 
         try:
             detectron2_launch(_worker, num_processes, dist_url="auto", args=(main, args, stopped))
         except (ProcessRaisedException, ProcessExitedException) as err:
-            if not came and not stopped.value:
+            ended_by = _signal_of(err)
+            if not came and ended_by in (signal.SIGINT, signal.SIGTERM):
+                raise Stopped(ended_by) from err
+            # Where a process was killed, torch ends the others by SIGTERM, and these say that they were stopped.
+            if not came and (ended_by or not stopped.value):
                 raise D2TinyError(f"{str(err).strip()}\n\n{_what_happened(err)}") from err
     if came or stopped.value:
         raise Stopped(came[0] if came else stopped.value)
+
+
+def _signal_of(err: Exception) -> int:
+    """Return the number of the signal that ended the first process that failed; 0 if it ended otherwise."""
+    return max(0, -err.exit_code) if isinstance(err, ProcessExitedException) else 0
 
 
 def _what_happened(err: Exception) -> str:

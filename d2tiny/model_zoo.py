@@ -67,7 +67,7 @@ def get_cfg(
             - None takes the published weights of the config (without a config, the default ones), and says so in the
               log; where none are published, the model predicts at random, with a warning.
             - A file or a URL that Detectron2 knows.
-            - ``d2tiny://NAME`` or NAME, published weights (``d2tiny zoo --weights``).
+            - ``d2tiny://NAME`` or NAME, published weights (``d2tiny zoo --published``).
             - ``""`` takes none: the model predicts at random, for example to be trained.
         overrides: ``key=value`` of the lazy config; ``KEY=VALUE`` of a YAML config.
         device: ``auto``, ``cpu`` or ``cuda``.

@@ -34,6 +34,7 @@ NEEDS_DETECTRON2 = frozenset(
         "d2tiny.config.native",
         "d2tiny.config.shapes",
         "d2tiny.config.signature",
+        "d2tiny.config.targets",
         "d2tiny.config.validate",
         "d2tiny.data.coco.records",
         "d2tiny.data.datasets.register",

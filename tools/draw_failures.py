@@ -48,7 +48,7 @@ def main() -> int:
 def _draw(args: argparse.Namespace) -> int:
     entry = named_weights(args.name, args.weights_from)
     if entry is None:
-        raise ConfigError(f"No published weights are called '{args.name}'; d2tiny zoo --weights lists them.")
+        raise ConfigError(f"No published weights are called '{args.name}'; d2tiny zoo --published lists them.")
     shown = {SOURCES[key].name for key in SHOWN}
     split = entry.measured.dataset.split("_")[0]
     if split not in SHOWN or entry.data[0].name not in shown:

@@ -117,7 +117,7 @@ def index(entries: Sequence[PublishedWeights], default: str) -> str:
     """
     lines = [
         f"# Published weights\n\n{_MADE}\n",
-        "`d2tiny zoo --weights` prints this list, `d2tiny predict picture.jpg --weights NAME` uses one of them. They "
+        "`d2tiny zoo --published` prints this list, `d2tiny predict picture.jpg --weights NAME` uses one of them. They "
         "lie in `d2tiny/weights`, with their checksums in `manifest.json`; a folder or URL of the same form is named "
         "by `D2TINY_WEIGHTS` or `--weights-from`.\n",
     ]

@@ -43,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add_config_option(parser, required=False, what="config file or zoo name (default: that of the published weights)")
     parser.add_argument(
-        "--weights", metavar="W", help="checkpoint, or published weights: d2tiny zoo --weights (default: the config's)"
+        "--weights",
+        metavar="W",
+        help="checkpoint or published weights (d2tiny zoo --published); default: the config's",
     )
     add_weights_place_option(parser)
     add_output_option(parser, "folder of the results (default: %(default)s)", default=Path("found"))

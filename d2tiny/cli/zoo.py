@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "pattern", nargs="?", default="*", metavar="GLOB", help="names to list, such as 'aitod/*', or a part of them"
     )
     parser.add_argument(
-        "--weights", action="store_true", help="list published weights: size, licence, data, classes, figures"
+        "--published", action="store_true", help="list published weights: size, licence, data, classes, figures"
     )
     add_weights_place_option(parser)
 
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from d2tiny.utils.published import known_weights
 
     known = known_weights(args.weights_from)
-    if args.weights:
+    if args.published:
         _list_weights(known, args.pattern, args.weights_from)
     else:
         _list_configs(known, args.pattern)

@@ -41,4 +41,4 @@ def _of_config(name: str | os.PathLike[str], place: str) -> PublishedWeights | N
 def offers(place: str = "") -> str:
     """Return a sentence with the names of all published weights, for messages; empty where there are none."""
     names = [entry.name for entry in known_weights(place)]
-    return f"Published weights: {', '.join(names)} (d2tiny zoo --weights)." if names else ""
+    return f"Published weights: {', '.join(names)} (d2tiny zoo --published)." if names else ""

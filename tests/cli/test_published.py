@@ -81,7 +81,7 @@ def test_without_published_weights_the_message_says_what_to_give(scene, capsys, 
 @pytest.mark.parametrize("options", ["--config quick/dino_r18", "--weights no.pth", "--weights scene.png"])
 def test_what_is_published_is_offered(scene, library, capsys, options):
     assert run(f"predict scene.png --device cpu --weights-from '{library}' {options}") == 2
-    assert "Published weights: first, second, other (d2tiny zoo --weights)." in capsys.readouterr().err
+    assert "Published weights: first, second, other (d2tiny zoo --published)." in capsys.readouterr().err
 
 
 def test_a_damaged_file_is_refused(scene, library, tmp_path, capsys):
@@ -94,10 +94,10 @@ def test_a_damaged_file_is_refused(scene, library, tmp_path, capsys):
 
 
 def test_the_zoo_lists_weights(folder, library, monkeypatch, capsys):
-    assert run("zoo --weights") == 0
+    assert run("zoo --published") == 0
     assert "No weights are published here; --weights-from names" in capsys.readouterr().out
     monkeypatch.setenv("D2TINY_WEIGHTS", str(library))
-    assert run("zoo --weights") == 0
+    assert run("zoo --published") == 0
     rows = capsys.readouterr().out.splitlines()
     columns = ["weights", "MB", "licence", "data", "classes", "AP", "AP50", "measured", "on", "config"]
     assert rows[0].split() == columns
@@ -105,9 +105,9 @@ def test_the_zoo_lists_weights(folder, library, monkeypatch, capsys):
     size = (library / "second.pth").stat().st_size / 1e6
     second = ["second", "(default)", f"{size:.1f}", "CC-BY-4.0", "Scenes", *", ".join(CLASSES).split()]
     assert rows[3].split() == [*second, "12.3", "-", "aerial_val", CONFIG]
-    assert run("zoo --weights 'quick/yolox*'") == 0
+    assert run("zoo --published 'quick/yolox*'") == 0
     assert [row.split()[0] for row in capsys.readouterr().out.splitlines()[2:]] == ["other"]
-    assert run("zoo --weights secnd") == 2
+    assert run("zoo --published secnd") == 2
     assert "No published weights match 'secnd'. Did you mean 'second'?" in capsys.readouterr().err
 
 

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from functools import partial
 
@@ -28,6 +29,7 @@ from d2tiny.engine.sync_norm import synchronise_norms
 from d2tiny.engine.trainer import Trainer
 from d2tiny.modeling.losses import DCLoss, SALoss
 from d2tiny.utils.errors import D2TinyError
+from d2tiny.utils.stop import Stopped, StopSignals
 from tests.helpers import ROOT
 from tests.helpers.images import item
 from tests.helpers.models import small
@@ -113,6 +115,28 @@ def test_sal_weighs_over_all_processes(answers, stat_mode):
 
 def fails():
     raise RuntimeError("something of ours")
+
+
+def ends_by(number):
+    """One process ends by a signal; the other waits, with the handlers of a training."""
+    if comm.get_rank() == 1:
+        if number != signal.SIGKILL:
+            signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    with StopSignals() as signals:
+        deadline = time.monotonic() + 30
+        while not signals.number and time.monotonic() < deadline:
+            time.sleep(0.05)
+    raise Stopped(signals.number)
+
+
+def test_a_killed_process_is_told_and_a_stopped_one_stops_all():
+    """Torch ends the other process by SIGTERM in both cases, which is not what happened in the first."""
+    with pytest.raises(D2TinyError, match="SIGKILL"):
+        launch(ends_by, 2, device="cpu", args=(signal.SIGKILL,))
+    with pytest.raises(Stopped) as stopped:
+        launch(ends_by, 2, device="cpu", args=(signal.SIGTERM,))
+    assert stopped.value.exit_code == 143
 
 
 def test_an_error_in_a_process_is_told():

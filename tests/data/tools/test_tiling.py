@@ -743,7 +743,8 @@ def test_memory_is_that_of_a_row_of_tiles(tmp_path):
         pixels = np.stack((x >> 5, y >> 5, (x + y) >> 6), axis=2).astype(np.uint8)
         cv2.imwrite(str(tmp_path / f"{name}.png"), pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
         image = {"id": 1, "file_name": f"{name}.png", "width": side, "height": side}
-        data = {"images": [image], "annotations": [{"image_id": 1, "bbox": [9, 9, 9, 9]}], "categories": []}
+        annotations = [{"image_id": 1, "category_id": 1, "bbox": [9, 9, 9, 9]}]
+        data = {"images": [image], "annotations": annotations, "categories": [{"id": 1, "name": "car"}]}
         (tmp_path / f"{name}.json").write_text(json.dumps(data))
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
