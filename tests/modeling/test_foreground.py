@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import runpy
 
+import numpy as np
 import pytest
 import torch
 from detectron2.config import instantiate
@@ -14,6 +16,8 @@ from d2tiny.config import load_config
 from d2tiny.modeling.meta_arch import TinyGeneralizedRCNN
 from d2tiny.modeling.meta_arch.foreground import area_under_roc, foreground, foreground_loss
 from d2tiny.modeling.necks import EFPNBS
+from d2tiny.utils.errors import ConfigError
+from tests.helpers import ROOT
 from tests.helpers.models import narrow
 
 
@@ -94,3 +98,16 @@ def test_detector_trains_and_watches_masks():
     losses["loss_mask_p2"].backward()
     gate = model.backbone.neck.fbsm["p2"].gate_low
     assert gate[0].weight.grad.any()
+
+
+def test_masks_are_drawn_beside_their_image():
+    scope = runpy.run_path(str(ROOT / "tools" / "draw_masks.py"))
+    model = instantiate(narrow(load_config("quick/faster_rcnn_r18_efpnbs_rfla")).model).eval()
+    picture = np.random.default_rng(0).integers(0, 255, (96, 64, 3), dtype=np.uint8)
+    drawn = scope["draw"](model, picture, np.array([[20.0, 30.0, 30.0, 44.0]]))
+    assert drawn.shape[0] > 2 * 96 and drawn.shape[1] == 2 * (2 * 64 + 4)
+    neck = model.backbone.neck
+    assert not neck.training and not neck.masks
+    plain = instantiate(narrow(load_config("quick/faster_rcnn_r18_fpn_rfla")).model).eval()
+    with pytest.raises(ConfigError, match="no E-FPN-BS with masks"):
+        scope["draw"](plain, picture, np.zeros((0, 4)))
