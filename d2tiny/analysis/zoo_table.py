@@ -21,14 +21,24 @@ PROPOSALS = 1000
 SIDE = 800
 _HEAD = f"""# Model zoo
 
-Made by `python tools/make_model_zoo.py`; do not edit. Numbers are {" / ".join(METRICS)}.
-*Published* is what the named table says: a target, not a result of ours. *Measured* is ours, the mean over the named
-number of runs on `aerial_*` (see [results](results/README.md)); "not run" was never trained here. GMAC are
-multiply-adds of one image of {SIDE} px: backbone, neck, heads, and box heads for {PROPOSALS:,} proposals; deformable
-convolutions count as plain ones. Of transformers the samples of deformable attention are not counted; they have the
-largest number of queries.
+Made by `python tools/make_model_zoo.py`; do not edit. First [what was trained here](#measured-here), then all
+configs by dataset with their costs and published numbers, {" / ".join(METRICS)}. GMAC are multiply-adds
+of one image of {SIDE} px: backbone, neck, heads, and box heads for {PROPOSALS:,} proposals; deformable convolutions
+count as plain ones. Of transformers the samples of deformable attention are not counted; they have the most
+queries.
 """
-_COLUMNS = ("config", "params M", "GMAC", "published", "table", "measured")
+_MEASURED = """## Measured here
+
+The mean over the runs and half their range, on the validation images of the config's dataset (`quick/` trains and
+tests on `aerial_*`), best AP first; how they were trained and what they show is in [results](results/README.md).
+
+| config | iterations | runs | AP | AP50 | APvt | APt | APs | params M | GMAC |
+|---|---|---|---|---|---|---|---|---|---|"""
+_SHOWN = ("AP", "AP50", "APvt", "APt", "APs")
+_CONFIGS = """## All configs
+
+*Published* is what the named table says: a target, not a result of ours."""
+_Runs = dict[tuple[str, int], list[dict[str, float]]]
 
 
 def known_costs(results: Path) -> dict[str, dict[str, float]]:
@@ -46,20 +56,47 @@ def _numbers(metrics: Mapping[str, float | None]) -> str:
     return " / ".join("–" if value is None else f"{value:.1f}" for value in values)
 
 
-def _measured(results: Path) -> dict[str, list[dict[str, float]]]:
-    """Return the metrics of all records of unmodified configs and schedules, by zoo name."""
-    metrics: dict[str, list[dict[str, float]]] = defaultdict(list)
+def _measured(results: Path) -> _Runs:
+    """Return the metrics of all records of unmodified models, by zoo name and iterations."""
+    metrics: _Runs = defaultdict(list)
     for path in sorted(results.rglob("*_seed*.json")):
         record = json.loads(path.read_text())
-        changed = [o for o in record.get("overrides", []) if o.startswith(("model.", "train.max_iter"))]
+        changed = [o for o in record.get("overrides", []) if o.startswith("model.")]
         name = str(record.get("config", "")).removeprefix("configs/").removesuffix(".py")
-        if not changed and name:
-            metrics[name].append(record["metrics"])
+        runs = metrics[name, int(record["max_iter"])] if name and not changed else []
+        if record["metrics"] not in runs:  # two tables may have a run in common
+            runs.append(record["metrics"])
     return metrics
 
 
 def _link(name: str) -> str:
     return f"configs/{find_config(name).path.relative_to(configs_root()).as_posix()}"
+
+
+def _size(costs: Mapping[str, Mapping[str, float]], name: str) -> str:
+    size = costs.get(name, {"params_m": "?", "gmac": "?"})
+    return f"{size['params_m']} | {size['gmac']}"
+
+
+def _spread(values: list[float]) -> str:
+    mean = statistics.mean(values)
+    return f"{mean:.1f}" if len(values) == 1 else f"{mean:.1f} ± {(max(values) - min(values)) / 2:.1f}"
+
+
+def _measured_rows(measured: _Runs, costs: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return the rows of what was trained, datasets one after another, the best AP first."""
+
+    def order(key: tuple[str, int]) -> tuple[str, float]:
+        return key[0].split("/")[0], -statistics.mean(run["AP"] for run in measured[key])
+
+    rows = []
+    for name, iterations in sorted(measured, key=order):
+        runs = measured[name, iterations]
+        cells = [_spread([run[m] for run in runs]) if all(m in run for run in runs) else "–" for m in _SHOWN]
+        rows.append(
+            f"| [{name}]({_link(name)}) | {iterations} | {len(runs)} | {' | '.join(cells)} | {_size(costs, name)} |"
+        )
+    return rows
 
 
 def markdown(results: Path) -> str:
@@ -70,26 +107,16 @@ def markdown(results: Path) -> str:
     """
     costs = known_costs(results)
     published = json.loads((results / "zoo" / "published.json").read_text())
-    measured = _measured(results)
     names = [name for name in config_names() if not name.endswith(".yaml")]
-    lines = [_HEAD]
+    known = {key: runs for key, runs in _measured(results).items() if key[0] in names}
+    lines = [_HEAD, _MEASURED, *_measured_rows(known, costs), "", _CONFIGS, ""]
     for folder in dict.fromkeys(name.split("/")[0] for name in names):
-        lines += [
-            f"## {folder}",
-            "",
-            "| config | params M | GMAC | published | table | measured |",
-            "|---|---|---|---|---|---|",
-        ]
+        lines += [f"### {folder}", "", "| config | params M | GMAC | published | table |", "|---|---|---|---|---|"]
         for name in (n for n in names if n.startswith(f"{folder}/")):
-            target, runs = published.get(name), measured.get(name, [])
-            ours = "not run"
-            if runs:
-                means = {m: statistics.mean(r[m] for r in runs) for m in METRICS if all(m in r for r in runs)}
-                ours = f"{_numbers(means)} ({len(runs)} runs)"
-            size = costs.get(name, {"params_m": "?", "gmac": "?"})
+            target = published.get(name)
             lines.append(
-                f"| [{name.split('/')[1]}]({_link(name)}) | {size['params_m']} | {size['gmac']} | "
-                f"{_numbers(target['metrics']) if target else '–'} | {target['source'] if target else '–'} | {ours} |"
+                f"| [{name.split('/')[1]}]({_link(name)}) | {_size(costs, name)} | "
+                f"{_numbers(target['metrics']) if target else '–'} | {target['source'] if target else '–'} |"
             )
         lines.append("")
     return "\n".join(lines)

@@ -39,17 +39,25 @@ def test_efpnbs_costs_what_its_convolutions_cost():
     assert ours["params_m"] - plain["params_m"] == pytest.approx(0.951, abs=0.02)
 
 
-def test_a_changed_run_is_no_measurement_of_the_config(tmp_path):
+def test_what_was_measured_comes_first(tmp_path):
+    """A changed model is no measurement of its config, another schedule has a row of its own, a copy counts once."""
     (tmp_path / "zoo").mkdir()
     for file in ("cost.json", "published.json"):
         (tmp_path / "zoo" / file).write_text("{}")
-    record = {"config": "configs/quick/faster_rcnn_r18_fpn_rfla.py", "metrics": {"AP": 12.0}, "overrides": []}
-    for seed, change in (
-        (0, []),
-        (1, ["train.seed=1"]),
-        (2, ["model.roi_heads.num_classes=8"]),
-        (3, ["train.max_iter=5"]),
-    ):
-        (tmp_path / f"a_seed{seed}.json").write_text(json.dumps({**record, "overrides": change}))
-    line = next(row for row in markdown(tmp_path).splitlines() if "faster_rcnn_r18_fpn_rfla]" in row)
-    assert "12.0 / – / – / – / – / – / – (2 runs)" in line
+    runs = (
+        (12.0, 9, []),
+        (13.0, 9, ["train.seed=1"]),
+        (13.0, 9, ["train.seed=1"]),
+        (50.0, 9, ["model.roi_heads.num_classes=8"]),
+        (15.0, 90, ["train.max_iter=90"]),
+    )
+    for seed, (ap, iterations, overrides) in enumerate(runs):
+        record = {"config": "configs/quick/faster_rcnn_r18_fpn_rfla.py", "max_iter": iterations}
+        record |= {"metrics": {"AP": ap}, "overrides": overrides}
+        (tmp_path / f"a_seed{seed}.json").write_text(json.dumps(record))
+    rows = [row for row in markdown(tmp_path).splitlines() if "quick/faster_rcnn_r18_fpn_rfla]" in row]
+    assert [row.split("|")[2:6] for row in rows] == [
+        [" 90 ", " 1 ", " 15.0 ", " – "],
+        [" 9 ", " 2 ", " 12.5 ± 0.5 ", " – "],
+    ]
+    assert all("50.0" not in row for row in rows)
