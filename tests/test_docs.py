@@ -124,16 +124,22 @@ def test_commands_and_settings_of_the_page_of_detectors():
         assert name in PARTS
 
 
+def config_of(page, folder):
+    """The config that a page shows as Python, valid among the project's own."""
+    (code,) = blocks("python", page)
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    file = folder / "configs" / "quick" / "mine.py"
+    file.write_text(code)
+    cfg = load_config(file)
+    validate_config(cfg, datasets=False)
+    return cfg
+
+
 BACKBONES = (ROOT / "docs" / "backbones.md").read_text()
 
 
 def test_the_page_of_backbones(tmp_path):
-    (code,) = blocks("python", BACKBONES)
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    file = tmp_path / "configs" / "quick" / "mine.py"
-    file.write_text(code)
-    cfg = load_config(file)
-    validate_config(cfg, datasets=False)
+    cfg = config_of(BACKBONES, tmp_path)
     assert (cfg.train.init_checkpoint, cfg.model.backbone.bottom_up.freeze_at) == ("timm://resnet26d", 2)
     for line in commands(BACKBONES):
         if "benchmarks/" not in line:
@@ -203,12 +209,7 @@ def test_commands_settings_and_pictures_of_the_page_of_transformers():
 @pytest.mark.slow
 def test_config_with_a_frozen_expert(tmp_path):
     """The page's config with weights from a file: they are read, and stay as they are."""
-    (config,) = blocks("python", SCALEBRIDGE)
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    file = tmp_path / "configs" / "quick" / "mine.py"
-    file.write_text(config)
-    cfg = load_config(file)
-    validate_config(cfg, datasets=False)
+    cfg = config_of(SCALEBRIDGE, tmp_path)
     expert = cfg.model.routing.experts[4]
     torch.manual_seed(1)
     given = instantiate(expert.backbone).state_dict()

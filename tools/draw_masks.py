@@ -19,7 +19,8 @@ from torch import nn
 
 from d2tiny import model_zoo
 from d2tiny.cli.common import guarded
-from d2tiny.data.datasets import read_coco_json
+from d2tiny.data.coco.arrays import load_ground_truth
+from d2tiny.data.coco.boxes import xywh_to_xyxy
 from d2tiny.data.loading.images import read_image
 from d2tiny.modeling.meta_arch.foreground import area_under_roc, foreground
 from d2tiny.modeling.necks import EFPNBS
@@ -92,20 +93,14 @@ def _examples(path: Path, images: Path, count: int) -> list[tuple[Path, np.ndarr
     Raises:
         DatasetError: no image has an object.
     """
-    data = read_coco_json(path)
-    by_image: dict[int, list[list[float]]] = {}
-    for item in data["annotations"]:
-        if not item.get("iscrowd"):
-            by_image.setdefault(item["image_id"], []).append(item["bbox"])
-    chosen = sorted((i for i in data["images"] if i["id"] in by_image), key=lambda i: len(by_image[i["id"]]))
+    truth = load_ground_truth(path)
+    counts = np.bincount(truth.image[~truth.ignore], minlength=len(truth.image_ids))
+    chosen = [image for image in np.argsort(counts, kind="stable").tolist() if counts[image]]
     if not chosen:
         raise DatasetError(f"{path}: no image with objects.")
-    result = []
-    for index in np.unique(np.linspace(0, len(chosen) - 1, count).astype(int)):
-        boxes = np.array(by_image[chosen[index]["id"]], dtype=float)
-        boxes[:, 2:] += boxes[:, :2]
-        result.append((images / chosen[index]["file_name"], boxes))
-    return result
+    indices = np.unique(np.linspace(0, len(chosen) - 1, count).astype(int)).tolist()
+    objects = [(chosen[i], ~truth.ignore & (truth.image == chosen[i])) for i in indices]
+    return [(images / truth.file_names[image], xywh_to_xyxy(truth.boxes[own])) for image, own in objects]
 
 
 def _draw_file(args: argparse.Namespace) -> None:

@@ -141,10 +141,11 @@ class FBSM(nn.Module):
             mask = layer(mask)
         return torch.sigmoid(self.fuse(mask + self.gate_low(low)))
 
-    def forward(self, low: Tensor, mask: Tensor) -> Tensor:
-        """Map the low level (B, C, H, W), with a mask of :meth:`mask`, to (B, C, H, W)."""
+    def forward(self, high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
+        """Map the high level (B, C, h, w) and the low level (B, C, H, W) to (B, C, H, W) and the mask."""
+        mask = self.mask(high, low)
         refined = self.refine(low * mask)
-        return low + refined if self.residual else F.relu_(refined)
+        return (low + refined if self.residual else F.relu_(refined)), mask
 
 
 class LightFBSM(nn.Module):
@@ -175,14 +176,19 @@ class LightFBSM(nn.Module):
 
     def mask(self, high: Tensor, low: Tensor) -> Tensor:
         """Return the mask in (0, 1), (B, 1, H, W)."""
-        mask = F.interpolate(
-            self.gate_high(self.squeeze_high(high)), size=low.shape[-2:], mode="bilinear", align_corners=False
-        )
-        return torch.sigmoid(self.fuse(mask + self.gate_low(self.squeeze_low(low))))
+        return self._mask(high, self.squeeze_low(low))
 
-    def forward(self, low: Tensor, mask: Tensor) -> Tensor:
-        """Map the low level (B, C, H, W), with a mask of :meth:`mask`, to (B, C, H, W)."""
-        return low + self.expand(F.relu_(self.refine(self.squeeze_low(low) * mask)))
+    def _mask(self, high: Tensor, squeezed: Tensor) -> Tensor:
+        mask = F.interpolate(
+            self.gate_high(self.squeeze_high(high)), size=squeezed.shape[-2:], mode="bilinear", align_corners=False
+        )
+        return torch.sigmoid(self.fuse(mask + self.gate_low(squeezed)))
+
+    def forward(self, high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
+        """Map the high level (B, C, h, w) and the low level (B, C, H, W) to (B, C, H, W) and the mask."""
+        squeezed = self.squeeze_low(low)
+        mask = self._mask(high, squeezed)
+        return low + self.expand(F.relu_(self.refine(squeezed * mask))), mask
 
 
 @NECK_REGISTRY.register()
@@ -299,10 +305,7 @@ class EFPNBS(nn.Module):
             if low_name in self.cem:
                 low = self.cem[low_name](high, low, None if padding is None else padding_of_level(padding, high))
             if low_name in self.fbsm:
-                fbsm = self.fbsm[low_name]
-                assert isinstance(fbsm, FBSM | LightFBSM)
-                mask = fbsm.mask(high, low)
-                low = fbsm(low, mask)
+                low, mask = self.fbsm[low_name](high, low)
                 if self.training:
                     self.masks[low_name] = mask
             result[low_name] = low
