@@ -38,7 +38,10 @@ def get_crs(text: str) -> Any:
     """
     pyproj = require_extra("pyproj", "geo")
     try:
-        return pyproj.CRS.from_user_input(text).to_2d()
+        crs = pyproj.CRS.from_user_input(text)
+        if crs.is_geocentric:
+            raise DatasetError(f"A raster cannot lie in {crs.name!r} ({text[:200]}), which is no map but x, y, z.")
+        return crs.to_2d()
     except pyproj.exceptions.CRSError as err:
         raise DatasetError(
             f"PROJ does not know the coordinate reference system {text[:200]!r} ({str(err).splitlines()[0][:200]}). "
