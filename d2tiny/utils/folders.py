@@ -24,7 +24,7 @@ except ImportError:  # no such locks on this system
 __all__ = ["lock_folder", "mark_written", "refuse_locked", "remove_leftovers"]
 
 _LOCK = ".training.lock"
-# Names of open_atomic and name_atomic, and of checkpoints by earlier versions; hidden files of other programs may end with a number.
+# Names of open_atomic and name_atomic, and of checkpoints by earlier versions; other programs' may end with a number.
 _LEFTOVER = re.compile(r"\.(?:.+\.(?P<pid>\d+)\.[0-9a-f]{16}|.+\.pth\.(?P<old>\d+))")
 _STARTED = time.time()
 

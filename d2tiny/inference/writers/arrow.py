@@ -13,7 +13,7 @@ import numpy as np
 
 from d2tiny.inference.geo import box_corners, counter_clockwise, get_crs
 from d2tiny.inference.scene import Scene, SceneDetections
-from d2tiny.inference.writers.table import about_scene, attributes, measures
+from d2tiny.inference.writers.table import about_scene, attributes, measures, no_detections
 from d2tiny.utils.env import require_extra
 from d2tiny.utils.files import name_atomic, open_atomic
 
@@ -46,9 +46,8 @@ def _encoded(polygons: np.ndarray) -> Any:
 def _schema(scene: Scene, *, bounds: bool) -> Any:
     """Return the Arrow schema: class, measures, scene, model, time, the bounds where asked for, geometry."""
     pyarrow = require_extra("pyarrow", "geo")
-    nothing = SceneDetections(scene, np.zeros((0, 4)), np.zeros(0), np.zeros(0, dtype=np.int64))
     fields = [pyarrow.field("class", pyarrow.string())]
-    fields += [pyarrow.field(name, pyarrow.float64()) for name in measures(nothing)]
+    fields += [pyarrow.field(name, pyarrow.float64()) for name in measures(no_detections(scene))]
     fields += [pyarrow.field(name, pyarrow.string()) for name in attributes(scene)]
     if bounds:
         inner = [pyarrow.field(name, pyarrow.float64()) for name in _BOUNDS]

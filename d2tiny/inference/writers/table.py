@@ -12,7 +12,7 @@ from d2tiny.inference.geo import box_sizes, to_crs, to_lonlat, transformer
 from d2tiny.inference.scene import Scene, SceneDetections
 from d2tiny.utils.errors import DatasetError
 
-__all__ = ["about_scene", "attributes", "blocks", "check", "measures", "table", "text_of"]
+__all__ = ["BLOCK", "about_scene", "attributes", "blocks", "check", "measures", "no_detections", "table", "text_of"]
 
 BLOCK = 1 << 16  # objects that are worked on at a time
 
@@ -48,6 +48,11 @@ def blocks(chunk: SceneDetections) -> Iterator[SceneDetections]:
     for start in range(0, len(chunk), BLOCK):
         part = slice(start, start + BLOCK)
         yield SceneDetections(chunk.scene, chunk.boxes[part], chunk.scores[part], chunk.classes[part])
+
+
+def no_detections(scene: Scene) -> SceneDetections:
+    """Return a scene without objects."""
+    return SceneDetections(scene, np.zeros((0, 4)), np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.int64))
 
 
 def text_of(value: str) -> str:
@@ -92,7 +97,7 @@ def attributes(scene: Scene) -> dict[str, str]:
 
 
 def table(chunk: SceneDetections) -> dict[str, Any]:
-    """Return the columns of a table: those of a map, and the box in px and its centre on the ground instead of outlines.
+    """Return the columns of a table: those of a map, with the box in px and its centre on the ground for the outline.
 
     Returns:
         ``class`` (N,) text, ``xmin``, ``ymin``, ``xmax``, ``ymax`` in px, :func:`measures`; where the scene lies on the
@@ -102,7 +107,7 @@ def table(chunk: SceneDetections) -> dict[str, Any]:
     boxes, geo = np.asarray(chunk.boxes, dtype=np.float64).reshape(-1, 4), chunk.scene.geo
     names = np.array([*chunk.scene.classes, ""], dtype=object)
     columns: dict[str, Any] = {"class": names[np.asarray(chunk.classes, dtype=np.int64)]}
-    columns |= dict(zip(("xmin", "ymin", "xmax", "ymax"), np.round(boxes, 2).T, strict=True))
+    columns |= dict(zip(("xmin", "ymin", "xmax", "ymax"), (np.round(boxes, 2) + 0.0).T, strict=True))
     columns |= measures(chunk)
     if geo is not None:
         centres = to_crs((boxes[:, :2] + boxes[:, 2:]) / 2, geo)

@@ -13,7 +13,7 @@ import numpy as np
 
 from d2tiny.inference.geo import box_corners, counter_clockwise, to_lonlat, transformer
 from d2tiny.inference.scene import Scene, SceneDetections
-from d2tiny.inference.writers.table import about_scene, attributes, measures, table
+from d2tiny.inference.writers.table import about_scene, attributes, measures, no_detections, table
 from d2tiny.utils.env import require_extra
 from d2tiny.utils.files import open_atomic
 
@@ -95,7 +95,7 @@ def cut_at_antimeridian(polygon: np.ndarray) -> list[list[list[float]]]:
     shapely = require_extra("shapely", "geo")
     parts = []
     for turn in (-360, 0, 360):
-        part = shapely.intersection(shapely.polygons(polygon + [turn, 0]), shapely.box(-180, -90, 180, 90))
+        part = shapely.intersection(shapely.polygons(polygon + (turn, 0)), shapely.box(-180, -90, 180, 90))
         if part.geom_type == "Polygon" and part.area > 0:
             corners = counter_clockwise(shapely.get_coordinates(part)[None, :-1])[0]
             parts.append((np.round(corners, _DECIMALS) + 0.0).tolist())
@@ -115,6 +115,5 @@ def csv_file(path: Path, scene: Scene) -> Iterator[Callable[[SceneDetections], N
             lines.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
             file.write(text.getvalue().encode())
 
-        nothing = np.zeros(0)
-        write(SceneDetections(scene, nothing.reshape(0, 4), nothing, nothing.astype(np.int64)), header=True)
+        write(no_detections(scene), header=True)
         yield write

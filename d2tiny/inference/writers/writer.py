@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from d2tiny.inference.geo import get_crs
 from d2tiny.inference.scene import Scene, SceneDetections
 from d2tiny.inference.writers.arrow import flatgeobuf_file, geopackage_file, geoparquet_file
 from d2tiny.inference.writers.coco import coco_file
 from d2tiny.inference.writers.style import write_style
-from d2tiny.inference.writers.table import blocks, check
+from d2tiny.inference.writers.table import BLOCK, check
 from d2tiny.inference.writers.text import csv_file, geojson_file
 from d2tiny.utils.errors import ConfigError, did_you_mean
 
@@ -49,6 +51,8 @@ class SceneWriter:
     def __init__(self, scene: Scene, write_block: Callable[[SceneDetections], None]) -> None:
         self._scene = scene
         self._write_block = write_block
+        self._waiting: list[SceneDetections] = []
+        self._waiting_count = 0
         self.count = 0
 
     def write(self, chunk: SceneDetections) -> None:
@@ -61,9 +65,28 @@ class SceneWriter:
         if chunk.scene is not self._scene and chunk.scene != self._scene:
             raise ConfigError(f"This file is of {self._scene.path}, these objects are of {chunk.scene.path}.")
         check(chunk)
-        for block in blocks(chunk):
-            self._write_block(block)
         self.count += len(chunk)
+        while len(chunk):
+            room = BLOCK - self._waiting_count
+            self._waiting.append(_part(chunk, slice(room)))
+            self._waiting_count += len(self._waiting[-1])
+            chunk = _part(chunk, slice(room, None))
+            if self._waiting_count == BLOCK:
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what waits; :func:`open_writer` does it at the end. Blocks of equal size give equal bytes."""
+        if self._waiting:
+            parts = self._waiting
+            boxes, scores, classes = (
+                np.concatenate([getattr(part, name) for part in parts]) for name in ("boxes", "scores", "classes")
+            )
+            self._write_block(SceneDetections(self._scene, boxes, scores, classes))
+            self._waiting, self._waiting_count = [], 0
+
+
+def _part(chunk: SceneDetections, part: slice) -> SceneDetections:
+    return SceneDetections(chunk.scene, chunk.boxes[part], chunk.scores[part], chunk.classes[part])
 
 
 def check_writable(path: Path, scene: Scene) -> str:
@@ -92,10 +115,9 @@ def check_writable(path: Path, scene: Scene) -> str:
 def open_writer(path: str | Path, scene: Scene) -> Iterator[SceneWriter]:
     """Open a file for the objects of a scene; the suffix says the format, see ``FORMATS``.
 
-    Without an exception in the block the file is complete, and a map has a QGIS style beside it (``.qml``); else nothing
-    appears, and a file of that name stays as it was. The same objects in the same order give the same bytes, however
-    they are cut into chunks of at most 65,536 (GeoParquet's row groups are the chunks). Memory does not grow with the
-    number of objects but for 70 bytes of a FlatGeobuf's index.
+    Without an exception in the block the file is complete, and a map has a QGIS style (``.qml``) beside it; else
+    nothing appears, and a file of that name stays as it was. The same objects in the same order give the same bytes, however
+    they are cut into chunks. Objects are worked on 65,536 at a time, and only GDAL's spatial index grows with them.
 
     Args:
         path: ``.geojson`` (WGS84), ``.gpkg``, ``.fgb``, ``.parquet`` (the raster's own system), ``.csv`` or ``.json``
@@ -110,6 +132,8 @@ def open_writer(path: str | Path, scene: Scene) -> Iterator[SceneWriter]:
     path = Path(path)
     name = check_writable(path, scene)
     with _OPENERS[name](path, scene) as write_block:
-        yield SceneWriter(scene, write_block)
+        writer = SceneWriter(scene, write_block)
+        yield writer
+        writer.flush()
     if name in MAP_FORMATS:
         write_style(path, scene.classes)
