@@ -95,7 +95,7 @@ def cut_at_antimeridian(polygon: np.ndarray) -> list[list[list[float]]]:
     shapely = require_extra("shapely", "geo")
     parts = []
     for turn in (-360, 0, 360):
-        part = shapely.intersection(shapely.polygons(polygon + (turn, 0)), shapely.box(-180, -90, 180, 90))
+        part = shapely.intersection(shapely.polygons(np.add(polygon, (turn, 0))), shapely.box(-180, -90, 180, 90))
         if part.geom_type == "Polygon" and part.area > 0:
             corners = counter_clockwise(shapely.get_coordinates(part)[None, :-1])[0]
             parts.append((np.round(corners, _DECIMALS) + 0.0).tolist())
