@@ -83,19 +83,14 @@ class Area:
             DatasetError: no way is known between the two systems, or the raster has no place on the ground.
         """
         shapely = require_extra("shapely", "geo")
-        way = transformer(self.crs, geo.crs)
-
-        def project(points: np.ndarray) -> np.ndarray:
-            return to_pixels(np.stack(way.transform(points[:, 0], points[:, 1]), axis=-1), geo)
-
-        parts = shapely.get_parts(self._near(geo, width, height))
-        parts = parts[shapely.get_dimensions(parts) == 2]
+        parts = _polygons_of(self._near(geo, width, height))
         rings, owners = shapely.get_rings(parts, return_index=True)
+        project = _projection(self.crs, geo, width, height)
         points, ring = _bend(*shapely.get_coordinates(rings, return_index=True), project)
         if not np.isfinite(points).all():
             raise DatasetError(f"{self.path}: the area cannot be drawn in {get_crs(geo.crs).name!r}, the raster's map.")
         polygons = shapely.polygons(shapely.linearrings(points, indices=ring), indices=owners) if len(rings) else []
-        return PixelArea(_polygons_of(shapely.union_all(shapely.make_valid(polygons))))
+        return PixelArea(shapely.union_all(_polygons_of(shapely.make_valid(polygons))))
 
     def _near(self, geo: GeoReference, width: int, height: int) -> Any:
         """Return what of the area lies near the raster, in the area's system, longitudes near those of the raster."""
@@ -109,14 +104,45 @@ class Area:
             raise DatasetError(f"{self.path}: the raster lies nowhere in {get_crs(self.crs).name!r}, the area's map.")
         if not get_crs(self.crs).is_geographic:
             return shapely.intersection(self.geometry, shapely.box(*seen.min(axis=0), *seen.max(axis=0)))
-        turn = 2 * np.pi / get_crs(self.crs).axis_info[0].unit_conversion_factor  # 360 degrees, or 400 grads
+        turn = _turn(self.crs)
         middle = seen[len(seen) // 2, 0]
-        seen[:, 0] += turn * np.round((middle - seen[:, 0]) / turn)
-        frame = shapely.box(*seen.min(axis=0), *seen.max(axis=0))
+        seen[:, 0] = _towards(seen[:, 0], middle, turn)
+        pixels = _projection(self.crs, geo, width, height)(np.array([[middle, -turn / 4], [middle, turn / 4]]))
+        inside = (np.abs(pixels / (width, height) - 0.5) < 0.6).all(axis=1)  # a pole, between the points of the grid
+        south, north = np.where(inside, (-turn / 4, turn / 4), (seen[:, 1].min(), seen[:, 1].max()))
+        around = inside.any() or np.ptp(seen[:, 0]) > turn / 2
+        sides = (middle - turn / 2, middle + turn / 2) if around else (seen[:, 0].min(), seen[:, 0].max())
         west, _, east, _ = self.geometry.bounds
-        turns = range(math.floor((frame.bounds[0] - east) / turn), math.ceil((frame.bounds[2] - west) / turn) + 1)
-        moved = [affinity.translate(self.geometry, number * turn) for number in turns]
-        return shapely.union_all([shapely.intersection(copy, frame) for copy in moved])
+        turns = range(math.floor((sides[0] - east) / turn), math.ceil((sides[1] - west) / turn) + 1)
+        copies = shapely.union_all([affinity.translate(self.geometry, number * turn) for number in turns])
+        # Quarters that overlap a little: around a pole, the first and the last meridian are one.
+        edges, seam = np.linspace(*sides, 5), turn * 1e-7
+        frames = shapely.box(edges[:-1] - seam, south, edges[1:] + seam, north)
+        return shapely.intersection(copies, frames)
+
+
+def _turn(crs: str) -> float:
+    """Return once around the Earth in units of a geographic system: 360 degrees or 400 grads."""
+    return 2 * math.pi / get_crs(crs).axis_info[0].unit_conversion_factor
+
+
+def _towards(longitudes: np.ndarray, middle: float, turn: float) -> np.ndarray:
+    """Return the longitudes plus whole turns, at most half a turn from the middle."""
+    return longitudes + turn * np.round((middle - longitudes) / turn)
+
+
+def _projection(crs: str, geo: GeoReference, width: int, height: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the map of points (N, 2) from a system to the pixels of a raster, also one over the antimeridian."""
+    way = transformer(crs, geo.crs)
+    corners = to_crs(np.array([[0, 0], [width, 0], [0, height], [width, height]]), geo)[:, 0]
+    turn = _turn(geo.crs) if get_crs(geo.crs).is_geographic else math.inf
+    turns = np.ptp(corners) < turn / 2 < math.inf
+
+    def project(points: np.ndarray) -> np.ndarray:
+        x, y = way.transform(points[:, 0], points[:, 1])
+        return to_pixels(np.stack((_towards(x, corners.mean(), turn) if turns else x, y), axis=-1), geo)
+
+    return project
 
 
 def _bend(
@@ -147,13 +173,13 @@ def _bend(
     return pixels, ring
 
 
-def _polygons_of(geometry: Any) -> Any:
-    """Return the polygons of a geometry as one, without the points and lines that mending leaves."""
+def _polygons_of(geometries: Any) -> np.ndarray:
+    """Return the polygons in geometries, without the points and lines that cutting and mending leave."""
     shapely = require_extra("shapely", "geo")
-    parts = shapely.get_parts(geometry)
+    parts = shapely.get_parts(geometries)
     while (shapely.get_type_id(parts) > 3).any():  # collections and multipolygons
         parts = shapely.get_parts(parts)
-    return shapely.union_all(parts[shapely.get_type_id(parts) == 3])
+    return parts[(shapely.get_type_id(parts) == 3) & ~shapely.is_empty(parts)]
 
 
 def read_area(path: str | Path) -> Area:
@@ -190,7 +216,7 @@ def _checked(shapes: np.ndarray, path: str | Path) -> Any:
     """
     shapely = require_extra("shapely", "geo")
     shapes = shapes[~(shapely.is_missing(shapes) | shapely.is_empty(shapes))]
-    geometry = _polygons_of(shapely.union_all(shapely.make_valid(shapes)))
+    geometry = shapely.union_all(_polygons_of(shapely.make_valid(shapes)))
     if geometry.is_empty or not np.isfinite(geometry.bounds).all():
         kinds = ", ".join(sorted({shape.geom_type for shape in shapes})) or "none"
         raise DatasetError(f"{path} must hold polygons, its geometries are: {kinds}. Draw the area as a polygon.")

@@ -134,12 +134,7 @@ def to_lonlat(points: np.ndarray, geo: GeoReference) -> np.ndarray:
         DatasetError: points that the projection does not have.
     """
     x, y = transformer(geo.crs, "EPSG:4326").transform(points[..., 0], points[..., 1])
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        bad = points[~(np.isfinite(x) & np.isfinite(y))][0]
-        raise DatasetError(
-            f"x = {bad[0]:g}, y = {bad[1]:g} of the raster is no place on the ground in {get_crs(geo.crs).name!r}. "
-            "Does the raster have the right coordinate reference system and transform? See gdalinfo."
-        )
+    _require_ground(points, x, y, geo)
     first = x[..., :1] - 360 * np.floor((x[..., :1] + 180) / 360)
     return np.stack((x + 360 * np.round((first - x) / 360), y), axis=-1)
 
@@ -168,12 +163,25 @@ def ground_distance(start: np.ndarray, end: np.ndarray, geo: GeoReference) -> np
     way = transformer(geo.crs, base.to_wkt())
     x0, y0 = way.transform(first[..., 0], first[..., 1])
     x1, y1 = way.transform(last[..., 0], last[..., 1])
-    if not all(np.isfinite(part).all() for part in (x0, y0, x1, y1)):
+    ends = [np.multiply(part, degrees) for part in (x0, y0, x1, y1)]
+    _require_ground(first, ends[0], ends[1], geo)
+    _require_ground(last, ends[2], ends[3], geo)
+    return crs.get_geod().inv(*ends)[2]
+
+
+def _require_ground(points: np.ndarray, longitude: np.ndarray, latitude: np.ndarray, geo: GeoReference) -> None:
+    """Check that points (..., 2) in units of ``geo.crs`` have a longitude and a latitude in degrees.
+
+    Raises:
+        DatasetError: one has none; says which.
+    """
+    nowhere = ~(np.isfinite(longitude) & (np.abs(latitude) <= 90 + 1e-9))
+    if nowhere.any():
+        x, y = points[nowhere][0]
         raise DatasetError(
-            f"Pixels of the raster are no place on the ground in {crs.name!r}. "
+            f"x = {x:g}, y = {y:g} of the raster is no place on the ground in {get_crs(geo.crs).name!r}. "
             "Does the raster have the right coordinate reference system and transform? See gdalinfo."
         )
-    return crs.get_geod().inv(*(np.multiply(part, degrees) for part in (x0, y0, x1, y1)))[2]
 
 
 def box_sizes(boxes: np.ndarray, geo: GeoReference) -> np.ndarray:

@@ -120,8 +120,15 @@ def _through_gdal(path: Path, scene: Scene, driver: str, **options: Any) -> Iter
     crs = get_crs(scene.geo.crs).to_wkt()
     schema = _schema(scene, bounds=False)
     with name_atomic(path) as name, tempfile.TemporaryFile(dir=path.parent) as spool:
+        count = 0
         with pyarrow.ipc.new_stream(spool, schema) as stream:
-            yield lambda block: stream.write_batch(_batch(block, schema))
+
+            def write(block: SceneDetections) -> None:
+                nonlocal count
+                stream.write_batch(_batch(block, schema))
+                count += len(block)
+
+            yield write
         spool.seek(0)
         options |= {"driver": driver, "layer": LAYER, "geometry_type": "Polygon", "crs": crs}
         with _repeatable(), pyarrow.ipc.open_stream(spool) as reader:
@@ -129,6 +136,14 @@ def _through_gdal(path: Path, scene: Scene, driver: str, **options: Any) -> Iter
                 pyogrio.write_arrow(reader, name, geometry_name="geometry", **options)
             except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as err:
                 raise OSError(f"{path}: GDAL cannot write this file ({err}).") from err
+            if not _is_whole(name, count):
+                raise OSError(f"{path}: GDAL did not write the whole file. Is the disk full?")
+
+
+def _is_whole(path: Path, count: int) -> bool:
+    """Return whether a file holds so many objects and their index: GDAL says nothing of an index without room."""
+    about = require_extra("pyogrio", "geo").read_info(path, force_feature_count=True)
+    return about["features"] == count and (about["capabilities"]["fast_spatial_filter"] or not count)
 
 
 @contextmanager
