@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from d2tiny.inference.geo import box_corners, counter_clockwise, to_lonlat, transformer
+from d2tiny.inference.geo import box_corners, counter_clockwise, to_lonlat
 from d2tiny.inference.scene import Scene, SceneDetections
 from d2tiny.inference.writers.table import about_scene, attributes, measures, no_detections, table
 from d2tiny.utils.env import require_extra
@@ -27,11 +27,8 @@ _RING = "[" + ",".join(["[%r,%r]"] * 5) + "]"
 def geojson_file(path: Path, scene: Scene) -> Iterator[Callable[[SceneDetections], None]]:
     """Write a GeoJSON: polygons in WGS84, counter-clockwise, cut at the antimeridian; ``scene`` says how it was made.
 
-    Raises:
-        DatasetError: no way is known from the raster's system to WGS84.
+    The scene must be one that ``check_writable`` lets pass.
     """
-    assert scene.geo is not None  # open_writer refuses it
-    transformer(scene.geo.crs, "EPSG:4326")
     begun = False
     with open_atomic(path) as file:
         about = json.dumps(about_scene(scene))

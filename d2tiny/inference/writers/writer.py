@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from d2tiny.inference.geo import get_crs
+from d2tiny.inference.geo import get_crs, transformer
 from d2tiny.inference.scene import Scene, SceneDetections
 from d2tiny.inference.writers.arrow import flatgeobuf_file, geopackage_file, geoparquet_file
 from d2tiny.inference.writers.coco import coco_file
@@ -94,7 +94,7 @@ def check_writable(path: Path, scene: Scene) -> str:
 
     Raises:
         ConfigError: an unknown suffix, or a map of a scene without coordinates.
-        DatasetError: PROJ does not know the scene's coordinate reference system.
+        DatasetError: PROJ does not know the scene's system; GeoJSON: or no way from it to WGS84.
     """
     names = {suffix: name for name, suffix in FORMATS.items()}
     name = names.get(path.suffix.lower())
@@ -108,6 +108,8 @@ def check_writable(path: Path, scene: Scene) -> str:
                 "coordinates with gdal_edit.py -a_srs EPSG:NUMBER -a_ullr LEFT TOP RIGHT BOTTOM."
             )
         get_crs(scene.geo.crs)
+        if name == "geojson":
+            transformer(scene.geo.crs, "EPSG:4326")
     return name
 
 
