@@ -97,3 +97,50 @@ class SceneDetections:
         names = self.scene.classes
         for box, score, cls in zip(self.boxes.tolist(), self.scores.tolist(), self.classes.tolist(), strict=True):
             yield Detection((box[0], box[1], box[2], box[3]), score, cls, names[cls])
+
+    def to_geojson(self) -> dict[str, Any]:
+        """Return a GeoJSON FeatureCollection (RFC 7946): outlines in WGS84, what a file of :meth:`to_file` holds.
+
+        Raises:
+            ConfigError: the scene has no coordinate reference system.
+            ImportError: the extra ``geo`` is not installed.
+        """
+        from d2tiny.inference.writers.dicts import geojson_of
+
+        return geojson_of(self)
+
+    def to_file(self, path: str | Path) -> None:
+        """Write a map, a table or a COCO json, as its suffix says.
+
+        See :func:`~d2tiny.inference.writers.open_writer`, also for objects that do not fit into memory at once.
+        """
+        from d2tiny.inference.writers import open_writer
+
+        with open_writer(path, self.scene) as writer:
+            writer.write(self)
+
+    def to_coco(self) -> dict[str, Any]:
+        """Return COCO json with scores: ``images`` (this one), ``annotations`` (XYWH in px), ``categories``."""
+        from d2tiny.inference.writers.dicts import coco_of
+
+        return coco_of(self)
+
+    def to_supervision(self) -> Any:
+        """Return a ``supervision.Detections``: boxes XYXY in px, with ``data["class_name"]``.
+
+        Raises:
+            ImportError: supervision is not installed.
+        """
+        from d2tiny.inference.writers.dicts import supervision_of
+
+        return supervision_of(self)
+
+    def to_pandas(self) -> Any:
+        """Return a ``pandas.DataFrame`` with the columns of a CSV, see :mod:`d2tiny.inference.writers.table`.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        from d2tiny.inference.writers.dicts import pandas_of
+
+        return pandas_of(self)
