@@ -51,7 +51,7 @@ def _check(scene: Scene, chunk: SceneDetections) -> None:
     if not (np.isfinite(chunk.boxes).all() and np.isfinite(chunk.scores).all()):
         raise DatasetError(f"{scene.path}: boxes or scores that are no numbers (NaN or infinite) cannot be shown.")
     count = min(len(scene.classes), 1 << 16)
-    if len(chunk) and not (0 <= chunk.classes.min() and chunk.classes.max() < count):
+    if len(chunk) and (chunk.classes.min() < 0 or chunk.classes.max() >= count):
         raise DatasetError(
             f"{scene.path}: objects of classes {chunk.classes.min()} to {chunk.classes.max()}, but the scene has "
             f"{count} (0 to {count - 1})."

@@ -147,9 +147,9 @@ def _write_objects(file: BinaryIO, found: CompactDetections) -> None:
     for name, array in arrays.items():
         kind = f"{array.dtype.kind}{array.dtype.itemsize}"
         file.write(f'<script type="text/plain" id="data-{name}" data-kind="{kind}">'.encode())
-        data = memoryview(np.ascontiguousarray(array)).cast("B") if array.size else memoryview(b"")
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         for start in range(0, len(data), _BASE64_BYTES):
-            file.write(base64.b64encode(data[start : start + _BASE64_BYTES]))
+            file.write(base64.b64encode(data[start : start + _BASE64_BYTES].tobytes()))
         file.write(b"</script>\n")
 
 

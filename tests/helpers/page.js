@@ -91,12 +91,13 @@ const act = {
   view: (...box) => { view = box; handlers["update-viewport"](); },
   click: (x, y) => handlers["canvas-click"]({ quick: true, position: { x, y } }),
   point: (x, y) => byId("view").fire("pointermove", { clientX: x, clientY: y }),
+  event: (kind) => handlers[kind](),
   next: () => byId("next").fire("click"),
   previous: () => byId("previous").fire("click"),
   none: () => byId("no-classes").fire("click"),
 };
 for (const [name, ...values] of actions) act[name](...values);
-const texts = Object.fromEntries(["shown", "all", "mode", "pointer", "object", "classes", "score-value", "ramp-top"].map(
-  (id) => [id, byId(id).textContent]));
+const names = ["shown", "all", "mode", "pointer", "object", "classes", "score-value", "ramp-top"];
+const texts = Object.fromEntries(names.map((id) => [id, byId(id).textContent]));
 const sizes = byId("sizes").children.map((c) => c.title);
 console.log(JSON.stringify({ ...log, ...texts, sizes, tile: source.getTileUrl(0, 0, 0).slice(0, 30), view }));

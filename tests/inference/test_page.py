@@ -57,7 +57,7 @@ class Parsed(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        tag, attributes = self.elements[-1]
+        attributes = self.elements[-1][1]
         if self.open[-1:] == ["script"] and "id" in attributes:
             self.data[attributes["id"]] = self.data.get(attributes["id"], "") + data
         elif self.open[-1:] == ["script"]:
@@ -228,6 +228,10 @@ def test_syntax(script):
     subprocess.run([NODE, "--check", str(script)], check=True, capture_output=True, timeout=60)
 
 
+def plain(text):
+    return " ".join(text.split())
+
+
 def shown(path, *actions):
     """Run the page's script in node, and return what it shows after some actions."""
     command = [NODE, str(ROOT / "tests" / "helpers" / "page.js"), str(path), json.dumps(actions)]
@@ -241,7 +245,7 @@ def test_script_filters_by_score_and_class(tmp_path):
     """A view of 100 px shows 400: a box of 20 px has 5 px there, and its line lies half a pixel outside."""
     make(tmp_path / "a.html", *SOME)
     page = shown(tmp_path / "a.html")
-    assert (page["shown"], page["all"], page["classes"].split()) == ("3", "3", "ship 2 / 2 car 1 / 1".split())
+    assert (page["shown"], page["all"], plain(page["classes"])) == ("3", "3", "ship 2 / 2 car 1 / 1")
     assert page["rects"][-1] == ["#ff5a50", 10 / 4 - 0.5, 20 / 4 - 0.5, 6, 6]  # the highest score, last
     assert len(page["rects"]) == 2
     assert [point[0] for point in page["points"]] == ["#ffaa00"]  # 4 px are one: a point
@@ -252,7 +256,7 @@ def test_script_filters_by_score_and_class(tmp_path):
         "32.0 to 45.3 px: 1",
     ]
     page = shown(tmp_path / "a.html", ["score", 0.6])
-    assert (page["shown"], page["classes"].split()) == ("2", "ship 2 / 2 car 0 / 1".split())
+    assert (page["shown"], plain(page["classes"])) == ("2", "ship 2 / 2 car 0 / 1")
     assert page["score-value"] == "0.60"
     page = shown(tmp_path / "a.html", ["class", 0, False])
     assert (page["shown"], page["rects"], len(page["points"])) == ("1", [], 1)
@@ -262,19 +266,24 @@ def test_script_filters_by_score_and_class(tmp_path):
 
 @needs_node
 def test_script_tells_of_an_object(tmp_path):
-    geo = GeoReference("EPSG:32631", (2.0, 0.5, 1000.0, 0.5, -2.0, 9000.0))
+    geo = GeoReference("EPSG:32631", (2.0, 0.5, 1000.0, 0.25, -2.0, 9000.0))
     make(tmp_path / "a.html", *SOME, geo=geo)
     page = shown(tmp_path / "a.html", ["click", 5, 7.5], ["point", 10, 20])
-    # The centre (20, 30): 2·20 + 0.5·30 + 1000 = 1055, 0.5·20 - 2·30 + 9000 = 8950.
+    # The centre (20, 30): 2·20 + 0.5·30 + 1000 = 1055, 0.25·20 - 2·30 + 9000 = 8945.
     expected = "class ship score 0.900 size 20.0 × 20.0 px, √area 20.0 px corners 10.0, 20.0 – 30.0, 40.0"
-    assert page["object"] == f"{expected} centre 1055.0, 8950.0 in EPSG:32631"
-    # Column 40, row 80: 2·40 + 0.5·80 + 1000 = 1120, 0.5·40 - 2·80 + 9000 = 8860.
-    assert page["pointer"] == "column 40, row 80 · 1120.0, 8860.0 (EPSG:32631)"
+    assert page["object"] == f"{expected} centre 1055.0, 8945.0 in EPSG:32631"
+    # Column 40, row 80: 2·40 + 0.5·80 + 1000 = 1120, 0.25·40 - 2·80 + 9000 = 8850.
+    assert page["pointer"] == "column 40, row 80 · 1120.0, 8850.0 (EPSG:32631)"
     assert shown(tmp_path / "a.html", ["click", 90, 10])["object"].startswith("Click on a box")
     # A filter that hides the selected object drops it.
     assert shown(tmp_path / "a.html", ["click", 5, 7.5], ["class", 0, False])["object"].startswith("Click on a box")
-    for steps, score in ((["next"], "0.900"), (["next"] * 2, "0.600"), (["next"] * 5, "0.300"), (["previous"], "0.300")):
-        page = shown(tmp_path / "a.html", *([step] for step in steps))
+    for step, times, score in (
+        ("next", 1, "0.900"),
+        ("next", 2, "0.600"),
+        ("next", 5, "0.300"),
+        ("previous", 1, "0.300"),
+    ):
+        page = shown(tmp_path / "a.html", *[[step]] * times)
         assert f"score {score}" in page["object"]
     x1, y1, x2, y2 = page["view"]
     assert ((x1 + x2) / 2, (y1 + y2) / 2) == pytest.approx((202.15, 102.85))
@@ -314,10 +323,14 @@ def test_script_draws_a_density_map_of_too_many_boxes(tmp_path):
     page = shown(tmp_path / "a.html")
     assert (page["images"], page["points"]) == (1, [])
     assert "density map" in page["mode"]
-    assert 500 <= int(re.match(r"(\d+) objects per 4 px square", page["ramp-top"])[1]) < 510
+    assert 500 <= int(re.match(r"(\d+) objects in 7 px square", page["ramp-top"])[1]) < 510
     page = shown(tmp_path / "a.html", ["score", 0.1])
     assert (page["images"], len(page["points"])) == (0, 18_900)
     assert shown(tmp_path / "a.html", ["draw", "none"])["points"] == []
+    assert len(shown(tmp_path / "a.html", ["draw", "boxes"])["points"]) == 21_000
+    assert len(shown(tmp_path / "a.html", ["draw", "boxes"], ["event", "animation-start"])["points"]) == 10_000
+    page = shown(tmp_path / "a.html", ["draw", "boxes"], ["event", "animation-start"], ["event", "animation-finish"])
+    assert len(page["points"]) == 21_000
     page = shown(tmp_path / "a.html", ["view", 0, 0, 100, 100])  # close by, few
     assert page["images"] == 0
     assert 100 < len(page["rects"]) + len(page["points"]) < 400

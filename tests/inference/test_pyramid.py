@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ def test_pyramid(size, steps):
     found = levels(image, 16, steps)
     assert np.array_equal(found[-1], image)
     assert max(found[0].shape) <= 16
-    for small, large in zip(found, found[1:], strict=False):
+    for small, large in pairwise(found):
         expected = by_areas(large, Fraction(1, 2))
         assert small.shape == expected.shape
         assert np.abs(small - expected).max() <= 0.51

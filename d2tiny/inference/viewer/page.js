@@ -2,8 +2,9 @@
 // A page of d2tiny/inference/page.py. Objects come by ascending score, so that "score at least" is a first index.
 (function () {
   const BOXES = 20000; // more in view are drawn as a density map
-  const MOST_BOXES = 100000; // drawn even where boxes are asked for
-  const DENSITY_CELLS = 256; // on the longer side
+  const MOST_BOXES = 50000; // drawn even where boxes are asked for
+  const MOST_MOVING = 10000; // drawn while the view moves
+  const DENSITY_CELLS = [24, 256]; // on the longer side, for few and for many objects
   const POINT = 3; // smaller boxes are drawn as points, in px of the screen
   const byId = (id) => document.getElementById(id);
   const number = (value) => value.toLocaleString("en-US");
@@ -114,10 +115,12 @@
 
   // ---- what is shown ----------------------------------------------------------------------------------------------
 
-  const state = { first: 0, on: new Uint8Array(scene.classes.length).fill(1), draw: "auto", selected: -1 };
-  const density = {
-    cell: Math.max(scene.width, scene.height) / DENSITY_CELLS, top: 0, canvas: document.createElement("canvas"),
+  const state = {
+    first: 0, on: new Uint8Array(scene.classes.length).fill(1), draw: "auto", selected: -1, moving: false,
   };
+  const density = { top: 0, canvas: document.createElement("canvas") };
+  density.cell = Math.max(scene.width, scene.height)
+    / Math.min(DENSITY_CELLS[1], Math.max(DENSITY_CELLS[0], Math.ceil(Math.sqrt(count))));
   density.columns = Math.max(1, Math.ceil(scene.width / density.cell));
   density.rows = Math.max(1, Math.ceil(scene.height / density.cell));
   density.canvas.width = density.columns;
@@ -190,7 +193,7 @@
       picture.data[4 * c + 3] = 120 + (100 * t) / (RAMP.length - 1);
     }
     canvas.getContext("2d").putImageData(picture, 0, 0);
-    byId("ramp-top").textContent = `${number(density.top)} objects per ${density.cell.toFixed(0)} px square`;
+    byId("ramp-top").textContent = `${number(density.top)} ${density.top === 1 ? "object" : "objects"} in ${density.cell.toFixed(0)} px square`;
   }
 
   // ---- panel ------------------------------------------------------------------------------------------------------
@@ -375,7 +378,7 @@
     } else if (state.draw !== "none") {
       const [drawn, all] = drawBoxes(pen, view, box);
       text += ` · ${number(drawn)} boxes in view`;
-      if (drawn < all) text += `, those of the highest scores of ${number(all)}`;
+      if (drawn < all) text += `, those of the highest scores of about ${number(all)}`;
     }
     if (state.selected >= 0) drawSelected(pen, view);
     if (byId("mode").textContent !== text) byId("mode").textContent = text;
@@ -391,13 +394,11 @@
 
   /** Draw the boxes that meet the view, high scores last; return how many were drawn, of how many. */
   function drawBoxes(pen, view, box) {
-    const found = [];
-    query(...box, (i) => found.push(i));
-    const order = Uint32Array.from(found).sort();
+    const [order, all] = inView(box);
     const { x, y, zoom } = view;
     pen.lineWidth = zoom > 2 ? 2 : 1.3;
     let last = -1;
-    for (const i of order.subarray(Math.max(0, order.length - MOST_BOXES))) {
+    for (const i of order) {
       if (classes[i] !== last) {
         last = classes[i];
         pen.strokeStyle = pen.fillStyle = scene.colors[last];
@@ -408,13 +409,30 @@
       if (w < POINT && h < POINT) pen.fillRect(left + w / 2 - 1, top + h / 2 - 1, 2, 2);
       else pen.strokeRect(left - 0.5, top - 0.5, w + 1, h + 1);
     }
-    return [Math.min(order.length, MOST_BOXES), order.length];
+    return [order.length, all];
+  }
+
+  /** The objects that meet a rectangle, by ascending score, at most so many; and about how many there are in all. */
+  function inView(box) {
+    const found = [];
+    const about = countIn(...box);
+    const most = state.moving ? MOST_MOVING : MOST_BOXES;
+    if (about <= 2 * MOST_BOXES) {
+      query(...box, (i) => found.push(i));
+      const order = Uint32Array.from(found).sort();
+      return [order.subarray(Math.max(0, order.length - most)), order.length];
+    }
+    for (let i = count - 1; i >= state.first && found.length < most; i--) {
+      if (state.on[classes[i]] && meets(i, ...box)) found.push(i);
+    }
+    return [found.reverse(), about];
   }
 
   function drawSelected(pen, view) {
     const [x1, y1, x2, y2] = boxes.subarray(4 * state.selected, 4 * state.selected + 4);
     const place = [
-      (x1 - view.x) * view.zoom - 4, (y1 - view.y) * view.zoom - 4, (x2 - x1) * view.zoom + 8, (y2 - y1) * view.zoom + 8,
+      (x1 - view.x) * view.zoom - 4, (y1 - view.y) * view.zoom - 4,
+      (x2 - x1) * view.zoom + 8, (y2 - y1) * view.zoom + 8,
     ];
     for (const [color, line] of [["#000", 5], ["#fff", 2.5]]) {
       pen.strokeStyle = color;
@@ -448,6 +466,12 @@
 
   viewer.addHandler("open", filter);
   viewer.addHandler("update-viewport", draw);
+  for (const [kind, moving] of [["animation-start", true], ["animation-finish", false]]) {
+    viewer.addHandler(kind, () => {
+      state.moving = moving;
+      draw();
+    });
+  }
   viewer.addHandler("resize", () => requestAnimationFrame(draw));
   viewer.addHandler("canvas-click", (event) => {
     if (event.quick) pick(event.position);
