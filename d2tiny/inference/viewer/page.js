@@ -182,10 +182,10 @@
     density.top = 0;
     for (let c = 0; c < counts.length; c++) if (counts[c] > density.top) density.top = counts[c];
     const picture = new ImageData(canvas.width, canvas.height);
-    const scale = 1 / Math.log1p(Math.max(1, density.top));
+    const scale = 1 / Math.log(Math.max(2, density.top));
     for (let c = 0; c < counts.length; c++) {
       if (!counts[c]) continue;
-      const t = Math.log1p(counts[c]) * scale * (RAMP.length - 1);
+      const t = Math.log(counts[c]) * scale * (RAMP.length - 1);
       const step = Math.min(RAMP.length - 2, Math.floor(t));
       for (let b = 0; b < 3; b++) {
         picture.data[4 * c + b] = RAMP[step][b] + (RAMP[step + 1][b] - RAMP[step][b]) * (t - step);
@@ -193,7 +193,8 @@
       picture.data[4 * c + 3] = 120 + (100 * t) / (RAMP.length - 1);
     }
     canvas.getContext("2d").putImageData(picture, 0, 0);
-    byId("ramp-top").textContent = `${number(density.top)} ${density.top === 1 ? "object" : "objects"} in ${density.cell.toFixed(0)} px square`;
+    const objects = density.top === 1 ? "object" : "objects";
+    byId("ramp-top").textContent = `${number(density.top)} ${objects} in ${density.cell.toFixed(0)} px square`;
   }
 
   // ---- panel ------------------------------------------------------------------------------------------------------
