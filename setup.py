@@ -47,7 +47,10 @@ setup(
     # installed. Its subfolders are data, loaded by path, so they are listed as package data.
     packages=[*find_packages(include=["d2tiny", "d2tiny.*"]), "d2tiny.configs"],
     package_dir={"d2tiny.configs": "configs"},
-    package_data={"d2tiny": ["py.typed", "weights/*"], "d2tiny.configs": ["**/*.py", "**/*.yaml"]},
+    package_data={
+        "d2tiny": ["py.typed", "weights/*", "inference/viewer/*"],
+        "d2tiny.configs": ["**/*.py", "**/*.yaml"],
+    },
     include_package_data=False,
     zip_safe=False,
     install_requires=[

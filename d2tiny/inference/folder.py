@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
@@ -26,9 +25,9 @@ from d2tiny.data.datasets.register import class_names
 from d2tiny.data.loading.headers import IMAGE_SUFFIXES
 from d2tiny.data.loading.images import read_image
 from d2tiny.data.loading.stretch import StretchLike, make_stretch
+from d2tiny.inference.preview import write_picture
 from d2tiny.utils.env import advise_on_bf16
 from d2tiny.utils.errors import ConfigError, DatasetError
-from d2tiny.utils.files import open_atomic
 from d2tiny.utils.weights import load_weights
 from d2tiny.visualization import Boxes2D, draw_boxes
 
@@ -36,13 +35,6 @@ __all__ = ["collect_images", "dataset_classes", "predict_folder"]
 
 logger = logging.getLogger(__name__)
 
-# Full colour resolution: subsampled colours would wash out lines of one pixel.
-_JPEG = [
-    cv2.IMWRITE_JPEG_QUALITY,
-    95,
-    cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
-    cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-]
 _WRITE_PERIOD = 30.0  # seconds
 
 
@@ -207,11 +199,7 @@ def _too_large(path: Path, err: BaseException) -> str:
 def _draw(image: np.ndarray[Any, Any], items: Boxes2D, names: list[str], path: Path, target: Path) -> None:
     """Write the picture of an image, whole or not at all."""
     picture = draw_boxes(np.ascontiguousarray(image[:, :, ::-1]), items, names, title=path.name)
-    done, content = cv2.imencode(".jpg", picture[:, :, ::-1], _JPEG)
-    if not done:
-        raise OSError("it cannot be encoded as JPEG")
-    with open_atomic(target) as file:
-        file.write(content.tobytes())
+    write_picture(picture, target)
 
 
 class _Detections:

@@ -15,7 +15,7 @@ from detectron2.engine import DefaultPredictor
 from d2tiny import model_zoo
 from d2tiny.cli.predict import demo_main
 from d2tiny.data.coco.writer import write_coco
-from d2tiny.inference import collect_images, folder
+from d2tiny.inference import collect_images, folder, preview
 from d2tiny.utils.errors import DatasetError
 
 CONFIG = "quick/faster_rcnn_r18_fpn_rfla"
@@ -118,7 +118,7 @@ def test_a_stop_keeps_what_is_done(tmp_path, weights, three, monkeypatch, number
 
 def test_a_folder_that_cannot_be_written_to_any_more(tmp_path, weights, three, monkeypatch, capsys):
     """The second picture and the json fail: the json goes to another folder, which the message names."""
-    real, output = folder.open_atomic, tmp_path / "out"
+    real, output = preview.open_atomic, tmp_path / "out"
 
     def full(path):
         if path.name == "b.jpg":
@@ -130,7 +130,7 @@ def test_a_folder_that_cannot_be_written_to_any_more(tmp_path, weights, three, m
             raise OSError(30, "Read-only file system")
         write_coco(content, path)
 
-    monkeypatch.setattr(folder, "open_atomic", full)
+    monkeypatch.setattr(preview, "open_atomic", full)
     monkeypatch.setattr(folder, "write_coco", write_json)
     monkeypatch.setattr(folder, "_WRITE_PERIOD", 0.0)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
