@@ -90,8 +90,8 @@ class Journal:
                 if difference and (resume or not journal.finished):
                     run = "a run" if journal.finished else "an interrupted run"
                     raise ConfigError(
-                        f"{folder.parent} holds {run} of other settings ({difference}). Choose another folder, or delete "
-                        f"{folder}."
+                        f"{folder.parent} holds {run} of other settings ({difference}). Choose another folder, or "
+                        f"delete {folder}."
                     )
                 if not resume:
                     _empty(folder)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from d2tiny.inference.page import draw_preview, write_page
 from d2tiny.inference.raster import ScenePixels
 from d2tiny.inference.scene import SceneDetections
-from d2tiny.inference.writers import FORMATS, MAP_FORMATS, open_writer
+from d2tiny.inference.writers import FORMATS, open_writer
 from d2tiny.utils.errors import ConfigError
 
 __all__ = ["OutputSettings", "scene_targets", "write_outputs"]
@@ -109,8 +111,13 @@ def _path(target: Path, suffix: str) -> Path:
 
 
 def _in_looked_at(found: SceneDetections, pixels: ScenePixels) -> SceneDetections:
-    """Return objects in px of what was looked at, where the raster was resampled."""
-    return found
-
-
-_ = MAP_FORMATS
+    """Return objects in px of what was looked at: the file's, but where it was resampled."""
+    scene, (sx, sy) = found.scene, pixels.scale
+    if (sx, sy) == (1.0, 1.0):
+        return found
+    geo = scene.geo
+    if geo is not None:
+        a, b, c, d, e, f = geo.transform
+        geo = replace(geo, transform=(a * sx, b * sy, c, d * sx, e * sy, f))
+    scene = replace(scene, width=pixels.width, height=pixels.height, geo=geo)
+    return replace(found, scene=scene, boxes=found.boxes / np.array((sx, sy, sx, sy)))

@@ -195,7 +195,7 @@ class TiledPredictor:
         parts = [Views.empty()]
         bar = tqdm(total=len(task.grid), desc=scene.name or "scene", unit="tile", disable=not progress, leave=False)
         with bar, self.autocast():
-            for unit, found in self.found(task, task.units(self.settings.batch)):
+            for unit, found in self.found(task, task.grid.units(self.settings.batch)):
                 for tile in unit:
                     parts += merger.add(tile, *found.of_tile(tile))
                 bar.update(len(unit))

@@ -122,15 +122,6 @@ class SceneTask:
         """Whether one tile is the whole scene."""
         return len(self.grid) == 1
 
-    def units(self, batch: int) -> list[range]:
-        """Return runs of at most ``batch`` neighbouring tiles of a row."""
-        columns = len(self.grid.columns)
-        return [
-            range(row * columns + first, row * columns + min(first + batch, columns))
-            for row in range(len(self.grid.rows))
-            for first in range(0, columns, batch)
-        ]
-
     def read(self, unit: Sequence[int]) -> list[Window]:
         """Read the tiles of a unit.
 

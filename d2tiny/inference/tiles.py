@@ -64,6 +64,15 @@ class TileGrid:
         (x0, x1), (y0, y1) = self.columns[column], self.rows[row]
         return x0, y0, x1, y1
 
+    def units(self, batch: int) -> list[range]:
+        """Return runs of at most ``batch`` neighbouring tiles of a row, which are looked at together."""
+        columns = len(self.columns)
+        return [
+            range(row * columns + first, row * columns + min(first + batch, columns))
+            for row in range(len(self.rows))
+            for first in range(0, columns, batch)
+        ]
+
     @cached_property
     def windows(self) -> np.ndarray:
         """All tiles, (M, 4) float64."""

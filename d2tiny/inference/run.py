@@ -1,0 +1,246 @@
+"""One run over scenes: its settings, what it notes in the journal, what it writes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from tqdm import tqdm
+
+import d2tiny
+from d2tiny.data.loading.stretch import make_stretch
+from d2tiny.inference.engine import Engine, SceneHead, scene_errors
+from d2tiny.inference.journal import Journal, PartFile, read_part
+from d2tiny.inference.merge import MergeSettings, SeamMerger, Views
+from d2tiny.inference.outputs import OutputSettings, write_outputs
+from d2tiny.inference.predictor import TileSettings
+from d2tiny.inference.raster import ReadSettings, ScenePixels, open_pixels
+from d2tiny.inference.scene import SceneDetections
+from d2tiny.inference.task import UnitFound
+from d2tiny.utils.errors import ConfigError
+
+__all__ = ["RunSettings", "RunSummary", "SceneRun", "finish_scene", "merge_scene", "run_record"]
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Settings of a run.
+
+    Attributes:
+        tiles: how scenes are cut.
+        read: how rasters are read.
+        outputs: what is written.
+        score: lowest score that is written, in [0, 1].
+        bf16: compute in bfloat16.
+        aoi: file with the area that is searched.
+        resume: go on with what an interrupted run has done.
+        shard: (number from 1, count): do this part of the scenes only; ``merge_shards`` joins them.
+        ray: ``auto``, or address of a Ray cluster; empty for this process alone.
+        model: name of the model, for the results.
+        progress: show a bar.
+    """
+
+    tiles: TileSettings = field(default_factory=TileSettings)
+    read: ReadSettings = field(default_factory=ReadSettings)
+    outputs: OutputSettings = field(default_factory=OutputSettings)
+    score: float = 0.3
+    bf16: bool = False
+    aoi: Path | None = None
+    resume: bool = False
+    shard: tuple[int, int] | None = None
+    ray: str = ""
+    model: str = ""
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.score <= 1:
+            raise ConfigError(f"--score must be in [0, 1], got {self.score}.")
+        if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
+            raise ConfigError(f"--shard {self.shard[0]}/{self.shard[1]}: the first number is from 1 to the second.")
+
+
+@dataclass
+class RunSummary:
+    """What a run did.
+
+    Attributes:
+        scenes: number of scenes that are done, now or before.
+        tiles: number of tiles that were looked at now.
+        objects: in the scenes that are done.
+        seconds: that it took.
+        failed: a message for each scene that could not be read, predicted or written.
+    """
+
+    scenes: int = 0
+    tiles: int = 0
+    objects: int = 0
+    seconds: float = 0.0
+    failed: list[str] = field(default_factory=list)
+
+
+def run_record(cfg: CfgNode, scenes: list[str], settings: RunSettings) -> dict[str, Any]:
+    """Return what must be equal for a run to be resumed, or shards to be joined; ``mine`` are the scenes of a shard."""
+    weights = Path(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
+    plain = cfg.clone()
+    plain.MODEL.WEIGHTS = plain.OUTPUT_DIR = plain.MODEL.DEVICE = ""
+    numbers = range(len(scenes))
+    shard = settings.shard
+    return {
+        "d2tiny": d2tiny.__version__,
+        "model": settings.model,
+        "config": hashlib.sha256(plain.dump().encode()).hexdigest()[:16],
+        "weights": _digest(weights) if weights is not None else None,
+        "tiles": asdict(settings.tiles),
+        "read": {**asdict(settings.read), "stretch": str(make_stretch(settings.read.stretch) or "")},
+        "outputs": asdict(settings.outputs),
+        "score": settings.score,
+        "bf16": settings.bf16,
+        "aoi": _digest(settings.aoi) if settings.aoi is not None else None,
+        "scenes": scenes,
+        "shards": shard[1] if shard else 1,
+        # A scene is a shard's own, or where there are fewer scenes than shards, all have tiles of each.
+        "mine": list(numbers) if shard is None or len(scenes) < shard[1] else list(numbers)[shard[0] - 1 :: shard[1]],
+    }
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+            return digest.hexdigest()[:16]
+    except OSError as err:
+        raise ConfigError(f"{path}: {err.strerror or err}.") from err
+
+
+class SceneRun:
+    """The sink of a run: parts of scenes into the journal, scenes that are complete into files."""
+
+    def __init__(
+        self, journal: Journal, scenes: Sequence[str], targets: Sequence[Path], engine: Engine, settings: RunSettings
+    ) -> None:
+        """Start.
+
+        Args:
+            journal: of the run.
+            scenes: all scenes.
+            targets: path without suffix of what each leaves.
+            engine: that works.
+            settings: of the run.
+        """
+        self.journal, self.scenes, self.targets = journal, scenes, targets
+        self.classes, self.merge_settings, self.settings = tuple(engine.classes), engine.merge_settings, settings
+        self.summary = RunSummary()
+        self._parts: dict[int, tuple[SceneHead, PartFile]] = {}
+        self._objects = 0
+        todo = [n for n in journal.settings["mine"] if n not in journal.done]
+        self._bar = tqdm(total=len(todo), desc="predict", unit="tile", disable=not settings.progress)
+
+    @property
+    def split(self) -> bool:
+        """Whether this shard has tiles of each scene rather than scenes."""
+        return self.settings.shard is not None and len(self.scenes) < self.settings.shard[1]
+
+    def begin(self, scene: int, head: SceneHead) -> Sequence[int]:
+        """Open the part of a scene; return the units that are missing in it."""
+        units = head.grid.units(self.settings.tiles.batch)
+        part = PartFile(self.journal.part(scene), head.stored())
+        self._parts[scene] = head, part
+        mine = list(range(len(units)))
+        if self.split:
+            assert self.settings.shard is not None
+            number, shards = self.settings.shard
+            mine = [unit for unit in mine if unit * shards // len(units) == number - 1]
+        todo = [unit for unit in mine if unit not in part.units]
+        self._bar.total += sum(len(units[unit]) for unit in todo) - 1
+        return todo
+
+    def found(self, scene: int, unit: int, found: UnitFound) -> None:
+        """Append what is in a unit to the journal."""
+        head, part = self._parts[scene]
+        part.add(unit, found)
+        tiles = len(head.grid.units(self.settings.tiles.batch)[unit])
+        self.summary.tiles += tiles
+        self._objects += len(found.scores)
+        self._bar.set_postfix_str(f"{self._objects} found", refresh=False)
+        self._bar.update(tiles)
+
+    def end(self, scene: int, pixels: ScenePixels | None) -> None:
+        """Merge and write a scene whose units are all there."""
+        head, part = self._parts.pop(scene)
+        part.__exit__()
+        if self.split:
+            self.journal.note(scene=scene, state="done", split=True)
+            return
+        paths = [self.journal.part(scene)]
+        try:
+            finish_scene(self, scene, head, paths, pixels)
+        except scene_errors as err:
+            self.fail(scene, err)
+
+    def fail(self, scene: int, error: BaseException) -> None:
+        """Note why a scene cannot be done."""
+        if scene in self._parts:
+            self._parts.pop(scene)[1].__exit__()
+        self.journal.note(scene=scene, state="failed", error=_failure(self.scenes[scene], error))
+
+    def close(self) -> None:
+        """Close what is open."""
+        for _, part in self._parts.values():
+            part.__exit__()
+        self._parts.clear()
+        self._bar.close()
+
+
+def merge_scene(head: SceneHead, paths: Sequence[Path], batch: int, settings: MergeSettings) -> Views:
+    """Return the objects of a scene in px of the file.
+
+    Args:
+        head: of the scene.
+        paths: files of what was found in its tiles.
+        batch: tiles of a unit.
+        settings: constants of merging.
+    """
+    merger, parts, units = SeamMerger(head.grid, settings), [Views.empty()], head.grid.units(batch)
+    for unit, found in read_part(paths):
+        for tile in units[unit]:
+            parts += merger.add(tile, *found.of_tile(tile))
+    views = Views.joined(parts)
+    return views._replace(boxes=views.boxes * (head.scale * 2))
+
+
+def finish_scene(run: SceneRun, scene: int, head: SceneHead, paths: Sequence[Path], pixels: ScenePixels | None) -> None:
+    """Merge what was found in the tiles of a scene, write its files, and note that it is done."""
+    settings, journal = run.settings, run.journal
+    views = merge_scene(head, paths, settings.tiles.batch, run.merge_settings)
+    found = SceneDetections(head.scene(run.classes, settings.model), *views)
+    page = settings.outputs.page
+    if page is None:
+        page = len(run.scenes) == 1 and len(head.grid) > 1
+    opened = pixels or open_pixels(head.path, settings.read, settings.tiles.tile)
+    try:
+        write_outputs(run.targets[scene], found, opened, settings.outputs, page=page)
+    finally:
+        if pixels is None:
+            opened.close()
+    journal.keep(scene, views)
+    journal.note(scene=scene, state="done", head=head.stored(), objects=len(found))
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def _failure(path: str, error: BaseException) -> str:
+    """Return what is wrong with a scene, and what to do about it."""
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        torch.cuda.empty_cache()
+        reason = str(error).splitlines()[0] if str(error) else "MemoryError"
+        return f"{path}: this image does not fit into memory ({reason}). Try a smaller --tile."
+    if isinstance(error, OSError):
+        return f"{error.filename or path}: cannot write this: {error.strerror or error}"
+    return str(error)
