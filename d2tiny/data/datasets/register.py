@@ -47,6 +47,7 @@ _AITODV2_JSONS = {
 # the json files of VisDrone, DOTA and DIOR.
 _OTHERS: tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[str, ...] | None], ...] = (
     ("aerial", ("train", "val"), ("aerial/instances_{}.json",), ("aerial/{}",), AITOD_CLASSES),
+    ("synthetic", ("train", "val"), ("synthetic/instances_{}.json",), ("synthetic/{}",), AITOD_CLASSES),
     (
         "hituav",
         ("train", "val", "test"),
