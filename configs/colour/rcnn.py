@@ -10,7 +10,7 @@ DATASET = colour()
 REPEATS = [25, 1]
 
 
-def drawn_and_real(max_iter=3000):
+def drawn_and_real(max_iter=2000):
     """The quick recipe from ImageNet weights, longer, on real tiles and drawn scenes together."""
     _, optimizer, schedule, train = pretrained_quick(DATASET, max_iter=max_iter)
     loaders = dataloader(DATASET, 8, crops_for_other_places(DATASET), num_workers=0)
