@@ -68,8 +68,8 @@ SOURCES = {
         "https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite",
     ),
 }
-# Of these, pictures are shown in the documentation.
-SHOWN = ("hituav", "synthetic")
+# Splits whose pictures are shown in the documentation, and the sources that these are of.
+SHOWN = {"hituav_val": ("hituav",), "colour_val_permissive": ("sen2ships", "kit_ais")}
 
 
 def refused_licences(sources: Iterable[DataSource], licence: str) -> list[str]:
