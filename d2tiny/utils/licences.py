@@ -55,7 +55,7 @@ SOURCES = {
         "CC-BY-3.0",
         "KIT AIS Data Set, Institute of Photogrammetry and Remote Sensing, Karlsruhe Institute of Technology",
         "https://github.com/jekhor/aerial-cars-dataset",
-        "images halved",
+        "images halved; boxes by the repository, which states no terms of its own for them",
     ),
     "synthetic": DataSource(
         "d2tiny's drawn scenes", "Apache-2.0", "The d2tiny authors", changes="drawn by d2tiny/synthetic"
