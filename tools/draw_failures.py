@@ -94,9 +94,19 @@ def _sheet(measured: Measurement, predictions: Path, number: int) -> Pixels:
         pixels = read_image(source.image_dirs()[0] / name)
         drawn = draw_errors(analysis, thresholds, image, pixels)
         panels.append(_captioned(drawn, f"{name}: {missed[image]} missed, {false[image]} false"))
-    rows = [panels[i : i + COLUMNS] for i in range(0, len(panels), COLUMNS)]
-    blank = np.full_like(panels[0], 255)
-    return np.concatenate([np.concatenate([*row, *[blank] * (COLUMNS - len(row))], axis=1) for row in rows])
+    return _in_rows(panels)
+
+
+def _in_rows(panels: Sequence[Pixels]) -> Pixels:
+    """Return panels of one width in rows of :data:`COLUMNS`; lower ones get white below."""
+    rows = []
+    for start in range(0, len(panels), COLUMNS):
+        row = panels[start : start + COLUMNS]
+        height = max(panel.shape[0] for panel in row)
+        missing = np.full((height, panels[0].shape[1], 3), 255, np.uint8)
+        row = [np.pad(p, ((0, height - p.shape[0]), (0, 0), (0, 0)), constant_values=255) for p in row]
+        rows.append(np.concatenate([*row, *[missing] * (min(COLUMNS, len(panels)) - len(row))], axis=1))
+    return np.concatenate(rows)
 
 
 def _far_apart(order: Pixels, names: Sequence[str], number: int) -> list[int]:

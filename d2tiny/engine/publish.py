@@ -136,7 +136,7 @@ def publish(
     cfg = _config(config, work, overrides)
     model = _model(cfg)
     dataset = str(cfg.dataloader.test.dataset.names)
-    others = _other_splits(config, about, dataset, work, overrides)
+    splits = _other_splits(config, about, dataset, work, overrides)
     content, metrics = _half_file(cfg, model, training / "model_final.pth", record)
     old = read_manifest(folder) if (folder / MANIFEST).is_file() else Manifest()
     entry = PublishedWeights(
@@ -166,7 +166,7 @@ def publish(
             Measurement(
                 name, str(cfg.dataloader.evaluator.protocol), _rounded(evaluate(model)), images=about.splits[name]
             )
-            for name, evaluate in others.items()
+            for name, evaluate in splits.items()
         ),
     )
     return _write(content, entry, old, folder, default)
