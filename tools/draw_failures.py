@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Draw where published weights fail, for their model card: docs/images/failures_NAME.jpg.
 
-The images of their test split with the most errors, with found, missed and false boxes, at the score of the best F1 of
-each class. Only images of data whose licence lets them be shown with a credit are drawn.
+The images with the most errors, with found, missed and false boxes, at the score of the best F1 of each class. They are
+taken from the first split that the weights were measured on whose images may be shown with a credit.
 
     DETECTRON2_DATASETS=/data python tools/draw_failures.py thermal
 """
@@ -18,12 +18,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from d2tiny.analysis.model_card import picture_of
+from d2tiny.analysis.model_card import picture_of, shown_split
 from d2tiny.cli.common import guarded
 from d2tiny.utils.errors import ConfigError
 from d2tiny.utils.files import open_atomic
-from d2tiny.utils.licences import SHOWN, SOURCES
-from d2tiny.utils.published import PublishedWeights, named_weights
+from d2tiny.utils.licences import SHOWN
+from d2tiny.utils.published import Measurement, named_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 Pixels = np.ndarray[Any, Any]
@@ -49,20 +49,21 @@ def _draw(args: argparse.Namespace) -> int:
     entry = named_weights(args.name, args.weights_from)
     if entry is None:
         raise ConfigError(f"No published weights are called '{args.name}'; d2tiny zoo --published lists them.")
-    shown = {SOURCES[key].name for key in SHOWN}
-    split = entry.measured.dataset.split("_")[0]
-    if split not in SHOWN or entry.data[0].name not in shown:
+    shown = shown_split(entry)
+    if shown is None:
         raise ConfigError(
             f"{entry.measured.dataset}: these images are not shown; only those of {', '.join(SHOWN)} are."
         )
     work = ROOT / "output" / "publish" / entry.name
+    if shown is not entry.measured:
+        work /= shown.dataset
     predictions = args.predictions or work / "inference" / "coco_instances_results.json"
     if not predictions.is_file():
         from d2tiny.engine.publish import evaluate_weights
 
-        evaluate_weights(entry.config, entry.local_file(), work)
+        evaluate_weights(entry.config, entry.local_file(), work, [f"dataloader.test.dataset.names={shown.dataset}"])
         predictions = work / "inference" / "coco_instances_results.json"
-    picture = _sheet(entry, predictions, args.number)
+    picture = _sheet(shown, predictions, args.number)
     target = args.output or ROOT / picture_of(entry.name)
     with open_atomic(target) as file:
         file.write(cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes())
@@ -70,7 +71,7 @@ def _draw(args: argparse.Namespace) -> int:
     return 0
 
 
-def _sheet(entry: PublishedWeights, predictions: Path, number: int) -> Pixels:
+def _sheet(measured: Measurement, predictions: Path, number: int) -> Pixels:
     """Return the worst images beside and below each other."""
     from d2tiny.data.coco.arrays import load_ground_truth
     from d2tiny.data.datasets import find_source
@@ -80,11 +81,11 @@ def _sheet(entry: PublishedWeights, predictions: Path, number: int) -> Pixels:
     from d2tiny.evaluation.errors import analyse_errors
     from d2tiny.evaluation.report import draw_errors, worst_images
 
-    source = find_source(entry.measured.dataset)
+    source = find_source(measured.dataset)
     if source is None:
-        raise ConfigError(f"{entry.measured.dataset}: no such dataset.")
+        raise ConfigError(f"{measured.dataset}: no such dataset.")
     truth = load_ground_truth(source.json_file())
-    analysis = analyse_errors(truth, load_detections(predictions, truth), make_protocol(entry.measured.protocol))
+    analysis = analyse_errors(truth, load_detections(predictions, truth), make_protocol(measured.protocol))
     thresholds = best_thresholds(analysis)
     order, missed, false = worst_images(analysis, thresholds)
     panels = []
@@ -93,9 +94,19 @@ def _sheet(entry: PublishedWeights, predictions: Path, number: int) -> Pixels:
         pixels = read_image(source.image_dirs()[0] / name)
         drawn = draw_errors(analysis, thresholds, image, pixels)
         panels.append(_captioned(drawn, f"{name}: {missed[image]} missed, {false[image]} false"))
-    rows = [panels[i : i + COLUMNS] for i in range(0, len(panels), COLUMNS)]
-    blank = np.full_like(panels[0], 255)
-    return np.concatenate([np.concatenate([*row, *[blank] * (COLUMNS - len(row))], axis=1) for row in rows])
+    return _in_rows(panels)
+
+
+def _in_rows(panels: Sequence[Pixels]) -> Pixels:
+    """Return panels of one width in rows of :data:`COLUMNS`; lower ones get white below."""
+    rows = []
+    for start in range(0, len(panels), COLUMNS):
+        row = panels[start : start + COLUMNS]
+        height = max(panel.shape[0] for panel in row)
+        missing = np.full((height, panels[0].shape[1], 3), 255, np.uint8)
+        row = [np.pad(p, ((0, height - p.shape[0]), (0, 0), (0, 0)), constant_values=255) for p in row]
+        rows.append(np.concatenate([*row, *[missing] * (min(COLUMNS, len(panels)) - len(row))], axis=1))
+    return np.concatenate(rows)
 
 
 def _far_apart(order: Pixels, names: Sequence[str], number: int) -> list[int]:

@@ -35,6 +35,17 @@ def main() -> int:
     parser.add_argument("--images", required=True, help="what images it is made for")
     parser.add_argument("--not-for", action="append", default=[], metavar="SENTENCE", help="several times")
     parser.add_argument("--results", nargs="+", type=Path, default=[], help="records of all runs, for the spread")
+    parser.add_argument(
+        "--kind", choices=("grey", "colour"), default="", help="take these weights for such images where none are named"
+    )
+    parser.add_argument(
+        "--split",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("DATASET", "TEXT"),
+        help="what a split has, for the card; others than that of the config are measured as well",
+    )
     parser.add_argument("--default", action="store_true", help="take these weights where none are named")
     parser.add_argument("--folder", type=Path, default=shipped_folder(), help="default: %(default)s")
     parser.add_argument("--work", type=Path, help="for predictions; default: output/publish/NAME")
@@ -53,6 +64,8 @@ def _publish(args: argparse.Namespace) -> int:
         args.licence,
         args.images,
         tuple(args.not_for),
+        args.kind,
+        dict(args.split),
     )
     work = args.work or ROOT / "output" / "publish" / args.name
     entry = publish(args.training, about, args.folder, work, results=args.results, default=args.default)

@@ -8,13 +8,18 @@ from detectron2.data import transforms as T
 from d2tiny.data.datasets.benchmarks import BENCHMARKS
 from d2tiny.data.loading.loader import build_test_loader, build_train_loader, load_datasets
 from d2tiny.data.loading.mapper import TinyDatasetMapper
-from d2tiny.data.transforms import ObjectCrop
+from d2tiny.data.transforms import GuardedScale, ObjectCrop, Photometric
 from d2tiny.evaluation import TinyCOCOEvaluator
 
 
 def aerial(**changes):
     """Small aerial tiles in the flat layout of datasets/README.md."""
     return replace(BENCHMARKS["aerial"], **changes)
+
+
+def colour(**changes):
+    """Colour images with ships, vehicles and airplanes: tiles of permissive licences."""
+    return replace(BENCHMARKS["colour"], **changes)
 
 
 def hituav(**changes):
@@ -66,6 +71,17 @@ def small_crops(dataset):
         L(T.RandomFlip)(prob=0.5, horizontal=False, vertical=True),
         L(T.RandomBrightness)(intensity_min=0.7, intensity_max=1.3),
         L(T.RandomContrast)(intensity_min=0.7, intensity_max=1.3),
+    ]
+
+
+def crops_for_other_places(dataset):
+    """Crops round objects in every orientation, at other scales and in other light: what drawn scenes are to teach."""
+    return [
+        L(GuardedScale)(scales=(0.5, 1.5), min_object=3.0),
+        L(ObjectCrop)(size=(dataset.crop, dataset.crop), object_prob=0.8),
+        L(T.RandomFlip)(prob=0.5, horizontal=True),
+        L(T.RandomFlip)(prob=0.5, horizontal=False, vertical=True),
+        L(Photometric)(contrast=0.35, gamma=0.4, gain=0.1, saturation=0.8, hue=10.0, prob=0.9),
     ]
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from d2tiny.utils.licences import DataSource
-from d2tiny.utils.published import PublishedWeights
+from d2tiny.utils.licences import SHOWN, SOURCES, DataSource
+from d2tiny.utils.published import Measurement, PublishedWeights
 
-__all__ = ["card", "index", "picture_of"]
+__all__ = ["card", "index", "picture_of", "shown_split"]
 
 _METRICS = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm", "oLRP")
 _MADE = "<!-- Made by tools/make_model_cards.py from d2tiny/weights/manifest.json; do not edit. -->"
@@ -17,6 +17,11 @@ _MADE = "<!-- Made by tools/make_model_cards.py from d2tiny/weights/manifest.jso
 def picture_of(name: str) -> Path:
     """Return where the picture of failures lies, from the folder of the repository on."""
     return Path("docs") / "images" / f"failures_{name}.jpg"
+
+
+def shown_split(entry: PublishedWeights) -> Measurement | None:
+    """Return the first measurement on images that may be shown, or None."""
+    return next((found for found in (entry.measured, *entry.also) if found.dataset in SHOWN), None)
 
 
 def card(entry: PublishedWeights, root: Path) -> str:
@@ -56,19 +61,21 @@ print(instances.pred_boxes, instances.scores, instances.pred_classes)
 def _figures(entry: PublishedWeights) -> str:
     measured = entry.measured
     keys = [key for key in _METRICS if key in measured.metrics]
-    classes = [f"AP-{name}" for name in entry.classes if f"AP-{name}" in measured.metrics]
     lines = [
-        f"## Figures\n\nOn `{measured.dataset}`, in percent, by the protocol `{measured.protocol}`.\n",
+        f"## Figures\n\n{_where(measured)}\n",
         f"| | {' | '.join(keys)} |",
         f"|---|{'---|' * len(keys)}",
-        f"| this file | {' | '.join(_number(measured.metrics[key]) for key in keys)} |",
+        f"| this file | {_cells(measured, keys)} |",
     ]
     if measured.spread:
         cells = [_range(measured.spread.get(key)) for key in keys]
         lines.append(f"| lowest to highest of {measured.runs} trainings | {' | '.join(cells)} |")
-    if classes:
-        values = ", ".join(f"{key.removeprefix('AP-')} {_number(measured.metrics[key])}" for key in classes)
-        lines.append(f"\nAP by class: {values}.")
+    lines += [f"| on `{other.dataset}` | {_cells(other, keys)} |" for other in entry.also]
+    if entry.also:
+        lines.append("")
+        lines += [f"`{other.dataset}`: {other.images or 'other images'}." for other in entry.also]
+    for measurement in (measured, *entry.also):
+        lines += _of_classes(measurement, entry.classes, f" on `{measurement.dataset}`" if entry.also else "")
     scores = {name: measured.metrics.get(f"threshold-{name}") for name in entry.classes}
     if known := [f"{name} {score:.2f}" for name, score in scores.items() if score is not None]:
         lines.append(f"\nScores (`--score`) with the fewest errors, by the lowest LRP: {', '.join(known)}.")
@@ -76,6 +83,27 @@ def _figures(entry: PublishedWeights) -> str:
         links = ", ".join(f"[{Path(name).stem}](../../{name})" for name in measured.results)
         lines.append(f"\nRecords: {links}.")
     return "\n".join(lines)
+
+
+def _where(measured: Measurement) -> str:
+    images = f" ({measured.images})" if measured.images else ""
+    return f"On `{measured.dataset}`{images}, in percent, by the protocol `{measured.protocol}`."
+
+
+def _cells(measured: Measurement, keys: Sequence[str]) -> str:
+    return " | ".join(_number(measured.metrics.get(key)) for key in keys)
+
+
+def _of_classes(measured: Measurement, classes: Sequence[str], where: str) -> list[str]:
+    """Return a paragraph with the AP, and AP50 where it is known, of each class; nothing where neither is."""
+    values = []
+    for name in classes:
+        if f"AP-{name}" in measured.metrics:
+            half = measured.metrics.get(f"AP50-{name}")
+            more = f" ({_number(half)})" if half is not None else ""
+            values.append(f"{name} {_number(measured.metrics[f'AP-{name}'])}{more}")
+    title = "AP (AP50)" if any(f"AP50-{name}" in measured.metrics for name in classes) else "AP"
+    return [f"\n{title} by class{where}: {', '.join(values)}."] if values else []
 
 
 def _number(value: float | None) -> str:
@@ -96,15 +124,16 @@ def _data(sources: Sequence[DataSource], training: str) -> str:
 
 
 def _failures(entry: PublishedWeights, root: Path) -> str:
-    picture = picture_of(entry.name)
-    if not (root / picture).is_file():
+    picture, shown = picture_of(entry.name), shown_split(entry)
+    if shown is None or not (root / picture).is_file():
         return ""
-    credit = "; ".join(f"{source.name}, {source.licence}, {source.citation}" for source in entry.data)
+    sources = [SOURCES[key] for key in SHOWN[shown.dataset]]
+    credit = "; ".join(f"{source.name}, {source.licence}, {source.citation}" for source in sources)
     return f"""## Failures
 
 ![Found, missed and false boxes of {entry.name}](../images/{picture.name})
 
-The images of `{entry.measured.dataset}` with the most errors: green is found, red missed, yellow false, at the score of
+The images of `{shown.dataset}` with the most errors: green is found, red missed, yellow false, at the score of
 the best F1 of each class. Drawn by `tools/draw_failures.py`. Images: {credit}."""
 
 

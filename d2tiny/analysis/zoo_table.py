@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from d2tiny.config.files import config_names, configs_root, find_config
@@ -38,7 +38,8 @@ _SHOWN = ("AP", "AP50", "APvt", "APt", "APs")
 _CONFIGS = """## All configs
 
 *Published* is what the named table says: a target, not a result of ours."""
-_Runs = dict[tuple[str, int], list[dict[str, float]]]
+# Metrics by zoo name, iterations, and the training that these started from ("" for none).
+_Runs = dict[tuple[str, int, str], list[dict[str, float]]]
 
 
 def known_costs(results: Path) -> dict[str, dict[str, float]]:
@@ -57,16 +58,24 @@ def _numbers(metrics: Mapping[str, float | None]) -> str:
 
 
 def _measured(results: Path) -> _Runs:
-    """Return the metrics of all records of unmodified models, by zoo name and iterations."""
+    """Return the metrics of all records of unmodified models and data."""
     metrics: _Runs = defaultdict(list)
     for path in sorted(results.rglob("*_seed*.json")):
         record = json.loads(path.read_text())
-        changed = [o for o in record.get("overrides", []) if o.startswith("model.")]
+        overrides = [str(text) for text in record.get("overrides", [])]
         name = str(record.get("config", "")).removeprefix("configs/").removesuffix(".py")
-        runs = metrics[name, int(record["max_iter"])] if name and not changed else []
+        if not name or any(text.startswith(("model.", "dataloader.")) for text in overrides):
+            continue
+        runs = metrics[name, int(record["max_iter"]), _start(overrides)]
         if record["metrics"] not in runs:  # two tables may have a run in common
             runs.append(record["metrics"])
     return metrics
+
+
+def _start(overrides: Sequence[str]) -> str:
+    """Return the name of the training whose weights another one started from, or an empty text."""
+    files = [text.partition("=")[2] for text in overrides if text.startswith("train.init_checkpoint=")]
+    return Path(files[-1]).parent.name.rpartition("_seed")[0] if files else ""
 
 
 def _link(name: str) -> str:
@@ -86,16 +95,16 @@ def _spread(values: list[float]) -> str:
 def _measured_rows(measured: _Runs, costs: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Return the rows of what was trained, datasets one after another, the best AP first."""
 
-    def order(key: tuple[str, int]) -> tuple[str, float]:
+    def order(key: tuple[str, int, str]) -> tuple[str, float]:
         return key[0].split("/")[0], -statistics.mean(run["AP"] for run in measured[key])
 
     rows = []
-    for name, iterations in sorted(measured, key=order):
-        runs = measured[name, iterations]
+    for key in sorted(measured, key=order):
+        name, iterations, start = key
+        runs = measured[key]
         cells = [_spread([run[m] for run in runs]) if all(m in run for run in runs) else "–" for m in _SHOWN]
-        rows.append(
-            f"| [{name}]({_link(name)}) | {iterations} | {len(runs)} | {' | '.join(cells)} | {_size(costs, name)} |"
-        )
+        title = f"[{name}]({_link(name)})" + f" after `{start}`" * bool(start)
+        rows.append(f"| {title} | {iterations} | {len(runs)} | {' | '.join(cells)} | {_size(costs, name)} |")
     return rows
 
 

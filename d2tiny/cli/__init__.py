@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": "Evaluate COCO results, with an error report.",
     "predict": "Detect objects in images: annotated pictures and a COCO-style json.",
     "demo": "Train a small detector on drawn scenes (or your tiles) and show what it finds.",
+    "draw": "Draw aerial scenes with boxes, to train on.",
     "convert": "Turn a benchmark's own files into COCO json.",
     "check": "List everything that is wrong in a dataset; exit code 1 on errors.",
     "stats": "Count sizes, classes, density, and what detectors can learn from.",

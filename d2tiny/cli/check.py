@@ -20,6 +20,8 @@ _FORMAT_OPTIONS = (
     "classes",
     "rename",
     "ignore_classes",
+    "drop_classes",
+    "where",
     "area",
     "difficult",
     "cut",

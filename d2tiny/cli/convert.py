@@ -74,6 +74,18 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ignore-classes", type=comma_list, default=[], metavar="A,B", help="neither learned nor punished"
     )
+    parser.add_argument(
+        "--drop-classes", type=comma_list, default=[], metavar="A,B", help="left out: their objects are background"
+    )
+    parser.add_argument(
+        "--where",
+        type=name_value,
+        action="append",
+        default=[],
+        metavar="KEY=GLOB",
+        help="take images whose entry has such a value, such as 'source=KIT*' or 'file_name=s2_*'; several times: one "
+        "glob of each key must fit",
+    )
     parser.add_argument("--area", choices=("polygon", "hbb"), help="dota: area of the polygon (default) or of its box")
     parser.add_argument("--difficult", choices=("keep", "ignore", "drop"), help="dota: difficult objects (keep)")
     parser.add_argument("--cut", choices=("keep", "ignore", "drop"), help="dota: objects cut by its splitter (ignore)")
@@ -100,6 +112,8 @@ def convert_given(args: argparse.Namespace, name: str, scaling: Scaling | None =
         classes=args.classes,
         rename=dict(args.rename),
         ignore_classes=args.ignore_classes,
+        drop_classes=args.drop_classes,
+        where=args.where,
         scaling=scaling,
         **options,
     )

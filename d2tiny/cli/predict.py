@@ -100,7 +100,10 @@ def _predict(args: argparse.Namespace, images: Sequence[str], overrides: Sequenc
     from d2tiny.inference import predict_folder
 
     register_given(args)
-    cfg = model_zoo.get_cfg(args.config, args.weights, overrides, args.device, place=args.weights_from)
+    weights = args.weights
+    if args.config is None and weights is None:
+        published, weights = _fitting(args, images)
+    cfg = model_zoo.get_cfg(args.config, weights, overrides, args.device, place=args.weights_from)
     if published is not None:
         print(_introduction(published))
     failed = predict_folder(cfg, images, args.output, score=args.score, bf16=args.bf16, stretch=args.stretch)
@@ -136,6 +139,23 @@ def _chosen(args: argparse.Namespace) -> PublishedWeights | None:
             f"--weights {args.weights}: name the config that they are of with --config. {offered}".rstrip()
         )
     return None
+
+
+def _fitting(args: argparse.Namespace, images: Sequence[str]) -> tuple[PublishedWeights | None, str | None]:
+    """Return the default weights for grey or colour images, and what names them; says which was taken and why."""
+    from d2tiny.config.published import find_published
+    from d2tiny.inference import collect_images
+    from d2tiny.inference.choice import fitting_weights
+    from d2tiny.utils.published import known_weights
+
+    found, kind = fitting_weights(collect_images(images), args.weights_from, args.stretch)
+    if found is None:
+        return None, None
+    others = [f"--weights {entry.name}" for entry in known_weights(args.weights_from) if entry.name != found.name]
+    reasons = {"grey": "the images are grey", "colour": "the images are in colour"}
+    why = reasons[kind] if kind and found.kind == kind else "it is the default"
+    print(f"No detector is named; {found.name} is taken, as {why}. Others: {', '.join(others) or 'none'}.")
+    return find_published(None, found.url, args.weights_from), found.url
 
 
 def _introduction(weights: PublishedWeights) -> str:

@@ -7,9 +7,9 @@ import io
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import torch
@@ -56,6 +56,9 @@ class About:
         licence: SPDX identifier.
         images: what images they are made for.
         not_for: what they are not made for, a sentence each.
+        kind: of images for which they are taken where nothing is named; see ``PublishedWeights.kind``.
+        splits: what images and objects a split has, by its registered name: of the test split of the config, and of
+            others on which the file is measured as well.
     """
 
     name: str
@@ -64,6 +67,8 @@ class About:
     licence: str
     images: str
     not_for: tuple[str, ...] = ()
+    kind: Literal["", "grey", "colour"] = ""
+    splits: Mapping[str, str] = field(default_factory=dict)
 
 
 def halved(model: nn.Module) -> dict[str, Tensor]:
@@ -113,7 +118,8 @@ def publish(
         The entry.
 
     Raises:
-        ConfigError: a licence that does not permit publication, a training of a changed model, records of others.
+        ConfigError: a licence that does not permit publication, a training of a changed model, records of others, a
+            split of other classes.
         CheckpointError: no such training, weights that are not those of the record, that float16 changes by more than
             0.1 AP, or that are too large. Nothing is written then.
     """
@@ -129,9 +135,10 @@ def publish(
     overrides = _kept_overrides(record)
     cfg = _config(config, work, overrides)
     model = _model(cfg)
+    dataset = str(cfg.dataloader.test.dataset.names)
+    splits = _other_splits(config, about, dataset, work, overrides)
     content, metrics = _half_file(cfg, model, training / "model_final.pth", record)
     old = read_manifest(folder) if (folder / MANIFEST).is_file() else Manifest()
-    dataset = str(cfg.dataloader.test.dataset.names)
     entry = PublishedWeights(
         name=about.name,
         title=about.title,
@@ -145,16 +152,45 @@ def publish(
         images=about.images,
         not_for=about.not_for,
         training=_training_line(record),
+        kind=about.kind,
         measured=Measurement(
             dataset,
             str(cfg.dataloader.evaluator.protocol),
-            {key: None if math.isnan(value) else round(value, 2) for key, value in metrics.items()},
+            _rounded(metrics),
             len(measured),
             _spread(measured),
             tuple(sorted(name for name in map(_in_results, results) if name)),
+            about.splits.get(dataset, ""),
+        ),
+        also=tuple(
+            Measurement(
+                name, str(cfg.dataloader.evaluator.protocol), _rounded(evaluate(model)), images=about.splits[name]
+            )
+            for name, evaluate in splits.items()
         ),
     )
     return _write(content, entry, old, folder, default)
+
+
+def _other_splits(
+    config: str, about: About, dataset: str, work: Path, overrides: Sequence[str]
+) -> dict[str, Evaluation]:
+    """Return the evaluations of the splits other than that of the config; predictions go to a folder of their name.
+
+    Raises:
+        ConfigError: a split has other classes.
+    """
+    classes, found = class_names(dataset), {}
+    for name in (name for name in about.splits if name != dataset):
+        if (other := class_names(name)) != classes:
+            raise ConfigError(f"{about.name}: '{name}' has the classes {other}, but '{dataset}' has {classes}.")
+        cfg = _config(config, work / name, [*overrides, f"dataloader.test.dataset.names={name}"])
+        found[name] = Evaluation(cfg, "cpu")
+    return found
+
+
+def _rounded(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    return {key: None if math.isnan(value) else round(value, 2) for key, value in metrics.items()}
 
 
 def _record(path: Path) -> dict[str, Any]:

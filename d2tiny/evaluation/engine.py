@@ -77,8 +77,9 @@ class EvaluationResult:
         """Return all metrics by name, in percent; NaN where there are no objects.
 
         The names are ``AP``, ``AP50``, ``AP75`` and the same for ``extra_ious``, ``AP{area}``, ``AP50_{integrator}``,
-        ``AR@{max_dets}``, ``AR{area}``, ``oLRP*`` (errors: lower is better), ``AP-{class}``, and ``threshold-{class}``,
-        the score of the lowest LRP in [0, 1], which is not a percentage.
+        ``AR@{max_dets}``, ``AR{area}``, ``oLRP*`` (errors: lower is better), ``AP-{class}``, ``AP50-{class}`` where
+        the protocol has other thresholds too, and ``threshold-{class}``, the score of the lowest LRP in [0, 1], which
+        is not a percentage.
         """
         protocol = self.protocol
         labels = ("all", *protocol.areas)
@@ -100,6 +101,9 @@ class EvaluationResult:
                 values = np.array([getattr(row, part) for row in self.lrp])
                 result[name] = self._mean(values[None])
         result |= {f"AP-{c}": float(ap[:used, k, 0].mean() * 100) for k, c in enumerate(self.classes)}
+        if 0.5 in reported and used > 1:
+            half = ap[np.isclose(self.thresholds, 0.5)][0, :, 0]
+            result |= {f"AP50-{c}": float(half[k] * 100) for k, c in enumerate(self.classes)}
         if self.lrp is not None:
             result |= {f"threshold-{c}": self.lrp[k].threshold for k, c in enumerate(self.classes)}
         return result

@@ -21,6 +21,7 @@ from d2tiny.evaluation.detections import Detections
 from d2tiny.evaluation.engine import EvaluationResult, evaluate_arrays
 from d2tiny.evaluation.errors import ERRORS, ErrorAnalysis, analyse_errors, delta_ap
 from d2tiny.evaluation.protocols import Protocol
+from d2tiny.evaluation.table import CLASS_PREFIXES
 from d2tiny.utils.errors import DatasetError
 from d2tiny.utils.files import write_text
 from d2tiny.visualization.html_report import COLORS, HtmlPage, new_figure
@@ -284,7 +285,7 @@ def write_report(
 
 
 def _metrics_section(page: HtmlPage, metrics: dict[str, float]) -> None:
-    main = {k: v for k, v in metrics.items() if not k.startswith(("AP-", "threshold-"))}
+    main = {k: v for k, v in metrics.items() if not k.startswith(CLASS_PREFIXES)}
     page.cards({k: "–" if np.isnan(v) else f"{v:.1f}" for k, v in list(main.items())[:8]})
     page.section("All metrics", "In percent. AR: recall at a number of detections; oLRP: an error, lower is better.")
     names = list(main)

@@ -7,16 +7,16 @@ from collections.abc import Mapping
 
 from tabulate import tabulate
 
-__all__ = ["format_table"]
+__all__ = ["CLASS_PREFIXES", "format_table"]
 
 # Columns of the class table: heading, prefix of the metric.
-_CLASS_COLUMNS = {"AP": "AP-", "score at lowest LRP": "threshold-"}
+_CLASS_COLUMNS = {"AP": "AP-", "AP50": "AP50-", "score at lowest LRP": "threshold-"}
+CLASS_PREFIXES = tuple(_CLASS_COLUMNS.values())
 
 
 def format_table(results: Mapping[str, float]) -> str:
     """Return two text tables: the metrics, and one row for each class."""
-    prefixes = tuple(_CLASS_COLUMNS.values())
-    main = {k: v for k, v in results.items() if not k.startswith(prefixes)}
+    main = {k: v for k, v in results.items() if not k.startswith(CLASS_PREFIXES)}
 
     def cell(value: float, digits: int = 1) -> str:
         return "-" if math.isnan(value) else f"{value:.{digits}f}"
@@ -31,5 +31,5 @@ def format_table(results: Mapping[str, float]) -> str:
     if len(classes) < 2 and not any(k.startswith("threshold-") for k in results):
         return text
     columns = {h: p for h, p in _CLASS_COLUMNS.items() if p + classes[0] in results}
-    rows = [[c, *(cell(results[p + c], 1 if p == "AP-" else 2) for p in columns.values())] for c in classes]
+    rows = [[c, *(cell(results[p + c], 2 if p == "threshold-" else 1) for p in columns.values())] for c in classes]
     return f"{text}\n\n{table(rows, ['class', *columns])}"

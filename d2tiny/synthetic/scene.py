@@ -8,6 +8,7 @@ import numpy as np
 
 from d2tiny.synthetic.canvas import Canvas
 from d2tiny.synthetic.themes import THEMES
+from d2tiny.utils.errors import ConfigError
 
 _MIN_IMAGE = 32  # px; smaller images have no room for the themes
 
@@ -27,6 +28,20 @@ class Scene:
     classes: np.ndarray
 
 
+def check_scene(seed: int, height: int, width: int, density: float) -> None:
+    """Check the arguments of :func:`render_scene`.
+
+    Raises:
+        ConfigError: one is outside its range.
+    """
+    if seed < 0:
+        raise ConfigError(f"seed={seed} of drawn scenes: allowed are integers >= 0.")
+    if min(height, width) < _MIN_IMAGE:
+        raise ConfigError(f"Drawn scenes of height={height}, width={width}: both must be at least {_MIN_IMAGE} px.")
+    if not 0 <= density <= 10:
+        raise ConfigError(f"density={density} of drawn scenes: allowed is 0 to 10.")
+
+
 def render_scene(seed: int, *, height: int = 256, width: int = 256, density: float = 1.0) -> Scene:
     """Render a scene.
 
@@ -44,14 +59,9 @@ def render_scene(seed: int, *, height: int = 256, width: int = 256, density: flo
         The scene.
 
     Raises:
-        ValueError: an argument is outside its range.
+        ConfigError: an argument is outside its range.
     """
-    if seed < 0:
-        raise ValueError(f"render_scene: seed={seed}, allowed are integers >= 0.")
-    if min(height, width) < _MIN_IMAGE:
-        raise ValueError(f"render_scene: height={height}, width={width}, both must be at least {_MIN_IMAGE} px.")
-    if not 0 <= density <= 10:
-        raise ValueError(f"render_scene: density={density}, allowed is 0 to 10.")
+    check_scene(seed, height, width, density)
     rng = np.random.default_rng(seed)
     cycle, position = divmod(seed, len(THEMES))
     order = np.random.default_rng((cycle, 17)).permutation(len(THEMES))

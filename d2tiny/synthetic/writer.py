@@ -12,7 +12,8 @@ import cv2
 from d2tiny.data.coco.boxes import box_xyxy_to_xywh
 from d2tiny.data.coco.writer import write_coco
 from d2tiny.data.datasets.categories import AITOD_CLASSES
-from d2tiny.synthetic.scene import Scene, render_scene
+from d2tiny.synthetic.scene import Scene, check_scene, render_scene
+from d2tiny.utils.errors import ConfigError, DatasetError
 from d2tiny.utils.files import write_text
 
 Layout = Literal["flat", "aitod"]
@@ -60,11 +61,12 @@ def write_dataset(
         The paths under the keys ``train_json``, ``train_images``, ``val_json`` and ``val_images``.
 
     Raises:
-        ValueError: unknown layout, or a count or the seed is outside its range.
-        FileExistsError: annotation files exist that were not written by this function.
+        ConfigError: unknown layout, or a count or another argument is outside its range.
+        DatasetError: annotation files exist that were not written by this function.
     """
     counts = {"train": train, "val": val}
-    _check_arguments(counts, seed, layout)
+    _check_counts(counts, layout)
+    check_scene(seed, height, width, density)
     root = Path(root)
     paths = _dataset_paths(root, layout)
     arguments = {
@@ -87,14 +89,12 @@ def write_dataset(
     return paths
 
 
-def _check_arguments(counts: dict[str, int], seed: int, layout: str) -> None:
+def _check_counts(counts: dict[str, int], layout: str) -> None:
     if layout not in _PATHS:
-        raise ValueError(f"write_dataset: layout={layout!r}, allowed are {sorted(_PATHS)}.")
+        raise ConfigError(f"write_dataset: layout={layout!r}, allowed are {sorted(_PATHS)}.")
     for split, count in counts.items():
         if not 0 <= count <= _SEEDS_PER_SPLIT:
-            raise ValueError(f"write_dataset: {split}={count}, allowed is 0 to {_SEEDS_PER_SPLIT}.")
-    if seed < 0:
-        raise ValueError(f"write_dataset: seed={seed}, allowed are integers >= 0.")
+            raise ConfigError(f"{split}={count} drawn scenes: allowed is 0 to {_SEEDS_PER_SPLIT}.")
 
 
 def _dataset_paths(root: Path, layout: Layout) -> dict[str, Path]:
@@ -164,9 +164,9 @@ def _mark_unfinished(root: Path, stamp: Path, paths: dict[str, Path]) -> None:
     has_stamp = stamp.is_file()
     foreign = [p for key, p in paths.items() if key.endswith("_json") and p.exists()]
     if foreign and not has_stamp:
-        raise FileExistsError(
-            f"write_dataset: {foreign[0]} exists and was not written by d2tiny "
-            f"(no {_STAMP} in {root}). Choose another folder, or remove the file first."
+        raise DatasetError(
+            f"{foreign[0]} exists and was not drawn by d2tiny (no {_STAMP} in {root}). "
+            "Choose another folder, or remove the file first."
         )
     root.mkdir(parents=True, exist_ok=True)
     write_text(stamp, json.dumps({"unfinished": True}))

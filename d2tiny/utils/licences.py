@@ -55,7 +55,7 @@ SOURCES = {
         "CC-BY-3.0",
         "KIT AIS Data Set, Institute of Photogrammetry and Remote Sensing, Karlsruhe Institute of Technology",
         "https://github.com/jekhor/aerial-cars-dataset",
-        "images halved",
+        "images halved; boxes by the repository, which states no terms of its own for them",
     ),
     "synthetic": DataSource(
         "d2tiny's drawn scenes", "Apache-2.0", "The d2tiny authors", changes="drawn by d2tiny/synthetic"
@@ -68,8 +68,8 @@ SOURCES = {
         "https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite",
     ),
 }
-# Of these, pictures are shown in the documentation.
-SHOWN = ("hituav", "synthetic")
+# Splits whose pictures are shown in the documentation, and the sources that these are of.
+SHOWN = {"hituav_val": ("hituav",), "colour_val_permissive": ("sen2ships", "kit_ais")}
 
 
 def refused_licences(sources: Iterable[DataSource], licence: str) -> list[str]:

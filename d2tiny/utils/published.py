@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -55,6 +55,7 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
         runs: how many trainings the spread is over, this one included.
         spread: metric to its lowest and highest value over the runs.
         results: files of the runs under ``results/``.
+        images: what images and objects the split has, for the model card.
     """
 
     dataset: _Text
@@ -63,6 +64,7 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     runs: _Count = 1
     spread: dict[str, tuple[float, float]] = {}
     results: tuple[str, ...] = ()
+    images: str = ""
 
 
 class PublishedWeights(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -82,6 +84,8 @@ class PublishedWeights(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         images: what images they are made for.
         not_for: what they are not made for, a sentence each.
         training: how it was trained, one line.
+        kind: of images for which they are taken where nothing is named, ``grey`` or ``colour``; empty for neither.
+        also: figures on other images.
         place: folder or URL of the manifest; not a part of it.
     """
 
@@ -98,6 +102,8 @@ class PublishedWeights(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     images: _Text
     not_for: tuple[str, ...] = ()
     training: str = ""
+    kind: Literal["", "grey", "colour"] = ""
+    also: tuple[Measurement, ...] = ()
     place: str = ""
 
     @property
@@ -237,12 +243,19 @@ def known_weights(place: str = "") -> list[PublishedWeights]:
     return list(found.values())
 
 
-def default_weights(place: str = "") -> PublishedWeights | None:
-    """Return the weights that are taken where nothing is named, or None."""
+def default_weights(place: str = "", kind: str = "") -> PublishedWeights | None:
+    """Return the weights that are taken where nothing is named, or None.
+
+    Args:
+        place: folder or URL instead of that in ``D2TINY_WEIGHTS``.
+        kind: of the images, ``grey`` or ``colour``: weights that are made for it come before the default of the same
+            manifest, unless that is for this kind too. Empty for unknown.
+    """
     for manifest in known_manifests(place):
-        for entry in manifest.weights:
-            if entry.name == manifest.default:
-                return entry
+        default = next((entry for entry in manifest.weights if entry.name == manifest.default), None)
+        if default is not None:
+            made = [entry for entry in (default, *manifest.weights) if kind and entry.kind == kind]
+            return made[0] if made else default
     return None
 
 

@@ -40,7 +40,7 @@ def test_efpnbs_costs_what_its_convolutions_cost():
 
 
 def test_what_was_measured_comes_first(tmp_path):
-    """A changed model is no measurement of its config, another schedule has a row of its own, a copy counts once."""
+    """A changed model is no measurement of its config, another schedule or start has a row of its own."""
     (tmp_path / "zoo").mkdir()
     for file in ("cost.json", "published.json"):
         (tmp_path / "zoo" / file).write_text("{}")
@@ -50,6 +50,8 @@ def test_what_was_measured_comes_first(tmp_path):
         (13.0, 9, ["train.seed=1"]),
         (50.0, 9, ["model.roi_heads.num_classes=8"]),
         (15.0, 90, ["train.max_iter=90"]),
+        (60.0, 9, ["dataloader.train.dataset.names=synthetic_train"]),
+        (14.0, 9, ["train.init_checkpoint=output/quick_table/first_one_seed1/model_final.pth"]),
     )
     for seed, (ap, iterations, overrides) in enumerate(runs):
         record = {"config": "configs/quick/faster_rcnn_r18_fpn_rfla.py", "max_iter": iterations}
@@ -58,6 +60,8 @@ def test_what_was_measured_comes_first(tmp_path):
     rows = [row for row in markdown(tmp_path).splitlines() if "quick/faster_rcnn_r18_fpn_rfla]" in row]
     assert [row.split("|")[2:6] for row in rows] == [
         [" 90 ", " 1 ", " 15.0 ", " – "],
+        [" 9 ", " 1 ", " 14.0 ", " – "],
         [" 9 ", " 2 ", " 12.5 ± 0.5 ", " – "],
     ]
-    assert all("50.0" not in row for row in rows)
+    assert "after `first_one`" in rows[1]
+    assert all("50.0" not in row and "60.0" not in row for row in rows)

@@ -22,6 +22,7 @@ OUTPUTS = {
     "evaluate": ["output/report/index.html"],
     "predict": ["found/detections.json", "found/scene.jpg"],
     "demo": ["output/demo/pictures", "output/demo/report/index.html"],
+    "draw": ["output/scenes/instances_train.json", "output/scenes/val"],
     "convert": ["visdrone/annotations/visdrone_val.json"],
     "check": ["clean/instances_val.json"],
     "stats": ["output/stats/index.html"],

@@ -64,7 +64,7 @@ def test_help_takes_a_third_of_a_second():
     assert min(imported((), ["--help"])[0] for _ in range(5)) <= 0.3
 
 
-LIGHT = {name: EXAMPLES[name].split()[1:] for name in ("evaluate", "check", "convert", "tile", "anchors")}
+LIGHT = {name: EXAMPLES[name].split()[1:] for name in ("evaluate", "check", "draw", "convert", "tile", "anchors")}
 LIGHT["evaluate without a report"] = EXAMPLES["evaluate"].split(" --images")[0].split()[1:]
 LIGHT["stats"] = [*EXAMPLES["stats"].split()[1:], "--coverage", ""]
 LIGHT["check of native files"] = ["check", "VisDrone2019-DET-val", "--format", "visdrone"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import cv2
 import pytest
 
 from d2tiny.utils import published
@@ -56,6 +57,32 @@ def test_predict_takes_published_weights_and_says_which(scene, library, monkeypa
 def test_weights_from_names_the_place(scene, library, capsys):
     assert run(f"predict scene.png --device cpu --weights-from '{library}' -o out") == 0
     assert "Detector: second" in capsys.readouterr().out
+
+
+def test_where_nothing_is_named_the_images_decide(scene, tmp_path, capsys):
+    """And it is said which was taken, why, and how to take another."""
+    place = write_manifest(
+        tmp_path / "kinds",
+        write_model(tmp_path / "kinds", "boats", kind="colour"),
+        write_model(tmp_path / "kinds", "heat", kind="grey"),
+        default="heat",
+    )
+    grey = cv2.imread("scene.png", cv2.IMREAD_GRAYSCALE)
+    cv2.imwrite("grey.png", grey)
+    line = f"predict --device cpu --weights-from '{place}'"
+    assert run(f"{line} scene.png") == 0
+    text = capsys.readouterr().out
+    assert "No detector is named; boats is taken, as the images are in colour. Others: --weights heat." in text
+    assert "Detector: boats" in text
+    assert run(f"{line} grey.png") == 0
+    text = capsys.readouterr().out
+    assert "No detector is named; heat is taken, as the images are grey. Others: --weights boats." in text
+    assert "Detector: heat" in text
+    assert run(f"{line} grey.png --weights boats -o new") == 0
+    assert "No detector is named" not in capsys.readouterr().out
+    assert run(f"{line} grey.png scene.png -o none") == 2
+    assert "grey.png is grey and scene.png in colour" in capsys.readouterr().err
+    assert not (scene / "none").exists()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,11 +39,12 @@ def training(tmp_path):
 @pytest.fixture
 def measures(monkeypatch):
     """What evaluations find, one after the other; the models that are evaluated are kept."""
-    values, models = [30.0, 29.96], []
+    values, models, places = [30.0, 29.96], [], []
 
     class Fake:
         def __init__(self, cfg, device):
             assert not cfg.train.amp.enabled
+            places.append((cfg.dataloader.test.dataset.names, Path(cfg.train.output_dir).name))
 
         def __call__(self, model):
             models.append({key: value.clone() for key, value in model.state_dict().items()})
@@ -49,7 +52,7 @@ def measures(monkeypatch):
             return {"AP": values[len(models) - 1], "AP50": 61.239, "APm": float("nan"), **of_class}
 
     monkeypatch.setattr(module, "Evaluation", Fake)
-    return values, models
+    return values, models, places
 
 
 def results(tmp_path):
@@ -85,6 +88,31 @@ def test_file_entry_and_card(tmp_path, training, measures):
         assert part in text
     assert "Scenes, MIT. Nobody (2026). Changed: none." in text
     assert "| [boats](boats.md) (default) | Boats on lakes | 30.0 | 61.2 |" in index(manifest.weights, manifest.default)
+
+
+def test_other_splits_are_measured_with_the_published_file(tmp_path, training, measures):
+    measures[0].append(17.0)
+    splits = {"aerial_val": "4 tiles", "synthetic_val": "drawn scenes"}
+    entry = publish(training, replace(ABOUT, splits=splits, kind="colour"), tmp_path / "out", tmp_path / "work")
+    assert read_manifest(tmp_path / "out").weights == (entry,)
+    assert (entry.kind, entry.measured.images) == ("colour", "4 tiles")
+    (other,) = entry.also
+    assert (other.dataset, other.images, other.metrics["AP"]) == ("synthetic_val", "drawn scenes", 17.0)
+    assert all(torch.equal(value, measures[1][2][key]) for key, value in measures[1][1].items())  # the same weights
+    assert sorted(measures[2]) == [("aerial_val", "work"), ("synthetic_val", "synthetic_val")]
+    text = card(entry, tmp_path)
+    for part in (
+        "On `aerial_val` (4 tiles), in percent",
+        "| on `synthetic_val` | 17.0 | 61.2 | – |",
+        "`synthetic_val`: drawn scenes.",
+        "AP by class on `synthetic_val`: vehicle 12.0.",
+    ):
+        assert part in text
+
+
+def test_a_split_of_other_classes_is_refused(tmp_path, training, measures):
+    about = replace(ABOUT, splits={"hituav_val": "people"})
+    refused(tmp_path, training, ConfigError, "boats: 'hituav_val' has the classes", about)
 
 
 def test_the_same_name_is_replaced_and_the_same_weights_give_the_same_file(tmp_path, training, measures):

@@ -93,10 +93,13 @@ def test_protocols():
 
 
 def test_table():
-    text = format_table({"AP": 12.345, "APvt": float("nan"), "AP-ship": 1.0, "AP-car": 2.0})
+    text = format_table(
+        {"AP": 12.345, "APvt": float("nan"), "AP-ship": 1.0, "AP-car": 2.0, "AP50-ship": 3.45, "AP50-car": 4.0}
+    )
     assert "12.3" in text
     assert "ship" in text
     assert " - " in text
+    assert "|  ship   | 1.0  |  3.5   |" in text  # of a class: in its row, not among the metrics
 
 
 def instances(boxes, classes):

@@ -78,6 +78,7 @@ def pycoco(truth, found, protocol):
     result.update({f"AR@{k}": mean(recall[:, :, 0, i]) for i, k in enumerate(protocol.max_dets)})
     names = [c["name"] for c in truth["categories"]]
     result.update({f"AP-{n}": mean(precision[:, :, i, 0, -1]) for i, n in enumerate(names)})
+    result.update({f"AP50-{n}": mean(precision[0, :, i, 0, -1]) for i, n in enumerate(names)})
     return result
 
 

@@ -12,6 +12,7 @@ from d2tiny.data.datasets.categories import AITOD_CLASSES
 from d2tiny.synthetic import Scene, objects, render_scene, write_dataset
 from d2tiny.synthetic.canvas import SUPERSAMPLE, Canvas
 from d2tiny.synthetic.themes import THEMES, Theme
+from d2tiny.utils.errors import DatasetError
 
 CYCLE = len(THEMES)
 
@@ -270,7 +271,7 @@ def test_foreign_annotations_are_not_overwritten(tmp_path: Path) -> None:
     foreign = tmp_path / "annotations" / "aitod_train_v1.json"
     foreign.parent.mkdir()
     foreign.write_text("{}")
-    with pytest.raises(FileExistsError, match=r"aitod_train_v1\.json"):
+    with pytest.raises(DatasetError, match=r"aitod_train_v1\.json"):
         write_dataset(tmp_path, train=1, val=1, height=48, width=48, layout="aitod")
     assert foreign.read_text() == "{}"
 

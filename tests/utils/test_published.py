@@ -180,8 +180,32 @@ def test_a_cache_that_cannot_be_written_is_named(own, tmp_path, monkeypatch):
         named_weights("cars", url).local_file()
 
 
+@pytest.mark.parametrize(
+    ("kinds", "default", "expected"),
+    [
+        ({"boats": "colour", "cars": "grey"}, "cars", {"": "cars", "grey": "cars", "colour": "boats"}),
+        ({"boats": "colour", "cars": ""}, "cars", {"": "cars", "grey": "cars", "colour": "boats"}),
+        ({"boats": "colour", "cars": "colour"}, "cars", {"": "cars", "grey": "cars", "colour": "cars"}),
+        ({"boats": "colour", "cars": "grey"}, "", {"": None, "grey": None, "colour": None}),
+    ],
+)
+def test_the_default_for_a_kind_of_image(tmp_path, monkeypatch, kinds, default, expected):
+    entries = [write_weights(tmp_path / "x", name, kind=kind) for name, kind in kinds.items()]
+    monkeypatch.setattr(published, "shipped_folder", lambda: tmp_path / "none")
+    place = str(write_manifest(tmp_path / "x", *entries, default=default))
+    found = {kind: default_weights(place, kind) for kind in expected}
+    assert {kind: weights and weights.name for kind, weights in found.items()} == expected
+
+
+def test_the_users_default_comes_before_shipped_weights_of_the_kind(own, tmp_path, monkeypatch):
+    shipped = write_manifest(tmp_path / "s", write_weights(tmp_path / "s", "ships", kind="colour"), default="ships")
+    monkeypatch.setattr(published, "shipped_folder", lambda: shipped)
+    assert default_weights(kind="colour").name == "ships"
+    assert default_weights(str(own), "colour").name == "cars"
+
+
 def test_only_free_licences_permit_publication():
-    assert set(SHOWN) <= set(SOURCES)
+    assert {source for sources in SHOWN.values() for source in sources} <= set(SOURCES)
     assert not refused_licences(SOURCES.values(), "CC-BY-4.0")
     assert all(source.citation for source in SOURCES.values())
     assert not [spdx for spdx in PERMITTED if "-NC" in spdx or "GPL" in spdx]

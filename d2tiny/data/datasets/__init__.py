@@ -9,6 +9,7 @@ from d2tiny.data.coco.document import read_coco_json
 from d2tiny.data.coco.source import DatasetSource, datasets_root
 from d2tiny.data.datasets.categories import (
     AITOD_CLASSES,
+    COLOUR_CLASSES,
     DIOR_CLASSES,
     DOTA_V2_CLASSES,
     HITUAV_CLASSES,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AITOD_CLASSES",
+    "COLOUR_CLASSES",
     "DIOR_CLASSES",
     "DOTA_V2_CLASSES",
     "HITUAV_CLASSES",

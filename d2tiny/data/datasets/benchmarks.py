@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from d2tiny.data.datasets.categories import (
     AITOD_CLASSES,
+    COLOUR_CLASSES,
     DIOR_CLASSES,
     DOTA_V2_CLASSES,
     HITUAV_CLASSES,
@@ -42,6 +43,8 @@ class Benchmark:
 
 BENCHMARKS = {
     "aerial": Benchmark("aerial_train", "aerial_val", len(AITOD_CLASSES), 290, crop=160),
+    # Its real tiles; configs add drawn scenes.
+    "colour": Benchmark("colour_train", "colour_val", len(COLOUR_CLASSES), 42, crop=160),
     # Thermal images of 640x512 px, halved so that its objects are tiny (datasets/README.md).
     "hituav": Benchmark("hituav_train", "hituav_val", len(HITUAV_CLASSES), 2029),
     "aitod": Benchmark("aitod_trainval", "aitod_test", len(AITOD_CLASSES), 14018),

@@ -53,6 +53,9 @@ DOTA_V2_CLASSES: tuple[str, ...] = (
 # HIT-UAV, in the order of its published ids without "DontCare", which marks regions to ignore.
 HITUAV_CLASSES: tuple[str, ...] = ("person", "car", "bicycle", "other-vehicle")
 
+# Of the detector for colour images: what the drawn scenes and the tiles that may be published both have.
+COLOUR_CLASSES: tuple[str, ...] = ("airplane", "ship", "vehicle")
+
 DIOR_CLASSES: tuple[str, ...] = (
     "airplane",
     "airport",

@@ -13,6 +13,7 @@ from d2tiny.data.coco.records import load_classes, load_coco_like
 from d2tiny.data.coco.source import DatasetSource
 from d2tiny.data.datasets.categories import (
     AITOD_CLASSES,
+    COLOUR_CLASSES,
     DIOR_CLASSES,
     DOTA_V2_CLASSES,
     HITUAV_CLASSES,
@@ -47,6 +48,17 @@ _AITODV2_JSONS = {
 # the json files of VisDrone, DOTA and DIOR.
 _OTHERS: tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[str, ...] | None], ...] = (
     ("aerial", ("train", "val"), ("aerial/instances_{}.json",), ("aerial/{}",), AITOD_CLASSES),
+    ("synthetic", ("train", "val"), ("synthetic/instances_{}.json",), ("synthetic/{}",), AITOD_CLASSES),
+    # Ships, vehicles and airplanes, from the two above: real tiles and drawn scenes to train on, tiles to test on.
+    ("colour", ("train",), ("colour/instances_train.json",), ("colour/train", "aerial/train"), COLOUR_CLASSES),
+    ("colour", ("drawn",), ("colour/instances_drawn.json",), ("colour/drawn", "synthetic/train"), COLOUR_CLASSES),
+    (
+        "colour",
+        ("val", "val_permissive", "val_all"),
+        ("colour/instances_{}.json",),
+        ("colour/val", "aerial/val"),
+        COLOUR_CLASSES,
+    ),
     (
         "hituav",
         ("train", "val", "test"),

@@ -39,7 +39,12 @@ class StreamMapper(Protocol):
 
 
 def load_datasets(
-    names: str | Sequence[str], *, check: bool = True, filter_empty: bool = False, stretch: StretchLike = None
+    names: str | Sequence[str],
+    *,
+    check: bool = True,
+    filter_empty: bool = False,
+    stretch: StretchLike = None,
+    repeats: Sequence[int] | None = None,
 ) -> list[Record]:
     """Load one or several registered datasets.
 
@@ -48,25 +53,31 @@ def load_datasets(
         check: check every image file first, see :func:`~d2tiny.data.loading.headers.check_images`.
         filter_empty: leave out images that have no objects, or ignored ones only.
         stretch: that of the mapper, for the check of images that are not 8-bit.
+        repeats: how often an epoch shows each dataset (mmdetection's ``RepeatDataset``), one number for each name;
+            None shows each once.
 
     Returns:
         Detectron2 dataset dicts of all datasets, in the order of ``names``.
 
     Raises:
+        ConfigError: ``repeats`` that are no whole numbers from 1 on, or not as many as names.
         DatasetError: an unknown name, no or different classes, broken images, records that cannot be learned from
             (see :func:`~d2tiny.data.loading.check_records.check_records`), or nothing left.
     """
     names = [names] if isinstance(names, str) else list(names)
+    times = [1] * len(names) if repeats is None else list(repeats)
+    if len(times) != len(names) or not all(type(n) is int and n >= 1 for n in times):
+        raise ConfigError(f"repeats={times} needs a whole number from 1 on for each of the datasets {names}.")
     records: list[Record] = []
     classes: list[str] | None = None
-    for name in names:
+    for name, number in zip(names, times, strict=True):
         part, here = _load_dataset(name)
         if classes is not None and here != classes:
             raise DatasetError(f"'{name}' has the classes {here}, but '{names[0]}' has {classes}.")
         classes = here
         if check and comm.is_main_process():
             check_images(part, name, stretch)
-        records += part
+        records += part * number
     if filter_empty:
         records = [r for r in records if _count_objects([r])]
     if not records:

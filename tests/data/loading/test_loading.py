@@ -212,6 +212,17 @@ def test_test_loader_visits_each_image_once(datasets):
     assert [b[0]["image_id"] for b in loader] == [r["image_id"] for r in records]
 
 
+def test_a_dataset_can_be_shown_several_times(datasets):
+    once = load_datasets(["aerial_train", "aerial_val"])
+    names = [record["file_name"] for record in load_datasets(["aerial_train", "aerial_val"], repeats=[1, 3])]
+    assert names == [record["file_name"] for record in once[:8] + 3 * once[8:]]
+    for repeats in ([2], [1, 0], [1, 1.5], [1, True], [1, 1, 1]):
+        with pytest.raises(
+            ConfigError, match=r"needs a whole number from 1 on for each of the datasets \['aerial_train'"
+        ):
+            load_datasets(["aerial_train", "aerial_val"], repeats=repeats)
+
+
 def test_load_datasets(datasets):
     assert len(load_datasets(["aerial_train", "aerial_val"])) == 11
     with pytest.raises(ConfigError, match="total_batch_size=0"):

@@ -82,11 +82,13 @@ class Classes:
         names: class names in the order of their ids (from 1); None takes those that occur, sorted.
         rename: native name → name in the json.
         ignored: names (after renaming) of classes whose objects become ``ignored_boxes``.
+        dropped: likewise, of classes whose objects are left out.
     """
 
     names: tuple[str, ...] | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
     ignored: frozenset[str] = frozenset()
+    dropped: frozenset[str] = frozenset()
 
     def name_of(self, label: str) -> str:
         """Return the name in the json of a native label."""
@@ -221,6 +223,8 @@ def _add_objects(raw: RawImage, classes: Classes, ids: Mapping[str, int], findin
         elif label in classes.ignored:
             findings.add("objects of ignored classes", where, "note")
             raw.ignored_boxes.append(item.box)
+        elif label in classes.dropped:
+            findings.add("objects of dropped classes, left out", where, "note")
         elif label not in ids:
             findings.add("objects of unknown classes, left out", where, "error")
         else:
@@ -257,7 +261,7 @@ def to_coco(
     names = classes.names
     if names is None:
         found = {classes.name_of(item.label) for raw in raws for item in raw.objects}
-        names = tuple(sorted(found - classes.ignored))
+        names = tuple(sorted(found - classes.ignored - classes.dropped))
     ids = {name: i for i, name in enumerate(names, start=1)}
     entries: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []

@@ -22,6 +22,7 @@ from d2tiny.data.tools.converters.coco import coco_class_names, read_coco
 from d2tiny.data.tools.converters.dota import read_dota
 from d2tiny.data.tools.converters.hituav import read_hituav
 from d2tiny.data.tools.converters.scaling import Scaling, scaled_images
+from d2tiny.data.tools.converters.selection import selected_images
 from d2tiny.data.tools.converters.visdrone import read_visdrone
 from d2tiny.data.tools.converters.voc import read_dior, read_voc
 from d2tiny.data.tools.converters.yolo import read_yolo
@@ -97,16 +98,20 @@ def _yolo_names(source: Path, given: Sequence[str] | None, findings: Findings) -
 
 
 def _unused_names(
-    rename: Mapping[str, str], ignored: Sequence[str], native: tuple[str, ...] | None, findings: Findings
+    rename: Mapping[str, str],
+    hidden: Mapping[str, Sequence[str]],
+    native: tuple[str, ...] | None,
+    findings: Findings,
 ) -> None:
-    """Count renamed or ignored classes that the format does not have: probably misspelled."""
+    """Count renamed, ignored or dropped classes that the format does not have: probably misspelled."""
     if native is None:
         return
     known = set(native)
     for name in rename.keys() - known:
         findings.add("renamed classes that do not exist", f"'{name}'. {did_you_mean(name, known)}")
-    for name in set(ignored) - known - set(rename.values()):
-        findings.add("ignored classes that do not exist", f"'{name}'. {did_you_mean(name, known)}")
+    for what, names in hidden.items():
+        for name in set(names) - known - set(rename.values()):
+            findings.add(f"{what} classes that do not exist", f"'{name}'. {did_you_mean(name, known)}")
 
 
 def convert_dataset(
@@ -116,6 +121,8 @@ def convert_dataset(
     classes: Sequence[str] | None = None,
     rename: Mapping[str, str] | None = None,
     ignore_classes: Sequence[str] = (),
+    drop_classes: Sequence[str] = (),
+    where: Sequence[tuple[str, str]] = (),
     scaling: Scaling | None = None,
     progress: bool = True,
     **options: Any,
@@ -128,14 +135,16 @@ def convert_dataset(
         classes: class names in the order of their ids, instead of the format's.
         rename: native class name → name in the json.
         ignore_classes: classes whose objects become ``ignored_boxes``.
+        drop_classes: classes whose objects are left out, and so are background.
+        where: keys and globs of the images to take, see :func:`selected_images`; empty takes all.
         scaling: make the images smaller, and the boxes with them; None leaves them as they are.
         progress: show a progress bar.
         options: arguments of the format's reader, such as ``images, labels, split, area``.
 
     Raises:
-        ConfigError: unknown format or option, a class that is given twice, or smaller images that would be
-            written among other files.
-        DatasetError: nothing could be converted. Single broken files and lines are findings.
+        ConfigError: unknown format or option, a class that is given twice or both ignored and dropped, or smaller
+            images that would be written among other files.
+        DatasetError: nothing could be converted, or no image is chosen. Single broken files and lines are findings.
     """
     if name not in FORMATS:
         raise ConfigError(f"Unknown format '{name}'. {did_you_mean(name, FORMATS)}")
@@ -148,19 +157,24 @@ def convert_dataset(
             raise ConfigError(f"Format '{name}' has no option '{key}'. {did_you_mean(key, allowed)}")
     if classes is not None and len(set(classes)) < len(classes):
         raise ConfigError(f"classes={list(classes)} names a class twice; --rename joins classes.")
+    if both := sorted(set(drop_classes) & {*ignore_classes, *(classes or ())}):
+        raise ConfigError(f"drop_classes={list(drop_classes)}: {', '.join(both)} cannot be kept or ignored as well.")
     findings = Findings()
-    rename = dict(rename or {})
+    rename, hidden = dict(rename or {}), {*ignore_classes, *drop_classes}
     native = chosen.classes(source) if callable(chosen.classes) else chosen.classes
     if name == "yolo":
         options["names"] = _yolo_names(source, classes, findings)
         native = tuple(options["names"].values())
     names = tuple(classes) if classes is not None else None
     if names is None and native is not None:  # renaming may join classes
-        names = tuple(dict.fromkeys(rename.get(n, n) for n in native if rename.get(n, n) not in ignore_classes))
+        names = tuple(dict.fromkeys(rename.get(n, n) for n in native if rename.get(n, n) not in hidden))
     root, images = chosen.read(source, findings, **options)
+    if where:
+        images = selected_images(images, root, where, findings)
     if scaling is not None:
         root, images = scaled_images(images, root, scaling, findings, progress=progress)
         progress = False  # it has its own bar
-    _unused_names(rename, ignore_classes, native, findings)
-    data = to_coco(images, root, Classes(names, rename, frozenset(ignore_classes)), findings, progress=progress)
+    _unused_names(rename, {"ignored": ignore_classes, "dropped": drop_classes}, native, findings)
+    listed = Classes(names, rename, frozenset(ignore_classes), frozenset(drop_classes))
+    data = to_coco(images, root, listed, findings, progress=progress)
     return Conversion(data, root, findings)
