@@ -45,13 +45,22 @@ class FIM(nn.Module):
     """Feature interaction: the high level weights the channels and positions of the low level.
 
     ``U = act(norm(1×1(high)))`` at the low level's size, ``a_c = σ(MLP(mean U) + MLP(max U))``,
-    ``a_s = σ(7×7[mean_c U; max_c U])``, output ``low · a_c · a_s``.
+    ``a_s = σ(7×7[mean_c U; max_c U])``, output ``low · a_c · a_s``. Without ``channel_max``, ``a_c = σ(MLP(mean U))``.
     """
 
     def __init__(
-        self, low: int, high: int, *, norm: str, activation: str, use_channel: bool = True, use_spatial: bool = True
+        self,
+        low: int,
+        high: int,
+        *,
+        norm: str,
+        activation: str,
+        use_channel: bool = True,
+        use_spatial: bool = True,
+        channel_max: bool = True,
     ) -> None:
         super().__init__()
+        self.channel_max = channel_max
         self.align = nn.Sequential(_conv(high, low, 1, norm), _ACTIVATIONS[activation]())
         self.channel = self.spatial = None
         if use_channel:
@@ -69,8 +78,10 @@ class FIM(nn.Module):
         """
         channel = spatial = None
         if self.channel is not None:
-            highest = aligned if padding is None else aligned.masked_fill(padding, -torch.inf)
-            pooled = self.channel(masked_mean(aligned, padding)) + self.channel(highest.amax((2, 3), keepdim=True))
+            pooled = self.channel(masked_mean(aligned, padding))
+            if self.channel_max:
+                highest = aligned if padding is None else aligned.masked_fill(padding, -torch.inf)
+                pooled = pooled + self.channel(highest.amax((2, 3), keepdim=True))
             channel = torch.sigmoid(pooled)
         if self.spatial is not None:
             both = torch.cat((aligned.mean(dim=1, keepdim=True), aligned.amax(dim=1, keepdim=True)), dim=1)
@@ -133,6 +144,7 @@ class SARL(nn.Module):
         activation: str = "relu",
         use_channel: bool = True,
         use_spatial: bool = True,
+        channel_max: bool = True,
         top_down: bool = True,
     ) -> None:
         """Build a block for each level.
@@ -144,6 +156,8 @@ class SARL(nn.Module):
             activation: ``relu`` or ``silu``.
             use_channel: use channel attention.
             use_spatial: use spatial attention.
+            channel_max: pool the maximum for channel attention beside the mean (the default, as the paper); False pools
+                the mean alone, which does not grow with the image as a maximum does.
             top_down: read the next higher level after it was relayed; False reads the backbone's.
 
         Raises:
@@ -168,6 +182,7 @@ class SARL(nn.Module):
                 activation=activation,
                 use_channel=use_channel,
                 use_spatial=use_spatial,
+                channel_max=channel_max,
             )
             self.fem[name] = FEM(count, norm=norm, activation=activation)
             self.scale[name] = nn.Parameter(torch.zeros(count, 1, 1))
