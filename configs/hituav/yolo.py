@@ -1,9 +1,9 @@
 """YOLOX and YOLO11 on HIT-UAV from ImageNet weights: their necks and heads on EfficientNet-Lite0, for processors.
 
-Rows of YOLOX are comparable with one another, and so are rows of YOLO11: the same backbone, start weights and recipe, one
-part apart. None is the YOLOX-s or YOLO11n of its authors, whose backbones have no ImageNet weights and which are trained
-for hundreds of epochs with mosaics; and the two have different heads, assigners and levels, as the R-CNNs have, with which
-they share backbone, budget and images alone.
+Rows of YOLOX are comparable with one another, and so are rows of YOLO11: the same backbone, start weights and
+recipe, one part apart. None is the YOLOX-s or YOLO11n of its authors, whose backbones have no ImageNet weights and
+which are trained for hundreds of epochs with mosaics. The two families have different necks, heads and assigners:
+with each other and with the R-CNNs they share backbone, budget and images alone.
 """
 
 from ..common.data import hituav

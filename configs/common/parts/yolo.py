@@ -103,7 +103,7 @@ def pfdh_literal(model):
 
 
 def _stem_channels(stages, pyramid):
-    """Channels of the branch's first layers: those of a YOLO's own backbone; behind another, what the neck had there."""
+    """Channels of the first layers of ARB: of the own backbone of a YOLO; behind another, by those of the neck."""
     if "width" not in stages:
         third = pyramid.out_channels[-3]  # of stride 8
         return [third // 4, third // 2, third]
