@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from d2tiny.layers import DilatedDepthwise, yolo_norm
+from d2tiny.layers.masked_norm import masked_norm
 from d2tiny.layers.padding import masked_mean, padding_of_level
 from d2tiny.modeling.necks.levels import check_levels
 from d2tiny.utils.errors import did_you_mean
@@ -39,6 +40,20 @@ def _norm(norm: str, channels: int) -> nn.Module:
     if norm == "GN":  # groups of 32, or fewer where the channels of a backbone are no multiple of it
         return nn.GroupNorm(math.gcd(32, channels), channels)
     return get_norm(norm, channels)
+
+
+def _without(padding: Tensor | None, block: nn.Sequential, x: Tensor) -> Tensor:
+    """Apply layers that keep the size of (B, C, H, W); group norms leave the cells of ``padding`` out.
+
+    Args:
+        padding: (B, 1, H', W') of the images; None without padding.
+        block: the layers.
+        x: the input.
+    """
+    valid = None if padding is None else ~padding_of_level(padding, x)
+    for layer in block:
+        x = _without(padding, layer, x) if isinstance(layer, nn.Sequential) else masked_norm(layer, x, valid)
+    return x
 
 
 class FIM(nn.Module):
@@ -96,7 +111,7 @@ class FIM(nn.Module):
             high: the level above it.
             padding: (B, 1, H', W') of the images; None without padding.
         """
-        aligned = F.interpolate(self.align(high), size=low.shape[-2:], mode="nearest")
+        aligned = F.interpolate(_without(padding, self.align, high), size=low.shape[-2:], mode="nearest")
         out = low
         for weight in self.attention(aligned, None if padding is None else padding_of_level(padding, low)):
             out = out if weight is None else out * weight
@@ -117,10 +132,11 @@ class FEM(nn.Module):
         self.project = _conv(channels, channels, 1, norm)
         self.activation = _ACTIVATIONS[activation]()
 
-    def forward(self, weighted: Tensor, aligned: Tensor) -> Tensor:
-        """Map Z and U, both (B, c, H, W), to (B, c, H, W)."""
-        squeezed = self.activation(self.squeeze(torch.cat((weighted, aligned), dim=1)))
-        return self.project(self.activation(self.near(squeezed) + self.far(squeezed) + squeezed))
+    def forward(self, weighted: Tensor, aligned: Tensor, padding: Tensor | None = None) -> Tensor:
+        """Map Z and U, both (B, c, H, W), to (B, c, H, W); ``padding`` is (B, 1, H', W') of the images, or None."""
+        squeezed = self.activation(_without(padding, self.squeeze, torch.cat((weighted, aligned), dim=1)))
+        near, far = (_without(padding, conv, squeezed) for conv in (self.near, self.far))
+        return _without(padding, self.project, self.activation(near + far + squeezed))
 
 
 @NECK_REGISTRY.register()
@@ -213,6 +229,6 @@ class SARL(nn.Module):
         high = features[self.in_features[-1]]
         for name in reversed(self.in_features):
             weighted, aligned = self.fim[name](features[name], high, padding)
-            result[name] = features[name] + self.scale[name] * self.fem[name](weighted, aligned)
+            result[name] = features[name] + self.scale[name] * self.fem[name](weighted, aligned, padding)
             high = result[name] if self.top_down else features[name]
         return result
