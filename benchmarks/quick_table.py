@@ -233,7 +233,12 @@ TABLES["sarl"] = (
     Row("faster_rcnn_lite0_sarl_nomax_rfla", "RFLA + SARL, no maximum (ours)", "faster_rcnn_lite0_sarl_nomax_rfla"),
 )
 # The row of a table that the others are compared with.
-BASES = {"hituav": "faster_rcnn_lite0_fpn_rfla", "sarl": "faster_rcnn_lite0_fpn_rfla", "necks": "fpn", "pfdh": "yolo11_n"}
+BASES = {
+    "hituav": "faster_rcnn_lite0_fpn_rfla",
+    "sarl": "faster_rcnn_lite0_fpn_rfla",
+    "necks": "fpn",
+    "pfdh": "yolo11_n",
+}
 METRICS = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
 
 
