@@ -146,9 +146,9 @@ class TimmBackbone(Backbone):
             (B, C_s, H / stride, W / stride) by stage name.
         """
         with ExitStack() as hooks:
-            for name, conv in self.feedback.items() if feedback else ():
-                if name in feedback:
-                    hooks.callback(self._add_behind(self._parts[name], conv(feedback[name])).remove)
+            for name, given in (feedback or {}).items():
+                if name in self.feedback:
+                    hooks.callback(self._add_behind(self._parts[name], self.feedback[name](given)).remove)
             maps = self.body(image)
         if self._channels_last:
             maps = [x.permute(0, 3, 1, 2) for x in maps]

@@ -110,7 +110,7 @@ def _recorded_parts(body: nn.Module, modules: dict[str, str]) -> Iterator[dict[s
             parts[stage].append((name, output.shape))
 
     for path, module in body.named_modules():
-        stage = stage_of.get(path.replace(".", "_"))
+        stage = stage_of.get(path.replace(".", "_"), "")
         for name, part in module.named_children() if stage else ():
             hook = partial(record, stage, f"{path}.{name}")
             hooks.append(part.register_forward_hook(lambda _, __, output, hook=hook: hook(output)))

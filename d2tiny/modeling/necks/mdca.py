@@ -82,8 +82,9 @@ class MDCAttention(nn.Module):
         if padding is not None:
             height, width = x.shape[-2:]
             images = []
-            for image, (rows, columns) in zip(x.split(1), extents(padding), strict=True):
-                attention = self.channel_attention(image[..., :rows, :columns]).expand(-1, -1, rows, columns)
+            for index, (rows, columns) in enumerate(extents(padding)):
+                attention = self.channel_attention(x[index : index + 1, :, :rows, :columns])
+                attention = attention.expand(-1, -1, rows, columns)
                 images.append(F.pad(attention, (0, width - columns, 0, height - rows)))
             return torch.cat(images)
         batch, channels = x.shape[:2]
