@@ -82,10 +82,10 @@ class MDCAttention(nn.Module):
         if padding is not None:
             height, width = x.shape[-2:]
             images = []
-            for index, (rows, columns) in enumerate(extents(padding)):
-                attention = self.channel_attention(x[index : index + 1, :, :rows, :columns])
-                attention = attention.expand(-1, -1, rows, columns)
-                images.append(F.pad(attention, (0, width - columns, 0, height - rows)))
+            for index, (tall, wide) in enumerate(extents(padding)):
+                attention = self.channel_attention(x[index : index + 1, :, :tall, :wide])
+                attention = attention.expand(-1, -1, tall, wide)
+                images.append(F.pad(attention, (0, width - wide, 0, height - tall)))
             return torch.cat(images)
         batch, channels = x.shape[:2]
         regions = F.adaptive_avg_pool2d(x, self.local_size)
