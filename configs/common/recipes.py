@@ -131,7 +131,7 @@ def pretrained_quick(dataset, weights=EFFICIENTNET_LITE0, **changes):
     return loaders, optimizer, schedule, train | dict(init_checkpoint=weights)
 
 
-def whole_images(dataset, weights=EFFICIENTNET_LITE0, epochs=12, batch_size=8, lr=1e-3):
+def whole_images(dataset, weights=EFFICIENTNET_LITE0, epochs=12, batch_size=8, lr=1e-3, clip_norm=10.0):
     """Epochs of whole images on a processor from ImageNet weights: AdamW with a cosine, average weights."""
     epoch = dataset.iterations(batch_size)
     train = settings(
@@ -139,7 +139,7 @@ def whole_images(dataset, weights=EFFICIENTNET_LITE0, epochs=12, batch_size=8, l
         checkpoint_period=epoch,
         init_checkpoint=weights,
         ema=dict(enabled=True, decay=0.998),
-        clip_norm=10.0,
+        clip_norm=clip_norm,
     )
     schedule = L(warmup_cosine)(max_iter="${train.max_iter}", end_factor=0.01, warmup_iters=100)
     return dataloader(dataset, batch_size, flips(dataset), num_workers=0), adamw(lr), schedule, train
