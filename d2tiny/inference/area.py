@@ -85,8 +85,8 @@ class Area:
         shapely = require_extra("shapely", "geo")
         parts = _polygons_of(self._near(geo, width, height))
         rings, owners = shapely.get_rings(parts, return_index=True)
-        project = _projection(self.crs, geo, width, height)
-        points, ring = _bend(*shapely.get_coordinates(rings, return_index=True), project)
+        points, ring = shapely.get_coordinates(rings, return_index=True)
+        points, ring = _bend(points, ring, _projection(self.crs, geo, width, height))
         if not np.isfinite(points).all():
             raise DatasetError(f"{self.path}: the area cannot be drawn in {get_crs(geo.crs).name!r}, the raster's map.")
         polygons = shapely.polygons(shapely.linearrings(points, indices=ring), indices=owners) if len(rings) else []

@@ -72,7 +72,8 @@ def _geographic(path: Path, values: Values) -> Path:
 
 
 def _rotated(path: Path, values: Values) -> Path:
-    return geotiff(path, values, UTM, north_up() * Affine.rotation(TURN))
+    cos, sin = PIXEL * math.cos(math.radians(TURN)), PIXEL * math.sin(math.radians(TURN))
+    return geotiff(path, values, UTM, Affine(cos, -sin, UTM_CORNER[0], -sin, -cos, UTM_CORNER[1]))
 
 
 def _nodata(path: Path, values: Values) -> Path:
@@ -127,9 +128,10 @@ def _gcps(path: Path, values: Values) -> Path:
     """Four corners with their places, no transform."""
     _, height, width = values.shape
     bands = {"count": len(values), "width": width, "height": height, "dtype": values.dtype}
-    places = north_up()
     points = [
-        GroundControlPoint(row, column, *(places * (column, row))) for row in (0, height) for column in (0, width)
+        GroundControlPoint(row, column, UTM_CORNER[0] + column * PIXEL, UTM_CORNER[1] - row * PIXEL)
+        for row in (0, height)
+        for column in (0, width)
     ]
     with rasterio.open(path, "w", driver="GTiff", **bands) as file:
         file.write(values)

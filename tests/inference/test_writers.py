@@ -134,6 +134,18 @@ def test_bytes_are_the_same_each_time_however_objects_come(tmp_path, name, monke
     assert len(contents) == 1
 
 
+def test_gdals_options_are_as_they_were(tmp_path):
+    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": "2001-01-01T00:00:00.000Z"})
+    try:
+        found(BOXES).to_file(tmp_path / "a.gpkg")
+        assert pyogrio.get_gdal_config_option("OGR_CURRENT_DATE") == "2001-01-01T00:00:00.000Z"
+    finally:
+        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})
+    found(BOXES).to_file(tmp_path / "b.gpkg")
+    assert pyogrio.get_gdal_config_option("OGR_CURRENT_DATE") is None
+    assert (tmp_path / "a.gpkg").read_bytes() == (tmp_path / "b.gpkg").read_bytes()
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_scene_without_objects_is_a_whole_file(tmp_path, name):
     path = tmp_path / f"a{FORMATS[name]}"

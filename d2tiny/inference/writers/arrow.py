@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ _WKB = np.dtype([("order", "u1"), ("type", "<u4"), ("rings", "<u4"), ("points", 
 _BOUNDS = ("xmin", "ymin", "xmax", "ymax")
 # Files of the same objects have the same bytes: no date of writing, no thread that builds the index meanwhile.
 _REPEATABLE = {"OGR_CURRENT_DATE": "1970-01-01T00:00:00.000Z", "OGR_GPKG_ALLOW_THREADED_RTREE": "NO"}
+_OPTIONS = threading.Lock()
 
 
 def _polygons(block: SceneDetections) -> np.ndarray:
@@ -148,11 +150,12 @@ def _is_whole(path: Path, count: int) -> bool:
 
 @contextmanager
 def _repeatable() -> Iterator[None]:
-    """Set GDAL's options for equal bytes, and what they were afterwards."""
+    """Set GDAL's options for equal bytes, and what they were afterwards; one thread at a time, as they are global."""
     pyogrio = require_extra("pyogrio", "geo")
-    before = {key: pyogrio.get_gdal_config_option(key) for key in _REPEATABLE}
-    pyogrio.set_gdal_config_options(_REPEATABLE)
-    try:
-        yield
-    finally:
-        pyogrio.set_gdal_config_options(before)
+    with _OPTIONS:
+        before = {key: pyogrio.get_gdal_config_option(key) for key in _REPEATABLE}
+        pyogrio.set_gdal_config_options(_REPEATABLE)
+        try:
+            yield
+        finally:
+            pyogrio.set_gdal_config_options(before)

@@ -16,7 +16,7 @@ from d2tiny.inference.writers.table import blocks, check
 from d2tiny.utils.errors import ConfigError
 from d2tiny.utils.files import open_atomic
 
-__all__ = ["CocoWriter", "annotations", "categories", "coco_file", "image", "open_coco"]
+__all__ = ["CocoWriter", "annotation_texts", "categories_text", "coco_file", "image_text", "open_coco"]
 
 _ENTRY = (
     '{{"id": %d, "image_id": {image}, "category_id": %d, "bbox": [%r, %r, %r, %r], "area": %r, "score": %r, '
@@ -24,18 +24,18 @@ _ENTRY = (
 )
 
 
-def image(scene: Scene, number: int) -> str:
+def image_text(scene: Scene, number: int) -> str:
     """Return the text of a scene's entry in ``images``."""
     entry = {"id": number, "file_name": scene.path, "width": scene.width, "height": scene.height}
     return json.dumps(entry)
 
 
-def categories(classes: Sequence[str]) -> str:
+def categories_text(classes: Sequence[str]) -> str:
     """Return the text of ``categories``; ids from 1."""
     return json.dumps([{"id": number, "name": name} for number, name in enumerate(classes, start=1)])
 
 
-def annotations(block: SceneDetections, number: int, first: int) -> list[str]:
+def annotation_texts(block: SceneDetections, number: int, first: int) -> list[str]:
     """Return the text of each annotation: boxes XYWH in px with 2 decimals, scores with 4.
 
     Args:
@@ -74,7 +74,7 @@ class CocoWriter:
             raise ConfigError(
                 f"{scene.path}: a COCO file has one list of classes, {self._classes}, this scene has {scene.classes}."
             )
-        self._images.write(f"{', ' if self._numbers else ''}{image(scene, self._numbers + 1)}".encode())
+        self._images.write(f"{', ' if self._numbers else ''}{image_text(scene, self._numbers + 1)}".encode())
         self._last = scene
         self._numbers += 1
 
@@ -89,7 +89,7 @@ class CocoWriter:
         if self._last is None or self._last.path != chunk.scene.path:
             self.add_scene(chunk.scene)
         for block in blocks(chunk):
-            texts = annotations(block, self._numbers, self.count + 1)
+            texts = annotation_texts(block, self._numbers, self.count + 1)
             self._entries.write(f"{', ' if self.count else ''}{', '.join(texts)}".encode())
             self.count += len(block)
 
@@ -111,7 +111,7 @@ def open_coco(path: Path, classes: Sequence[str]) -> Iterator[CocoWriter]:
         file.write(b'], "annotations": [')
         entries.seek(0)
         shutil.copyfileobj(entries, file, 1 << 20)
-        file.write(f'], "categories": {categories(classes)}}}\n'.encode())
+        file.write(f'], "categories": {categories_text(classes)}}}\n'.encode())
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from d2tiny.inference.scene import SceneDetections
-from d2tiny.inference.writers import coco
+from d2tiny.inference.writers.coco import annotation_texts, categories_text, image_text
 from d2tiny.inference.writers.table import about_scene, blocks, check, table
 from d2tiny.inference.writers.text import features
 from d2tiny.inference.writers.writer import check_writable
@@ -30,11 +30,11 @@ def geojson_of(found: SceneDetections) -> dict[str, Any]:
 def coco_of(found: SceneDetections) -> dict[str, Any]:
     """Return COCO json, see :meth:`~d2tiny.inference.scene.SceneDetections.to_coco`."""
     check(found)
-    texts = coco.annotations(found, 1, 1)
+    texts = annotation_texts(found, 1, 1)
     return {
-        "images": [json.loads(coco.image(found.scene, 1))],
+        "images": [json.loads(image_text(found.scene, 1))],
         "annotations": json.loads(f"[{','.join(texts)}]"),
-        "categories": json.loads(coco.categories(found.scene.classes)),
+        "categories": json.loads(categories_text(found.scene.classes)),
     }
 
 

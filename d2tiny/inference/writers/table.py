@@ -80,7 +80,7 @@ def measures(chunk: SceneDetections) -> dict[str, np.ndarray]:
         Columns of (N,) float64: ``score``, ``width_px``, ``height_px``, ``width_m``, ``height_m``.
     """
     boxes = np.asarray(chunk.boxes, dtype=np.float64)
-    columns = {
+    columns: dict[str, np.ndarray] = {
         "score": np.round(np.asarray(chunk.scores, dtype=np.float64), 4),
         "width_px": np.round(boxes[:, 2] - boxes[:, 0], 2),
         "height_px": np.round(boxes[:, 3] - boxes[:, 1], 2),

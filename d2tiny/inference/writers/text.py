@@ -73,10 +73,9 @@ def _geometries(block: SceneDetections) -> list[str]:
     beyond = (polygons[..., 0] < -180) | (polygons[..., 0] > 180)
     for number in np.flatnonzero(beyond.any(axis=1)).tolist():
         parts = cut_at_antimeridian(polygons[number])
-        geometry = {"type": "MultiPolygon", "coordinates": [[[*part, part[0]]] for part in parts]}
-        if len(parts) == 1:
-            geometry = {"type": "Polygon", "coordinates": geometry["coordinates"][0]}
-        texts[number] = json.dumps(geometry, separators=(",", ":"))
+        rings = [[[*part, part[0]]] for part in parts]
+        kind, coordinates = ("Polygon", rings[0]) if len(rings) == 1 else ("MultiPolygon", rings)
+        texts[number] = json.dumps({"type": kind, "coordinates": coordinates}, separators=(",", ":"))
     return texts
 
 

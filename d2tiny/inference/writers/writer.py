@@ -119,7 +119,8 @@ def open_writer(path: str | Path, scene: Scene) -> Iterator[SceneWriter]:
 
     Without an exception in the block the file is complete, and a map has a QGIS style (``.qml``) beside it; else
     nothing appears, and a file of that name stays as it was. The same objects in the same order give the same bytes,
-    however they are cut into chunks. Objects are worked on 65,536 at a time; only GDAL's spatial index grows with them.
+    however they are cut into chunks. Objects are worked on 65,536 at a time; what grows with them is GDAL's spatial
+    index (a million objects: 30 MB for a GeoPackage, 160 MB for a FlatGeobuf).
 
     Args:
         path: ``.geojson`` (WGS84), ``.gpkg``, ``.fgb``, ``.parquet`` (the raster's own system), ``.csv`` or ``.json``
