@@ -145,6 +145,15 @@ def whole_images(dataset, weights=EFFICIENTNET_LITE0, epochs=12, batch_size=8, l
     return dataloader(dataset, batch_size, flips(dataset), num_workers=0), adamw(lr), schedule, train
 
 
+def enlarged(recipe, short_edge, long_edge):
+    """A recipe with images enlarged to these sides in px, in training and test: objects get larger for the detector."""
+    loaders, optimizer, schedule, train = recipe
+    resize = L(T.ResizeShortestEdge)(short_edge_length=short_edge, max_size=long_edge)
+    for part in ("train", "test"):
+        loaders[part].mapper.augmentations = [resize, *loaders[part].mapper.augmentations]
+    return loaders, optimizer, schedule, train
+
+
 def with_mosaic(loaders, *, size, close_share, mixup_prob, multi_scale, saturation, value, hue):
     """Train on mosaics with mixup, affine maps, HSV and flips; images larger than `size` are cropped round objects."""
     crop = L(ObjectCrop)(size=(size, size), object_prob=0.9)

@@ -122,3 +122,13 @@ def detectors_lite0_rfp_rfla():
 def detectors_lite0_efpnbs_rfla_dcloss():
     """The same with E-FPN-BS and DCLoss on HIT-UAV."""
     return experiment(dcloss(efpnbs(rfla(detectors_lite0(K)))), whole_images(DATASET))
+
+
+def cascade_rcnn_lite0_efpnbs_taught_rfla():
+    """Cascade R-CNN with RFLA and E-FPN-BS with a residual and taught masks (ours) on HIT-UAV."""
+    return experiment(efpnbs_taught(rfla(cascade_rcnn_lite0(K))), whole_images(DATASET))
+
+
+def faster_rcnn_lite0_efpnbs_taught_rfla_x2():
+    """Faster R-CNN with RFLA and E-FPN-BS with taught masks (ours) on HIT-UAV, images enlarged to twice their sides."""
+    return experiment(efpnbs_taught(rfla(faster_rcnn_lite0(K))), enlarged(whole_images(DATASET), 512, 640))
