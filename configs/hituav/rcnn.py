@@ -3,7 +3,7 @@
 from ..common.data import hituav
 from ..common.models.rcnn import cascade_rcnn_lite0, detectors_lite0, faster_rcnn_lite0, faster_rcnn_r50
 from ..common.parts.rcnn import anchors_8_to_128, dcloss, efpnbs, efpnbs_taught, l1, nwd_loss, rfla, rka, sal, sarl
-from ..common.recipes import experiment, rcnn_1x, whole_images
+from ..common.recipes import enlarged, experiment, rcnn_1x, whole_images
 
 DATASET = hituav()
 K = DATASET.num_classes
