@@ -161,7 +161,8 @@ class LocalEngine:
                 depend on what was done before.
         """
         self.predictor, self._read, self._aoi, self._scenes = predictor, read, aoi, scenes
-        self.classes, self.merge_settings = predictor.classes, predictor.merge_settings
+        self.classes: Sequence[str] = predictor.classes
+        self.merge_settings = predictor.merge_settings
         self._overlap: int | None = None
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ from d2tiny.utils.errors import ConfigError, DatasetError
 from d2tiny.utils.files import open_atomic, read_json, write_text
 from d2tiny.utils.folders import lock_folder
 
-__all__ = ["Journal", "PartFile", "read_part", "run_folder", "shard_folders"]
+__all__ = ["Journal", "PartFile", "read_part", "run_folder", "settings_difference", "shard_folders"]
 
 _HEADER = struct.Struct("<4sIII")  # magic, unit, count, checksum
 _HEAD, _UNIT = b"head", b"unit"
@@ -86,7 +86,7 @@ class Journal:
             settings = json.loads(json.dumps(settings))
             if (folder / "settings.json").exists():
                 journal = cls(folder)
-                difference = _difference(journal.settings, settings)
+                difference = settings_difference(journal.settings, settings)
                 if difference and (resume or not journal.finished):
                     run = "a run" if journal.finished else "an interrupted run"
                     raise ConfigError(
@@ -158,9 +158,9 @@ def _entry(line: bytes) -> dict[str, Any] | None:
         return None
 
 
-def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """Return the settings that differ, in words."""
-    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+def settings_difference(old: dict[str, Any], new: dict[str, Any], ignored: Sequence[str] = ()) -> str:
+    """Return the settings that differ, in words; empty if none does."""
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key) and key not in ignored]
     return "; ".join(f"{key}: {_shown(old.get(key))} there, {_shown(new.get(key))} now" for key in keys)
 
 
@@ -178,7 +178,7 @@ def _empty(folder: Path) -> None:
 
 
 class PartFile:
-    """What was found in the tiles of one scene, as it is found. A context manager."""
+    """What was found in the tiles of one scene, as it is found."""
 
     def __init__(self, path: Path, head: dict[str, Any]) -> None:
         """Open the file; what an interrupted run wrote there of the same scene stays.
@@ -198,11 +198,7 @@ class PartFile:
         if not good:
             self._write(_HEAD, 0, 0, json.dumps(head).encode())
 
-    def __enter__(self) -> PartFile:
-        """Return the file."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         """Close the file."""
         self._file.close()
 

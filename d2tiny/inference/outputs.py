@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from d2tiny.inference.page import draw_preview, write_page
+from d2tiny.inference.page import write_page
+from d2tiny.inference.preview import draw_preview
 from d2tiny.inference.raster import ScenePixels
 from d2tiny.inference.scene import SceneDetections
 from d2tiny.inference.writers import FORMATS, open_writer

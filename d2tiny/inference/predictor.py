@@ -119,8 +119,8 @@ class TiledPredictor:
             self._predictor.model.to(memory_format=torch.channels_last)
             if advice := advise_on_bf16(self._device):
                 logger.warning("--bf16: %s", advice)
-        names = list(self.cfg.D2TINY.CLASSES)
-        self.classes = names or dataset_classes(self.cfg.DATASETS.TEST[0], self.cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+        known, heads = list(self.cfg.D2TINY.CLASSES), self.cfg.MODEL.ROI_HEADS
+        self.classes: Sequence[str] = known or dataset_classes(self.cfg.DATASETS.TEST[0], heads.NUM_CLASSES)
         self.merge_settings = MergeSettings(nms=min(1.0, max(0.15, self.cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST)))
 
     @property

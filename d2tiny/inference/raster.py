@@ -346,7 +346,7 @@ def is_url(path: str | os.PathLike[str]) -> bool:
     return bool(re.match(r"[A-Za-z][A-Za-z0-9+.-]*://|/vsi", os.fspath(path)))
 
 
-def open_pixels(path: str | Path, settings: ReadSettings | None = None, tile: int = 800) -> ScenePixels:
+def open_pixels(path: str | os.PathLike[str], settings: ReadSettings | None = None, tile: int = 800) -> ScenePixels:
     """Open a scene.
 
     Images without coordinates of up to 40 megapixels are decoded at once, as in training, and turned as their EXIF

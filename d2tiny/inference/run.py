@@ -24,7 +24,7 @@ from d2tiny.inference.scene import SceneDetections
 from d2tiny.inference.task import UnitFound
 from d2tiny.utils.errors import ConfigError
 
-__all__ = ["RunSettings", "RunSummary", "SceneRun", "finish_scene", "merge_scene", "run_record"]
+__all__ = ["Finisher", "RunSettings", "RunSummary", "SceneRun", "failure_text", "merge_scene", "run_record"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class RunSummary:
     failed: list[str] = field(default_factory=list)
 
 
-def run_record(cfg: CfgNode, scenes: list[str], settings: RunSettings) -> dict[str, Any]:
+def run_record(cfg: CfgNode, scenes: list[str], settings: RunSettings, engine: Engine) -> dict[str, Any]:
     """Return what must be equal for a run to be resumed, or shards to be joined; ``mine`` are the scenes of a shard."""
     weights = Path(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
     plain = cfg.clone()
@@ -101,6 +101,8 @@ def run_record(cfg: CfgNode, scenes: list[str], settings: RunSettings) -> dict[s
         "score": settings.score,
         "bf16": settings.bf16,
         "aoi": _digest(settings.aoi) if settings.aoi is not None else None,
+        "merge": asdict(engine.merge_settings),
+        "classes": list(engine.classes),
         "scenes": scenes,
         "shards": shard[1] if shard else 1,
         # A scene is a shard's own, or where there are fewer scenes than shards, all have tiles of each.
@@ -119,6 +121,60 @@ def _digest(path: Path) -> str:
         raise ConfigError(f"{path}: {err.strerror or err}.") from err
 
 
+class Finisher:
+    """Merges what was found in the tiles of scenes, and writes their files."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        settings: RunSettings,
+        targets: Sequence[Path],
+        classes: Sequence[str],
+        merge_settings: MergeSettings,
+    ) -> None:
+        """Combine what all scenes share.
+
+        Args:
+            journal: that notes what is done.
+            settings: of the run.
+            targets: path without suffix of what each scene leaves.
+            classes: K class names.
+            merge_settings: constants of merging.
+        """
+        self._journal, self._settings, self._targets = journal, settings, targets
+        self._classes, self._merge_settings = tuple(classes), merge_settings
+
+    def finish(self, scene: int, head: SceneHead, parts: Sequence[Path], pixels: ScenePixels | None) -> None:
+        """Finish a scene and note that it is done.
+
+        Args:
+            scene: its number.
+            head: what is known of it.
+            parts: files of what was found in its tiles; removed.
+            pixels: where they are open; otherwise they are opened where a picture or a page needs them.
+
+        Raises:
+            DatasetError: its file is damaged or has changed.
+            OSError: a file cannot be written.
+        """
+        settings, outputs = self._settings, self._settings.outputs
+        views = merge_scene(head, parts, settings.tiles.batch, self._merge_settings)
+        found = SceneDetections(head.scene(self._classes, settings.model), *views)
+        page = outputs.page
+        if page is None:
+            page = len(self._targets) == 1 and len(head.grid) > 1
+        opened = pixels or open_pixels(head.path, settings.read, settings.tiles.tile)
+        try:
+            write_outputs(self._targets[scene], found, opened, outputs, page=page)
+        finally:
+            if pixels is None:
+                opened.close()
+        self._journal.keep(scene, views)
+        self._journal.note(scene=scene, state="done", head=head.stored(), objects=len(found))
+        for path in parts:
+            path.unlink(missing_ok=True)
+
+
 class SceneRun:
     """The sink of a run: parts of scenes into the journal, scenes that are complete into files."""
 
@@ -134,8 +190,8 @@ class SceneRun:
             engine: that works.
             settings: of the run.
         """
-        self.journal, self.scenes, self.targets = journal, scenes, targets
-        self.classes, self.merge_settings, self.settings = tuple(engine.classes), engine.merge_settings, settings
+        self._journal, self._scenes, self._settings = journal, scenes, settings
+        self._finisher = Finisher(journal, settings, targets, engine.classes, engine.merge_settings)
         self.summary = RunSummary()
         self._parts: dict[int, tuple[SceneHead, PartFile]] = {}
         self._objects = 0
@@ -145,17 +201,17 @@ class SceneRun:
     @property
     def split(self) -> bool:
         """Whether this shard has tiles of each scene rather than scenes."""
-        return self.settings.shard is not None and len(self.scenes) < self.settings.shard[1]
+        return self._settings.shard is not None and len(self._scenes) < self._settings.shard[1]
 
     def begin(self, scene: int, head: SceneHead) -> Sequence[int]:
         """Open the part of a scene; return the units that are missing in it."""
-        units = head.grid.units(self.settings.tiles.batch)
-        part = PartFile(self.journal.part(scene), head.stored())
+        units = head.grid.units(self._settings.tiles.batch)
+        part = PartFile(self._journal.part(scene), head.stored())
         self._parts[scene] = head, part
         mine = list(range(len(units)))
         if self.split:
-            assert self.settings.shard is not None
-            number, shards = self.settings.shard
+            assert self._settings.shard is not None
+            number, shards = self._settings.shard
             mine = [unit for unit in mine if unit * shards // len(units) == number - 1]
         todo = [unit for unit in mine if unit not in part.units]
         self._bar.total += sum(len(units[unit]) for unit in todo) - 1
@@ -165,7 +221,7 @@ class SceneRun:
         """Append what is in a unit to the journal."""
         head, part = self._parts[scene]
         part.add(unit, found)
-        tiles = len(head.grid.units(self.settings.tiles.batch)[unit])
+        tiles = len(head.grid.units(self._settings.tiles.batch)[unit])
         self.summary.tiles += tiles
         self._objects += len(found.scores)
         self._bar.set_postfix_str(f"{self._objects} found", refresh=False)
@@ -174,26 +230,25 @@ class SceneRun:
     def end(self, scene: int, pixels: ScenePixels | None) -> None:
         """Merge and write a scene whose units are all there."""
         head, part = self._parts.pop(scene)
-        part.__exit__()
+        part.close()
         if self.split:
-            self.journal.note(scene=scene, state="done", split=True)
+            self._journal.note(scene=scene, state="done", head=head.stored(), split=True)
             return
-        paths = [self.journal.part(scene)]
         try:
-            finish_scene(self, scene, head, paths, pixels)
+            self._finisher.finish(scene, head, [self._journal.part(scene)], pixels)
         except scene_errors as err:
             self.fail(scene, err)
 
     def fail(self, scene: int, error: BaseException) -> None:
         """Note why a scene cannot be done."""
         if scene in self._parts:
-            self._parts.pop(scene)[1].__exit__()
-        self.journal.note(scene=scene, state="failed", error=_failure(self.scenes[scene], error))
+            self._parts.pop(scene)[1].close()
+        self._journal.note(scene=scene, state="failed", error=failure_text(self._scenes[scene], error))
 
     def close(self) -> None:
         """Close what is open."""
         for _, part in self._parts.values():
-            part.__exit__()
+            part.close()
         self._parts.clear()
         self._bar.close()
 
@@ -215,27 +270,7 @@ def merge_scene(head: SceneHead, paths: Sequence[Path], batch: int, settings: Me
     return views._replace(boxes=views.boxes * (head.scale * 2))
 
 
-def finish_scene(run: SceneRun, scene: int, head: SceneHead, paths: Sequence[Path], pixels: ScenePixels | None) -> None:
-    """Merge what was found in the tiles of a scene, write its files, and note that it is done."""
-    settings, journal = run.settings, run.journal
-    views = merge_scene(head, paths, settings.tiles.batch, run.merge_settings)
-    found = SceneDetections(head.scene(run.classes, settings.model), *views)
-    page = settings.outputs.page
-    if page is None:
-        page = len(run.scenes) == 1 and len(head.grid) > 1
-    opened = pixels or open_pixels(head.path, settings.read, settings.tiles.tile)
-    try:
-        write_outputs(run.targets[scene], found, opened, settings.outputs, page=page)
-    finally:
-        if pixels is None:
-            opened.close()
-    journal.keep(scene, views)
-    journal.note(scene=scene, state="done", head=head.stored(), objects=len(found))
-    for path in paths:
-        path.unlink(missing_ok=True)
-
-
-def _failure(path: str, error: BaseException) -> str:
+def failure_text(path: str, error: BaseException) -> str:
     """Return what is wrong with a scene, and what to do about it."""
     if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
         torch.cuda.empty_cache()

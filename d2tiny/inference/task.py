@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["SceneTask", "UnitFound", "Window", "area_in", "read_ahead"]
 
 _READ_AHEAD = 2  # units that are read while the model works
-_U, _W = TypeVar("_U"), TypeVar("_W")
+_U = TypeVar("_U")
+_W = TypeVar("_W")
 
 
 class UnitFound(NamedTuple):

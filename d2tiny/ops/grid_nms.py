@@ -90,7 +90,7 @@ def _suppress_groups(boxes: np.ndarray, ends: np.ndarray, threshold: float, octa
 
 
 @njit(cache=True, inline="always")
-def _bucket(level: int, x: int, y: int, mask: int) -> int:
+def _bucket(level: int, x: int, y: int, mask: int) -> np.int64:
     key = np.uint64(x) * np.uint64(0x9E3779B97F4A7C15) ^ np.uint64(y) * np.uint64(0xC2B2AE3D27D4EB4F)
     key ^= np.uint64(level) * np.uint64(0x165667B19E3779F9)
     return np.int64((key ^ (key >> np.uint64(31))) >> np.uint64(16)) & mask

@@ -44,8 +44,7 @@ def batched_nms(
         raise ValueError(f"batched_nms: metric must be 'iou' or 'nwd', got {metric!r}.")
     boxes, scores = boxes.detach().float(), scores.detach().float()
     if metric == "iou" and threshold >= LEAST_THRESHOLD and boxes.device.type == "cpu":
-        kept = grid_nms(boxes.numpy(), scores.numpy(), groups.numpy(), threshold)
-        return torch.from_numpy(kept)
+        return torch.from_numpy(grid_nms(boxes.numpy(), scores.numpy(), groups.numpy(), threshold))
     keep = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
     for group in groups.unique().tolist():
         index = (groups == group).nonzero().flatten()
