@@ -188,6 +188,10 @@ class RayEngine:
         """
         self._ray = require_extra("ray", "ray")
         self._settings, self._scenes = settings, scenes
+        self._known = settings.tiles.overlap != "auto"  # whether there is an overlap for all scenes
+        self._overlap: int | None = None
+        self._open: dict[int, _Scene] = {}
+        self._later: list[tuple[int, str]] = []  # scenes that wait for the overlap
         area = read_area(settings.aoi) if settings.aoi is not None else None
         self._mine = _connect(self._ray, settings.ray)
         try:
@@ -206,10 +210,6 @@ class RayEngine:
             logger.warning("--bf16: %s", self._about.advice)
         self.classes: Sequence[str] = self._about.classes
         self.merge_settings = self._about.merge
-        self._known = settings.tiles.overlap != "auto"  # whether there is an overlap for all scenes
-        self._overlap: int | None = None
-        self._open: dict[int, _Scene] = {}
-        self._later: list[tuple[int, str]] = []  # scenes that wait for the overlap
 
     def close(self) -> None:
         """End the processes; the cluster too if it was started here."""
@@ -255,7 +255,8 @@ class RayEngine:
             self._later.append((job.scene, job.path))
             self._search_overlap(0)
         else:
-            self._begin(job.scene, *answer, sink, end)
+            head, found = answer
+            self._begin(job.scene, head, found, sink, end)
 
     def _begin(
         self, number: int, head: SceneHead, found: UnitFound | None, sink: Sink, end: Callable[[int], None]
