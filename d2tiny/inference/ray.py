@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import tempfile
 import threading
 from collections import OrderedDict, deque
@@ -381,6 +382,8 @@ def _connect(ray: Any, address: str) -> bool:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = (os.environ.get("RAY_ADDRESS") or "local") if address == "auto" else address
+    if address != "local":
+        _require_reachable(address)
     options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE}
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -396,3 +399,14 @@ def _connect(ray: Any, address: str) -> bool:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)  # Ray takes it for itself
     return True
+
+
+def _require_reachable(address: str) -> None:
+    """Raise a ConfigError if nothing listens at an address: Ray itself would wait for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        raise ConfigError(f"--ray {address}: give auto, or HOST:PORT of the head of a cluster, such as 10.0.0.1:6379.")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as err:
+        raise ConfigError(f"--ray {address}: no cluster can be reached there ({err}); `ray start` starts one.") from err

@@ -40,6 +40,15 @@ def test_without_the_extra(weights: Path, monkeypatch: pytest.MonkeyPatch) -> No
         RayEngine(config(weights), settings(ray="auto"))
 
 
+@pytest.mark.parametrize(
+    ("address", "words"), [("127.0.0.1:1", "no cluster can be reached there"), ("nowhere", "give auto, or HOST:PORT")]
+)
+def test_no_cluster(weights: Path, address: str, words: str) -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(ConfigError, match=words):
+        RayEngine(config(weights), settings(ray=address))
+
+
 def test_weights_that_are_not_on_a_node_are_asked_for(tmp_path: Path, weights: Path) -> None:
     """Of a path that is not there, or is another file; what comes is what is loaded."""
     setup = _setup(config(weights), settings(score=0.02), None, gpu=False)
@@ -119,7 +128,3 @@ class TestCluster:
         with pytest.raises(CheckpointError, match="does not fit the model"):
             predict_scenes(wrong, [str(scenes)], tmp_path / "out", settings(ray=cluster.address))
         assert not (tmp_path / "out" / ".run").exists()
-
-    def test_no_cluster(self, weights):
-        with pytest.raises(ConfigError, match=r"no cluster can be reached there"):
-            RayEngine(config(weights), settings(ray="127.0.0.1:1"))
