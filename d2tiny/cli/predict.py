@@ -59,6 +59,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add_score_option(parser)
     add_device_option(parser)
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16: faster where the processor has it")
+    parser.add_argument("--tta", action="store_true", help="look at mirror images too: finds more, takes twice as long")
     _add_scene_options(parser)
     _add_run_options(parser)
     add_register_option(parser)
@@ -184,6 +185,7 @@ def _run_settings(args: argparse.Namespace, published: PublishedWeights | None) 
         outputs=OutputSettings(tuple(args.format) if args.format else None, not args.no_pictures, args.page),
         score=args.score,
         bf16=args.bf16,
+        tta=args.tta,
         aoi=args.aoi,
         resume=args.resume,
         shard=args.shard,

@@ -180,6 +180,7 @@ def _predictor_options(settings: RunSettings) -> dict[str, Any]:
         "batch": tiles.batch,
         "score": settings.score,
         "bf16": settings.bf16,
+        "tta": settings.tta,
     }
 
 

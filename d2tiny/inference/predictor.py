@@ -23,6 +23,7 @@ from d2tiny.inference.raster import ArrayPixels, ReadSettings, ScenePixels, open
 from d2tiny.inference.scene import Scene, SceneDetections
 from d2tiny.inference.task import SceneTask, UnitFound, Window, area_in, in_file, read_ahead
 from d2tiny.inference.tiles import STRIDE, TileGrid
+from d2tiny.inference.tta import TestTimeAugmentation
 from d2tiny.utils.env import advise_on_bf16
 from d2tiny.utils.errors import ConfigError, DatasetError
 from d2tiny.utils.weights import load_weights
@@ -87,6 +88,7 @@ class TiledPredictor:
         batch: int = 1,
         score: float | None = None,
         bf16: bool = False,
+        tta: bool = False,
     ) -> None:
         """Build the model and load its weights.
 
@@ -97,6 +99,8 @@ class TiledPredictor:
             batch: tiles that go through the model at once.
             score: lowest score, in [0, 1]; default: that of the config.
             bf16: compute convolutions and linear layers in bfloat16.
+            tta: look at each image and its mirror image, and fuse what is found, see
+                :class:`~d2tiny.inference.tta.TestTimeAugmentation`; twice the time.
 
         Raises:
             ConfigError: settings outside their range.
@@ -119,6 +123,8 @@ class TiledPredictor:
             self._predictor.model.to(memory_format=torch.channels_last)
             if advice := advise_on_bf16(self._device):
                 logger.warning("--bf16: %s", advice)
+        if tta:
+            self._predictor.model = TestTimeAugmentation(self._predictor.model).eval()
         known, heads = list(self.cfg.D2TINY.CLASSES), self.cfg.MODEL.ROI_HEADS
         self.classes: Sequence[str] = known or dataset_classes(self.cfg.DATASETS.TEST[0], heads.NUM_CLASSES)
         self.merge_settings = MergeSettings(nms=min(1.0, max(0.15, self.cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST)))

@@ -37,6 +37,7 @@ class RunSettings:
         outputs: what is written.
         score: lowest score that is written, in [0, 1].
         bf16: compute in bfloat16.
+        tta: look at mirror images too.
         aoi: file with the area that is searched.
         resume: go on with what an interrupted run has done.
         shard: (number from 1, count): do this part of the scenes only; ``merge_shards`` joins them.
@@ -50,6 +51,7 @@ class RunSettings:
     outputs: OutputSettings = field(default_factory=OutputSettings)
     score: float = 0.3
     bf16: bool = False
+    tta: bool = False
     aoi: Path | None = None
     resume: bool = False
     shard: tuple[int, int] | None = None
@@ -100,6 +102,7 @@ def run_record(cfg: CfgNode, scenes: list[str], settings: RunSettings, engine: E
         "outputs": asdict(settings.outputs),
         "score": settings.score,
         "bf16": settings.bf16,
+        "tta": settings.tta,
         "aoi": [str(settings.aoi), _digest(settings.aoi)] if settings.aoi is not None else None,
         "merge": asdict(engine.merge_settings),
         "classes": list(engine.classes),
