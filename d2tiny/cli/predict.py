@@ -102,7 +102,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 def _shard(text: str) -> tuple[int, int]:
     """Read ``3/16``."""
     number, slash, count = text.partition("/")
-    if not slash or not number.isdigit() or not count.isdigit() or not 1 <= int(number) <= int(count):
+    if not slash or not number.isdecimal() or not count.isdecimal() or not 1 <= int(number) <= int(count):
         raise argparse.ArgumentTypeError(f"{text!r} must look like 3/16, the first number from 1 to the second")
     return int(number), int(count)
 
@@ -175,7 +175,7 @@ def _run_settings(args: argparse.Namespace, published: PublishedWeights | None) 
     from d2tiny.inference import OutputSettings, ReadSettings, RunSettings, TileSettings
     from d2tiny.inference.raster import parse_bands
 
-    if args.overlap != "auto" and not args.overlap.isdigit():
+    if args.overlap != "auto" and not args.overlap.isdecimal():
         raise ConfigError(f"--overlap {args.overlap} must be auto or a number of px.")
     overlap = args.overlap if args.overlap == "auto" else int(args.overlap)
     name = published.name if published is not None else str(args.config or "")
@@ -236,11 +236,11 @@ def _chosen(args: argparse.Namespace) -> PublishedWeights | None:
 def _fitting(args: argparse.Namespace, images: Sequence[str]) -> tuple[PublishedWeights | None, str | None]:
     """Return the default weights for grey or colour images, and what names them; says which was taken and why."""
     from d2tiny.config.published import find_published
-    from d2tiny.inference import collect_images
+    from d2tiny.inference import collect_scenes
     from d2tiny.inference.choice import fitting_weights
     from d2tiny.utils.published import known_weights
 
-    found, kind = fitting_weights(collect_images(images), args.weights_from, args.stretch)
+    found, kind = fitting_weights(collect_scenes(images), args.weights_from, args.stretch)
     if found is None:
         return None, None
     others = [f"--weights {entry.name}" for entry in known_weights(args.weights_from) if entry.name != found.name]

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from d2tiny.data.loading.images import read_image
 from d2tiny.data.loading.stretch import StretchLike
+from d2tiny.inference.raster import ReadSettings, open_pixels
 from d2tiny.utils.errors import ConfigError, DatasetError
 from d2tiny.utils.published import PublishedWeights, default_weights
 
 __all__ = ["fitting_weights", "is_grey", "kind_of"]
 
 _LOOKED_AT = 8  # images, evenly spread
+_SIDE = 1024  # px of the middle of each
 _TINT = 8  # levels between the channels of a pixel that are no colour yet: what JPEG leaves in grey images
 _COLOURED = 0.01  # share of pixels with colour from which on an image is in colour
 
@@ -26,7 +26,17 @@ def is_grey(image: np.ndarray[Any, Any]) -> bool:
     return bool((tint > _TINT).mean() < _COLOURED)
 
 
-def kind_of(files: Sequence[Path], stretch: StretchLike = None) -> str:
+def _middle(file: str, stretch: StretchLike) -> np.ndarray[Any, Any]:
+    """Return the middle of an image, which may be larger than the memory."""
+    pixels = open_pixels(file, ReadSettings(stretch))
+    try:
+        x, y = (max(0, (side - _SIDE) // 2) for side in (pixels.width, pixels.height))
+        return pixels.read(x, y, min(x + _SIDE, pixels.width), min(y + _SIDE, pixels.height))
+    finally:
+        pixels.close()
+
+
+def kind_of(files: Sequence[str], stretch: StretchLike = None) -> str:
     """Return ``grey`` or ``colour``, or an empty text where no image can be read.
 
     Args:
@@ -37,11 +47,11 @@ def kind_of(files: Sequence[Path], stretch: StretchLike = None) -> str:
         ConfigError: there are both.
     """
     spread = np.unique(np.linspace(0, len(files) - 1, min(len(files), _LOOKED_AT)).astype(int))
-    examples: dict[str, Path] = {}
+    examples: dict[str, str] = {}
     for file in (files[i] for i in spread):
         try:
-            examples.setdefault("grey" if is_grey(read_image(file, stretch=stretch)) else "colour", file)
-        except (DatasetError, ImportError):  # told where it is predicted
+            examples.setdefault("grey" if is_grey(_middle(file, stretch)) else "colour", file)
+        except (DatasetError, ConfigError, ImportError):  # told where it is predicted
             continue
     if len(examples) > 1:
         raise ConfigError(
@@ -52,7 +62,7 @@ def kind_of(files: Sequence[Path], stretch: StretchLike = None) -> str:
 
 
 def fitting_weights(
-    files: Sequence[Path], place: str = "", stretch: StretchLike = None
+    files: Sequence[str], place: str = "", stretch: StretchLike = None
 ) -> tuple[PublishedWeights | None, str]:
     """Return the default weights for the kind of these images, and the kind; see :func:`kind_of`.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from detectron2.engine import DefaultPredictor
 from detectron2.structures import Boxes, Instances
 from tqdm import tqdm
 
+from d2tiny.config.lazy import load_config
 from d2tiny.data.datasets.register import class_names
 from d2tiny.inference.merge import MergeSettings, SeamMerger, Views
 from d2tiny.inference.raster import ArrayPixels, ReadSettings, ScenePixels, open_pixels
@@ -24,6 +25,8 @@ from d2tiny.inference.scene import Scene, SceneDetections
 from d2tiny.inference.task import SceneTask, UnitFound, Window, area_in, in_file, read_ahead
 from d2tiny.inference.tiles import STRIDE, TileGrid
 from d2tiny.inference.tta import TestTimeAugmentation
+from d2tiny.modeling.meta_arch.lazy import shared_path
+from d2tiny.ops.grid_nms import LEAST_THRESHOLD
 from d2tiny.utils.env import advise_on_bf16
 from d2tiny.utils.errors import ConfigError, DatasetError
 from d2tiny.utils.weights import load_weights
@@ -68,6 +71,15 @@ class TileSettings:
         if self.batch < 1:
             raise ConfigError(f"batch={self.batch} must be at least 1.")
         TileGrid(1, 1, self.tile, 0 if self.overlap == "auto" else int(self.overlap))  # refuses wrong sizes
+
+
+def _nms_threshold(cfg: CfgNode) -> float:
+    """Return the IoU above which the detector removes the worse of two objects; 1 for detectors that do not."""
+    if cfg.D2TINY.LAZY_CONFIG:
+        lazy = load_config(cfg.D2TINY.LAZY_CONFIG, cfg.D2TINY.LAZY_OVERRIDES)
+        if shared_path(lazy, "MODEL.ROI_HEADS.NMS_THRESH_TEST") is None:
+            return 1.0
+    return min(1.0, max(LEAST_THRESHOLD, cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST))
 
 
 class TiledPredictor:
@@ -127,7 +139,7 @@ class TiledPredictor:
             self._predictor.model = TestTimeAugmentation(self._predictor.model).eval()
         known, heads = list(self.cfg.D2TINY.CLASSES), self.cfg.MODEL.ROI_HEADS
         self.classes: Sequence[str] = known or dataset_classes(self.cfg.DATASETS.TEST[0], heads.NUM_CLASSES)
-        self.merge_settings = MergeSettings(nms=min(1.0, max(0.15, self.cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST)))
+        self.merge_settings = MergeSettings(nms=_nms_threshold(self.cfg))
 
     @property
     def model(self) -> torch.nn.Module:
@@ -205,6 +217,8 @@ class TiledPredictor:
                 for tile in unit:
                     parts += merger.add(tile, *found.of_tile(tile))
                 bar.update(len(unit))
+        used = {**pixels.chosen, "tile": task.grid.tile, "overlap": task.grid.overlap}
+        scene = replace(scene, settings={**used, **scene.settings})
         return SceneDetections(scene, *in_file(Views.joined(parts), pixels.scale, task.area))
 
     def autocast(self) -> Any:

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_STRETCH = "2%,98%"
 _CACHE = (32 << 20, 128 << 20)  # least and most bytes of GDAL's cache of blocks
 _SAMPLES = 8  # windows in x and y from which percentiles are taken
-_SAMPLE_SIDE = 256  # px
+_SAMPLE_SIDE = 128  # px
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,7 @@ class RasterPixels:
         except Exception as err:  # errors of GDAL have no public base class
             raise DatasetError(f"{path}: cannot read this raster ({err}).") from err
         self._whole: Any = self._file
+        self._alpha = 0  # band of a mask that resampling made
         self.file_size = (self._file.width, self._file.height)
         self.geo = self._georeference()
         self.scale = (1.0, 1.0)
@@ -163,6 +164,7 @@ class RasterPixels:
         self.width, self.height = self._file.width, self._file.height
         self._bands = self._chosen_bands(settings.bands)
         self.time = _time_of(path) or _iso_time(self._whole.tags().get("ACQUISITIONDATETIME", ""))
+        self._inverted = self._whole.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
         self._masked = any("all_valid" not in {f.name for f in self._file.mask_flag_enums[b - 1]} for b in self._bands)
         row = tile * self._whole.width * len(self._bands) * np.dtype(self._file.dtypes[self._bands[0] - 1]).itemsize
         self._cache = min(max(int(1.3 * row), _CACHE[0]), _CACHE[1])
@@ -171,6 +173,8 @@ class RasterPixels:
         self._limits = np.zeros((0, 2))
         if self._depth != np.uint8:
             self._prepare_stretch(make_stretch(settings.stretch or DEFAULT_STRETCH))
+        elif settings.stretch is not None:
+            logger.warning("%s: 8-bit values are taken as they are; --stretch is for others.", path)
         if settings.gsd is not None:
             self.chosen["gsd"] = settings.gsd
             self.chosen["resampled_to"] = [self.width, self.height]
@@ -181,12 +185,16 @@ class RasterPixels:
         self._whole.close()
 
     def read(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
-        """Return a window (h, w, 3), uint8 RGB; pixels without data are black.
+        """Return a window (h, w, 3), uint8 RGB.
 
         Raises:
             DatasetError: the file is damaged here.
         """
-        bands = self._values(x0, y0, x1, y1)
+        pixels = self._scaled(self._values(x0, y0, x1, y1))
+        return 255 - pixels if self._inverted else pixels
+
+    def _scaled(self, bands: np.ndarray) -> np.ndarray:
+        """Return stored values (C, h, w) as (h, w, 3) uint8."""
         if self._depth == np.uint8:
             return to_rgb(bands, self._file, self._bands[0])
         values = bands.transpose(1, 2, 0).astype(_exact(bands.dtype))
@@ -200,7 +208,10 @@ class RasterPixels:
     def valid(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray | None:
         """Return which pixels of a window (h, w) have data; None if all have."""
         invalid = np.zeros((y1 - y0, x1 - x0), np.bool_)
-        if self._masked:
+        if self._alpha:
+            alpha = self._call(lambda w: self._file.read(self._alpha, window=w), x0, y0, x1, y1)
+            invalid = alpha < 128
+        elif self._masked:
             masks = self._call(lambda w: self._file.read_masks(list(self._bands), window=w), x0, y0, x1, y1)
             invalid = (masks == 0).all(axis=0)
         if self._depth.kind == "f":
@@ -269,11 +280,23 @@ class RasterPixels:
         width, height = max(1, round(file.width * x / gsd)), max(1, round(file.height * y / gsd))
         self.scale = file.width / width, file.height / height
         method = Resampling.average if min(self.scale) > 1 else Resampling.cubic
+        if "palette" in {c.name for c in file.colorinterp}:  # numbers of colours have no mean
+            method = Resampling.mode if min(self.scale) > 1 else Resampling.nearest
+        flags = {flag.name for band in file.mask_flag_enums for flag in band}
+        masked = "per_dataset" in flags and "alpha" not in flags
         transform = file.transform * self._rasterio.Affine.scale(*self.scale)
         try:
             self._file = WarpedVRT(
-                file, crs=file.crs, transform=transform, width=width, height=height, resampling=method, tolerance=0.01
+                file,
+                crs=file.crs,
+                transform=transform,
+                width=width,
+                height=height,
+                resampling=method,
+                tolerance=0.01,
+                add_alpha=masked,
             )
+            self._alpha = self._file.count if masked else 0
         except Exception as err:
             raise DatasetError(f"{self.path}: cannot resample this raster ({err}).") from err
 
@@ -289,7 +312,7 @@ class RasterPixels:
             if max(asked) > file.count:
                 raise ConfigError(f"{self.path}: --bands {','.join(map(str, asked))}: it has {file.count} bands.")
             return asked
-        names = [c.name for c in file.colorinterp]
+        names = [c.name for c in file.colorinterp[: self._whole.count]]
         if {"red", "green", "blue"} <= set(names):
             return tuple(names.index(colour) + 1 for colour in ("red", "green", "blue"))
         colours = [i for i, name in enumerate(names, start=1) if name != "alpha"]
@@ -316,7 +339,7 @@ class RasterPixels:
         """Return pixels (N, C) of windows all over the raster, or of an overview; NaN where there is no data."""
         overviews = self._file.overviews(self._bands[0])
         side = _SAMPLES * _SAMPLE_SIDE
-        step = max(1, max(self.width, self.height) // side)
+        step = max(1, math.ceil(max(self.width, self.height) / side))
         if overviews and step >= min(overviews):
             shape = (len(self._bands), max(1, self.height // step), max(1, self.width // step))
             return self._pixels(lambda w: self._file.read(list(self._bands), window=w, out_shape=shape, masked=True))
@@ -333,7 +356,7 @@ class RasterPixels:
 
     def _pixels(self, read: Any, *window: int) -> np.ndarray:
         found: Any = self._call(read, *(window or (0, 0, self.width, self.height)))
-        return found.astype(np.float64).filled(np.nan).reshape(len(self._bands), -1).T
+        return found.astype(_exact(found.dtype)).filled(np.nan).reshape(len(self._bands), -1).T
 
 
 def _exact(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
@@ -378,18 +401,26 @@ def open_pixels(path: str | os.PathLike[str], settings: ReadSettings | None = No
         raise DatasetError(f"{path}: cannot read this image ({err}).") from err
     small = header.size[0] * header.size[1] <= DECODED_PIXELS
     plain = bool(header.mode) and not header.deep and settings.bands is None and settings.gsd is None
-    mapped = header.kind in ("TIFF", "JPEG2000") or any(Path(path).with_suffix(s).exists() for s in _WORLD_FILES)
+    mapped = header.kind in ("TIFF", "JPEG2000") or _coordinates_beside(Path(path))
     if small and plain and (not mapped or not _has_coordinates(path)):
         return ArrayPixels(read_image(path), _time_of(path))
     if header.orientation != 1:
         raise DatasetError(
-            f"{path}: its EXIF orientation turns it, and it is too large or too deep to be turned here. Turn it first, "
-            f"for example `exiftran -a` for a JPEG, or `gdal_translate` without EXIF, and try again."
+            f"{path}: its EXIF orientation turns it, and rasters are read as they are stored. Turn its pixels first, "
+            f"for example with `exiftran -ai` (JPEG) or `mogrify -auto-orient`."
         )
     return _log_choice(RasterPixels(path, settings, tile))
 
 
-_WORLD_FILES = (".jgw", ".pgw", ".wld", ".jpgw", ".pngw")
+_WORLD_FILES = frozenset({".jgw", ".pgw", ".tfw", ".wld", ".jpgw", ".pngw"})
+
+
+def _coordinates_beside(path: Path) -> bool:
+    """Return whether a file beside an image may hold its coordinates."""
+    if path.with_name(f"{path.name}.aux.xml").exists():
+        return True
+    suffixes = {*_WORLD_FILES, *(s.upper() for s in _WORLD_FILES)}
+    return any(path.with_suffix(suffix).exists() for suffix in suffixes)
 
 
 def _has_coordinates(path: str) -> bool:

@@ -112,7 +112,7 @@ def area_in(geo: GeoReference | None, size: tuple[int, int], aoi: str | Path | N
         aoi: file of the area; None for all.
 
     Raises:
-        ConfigError: the scene has no coordinates, or lies outside.
+        ConfigError: the scene has no coordinates.
         DatasetError: the file of the area cannot be read.
         ImportError: reading it needs an extra that is not installed.
     """
@@ -155,7 +155,10 @@ class SceneTask:
         valid = self.pixels.valid(*window)
         if valid is not None and not valid.any():
             return Window(tile, None, None)
-        return Window(tile, self.pixels.read(*window), valid)
+        image = self.pixels.read(*window)
+        if valid is not None:
+            image = np.where(valid[:, :, None], image, np.uint8(0))
+        return Window(tile, image, valid)
 
 
 def read_ahead(items: Iterable[_U], read: Callable[[_U], _W]) -> Iterator[tuple[_U, _W]]:
