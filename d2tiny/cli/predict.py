@@ -190,6 +190,7 @@ def _run_settings(args: argparse.Namespace, published: PublishedWeights | None) 
         resume=args.resume,
         shard=args.shard,
         ray=args.ray,
+        device=args.device,
         model=name,
     )
 

@@ -67,9 +67,9 @@ def predict_scenes(
     if settings.ray:
         from d2tiny.inference.ray import RayEngine
 
-        engine: Engine = RayEngine(cfg, settings)
+        engine: Engine = RayEngine(cfg, settings, scenes)
     else:
-        engine = LocalEngine(TiledPredictor(cfg, **_predictor_options(settings)), settings.read, settings.aoi, scenes)
+        engine = LocalEngine(TiledPredictor(cfg, **settings.predictor_options()), settings.read, settings.aoi, scenes)
     record = run_record(cfg, scenes, settings, engine)
     with ExitStack() as stack:
         stack.callback(engine.close)
@@ -170,18 +170,6 @@ def _complete_shards(output: Path) -> list[Journal]:
         if difference := settings_difference(journals[0].settings, journal.settings, ("mine",)):
             raise ConfigError(f"{output}: shard {number} has other settings than shard 1 ({difference}).")
     return journals
-
-
-def _predictor_options(settings: RunSettings) -> dict[str, Any]:
-    tiles = settings.tiles
-    return {
-        "tile": tiles.tile,
-        "overlap": tiles.overlap,
-        "batch": tiles.batch,
-        "score": settings.score,
-        "bf16": settings.bf16,
-        "tta": settings.tta,
-    }
 
 
 def _collect(

@@ -253,10 +253,10 @@ class TiledPredictor:
     def found(self, task: SceneTask, units: Iterable[Sequence[int]]) -> Iterator[tuple[Sequence[int], UnitFound]]:
         """Yield what is in each unit of tiles; the next ones are read meanwhile."""
         for unit, windows in read_ahead(units, task.read):
-            yield unit, self._detect(windows, task.whole)
+            yield unit, self.find(windows, task.whole)
 
-    def _detect(self, windows: Sequence[Window], whole: bool) -> UnitFound:
-        """Return what is in some tiles; ``whole``: the tile is the scene."""
+    def find(self, windows: Sequence[Window], whole: bool) -> UnitFound:
+        """Return what is in some tiles that were read; ``whole``: the tile is the scene."""
         found = []
         left = [w for w in windows if w.image is not None]
         # Only tiles of one size share a batch: padding could change what is found in the smaller ones.

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from d2tiny.inference.scene import GeoReference
 from d2tiny.utils.env import require_extra
 from d2tiny.utils.errors import ConfigError, DatasetError
 
-__all__ = ["ArrayPixels", "RasterPixels", "ReadSettings", "ScenePixels", "is_url", "open_pixels"]
+__all__ = ["ArrayPixels", "RasterPixels", "ReadSettings", "ScenePixels", "is_url", "log_choice", "open_pixels"]
 
 logger = logging.getLogger(__name__)
 
@@ -134,13 +134,16 @@ class ArrayPixels:
 class RasterPixels:
     """A raster that GDAL reads window by window. One thread at a time."""
 
-    def __init__(self, path: str, settings: ReadSettings, tile: int = 800) -> None:
+    def __init__(
+        self, path: str, settings: ReadSettings, tile: int = 800, known: Mapping[str, Any] | None = None
+    ) -> None:
         """Open a raster.
 
         Args:
             path: file or URL.
             settings: bands, values, resampling.
             tile: height of the windows in px that are read from left to right, for the size of GDAL's cache.
+            known: ``chosen`` of the same raster, opened before; bands and values are taken from it.
 
         Raises:
             DatasetError: it cannot be read, or not unambiguously; says what to do.
@@ -162,7 +165,7 @@ class RasterPixels:
         if settings.gsd is not None:
             self._resample(settings.gsd)
         self.width, self.height = self._file.width, self._file.height
-        self._bands = self._chosen_bands(settings.bands)
+        self._bands = self._chosen_bands(settings.bands if known is None else tuple(known["bands"]))
         self.time = _time_of(path) or _iso_time(self._whole.tags().get("ACQUISITIONDATETIME", ""))
         self._inverted = self._whole.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
         self._masked = any("all_valid" not in {f.name for f in self._file.mask_flag_enums[b - 1]} for b in self._bands)
@@ -171,6 +174,9 @@ class RasterPixels:
         self._depth = np.dtype(self._file.dtypes[self._bands[0] - 1])
         self.chosen: dict[str, Any] = {"bands": list(self._bands)}
         self._limits = np.zeros((0, 2))
+        if known is not None:
+            self.chosen, self._limits = dict(known), np.array(known.get("stretch", np.zeros((0, 2))))
+            return
         if self._depth != np.uint8:
             self._prepare_stretch(make_stretch(settings.stretch or DEFAULT_STRETCH))
         elif settings.stretch is not None:
@@ -369,7 +375,12 @@ def is_url(path: str | os.PathLike[str]) -> bool:
     return bool(re.match(r"[A-Za-z][A-Za-z0-9+.-]*://|/vsi", os.fspath(path)))
 
 
-def open_pixels(path: str | os.PathLike[str], settings: ReadSettings | None = None, tile: int = 800) -> ScenePixels:
+def open_pixels(
+    path: str | os.PathLike[str],
+    settings: ReadSettings | None = None,
+    tile: int = 800,
+    known: Mapping[str, Any] | None = None,
+) -> ScenePixels:
     """Open a scene.
 
     Images without coordinates of up to 40 megapixels are decoded at once, as in training, and turned as their EXIF
@@ -379,6 +390,7 @@ def open_pixels(path: str | os.PathLike[str], settings: ReadSettings | None = No
         path: file, or a URL that GDAL reads.
         settings: bands, values, resampling.
         tile: height of the windows in px that will be read.
+        known: ``chosen`` of the same scene, opened before, which was logged then; a raster is not sampled again.
 
     Raises:
         DatasetError: it cannot be read; says what to do.
@@ -388,13 +400,13 @@ def open_pixels(path: str | os.PathLike[str], settings: ReadSettings | None = No
     settings = settings or ReadSettings()
     path = os.fspath(path)
     if is_url(path):
-        return _log_choice(RasterPixels(path, settings, tile))
+        return _opened(path, settings, tile, known)
     try:
         require_regular_file(path)
     except OSError as err:
         raise DatasetError(f"{path}: cannot read this file ({err.strerror or err}).") from err
     if Path(path).suffix.lower() == ".vrt":
-        return _log_choice(RasterPixels(path, settings, tile))
+        return _opened(path, settings, tile, known)
     try:
         header = read_header(path)
     except (OSError, ValueError) as err:
@@ -409,7 +421,7 @@ def open_pixels(path: str | os.PathLike[str], settings: ReadSettings | None = No
             f"{path}: its EXIF orientation turns it, and rasters are read as they are stored. Turn its pixels first, "
             f"for example with `exiftran -ai` (JPEG) or `mogrify -auto-orient`."
         )
-    return _log_choice(RasterPixels(path, settings, tile))
+    return _opened(path, settings, tile, known)
 
 
 _WORLD_FILES = frozenset({".jgw", ".pgw", ".tfw", ".wld", ".jpgw", ".pngw"})
@@ -436,17 +448,31 @@ def _has_coordinates(path: str) -> bool:
     return False
 
 
-def _log_choice(pixels: RasterPixels) -> RasterPixels:
-    chosen = pixels.chosen
+def _opened(path: str, settings: ReadSettings, tile: int, known: Mapping[str, Any] | None) -> RasterPixels:
+    pixels = RasterPixels(path, settings, tile, known)
+    if known is None:
+        log_choice(path, pixels.chosen, (pixels.width, pixels.height))
+    return pixels
+
+
+def log_choice(path: str, chosen: Mapping[str, Any], size: tuple[int, int]) -> None:
+    """Log which bands, values and resampling were chosen for a raster; nothing for photographs.
+
+    Args:
+        path: of the raster.
+        chosen: of its pixels.
+        size: (width, height) in px after resampling.
+    """
+    if "bands" not in chosen:
+        return
     bands = ", ".join(map(str, chosen["bands"]))
     text = f"band {bands} as grey" if len(chosen["bands"]) == 1 else f"bands {bands} as red, green, blue"
     if "stretch" in chosen:
         limits = "; ".join(f"{low:g} to {high:g}" for low, high in chosen["stretch"])
         text += f"; {chosen['values']} values {limits} as 0 to 255"
     if "gsd" in chosen:
-        text += f"; resampled to {pixels.width}x{pixels.height} px of {chosen['gsd']:g} m"
-    logger.info("%s: %s.", pixels.path, text)
-    return pixels
+        text += f"; resampled to {size[0]}x{size[1]} px of {chosen['gsd']:g} m"
+    logger.info("%s: %s.", path, text)
 
 
 def _time_of(path: str) -> str:
