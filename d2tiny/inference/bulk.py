@@ -119,7 +119,9 @@ def merge_shards(output: Path, *, progress: bool = True) -> RunSummary:
     record = journals[0].settings
     outputs = OutputSettings(**{**record["outputs"], "formats": _tuple(record["outputs"]["formats"])})
     read = ReadSettings(record["read"]["stretch"] or None, _tuple(record["read"]["bands"]), record["read"]["gsd"])
-    settings = RunSettings(TileSettings(**record["tiles"]), read, outputs, model=record["model"], progress=progress)
+    aoi = Path(record["aoi"][0]) if record["aoi"] else None
+    tiles = TileSettings(**record["tiles"])
+    settings = RunSettings(tiles, read, outputs, aoi=aoi, model=record["model"], progress=progress)
     scenes = record["scenes"]
     targets = scene_targets(scenes, output, outputs)
     merge = MergeSettings(**record["merge"])

@@ -187,7 +187,7 @@ class LocalEngine:
             head = self.head(path, pixels)
             units = head.grid.units(self.predictor.settings.batch)
             todo = sink.begin(number, head)
-            task = SceneTask(pixels, head.grid, area_in(pixels, self._aoi))
+            task = SceneTask(pixels, head.grid, area_in(pixels.geo, pixels.file_size, self._aoi))
             found = self.predictor.found(task, (units[unit] for unit in todo))
             for unit, (_, objects) in zip(todo, found, strict=True):
                 sink.found(number, unit, objects)

@@ -21,7 +21,7 @@ from d2tiny.data.datasets.register import class_names
 from d2tiny.inference.merge import MergeSettings, SeamMerger, Views
 from d2tiny.inference.raster import ArrayPixels, ReadSettings, ScenePixels, open_pixels
 from d2tiny.inference.scene import Scene, SceneDetections
-from d2tiny.inference.task import SceneTask, UnitFound, Window, area_in, read_ahead
+from d2tiny.inference.task import SceneTask, UnitFound, Window, area_in, in_file, read_ahead
 from d2tiny.inference.tiles import STRIDE, TileGrid
 from d2tiny.utils.env import advise_on_bf16
 from d2tiny.utils.errors import ConfigError, DatasetError
@@ -190,7 +190,7 @@ class TiledPredictor:
         self, pixels: ScenePixels, scene: Scene, *, aoi: str | Path | None = None, progress: bool = False
     ) -> SceneDetections:
         """Predict a scene that is open, see :meth:`predict_scene`."""
-        task = SceneTask(pixels, self.grid(pixels), area_in(pixels, aoi))
+        task = SceneTask(pixels, self.grid(pixels), area_in(pixels.geo, pixels.file_size, aoi))
         merger = SeamMerger(task.grid, self.merge_settings)
         parts = [Views.empty()]
         bar = tqdm(total=len(task.grid), desc=scene.name or "scene", unit="tile", disable=not progress, leave=False)
@@ -199,8 +199,7 @@ class TiledPredictor:
                 for tile in unit:
                     parts += merger.add(tile, *found.of_tile(tile))
                 bar.update(len(unit))
-        views = task.in_file(Views.joined(parts))
-        return SceneDetections(scene, *views)
+        return SceneDetections(scene, *in_file(Views.joined(parts), pixels.scale, task.area))
 
     def autocast(self) -> Any:
         """Return a context for predictions; around many, because it keeps weights that it has cast until it is left."""

@@ -21,7 +21,7 @@ from d2tiny.inference.outputs import OutputSettings, write_outputs
 from d2tiny.inference.predictor import TileSettings
 from d2tiny.inference.raster import ReadSettings, ScenePixels, open_pixels
 from d2tiny.inference.scene import SceneDetections
-from d2tiny.inference.task import UnitFound
+from d2tiny.inference.task import UnitFound, area_in, in_file
 from d2tiny.utils.errors import ConfigError
 
 __all__ = ["Finisher", "RunSettings", "RunSummary", "SceneRun", "failure_text", "merge_scene", "run_record"]
@@ -100,7 +100,7 @@ def run_record(cfg: CfgNode, scenes: list[str], settings: RunSettings, engine: E
         "outputs": asdict(settings.outputs),
         "score": settings.score,
         "bf16": settings.bf16,
-        "aoi": _digest(settings.aoi) if settings.aoi is not None else None,
+        "aoi": [str(settings.aoi), _digest(settings.aoi)] if settings.aoi is not None else None,
         "merge": asdict(engine.merge_settings),
         "classes": list(engine.classes),
         "scenes": scenes,
@@ -158,7 +158,7 @@ class Finisher:
             OSError: a file cannot be written.
         """
         settings, outputs = self._settings, self._settings.outputs
-        views = merge_scene(head, parts, settings.tiles.batch, self._merge_settings)
+        views = merge_scene(head, parts, settings.tiles.batch, self._merge_settings, settings.aoi)
         found = SceneDetections(head.scene(self._classes, settings.model), *views)
         page = outputs.page
         if page is None:
@@ -253,7 +253,9 @@ class SceneRun:
         self._bar.close()
 
 
-def merge_scene(head: SceneHead, paths: Sequence[Path], batch: int, settings: MergeSettings) -> Views:
+def merge_scene(
+    head: SceneHead, paths: Sequence[Path], batch: int, settings: MergeSettings, aoi: Path | None = None
+) -> Views:
     """Return the objects of a scene in px of the file.
 
     Args:
@@ -261,13 +263,13 @@ def merge_scene(head: SceneHead, paths: Sequence[Path], batch: int, settings: Me
         paths: files of what was found in its tiles.
         batch: tiles of a unit.
         settings: constants of merging.
+        aoi: file with the area that is searched.
     """
     merger, parts, units = SeamMerger(head.grid, settings), [Views.empty()], head.grid.units(batch)
     for unit, found in read_part(paths):
         for tile in units[unit]:
             parts += merger.add(tile, *found.of_tile(tile))
-    views = Views.joined(parts)
-    return views._replace(boxes=views.boxes * (head.scale * 2))
+    return in_file(Views.joined(parts), head.scale, area_in(head.geo, head.file_size, aoi))
 
 
 def failure_text(path: str, error: BaseException) -> str:

@@ -88,6 +88,16 @@ class SceneDetections:
     scores: np.ndarray
     classes: np.ndarray
 
+    @property
+    def crs(self) -> str | None:
+        """Coordinate reference system of the scene, as ``EPSG:32631`` or WKT; None for an image without coordinates."""
+        return self.scene.geo.crs if self.scene.geo is not None else None
+
+    @property
+    def transform(self) -> tuple[float, float, float, float, float, float] | None:
+        """Affine map from px to ``crs``, see :class:`GeoReference`; None for an image without coordinates."""
+        return self.scene.geo.transform if self.scene.geo is not None else None
+
     def __len__(self) -> int:
         """Return the number of objects."""
         return len(self.boxes)

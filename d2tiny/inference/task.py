@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from detectron2.structures import Instances
 
     from d2tiny.inference.area import PixelArea
+    from d2tiny.inference.scene import GeoReference
 
-__all__ = ["SceneTask", "UnitFound", "Window", "area_in", "read_ahead"]
+__all__ = ["SceneTask", "UnitFound", "Window", "area_in", "in_file", "read_ahead"]
 
 _READ_AHEAD = 2  # units that are read while the model works
 _U = TypeVar("_U")
@@ -62,22 +63,18 @@ class Window(NamedTuple):
         tile: its number.
         image: (h, w, 3) uint8 RGB; None if nothing is to be found there.
         valid: (h, w), which pixels have data; None if all have.
-        inside: tells of boxes in px of the tile whether their centre is in the area that is searched; None for all.
     """
 
     tile: int
     image: Any
     valid: np.ndarray | None
-    inside: Callable[[np.ndarray], np.ndarray] | None
 
     def accepted(self, instances: Instances) -> UnitFound:
-        """Return the objects that have data in half of their box, and their centre in the area."""
+        """Return the objects that have data in half of their box."""
         boxes = instances.pred_boxes.tensor.float().numpy()
         kept = np.ones(len(boxes), np.bool_)
         if self.valid is not None:
-            kept &= _share_of_data(boxes, self.valid) >= 0.5
-        if self.inside is not None:
-            kept &= self.inside(boxes)
+            kept = _share_of_data(boxes, self.valid) >= 0.5
         scores, classes = instances.scores.float().numpy(), instances.pred_classes.numpy().astype(np.int32)
         return UnitFound(np.full(int(kept.sum()), self.tile, np.int32), boxes[kept], scores[kept], classes[kept])
 
@@ -94,8 +91,25 @@ def _share_of_data(boxes: np.ndarray, valid: np.ndarray) -> np.ndarray:
     return data / ((x1 - x0) * (y1 - y0))
 
 
-def area_in(pixels: ScenePixels, aoi: str | Path | None) -> PixelArea | None:
+def in_file(views: Views, scale: tuple[float, float], area: PixelArea | None) -> Views:
+    """Return the objects of a scene in px of its file, those that have their centre in the area.
+
+    Args:
+        views: in px that were looked at.
+        scale: (x, y), px of the file for each of these.
+        area: that is searched; None for all.
+    """
+    views = views._replace(boxes=views.boxes * np.array(scale * 2))
+    return views if area is None else views.take(area.contains_centres(views.boxes))
+
+
+def area_in(geo: GeoReference | None, size: tuple[int, int], aoi: str | Path | None) -> PixelArea | None:
     """Return the area that is searched in a scene, in px of its file.
+
+    Args:
+        geo: where the pixels lie.
+        size: (width, height) of the file in px.
+        aoi: file of the area; None for all.
 
     Raises:
         ConfigError: the scene has no coordinates, or lies outside.
@@ -106,9 +120,9 @@ def area_in(pixels: ScenePixels, aoi: str | Path | None) -> PixelArea | None:
         return None
     from d2tiny.inference.area import read_area
 
-    if pixels.geo is None:
+    if geo is None:
         raise ConfigError(f"--aoi {aoi}: this image has no coordinates; leave it out.")
-    return read_area(aoi).in_pixels(pixels.geo, *pixels.file_size)
+    return read_area(aoi).in_pixels(geo, *size)
 
 
 class SceneTask:
@@ -132,22 +146,16 @@ class SceneTask:
         return [self._window(tile) for tile in unit]
 
     def _window(self, tile: int) -> Window:
-        x0, y0, x1, y1 = window = self.grid.window(tile)
-        (sx, sy), area = self.pixels.scale, self.area
-        if area is not None and not area.meets(x0 * sx, y0 * sy, x1 * sx, y1 * sy):
-            return Window(tile, None, None, None)
+        window = self.grid.window(tile)
+        if self.area is not None:
+            # Neighbours of the area are looked at too: they see whole what its edge cuts.
+            grown = np.array(window) + self.grid.overlap * np.array((-1, -1, 1, 1))
+            if not self.area.meets(*(grown * np.array(self.pixels.scale * 2)).tolist()):
+                return Window(tile, None, None)
         valid = self.pixels.valid(*window)
         if valid is not None and not valid.any():
-            return Window(tile, None, None, None)
-        inside = None
-        if area is not None:
-            offset, scale = np.array((x0, y0, x0, y0), np.float64), np.array((sx, sy, sx, sy))
-            inside = lambda boxes: area.contains_centres((boxes + offset) * scale)  # noqa: E731
-        return Window(tile, self.pixels.read(*window), valid, inside)
-
-    def in_file(self, views: Views) -> Views:
-        """Return objects in px of the file instead of those that were looked at."""
-        return views._replace(boxes=views.boxes * np.array(self.pixels.scale * 2))
+            return Window(tile, None, None)
+        return Window(tile, self.pixels.read(*window), valid)
 
 
 def read_ahead(items: Iterable[_U], read: Callable[[_U], _W]) -> Iterator[tuple[_U, _W]]:
