@@ -50,7 +50,8 @@ def test_one_channel_is_grey_and_broken_files_decide_nothing(tmp_path):
 
 def test_only_some_images_are_read(tmp_path, monkeypatch):
     read = []
-    monkeypatch.setattr("d2tiny.inference.choice.open_pixels", lambda path, _: read.append(path) or ArrayPixels(pixels()))
+    grey = ArrayPixels(pixels())
+    monkeypatch.setattr("d2tiny.inference.choice.open_pixels", lambda path, _: read.append(path) or grey)
     names = [str(tmp_path / f"{i:03}.png") for i in range(100)]
     assert kind_of(names) == "grey"
     assert len(read) == 8
