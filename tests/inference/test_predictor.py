@@ -55,6 +55,7 @@ def test_the_contract_of_default_predictor(image):
 def test_an_image_that_fits_into_a_tile_is_that_of_default_predictor(cfg, tmp_path):
     """Bit for bit, as an array and as a file; whatever the config resizes it to."""
     image = np.random.default_rng(0).integers(0, 255, (96, 121, 3), dtype=np.uint8)
+    cfg = cfg.clone()
     cv2.imwrite(str(tmp_path / "a.png"), image)
     for short in (0, 64):
         cfg.INPUT.MIN_SIZE_TEST = short
