@@ -24,7 +24,7 @@ from d2tiny.cli.common import (
 from d2tiny.utils.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
-    from d2tiny.inference import RunSettings, RunSummary
+    from d2tiny.inference import ReadSettings, RunSettings, RunSummary
     from d2tiny.utils.published import PublishedWeights
 
 __all__ = ["EXAMPLE", "add_arguments", "demo_main", "demo_parser", "run", "split_overrides"]
@@ -154,7 +154,7 @@ def _predict(args: argparse.Namespace, images: Sequence[str], overrides: Sequenc
     register_given(args)
     weights = args.weights
     if args.config is None and weights is None:
-        published, weights = _fitting(args, images)
+        published, weights = _fitting(args, images, settings.read)
     cfg = model_zoo.get_cfg(args.config, weights, overrides, args.device, place=args.weights_from)
     if published is not None:
         print(_introduction(published))
@@ -234,14 +234,16 @@ def _chosen(args: argparse.Namespace) -> PublishedWeights | None:
     return None
 
 
-def _fitting(args: argparse.Namespace, images: Sequence[str]) -> tuple[PublishedWeights | None, str | None]:
+def _fitting(
+    args: argparse.Namespace, images: Sequence[str], read: ReadSettings
+) -> tuple[PublishedWeights | None, str | None]:
     """Return the default weights for grey or colour images, and what names them; says which was taken and why."""
     from d2tiny.config.published import find_published
     from d2tiny.inference import collect_scenes
     from d2tiny.inference.choice import fitting_weights
     from d2tiny.utils.published import known_weights
 
-    found, kind = fitting_weights(collect_scenes(images), args.weights_from, args.stretch)
+    found, kind = fitting_weights(collect_scenes(images), args.weights_from, read)
     if found is None:
         return None, None
     others = [f"--weights {entry.name}" for entry in known_weights(args.weights_from) if entry.name != found.name]

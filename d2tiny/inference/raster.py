@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from d2tiny.data.coco.entries import shown
 from d2tiny.data.loading.bands import GDAL_OPTIONS, to_rgb
 from d2tiny.data.loading.headers import read_header
 from d2tiny.data.loading.images import read_image
@@ -153,7 +154,8 @@ class RasterPixels:
         self._rasterio = require_extra("rasterio", "geo")
         self.path = path
         try:
-            with self._environment(_CACHE[0]):
+            with self._environment(_CACHE[0]), warnings.catch_warnings():
+                warnings.simplefilter("ignore", self._rasterio.errors.NotGeoreferencedWarning)
                 self._file: Any = self._rasterio.open(path)
         except Exception as err:  # errors of GDAL have no public base class
             raise DatasetError(f"{path}: cannot read this raster ({err}).") from err
@@ -403,8 +405,8 @@ def open_pixels(
         return _opened(path, settings, tile, known)
     try:
         require_regular_file(path)
-    except OSError as err:
-        raise DatasetError(f"{path}: cannot read this file ({err.strerror or err}).") from err
+    except (OSError, ValueError) as err:
+        raise DatasetError(f"{shown(path)}: cannot read this file ({getattr(err, 'strerror', None) or err}).") from err
     if Path(path).suffix.lower() == ".vrt":
         return _opened(path, settings, tile, known)
     try:

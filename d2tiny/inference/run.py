@@ -78,7 +78,7 @@ class RunSettings:
 
     def predictor_options(self) -> dict[str, Any]:
         """Return the options of a ``TiledPredictor``."""
-        return {**asdict(self.tiles), "score": self.score, "bf16": self.bf16}
+        return {**asdict(self.tiles), "score": self.score, "bf16": self.bf16, "tta": self.tta}
 
 
 @dataclass
