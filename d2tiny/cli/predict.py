@@ -173,7 +173,7 @@ def _run_settings(args: argparse.Namespace, published: PublishedWeights | None) 
         ConfigError: one is outside its range.
     """
     from d2tiny.inference import OutputSettings, ReadSettings, RunSettings, TileSettings
-    from d2tiny.inference.raster import parse_bands
+    from d2tiny.inference.pixels import parse_bands
 
     if args.overlap != "auto" and not args.overlap.isdecimal():
         raise ConfigError(f"--overlap {args.overlap} must be auto or a number of px.")

@@ -12,8 +12,9 @@ import torch
 
 from d2tiny.data.loading.headers import read_header
 from d2tiny.inference.merge import MergeSettings
+from d2tiny.inference.pixels import ReadSettings, ScenePixels, is_url
 from d2tiny.inference.predictor import TiledPredictor
-from d2tiny.inference.raster import ReadSettings, ScenePixels, is_url, open_pixels
+from d2tiny.inference.raster import open_pixels
 from d2tiny.inference.scene import GeoReference, Scene
 from d2tiny.inference.task import SceneTask, UnitFound, area_in
 from d2tiny.inference.tiles import TileGrid

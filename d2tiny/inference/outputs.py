@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from d2tiny.inference.page import write_page
+from d2tiny.inference.pixels import ScenePixels, is_url
 from d2tiny.inference.preview import draw_preview
-from d2tiny.inference.raster import ScenePixels, is_url
 from d2tiny.inference.scene import SceneDetections
 from d2tiny.inference.writers import FORMATS, open_writer
 from d2tiny.utils.errors import ConfigError

@@ -20,7 +20,8 @@ from tqdm import tqdm
 from d2tiny.config.lazy import load_config
 from d2tiny.data.datasets.register import class_names
 from d2tiny.inference.merge import MergeSettings, SeamMerger, Views
-from d2tiny.inference.raster import ArrayPixels, ReadSettings, ScenePixels, open_pixels
+from d2tiny.inference.pixels import ArrayPixels, ReadSettings, ScenePixels
+from d2tiny.inference.raster import open_pixels
 from d2tiny.inference.scene import Scene, SceneDetections
 from d2tiny.inference.task import SceneTask, UnitFound, Window, area_in, in_file, read_ahead
 from d2tiny.inference.tiles import STRIDE, TileGrid

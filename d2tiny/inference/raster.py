@@ -5,28 +5,26 @@ from __future__ import annotations
 import logging
 import math
 import os
-import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from d2tiny.data.coco.entries import shown
 from d2tiny.data.loading.bands import GDAL_OPTIONS, to_rgb
 from d2tiny.data.loading.headers import read_header
 from d2tiny.data.loading.images import read_image
-from d2tiny.data.loading.limits import DECODED_PIXELS, pillow_unlimited, require_regular_file
-from d2tiny.data.loading.stretch import Stretch, StretchLike, make_stretch, scale_to_bytes
+from d2tiny.data.loading.limits import DECODED_PIXELS, require_regular_file
+from d2tiny.data.loading.stretch import Stretch, make_stretch, scale_to_bytes
+from d2tiny.inference.pixels import ArrayPixels, ReadSettings, ScenePixels, is_url, iso_time, time_of
 from d2tiny.inference.scene import GeoReference
 from d2tiny.utils.env import require_extra
 from d2tiny.utils.errors import ConfigError, DatasetError
 
-__all__ = ["ArrayPixels", "RasterPixels", "ReadSettings", "ScenePixels", "is_url", "log_choice", "open_pixels"]
+__all__ = ["RasterPixels", "open_pixels"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,102 +32,6 @@ DEFAULT_STRETCH = "2%,98%"
 _CACHE = (32 << 20, 128 << 20)  # least and most bytes of GDAL's cache of blocks
 _SAMPLES = 8  # windows in x and y from which percentiles are taken
 _SAMPLE_SIDE = 128  # px
-
-
-@dataclass(frozen=True)
-class ReadSettings:
-    """How rasters are read.
-
-    Attributes:
-        stretch: values, or percentiles, that become 0 and 255 where values are not 8-bit; None takes 2 % and 98 %.
-        bands: one band, or three for red, green and blue, counted from 1; None takes those that the file names so.
-        gsd: metres a pixel that the raster is resampled to; None takes its pixels as they are.
-    """
-
-    stretch: StretchLike = None
-    bands: tuple[int, ...] | None = None
-    gsd: float | None = None
-
-    def __post_init__(self) -> None:
-        make_stretch(self.stretch)  # refuses what is none
-        if self.bands is not None and (len(self.bands) not in (1, 3) or min(self.bands) < 1):
-            raise ConfigError(f"bands={self.bands} must be one band or three, counted from 1, such as 4,3,2.")
-        if self.gsd is not None and not 0 < self.gsd < math.inf:
-            raise ConfigError(f"gsd={self.gsd} must be a positive number of metres a pixel.")
-
-
-class ScenePixels(Protocol):
-    """The pixels of a scene, as they are looked at.
-
-    Attributes:
-        width: in px, after resampling.
-        height: likewise.
-        scale: (x, y), px of the file for each of these.
-        file_size: (width, height) of the file in px.
-        geo: where the pixels of the file lie; None for an image without coordinates.
-        time: when it was taken, ISO 8601; empty where that is unknown.
-        chosen: bands, stretch, ... as they were chosen, for the record and the log.
-    """
-
-    width: int
-    height: int
-    scale: tuple[float, float]
-    file_size: tuple[int, int]
-    geo: GeoReference | None
-    time: str
-    chosen: dict[str, Any]
-
-    def read(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
-        """Return a window (h, w, 3), uint8 RGB."""
-        ...
-
-    def valid(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray | None:
-        """Return which pixels of a window (h, w) have data; None if all have."""
-        ...
-
-    def rows(self, first: int, last: int) -> np.ndarray:
-        """Return rows ``first`` to ``last`` (excluded), (rows, W, 3) uint8 RGB."""
-        ...
-
-    def close(self) -> None:
-        """Close the file."""
-        ...
-
-
-class ArrayPixels:
-    """A scene that is in memory."""
-
-    def __init__(self, image: np.ndarray, time: str = "") -> None:
-        """Wrap an image (H, W, 3), uint8 RGB.
-
-        Raises:
-            DatasetError: it is of another form.
-        """
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-            raise DatasetError(f"A scene must be (H, W, 3) uint8, got {image.shape} {image.dtype}.")
-        self._image = image
-        self.height, self.width = image.shape[:2]
-        self.file_size = (self.width, self.height)
-        self.scale = (1.0, 1.0)
-        self.geo: GeoReference | None = None
-        self.time = time
-        self.chosen: dict[str, Any] = {}
-
-    def read(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
-        """Return a window (h, w, 3), uint8 RGB."""
-        return self._image[y0:y1, x0:x1]
-
-    def valid(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray | None:
-        """Return None: all pixels have data."""
-        return None
-
-    def rows(self, first: int, last: int) -> np.ndarray:
-        """Return rows ``first`` to ``last`` (excluded)."""
-        return self._image[first:last]
-
-    def close(self) -> None:
-        """Free the image."""
-        self._image = self._image[:0]
 
 
 class RasterPixels:
@@ -168,7 +70,7 @@ class RasterPixels:
             self._resample(settings.gsd)
         self.width, self.height = self._file.width, self._file.height
         self._bands = self._chosen_bands(settings.bands if known is None else tuple(known["bands"]))
-        self.time = _time_of(path) or _iso_time(self._whole.tags().get("ACQUISITIONDATETIME", ""))
+        self.time = time_of(path) or iso_time(self._whole.tags().get("ACQUISITIONDATETIME", ""))
         self._inverted = self._whole.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
         self._masked = any("all_valid" not in {f.name for f in self._file.mask_flag_enums[b - 1]} for b in self._bands)
         row = tile * self._whole.width * len(self._bands) * np.dtype(self._file.dtypes[self._bands[0] - 1]).itemsize
@@ -292,7 +194,9 @@ class RasterPixels:
             method = Resampling.mode if min(self.scale) > 1 else Resampling.nearest
         flags = {flag.name for band in file.mask_flag_enums for flag in band}
         masked = "per_dataset" in flags and "alpha" not in flags
-        transform = file.transform * self._rasterio.Affine.scale(*self.scale)
+        a, b, c, d, e, f = tuple(file.transform)[:6]
+        sx, sy = self.scale
+        transform = self._rasterio.Affine(a * sx, b * sy, c, d * sx, e * sy, f)
         try:
             self._file = WarpedVRT(
                 file,
@@ -372,11 +276,6 @@ def _exact(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
     return np.float32 if dtype.itemsize <= 2 or dtype == np.float32 else np.float64
 
 
-def is_url(path: str | os.PathLike[str]) -> bool:
-    """Return whether a path is a URL, or one of GDAL's virtual files."""
-    return bool(re.match(r"[A-Za-z][A-Za-z0-9+.-]*://|/vsi", os.fspath(path)))
-
-
 def open_pixels(
     path: str | os.PathLike[str],
     settings: ReadSettings | None = None,
@@ -417,7 +316,7 @@ def open_pixels(
     plain = bool(header.mode) and not header.deep and settings.bands is None and settings.gsd is None
     mapped = header.kind in ("TIFF", "JPEG2000") or _coordinates_beside(Path(path))
     if small and plain and (not mapped or not _has_coordinates(path)):
-        return ArrayPixels(read_image(path), _time_of(path))
+        return ArrayPixels(read_image(path), time_of(path))
     if header.orientation != 1:
         raise DatasetError(
             f"{path}: its EXIF orientation turns it, and rasters are read as they are stored. Turn its pixels first, "
@@ -475,29 +374,3 @@ def log_choice(path: str, chosen: Mapping[str, Any], size: tuple[int, int]) -> N
     if "gsd" in chosen:
         text += f"; resampled to {size[0]}x{size[1]} px of {chosen['gsd']:g} m"
     logger.info("%s: %s.", path, text)
-
-
-def _time_of(path: str) -> str:
-    """Return when an image was taken, by its EXIF or TIFF tags, ISO 8601; empty if it does not say."""
-    with suppress(Exception), pillow_unlimited(), Image.open(path) as image:
-        exif = image.getexif()
-        return _iso_time(str(exif.get_ifd(0x8769).get(36867) or exif.get(306) or ""))
-    return ""
-
-
-def _iso_time(text: str) -> str:
-    found = re.fullmatch(r"(\d{4})[:-](\d\d)[:-](\d\d)[ T](\d\d):(\d\d):(\d\d)\S*", text.strip("\0 "))
-    return "{}-{}-{}T{}:{}:{}".format(*found.groups()) if found else ""
-
-
-def parse_bands(text: str) -> tuple[int, ...]:
-    """Read ``4,3,2``.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    try:
-        bands: Sequence[int] = [int(word) for word in text.split(",")]
-    except ValueError as err:
-        raise ConfigError(f"--bands {text}: write one band or three, such as 4,3,2.") from err
-    return ReadSettings(bands=tuple(bands)).bands or ()

@@ -18,8 +18,9 @@ from d2tiny.inference.engine import Engine, SceneHead, scene_errors
 from d2tiny.inference.journal import Journal, PartFile, read_part
 from d2tiny.inference.merge import MergeSettings, SeamMerger, Views
 from d2tiny.inference.outputs import OutputSettings, write_outputs
+from d2tiny.inference.pixels import ReadSettings, ScenePixels
 from d2tiny.inference.predictor import TileSettings
-from d2tiny.inference.raster import ReadSettings, ScenePixels, open_pixels
+from d2tiny.inference.raster import open_pixels
 from d2tiny.inference.scene import SceneDetections
 from d2tiny.inference.task import UnitFound, area_in, in_file
 from d2tiny.utils.errors import ConfigError

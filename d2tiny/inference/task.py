@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from d2tiny.inference.merge import Views
-from d2tiny.inference.raster import ScenePixels
+from d2tiny.inference.pixels import ScenePixels
 from d2tiny.inference.tiles import TileGrid
 from d2tiny.utils.errors import ConfigError
 
@@ -157,10 +157,7 @@ class SceneTask:
         valid = self.pixels.valid(*window)
         if valid is not None and not valid.any():
             return Window(tile, None, None)
-        image = self.pixels.read(*window)
-        if valid is not None:
-            image = np.where(valid[:, :, None], image, np.uint8(0))
-        return Window(tile, image, valid)
+        return Window(tile, self.pixels.read(*window), valid)
 
 
 def read_ahead(items: Iterable[_U], read: Callable[[_U], _W]) -> Iterator[tuple[_U, _W]]:
