@@ -14,11 +14,13 @@ from d2tiny.utils.published import read_manifest, shipped_folder
 
 pytestmark = [pytest.mark.real_data, pytest.mark.slow]
 WEIGHTS = {weights.name: weights for weights in read_manifest(shipped_folder()).weights}
-# Folder of the data, split of the aerial images or sources, class; least share found, and right of what is found.
-CASES = {
-    "thermal": ("hituav", "", "person", 0.6, 0.4),
-    "colour": ("aerial", "s2_", "ship", 0.5, 0.4),
-}
+# Weights, folder of the data, begin of file names, class; least share found, and right of what is found.
+CASES = (
+    ("thermal", "hituav", "", "person", 0.6, 0.4),
+    ("colour", "aerial", "s2_", "ship", 0.5, 0.25),
+    ("colour", "aerial", "kit_", "vehicle", 0.6, 0.4),
+    ("colour", "aerial", "airbus_", "airplane", 0.35, 0.5),
+)
 
 
 def boxes(entries, category):
@@ -30,10 +32,13 @@ def category(data, name):
     return next(entry["id"] for entry in data["categories"] if entry["name"] == name)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name in WEIGHTS])
-def test_objects_are_found_out_of_the_box(shared_data, name, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("name", "place", "prefix", "class_name", "recall", "precision"), [case for case in CASES if case[0] in WEIGHTS]
+)
+def test_objects_are_found_out_of_the_box(
+    shared_data, tmp_path, capsys, name, place, prefix, class_name, recall, precision
+):
     """Without a config: the detector for these images is taken; most objects are found (IoU 0.3), most boxes right."""
-    place, prefix, class_name, recall, precision = CASES[name]
     truth = json.loads((shared_data / place / "instances_val.json").read_text())
     wanted = category(truth, class_name)
     objects = {
