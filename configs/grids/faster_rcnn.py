@@ -4,7 +4,7 @@ from ..common.models.rcnn import faster_rcnn_r50
 from ..common.parts.rcnn import dcloss, efpnbs, rfla
 from ..common.recipes import experiment, rcnn_1x
 
-DATASETS = ("aitod", "aitodv2", "visdrone")
+DATASETS = ("aitod", "aitodv2", "visdrone", "hituav")
 
 
 def faster_rcnn_r50_efpnbs_rfla_1x(dataset):

@@ -4,7 +4,7 @@ from ..common.models.rcnn import cascade_rcnn_r50, detectors_r50, faster_rcnn_r5
 from ..common.parts.rcnn import dcloss, efpnbs, rfla
 from ..common.recipes import experiment, rcnn_1x
 
-DATASETS = ("aitod", "aitodv2", "visdrone", "dotav2")
+DATASETS = ("aitod", "aitodv2", "visdrone", "dotav2", "hituav")
 
 
 def cascade_rcnn_r50_efpnbs_rfla_1x(dataset):

@@ -1,9 +1,9 @@
-"""Faster R-CNN and Cascade R-CNN on HIT-UAV from ImageNet weights: EfficientNet-Lite0 for processors."""
+"""R-CNNs on HIT-UAV from ImageNet weights: EfficientNet-Lite0 for processors; see grids/ for ResNet-50."""
 
 from ..common.data import hituav
-from ..common.models.rcnn import cascade_rcnn_lite0, faster_rcnn_lite0
+from ..common.models.rcnn import cascade_rcnn_lite0, detectors_lite0, faster_rcnn_lite0, faster_rcnn_r50
 from ..common.parts.rcnn import anchors_8_to_128, dcloss, efpnbs, efpnbs_taught, l1, nwd_loss, rfla, rka, sal, sarl
-from ..common.recipes import experiment, whole_images
+from ..common.recipes import enlarged, experiment, rcnn_1x, whole_images
 
 DATASET = hituav()
 K = DATASET.num_classes
@@ -89,6 +89,16 @@ def faster_rcnn_lite0_sarl_rfla():
     return experiment(sarl(rfla(faster_rcnn_lite0(K))), whole_images(DATASET))
 
 
+def faster_rcnn_lite0_sarl_nomax_rfla():
+    """Faster R-CNN with RFLA and the SARL relay without the maximum over the image on HIT-UAV: a control (ours)."""
+    return experiment(sarl(rfla(faster_rcnn_lite0(K)), channel_max=False), whole_images(DATASET))
+
+
+def faster_rcnn_r50_efpnbs_taught_rfla_1x():
+    """Faster R-CNN with RFLA and E-FPN-BS with a residual and masks that the boxes teach (ours) on HIT-UAV."""
+    return experiment(efpnbs_taught(rfla(faster_rcnn_r50(K))), rcnn_1x(DATASET))
+
+
 def cascade_rcnn_lite0_fpn_rfla_l1():
     """Cascade R-CNN with RFLA and L1 instead of its smooth L1, on HIT-UAV: what DCLoss is to be compared with."""
     return experiment(l1(rfla(cascade_rcnn_lite0(K))), whole_images(DATASET))
@@ -102,3 +112,23 @@ def cascade_rcnn_lite0_fpn_rfla():
 def cascade_rcnn_lite0_efpnbs_rfla_dcloss():
     """Cascade R-CNN with RFLA, E-FPN-BS and DCLoss on HIT-UAV."""
     return experiment(dcloss(efpnbs(rfla(cascade_rcnn_lite0(K)))), whole_images(DATASET))
+
+
+def detectors_lite0_rfp_rfla():
+    """Cascade R-CNN with RFLA on a recursive pyramid (DetectoRS without switchable convolutions) on HIT-UAV."""
+    return experiment(rfla(detectors_lite0(K)), whole_images(DATASET))
+
+
+def detectors_lite0_efpnbs_rfla_dcloss():
+    """The same with E-FPN-BS and DCLoss on HIT-UAV."""
+    return experiment(dcloss(efpnbs(rfla(detectors_lite0(K)))), whole_images(DATASET))
+
+
+def cascade_rcnn_lite0_efpnbs_taught_rfla():
+    """Cascade R-CNN with RFLA and E-FPN-BS with a residual and taught masks (ours) on HIT-UAV."""
+    return experiment(efpnbs_taught(rfla(cascade_rcnn_lite0(K))), whole_images(DATASET))
+
+
+def faster_rcnn_lite0_efpnbs_taught_rfla_x2():
+    """Faster R-CNN with RFLA and E-FPN-BS with taught masks (ours) on HIT-UAV, images enlarged to twice their sides."""
+    return experiment(efpnbs_taught(rfla(faster_rcnn_lite0(K))), enlarged(whole_images(DATASET), 512, 640))

@@ -77,6 +77,16 @@ def faster_rcnn_lite0_fpn_rfla():
     return experiment(rfla(faster_rcnn_lite0(K)), pretrained_quick(DATASET))
 
 
+def faster_rcnn_lite0_sarl_rfla():
+    """Quick Faster R-CNN with RFLA and the SARL relay on aerial_*, from ImageNet weights."""
+    return experiment(sarl(rfla(faster_rcnn_lite0(K))), pretrained_quick(DATASET))
+
+
+def faster_rcnn_lite0_sarl_nomax_rfla():
+    """Quick Faster R-CNN with RFLA and the SARL relay without the maximum over the image on aerial_*: a control."""
+    return experiment(sarl(rfla(faster_rcnn_lite0(K)), channel_max=False), pretrained_quick(DATASET))
+
+
 def faster_rcnn_r18_cem_rfla():
     """Quick Faster R-CNN with RFLA and CEM alone on aerial_*."""
     return experiment(efpnbs(rfla(faster_rcnn_r18(K)), fbsm=False), quick(DATASET))

@@ -21,7 +21,8 @@ __all__ = ["COMMANDS", "build_parser", "command_parser", "main"]
 COMMANDS = {
     "train": "Train a detector, or evaluate its weights.",
     "evaluate": "Evaluate COCO results, with an error report.",
-    "predict": "Detect objects in images: annotated pictures and a COCO-style json.",
+    "predict": "Detect objects in images of any size: maps, pictures, COCO json.",
+    "merge": "Join the shards of d2tiny predict.",
     "demo": "Train a small detector on drawn scenes (or your tiles) and show what it finds.",
     "draw": "Draw aerial scenes with boxes, to train on.",
     "convert": "Turn a benchmark's own files into COCO json.",

@@ -123,8 +123,8 @@ def add_score_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_stretch_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--stretch``; the value is a text, which the reader of images checks."""
+def add_stretch_option(parser: argparse._ActionsContainer, default: str = "refuse them") -> None:
+    """Add ``--stretch``; the value is a text, which the reader of images checks; ``default`` is told in the help."""
     parser.add_argument(
         "--stretch",
         type=stretch,

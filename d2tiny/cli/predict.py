@@ -17,12 +17,14 @@ from d2tiny.cli.common import (
     add_score_option,
     add_stretch_option,
     add_weights_place_option,
+    comma_list,
     guarded,
     register_given,
 )
 from d2tiny.utils.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
+    from d2tiny.inference import ReadSettings, RunSettings, RunSummary
     from d2tiny.utils.published import PublishedWeights
 
 __all__ = ["EXAMPLE", "add_arguments", "demo_main", "demo_parser", "run", "split_overrides"]
@@ -36,7 +38,12 @@ _OVERRIDE = re.compile(r"\+*[A-Za-z_][\w.]*=")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="images, folders or globs; then key=value overrides")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="images of any size, folders, globs, URLs, .txt lists of these; then key=value overrides",
+    )
     _add_options(parser)
 
 
@@ -52,8 +59,52 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add_score_option(parser)
     add_device_option(parser)
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16: faster where the processor has it")
-    add_stretch_option(parser)
+    parser.add_argument("--tta", action="store_true", help="look at mirror images too: finds more, takes twice as long")
+    _add_scene_options(parser)
+    _add_run_options(parser)
     add_register_option(parser)
+
+
+def _add_scene_options(parser: argparse.ArgumentParser) -> None:
+    """Add how scenes are read and what is written of them."""
+    group = parser.add_argument_group("scenes")
+    group.add_argument(
+        "--tile", type=int, default=800, metavar="PX", help="larger images are cut (default %(default)s)"
+    )
+    group.add_argument("--overlap", default="auto", metavar="PX", help="of tiles (default: by the objects found)")
+    group.add_argument("--batch", type=int, default=1, metavar="N", help="tiles at once (default %(default)s)")
+    add_stretch_option(group, default="2%%,98%%")
+    group.add_argument("--bands", metavar="R,G,B", help="bands of a raster, counted from 1 (default: as the file says)")
+    group.add_argument("--gsd", type=float, metavar="M", help="resample rasters to this many metres a pixel")
+    group.add_argument("--aoi", type=Path, metavar="FILE", help="search this area only (GeoJSON, GeoPackage, ...)")
+    group.add_argument(
+        "--format",
+        type=comma_list,
+        metavar="F",
+        help="geojson, gpkg, fgb, parquet, csv, coco, with commas between (default: geojson of georeferenced images)",
+    )
+    group.add_argument("--no-pictures", action="store_true", help="draw no pictures")
+    group.add_argument(
+        "--page",
+        action=argparse.BooleanOptionalAction,
+        help="a page to zoom into for each scene (default: for a single one that is cut into tiles)",
+    )
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add how the work is spread and gone on with."""
+    group = parser.add_argument_group("many scenes")
+    group.add_argument("--resume", action="store_true", help="go on with the interrupted run in --output")
+    group.add_argument("--shard", type=_shard, metavar="I/N", help="do one of N parts; d2tiny merge joins them")
+    group.add_argument("--ray", default="", metavar="A", help="auto, or the address of a Ray cluster")
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """Read ``3/16``."""
+    number, slash, count = text.partition("/")
+    if not slash or not number.isdecimal() or not count.isdecimal() or not 1 <= int(number) <= int(count):
+        raise argparse.ArgumentTypeError(f"{text!r} must look like 3/16, the first number from 1 to the second")
+    return int(number), int(count)
 
 
 def demo_parser() -> argparse.ArgumentParser:
@@ -97,20 +148,62 @@ def run(args: argparse.Namespace) -> int:
 def _predict(args: argparse.Namespace, images: Sequence[str], overrides: Sequence[str]) -> int:
     published = _chosen(args)  # before anything heavy is imported
     from d2tiny import model_zoo
-    from d2tiny.inference import predict_folder
+    from d2tiny.inference import predict_scenes
 
+    settings = _run_settings(args, published)  # refuses wrong values before a model is built
     register_given(args)
     weights = args.weights
     if args.config is None and weights is None:
-        published, weights = _fitting(args, images)
+        published, weights = _fitting(args, images, settings.read)
     cfg = model_zoo.get_cfg(args.config, weights, overrides, args.device, place=args.weights_from)
     if published is not None:
         print(_introduction(published))
-    failed = predict_folder(cfg, images, args.output, score=args.score, bf16=args.bf16, stretch=args.stretch)
-    print(f"Pictures and detections.json: {args.output.resolve()}")
-    for message in failed:
+        settings = _run_settings(args, published)
+    summary = predict_scenes(cfg, images, args.output, settings)
+    _tell(summary, args)
+    for message in summary.failed:
         print(f"error: {message}", file=sys.stderr)
-    return int(bool(failed))
+    return int(bool(summary.failed))
+
+
+def _run_settings(args: argparse.Namespace, published: PublishedWeights | None) -> RunSettings:
+    """Return the settings that the options tell.
+
+    Raises:
+        ConfigError: one is outside its range.
+    """
+    from d2tiny.inference import OutputSettings, ReadSettings, RunSettings, TileSettings
+    from d2tiny.inference.raster import parse_bands
+
+    if args.overlap != "auto" and not args.overlap.isdecimal():
+        raise ConfigError(f"--overlap {args.overlap} must be auto or a number of px.")
+    overlap = args.overlap if args.overlap == "auto" else int(args.overlap)
+    name = published.name if published is not None else str(args.config or "")
+    return RunSettings(
+        tiles=TileSettings(args.tile, overlap, args.batch),
+        read=ReadSettings(args.stretch, parse_bands(args.bands) if args.bands else None, args.gsd),
+        outputs=OutputSettings(tuple(args.format) if args.format else None, not args.no_pictures, args.page),
+        score=args.score,
+        bf16=args.bf16,
+        tta=args.tta,
+        aoi=args.aoi,
+        resume=args.resume,
+        shard=args.shard,
+        ray=args.ray,
+        device=args.device,
+        model=name,
+    )
+
+
+def _tell(summary: RunSummary, args: argparse.Namespace) -> None:
+    """Print what was done, and where it is."""
+    rate = f", {summary.tiles / summary.seconds:.1f} tiles/s" if summary.tiles and summary.seconds else ""
+    if args.shard is not None:
+        number, count = args.shard
+        print(f"Shard {number} of {count}: {summary.tiles} tiles{rate}. When all are done: d2tiny merge {args.output}")
+        return
+    print(f"{summary.scenes} scenes, {summary.objects} objects, {summary.seconds:.1f} s{rate}.")
+    print(f"Pictures, maps and detections.json: {args.output.resolve()}")
 
 
 def _chosen(args: argparse.Namespace) -> PublishedWeights | None:
@@ -141,14 +234,16 @@ def _chosen(args: argparse.Namespace) -> PublishedWeights | None:
     return None
 
 
-def _fitting(args: argparse.Namespace, images: Sequence[str]) -> tuple[PublishedWeights | None, str | None]:
+def _fitting(
+    args: argparse.Namespace, images: Sequence[str], read: ReadSettings
+) -> tuple[PublishedWeights | None, str | None]:
     """Return the default weights for grey or colour images, and what names them; says which was taken and why."""
     from d2tiny.config.published import find_published
-    from d2tiny.inference import collect_images
+    from d2tiny.inference import collect_scenes
     from d2tiny.inference.choice import fitting_weights
     from d2tiny.utils.published import known_weights
 
-    found, kind = fitting_weights(collect_images(images), args.weights_from, args.stretch)
+    found, kind = fitting_weights(collect_scenes(images), args.weights_from, read)
     if found is None:
         return None, None
     others = [f"--weights {entry.name}" for entry in known_weights(args.weights_from) if entry.name != found.name]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["masked_mean", "padding_of_images", "padding_of_level"]
+__all__ = ["extents", "masked_mean", "padding_of_images", "padding_of_level"]
 
 
 def padding_of_images(images: Tensor) -> Tensor | None:
@@ -47,5 +47,14 @@ def masked_mean(x: Tensor, padding: Tensor | None) -> Tensor:
     """Return the mean of (B, C, h, w) over the places that are not padding, (B, C, 1, 1)."""
     if padding is None:
         return x.mean((2, 3), keepdim=True)
-    inside = (~padding).to(x.dtype)
-    return (x * inside).sum((2, 3), keepdim=True) / inside.sum((2, 3), keepdim=True)
+    exact = torch.promote_types(x.dtype, torch.float32)  # half precision counts places up to 256
+    inside = (~padding).to(exact)
+    total = x.masked_fill(padding, 0).sum((2, 3), keepdim=True, dtype=exact)
+    return (total / inside.sum((2, 3), keepdim=True)).to(x.dtype)
+
+
+def extents(padding: Tensor) -> list[tuple[int, int]]:
+    """Return (rows, columns) of each image that are not padding; padding is (B, 1, h, w), below and right of them."""
+    inside = ~padding[:, 0]
+    rows, columns = inside.any(dim=2).sum(dim=1), inside.any(dim=1).sum(dim=1)
+    return list(zip(rows.tolist(), columns.tolist(), strict=True))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from d2tiny.layers.deform_conv import deform_conv2d
+from d2tiny.layers.padding import masked_mean, padding_of_level
 
 __all__ = ["ConvAWS2d", "SAConv2d"]
 
@@ -20,6 +21,11 @@ def _statistics(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return standard deviation and mean of the weights of each output channel, both (out, 1, 1, 1)."""
     variance = weight.var(dim=(1, 2, 3), keepdim=True) if weight[0].numel() > 1 else torch.zeros_like(weight[:, :1])
     return (variance + _EPS).sqrt(), weight.mean(dim=(1, 2, 3), keepdim=True)
+
+
+def _context(x: Tensor, padding: Tensor | None) -> Tensor:
+    """Return the mean of each image of (B, C, H, W), (B, C, 1, 1)."""
+    return masked_mean(x, None if padding is None else padding_of_level(padding, x))
 
 
 class ConvAWS2d(Conv2d):
@@ -105,8 +111,8 @@ class SAConv2d(ConvAWS2d):
     """Switchable atrous convolution: a 3×3 convolution that switches between two dilation rates at each location.
 
     ``out = S · conv(x, W, d) + (1 − S) · conv(x, W + ΔW, 3d)``, where both convolutions are deformable and the switch S
-    is a linear function of a 5×5 average; a global context is added before and after. Initially S = 1, ΔW = 0 and all
-    offsets and contexts are zero, so that the layer equals the ordinary convolution.
+    is a linear function of a 5×5 average; a global context, without the padding of a batch, is added before and after.
+    Initially S = 1, ΔW = 0 and all offsets and contexts are zero, so that the layer equals the ordinary convolution.
 
     Differences from the paper: none known; as in the released code the switch has no sigmoid.
     """
@@ -134,9 +140,14 @@ class SAConv2d(ConvAWS2d):
             assert layer.bias is not None
             nn.init.constant_(layer.bias, 1.0 if layer is self.switch else 0.0)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, in, H, W) to (B, out, H', W')."""
-        x = x + self.pre_context(F.adaptive_avg_pool2d(x, 1))
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+        """Map (B, in, H, W) to (B, out, H', W').
+
+        Args:
+            x: the input.
+            padding: (B, 1, h, w) of the batch of images, True in the padding; None without padding.
+        """
+        x = x + self.pre_context(_context(x, padding))
         # Reflection of 2 pixels needs at least 3.
         mode = "reflect" if min(x.shape[-2:]) > 2 else "replicate"
         average = F.avg_pool2d(F.pad(x, (2, 2, 2, 2), mode=mode), 5, stride=1)
@@ -145,7 +156,7 @@ class SAConv2d(ConvAWS2d):
         small = self._deform(x, self.offset_small(average), weight, 1)
         large = self._deform(x, self.offset_large(average), weight + self.weight_diff, 3)
         out = switch * small + (1 - switch) * large
-        return self._finish(out + self.post_context(F.adaptive_avg_pool2d(out, 1)))
+        return self._finish(out + self.post_context(_context(out, padding)))
 
     def _deform(self, x: Tensor, offset: Tensor, weight: Tensor, factor: int) -> Tensor:
         """Apply the deformable convolution with ``factor`` times the dilation."""

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import torch
 from detectron2.layers import ShapeSpec, cat
 from detectron2.structures import Instances
-from torch import Tensor
+from torch import Tensor, nn
 
 from d2tiny.modeling.priors import GridPriors
 
@@ -26,6 +26,7 @@ __all__ = [
     "Backbone",
     "DenseHead",
     "DenseTargets",
+    "FeedbackBackbone",
     "HeadOutputs",
     "MatchIndices",
     "Neck",
@@ -51,6 +52,26 @@ class Backbone(Protocol):
         """Map (B, 3, H, W) to feature maps (B, C, H / stride, W / stride)."""
 
     def __call__(self, image: Tensor, /) -> dict[str, Tensor]:
+        """Call :meth:`forward`."""
+
+
+class FeedbackBackbone(Backbone, Protocol):
+    """A backbone that takes feedback maps, one for each returned stage but the finest, and adds them inside the stage.
+
+    Attributes:
+        feedback_channels: of these maps; 0 where it takes none.
+        feedback: the layers behind the entrances, by stage.
+    """
+
+    feedback_channels: int
+
+    @property
+    def feedback(self) -> nn.ModuleDict: ...  # noqa: D102
+
+    def forward(self, image: Tensor, feedback: dict[str, Tensor] | None = None, /) -> dict[str, Tensor]:
+        """Map images to feature maps; ``feedback`` has (B, ``feedback_channels``, H_s, W_s) by stage name."""
+
+    def __call__(self, image: Tensor, feedback: dict[str, Tensor] | None = None, /) -> dict[str, Tensor]:
         """Call :meth:`forward`."""
 
 

@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from d2tiny.utils.errors import ConfigError
+from d2tiny.utils.errors import ConfigError, MissingPackageError
 
 __all__ = [
     "advise_on_bf16",
@@ -29,10 +29,10 @@ def require_detectron2() -> None:
     """Check that Detectron2 is installed.
 
     Raises:
-        ImportError: Detectron2 is not installed; the message says how to install it.
+        MissingPackageError: Detectron2 is not installed; the message says how to install it.
     """
     if importlib.util.find_spec("detectron2") is None:
-        raise ImportError(
+        raise MissingPackageError(
             "d2tiny needs detectron2, which is no package on the index. Run `python tools/install_detectron2.py` "
             "in d2tiny's checkout, or build detectron2 from source."
         )
@@ -46,12 +46,14 @@ def require_extra(module: str, extra: str) -> Any:
         extra: extra of d2tiny that installs it.
 
     Raises:
-        ImportError: the package is not installed; the message names the extra.
+        MissingPackageError: the package is not installed; the message names the extra.
     """
     try:
         return importlib.import_module(module)
     except ImportError as err:
-        raise ImportError(f"This needs {module}, which is not installed: pip install 'd2tiny[{extra}]'.") from err
+        raise MissingPackageError(
+            f"This needs {module}, which is not installed: pip install 'd2tiny[{extra}]'."
+        ) from err
 
 
 def resolve_device(device: str = "auto") -> str:

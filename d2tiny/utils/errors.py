@@ -11,6 +11,7 @@ __all__ = [
     "D2TinyError",
     "DatasetError",
     "ImageError",
+    "MissingPackageError",
     "NonFiniteLossError",
     "did_you_mean",
 ]
@@ -34,6 +35,10 @@ class ImageError(D2TinyError, ValueError):
 
 class CheckpointError(D2TinyError, RuntimeError):
     """A checkpoint cannot be read or does not fit the model."""
+
+
+class MissingPackageError(D2TinyError, ImportError):
+    """A package that d2tiny does not need for everything is not installed; the message names the extra that has it."""
 
 
 class NonFiniteLossError(D2TinyError, FloatingPointError):

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ import msgspec
 from d2tiny.utils.errors import ConfigError, DatasetError
 from d2tiny.utils.folders import mark_written, remove_leftovers
 
-__all__ = ["open_atomic", "read_json", "write_text"]
+__all__ = ["name_atomic", "open_atomic", "read_json", "write_text"]
 
 _CLEANED: set[Path] = set()  # folders that this process has written to
 
@@ -33,14 +34,7 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
     Raises:
         ConfigError: ``path`` is a folder.
     """
-    if path.is_dir():
-        raise ConfigError(f"{path} is a folder; name a file in it.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.parent not in _CLEANED:
-        _CLEANED.add(path.parent)
-        remove_leftovers(path.parent)
-    # Names have at most 255 bytes.
-    temporary = path.with_name(f".{os.fsdecode(os.fsencode(path.name)[:200])}.{os.getpid()}.{secrets.token_hex(8)}")
+    temporary = _prepared(path)
     file = temporary.open("xb")
     try:
         with file:
@@ -49,6 +43,44 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def name_atomic(path: Path) -> Iterator[Path]:
+    """Yield the name of a file to write, for libraries that open files by their name; else as :func:`open_atomic`.
+
+    The file has the name of ``path`` in a hidden folder beside it, which is removed with all that was written there
+    (journals, temporary files) when the block ends. Without an exception in the block, the file must then exist.
+
+    Raises:
+        ConfigError: ``path`` is a folder.
+    """
+    folder = _prepared(path)
+    folder.mkdir()
+    try:
+        descriptor = os.open(folder, os.O_RDONLY) if hasattr(os, "O_DIRECTORY") else None
+        try:
+            if descriptor is not None:
+                mark_written(descriptor)
+            yield folder / path.name
+            (folder / path.name).replace(path)
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _prepared(path: Path) -> Path:
+    """Return a hidden name beside a file that is to be written, in a folder that exists and has no leftovers."""
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; name a file in it.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.parent not in _CLEANED:
+        _CLEANED.add(path.parent)
+        remove_leftovers(path.parent)
+    # Names have at most 255 bytes.
+    return path.with_name(f".{os.fsdecode(os.fsencode(path.name)[:200])}.{os.getpid()}.{secrets.token_hex(8)}")
 
 
 def write_text(path: Path, text: str) -> None:

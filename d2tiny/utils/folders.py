@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import sys
 import time
@@ -23,7 +24,7 @@ except ImportError:  # no such locks on this system
 __all__ = ["lock_folder", "mark_written", "refuse_locked", "remove_leftovers"]
 
 _LOCK = ".training.lock"
-# Names of open_atomic, and of checkpoints by earlier versions; hidden files of other programs may end with a number.
+# Names of open_atomic and name_atomic, and of checkpoints by earlier versions; other programs' may end with a number.
 _LEFTOVER = re.compile(r"\.(?:.+\.(?P<pid>\d+)\.[0-9a-f]{16}|.+\.pth\.(?P<old>\d+))")
 _STARTED = time.time()
 
@@ -108,16 +109,16 @@ def _taken(folder: Path, owner: bytes, key: str) -> str:
 
 
 def remove_leftovers(folder: Path) -> list[Path]:
-    """Remove the temporary files of writes that were interrupted; those of processes that still run are kept.
+    """Remove the temporary files and folders of writes that were interrupted; those of running processes are kept.
 
-    A file is left over if it is older than this process, nobody holds its lock (of :func:`mark_written`), and the
+    One is left over if it is older than this process, nobody holds its lock (of :func:`mark_written`), and the
     process in its name is gone, or younger than the file.
 
     Args:
-        folder: only files directly in it.
+        folder: only what lies directly in it.
 
     Returns:
-        The files that were removed.
+        What was removed.
     """
     try:
         hidden = [entry for entry in os.scandir(folder) if entry.name.startswith(".")]
@@ -129,7 +130,12 @@ def remove_leftovers(folder: Path) -> list[Path]:
         # What has vanished since was finished by its process; without rights here, whoever writes next says so.
         with suppress(OSError):
             if match is not None and _is_left(entry, int(match["pid"] or match["old"])):
-                os.unlink(entry.path)  # noqa: PTH108
+                if not entry.is_dir(follow_symlinks=False):
+                    os.unlink(entry.path)  # noqa: PTH108
+                elif match["pid"]:  # earlier versions wrote no folders
+                    shutil.rmtree(entry.path)
+                else:
+                    continue
                 removed.append(Path(entry.path))
     return removed
 
@@ -145,7 +151,7 @@ def mark_written(descriptor: int) -> None:
 
 
 def _is_left(entry: os.DirEntry[str], pid: int) -> bool:
-    if not entry.is_file(follow_symlinks=False):
+    if not (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)):
         return False
     written = entry.stat(follow_symlinks=False).st_mtime
     return written < _STARTED and not _writes(pid, written) and not _is_marked(entry.path)
@@ -155,7 +161,8 @@ def _is_marked(path: str) -> bool:
     """Return whether a process holds the lock of :func:`mark_written`."""
     if fcntl is None:
         return False
-    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    access = os.O_RDONLY if Path(path).is_dir() else os.O_RDWR
+    descriptor = os.open(path, access | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

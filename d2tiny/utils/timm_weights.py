@@ -61,7 +61,7 @@ def import_timm() -> Any:
     """Return the module ``timm``.
 
     Raises:
-        ImportError: it is not installed; the message names the extra of d2tiny that installs it.
+        MissingPackageError: it is not installed; the message names the extra of d2tiny that installs it.
     """
     return require_extra("timm", "pretrained")
 
@@ -97,7 +97,7 @@ def read_timm_weights(url: str, read_file: Callable[[Path], Mapping[str, Tensor]
 
     Raises:
         CheckpointError: timm knows no such model, there is no network, or the file is damaged or of another model.
-        ImportError: timm is not installed.
+        MissingPackageError: timm is not installed.
     """
     timm = import_timm()
     name, query, file = url.removeprefix(_SCHEME).partition(_FILE)

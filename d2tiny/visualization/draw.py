@@ -27,6 +27,7 @@ _BACKGROUND_COLOR = (24, 26, 30)
 _TEXT_COLOR = (245, 245, 245)
 # Images are enlarged until their longer side has about this many px; they are never shrunk.
 _TARGET_SIDE = 1200
+_BLOCK = 1 << 13  # boxes that are lists of numbers at once
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,16 @@ def draw_boxes(
     """
     scale = scale or _scale(*image.shape[:2])
     canvas = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    del image  # a large one that the caller does not keep
     # By ascending score, so that boxes of high score are on top.
     order = np.arange(len(items.boxes)) if items.scores is None else np.argsort(items.scores)
-    for i in order:
-        x1, y1, x2, y2 = np.round(items.boxes[i] * scale).astype(int).tolist()
-        # One pixel outside the object on each side, so that its edge stays visible.
-        cv2.rectangle(canvas, (x1 - 1, y1 - 1), (x2, y2), class_color(int(items.classes[i])), 1)
+    colors = {index: class_color(index) for index in np.unique(items.classes).astype(int).tolist()}
+    for start in range(0, len(order), _BLOCK):
+        block = order[start : start + _BLOCK]
+        corners = np.round(items.boxes[block] * scale).astype(int).tolist()
+        for (x1, y1, x2, y2), index in zip(corners, items.classes[block].tolist(), strict=True):
+            # One pixel outside the object on each side, so that its edge stays visible.
+            cv2.rectangle(canvas, (x1 - 1, y1 - 1), (x2, y2), colors[int(index)], 1)
     return np.concatenate((canvas, _legend(canvas.shape[1], items, class_names, title)))
 
 

@@ -16,45 +16,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from d2tiny.utils.files import write_text
+from d2tiny.visualization.style import STYLE
 
 __all__ = ["COLORS", "HtmlPage", "new_figure"]
 
 # Distinguishable with colour blindness and on white (after Okabe and Ito).
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#666666", "#7a5195")
-
-_STYLE = """
-:root { --ink: #1f2933; --soft: #66727f; --line: #e2e7ec; --paper: #fff; --back: #f4f6f8; --accent: #0072b2; }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--back); color: var(--ink);
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-header { background: #17222e; color: #fff; padding: 28px max(24px, calc(50vw - 576px)); }
-header h1 { margin: 0 0 4px; font-size: 24px; font-weight: 650; }
-header p { margin: 0; color: #b8c4d0; }
-main { max-width: 1200px; margin: 0 auto; padding: 20px 24px 60px; }
-section { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 20px 24px;
-  margin: 18px 0; overflow-x: auto; }
-h2 { margin: 0 0 6px; font-size: 18px; }
-section > p { margin: 0 0 14px; color: var(--soft); max-width: 90ch; }
-.cards { display: flex; flex-wrap: wrap; gap: 12px; margin: 18px 0; }
-.card { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 10px 18px;
-  min-width: 104px; }
-.card b { display: block; font-size: 24px; font-weight: 650; font-variant-numeric: tabular-nums; }
-.card span { color: var(--soft); font-size: 13px; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 8px 0 14px; }
-th, td { padding: 5px 12px; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th { color: var(--soft); font-weight: 600; font-size: 13px; }
-th:first-child, td:first-child { text-align: left; }
-.row { display: flex; flex-wrap: wrap; gap: 18px; align-items: flex-start; }
-.row > figure { flex: 1 1 340px; }
-figure { margin: 0 0 10px; }
-figure svg { max-width: 100%; height: auto; }
-figure img { max-width: 100%; border-radius: 6px; display: block; image-rendering: auto; }
-figcaption { color: var(--soft); font-size: 13px; margin-top: 4px; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(520px, 1fr)); gap: 18px; }
-.legend i { display: inline-block; width: 12px; height: 12px; border: 2px solid; margin: 0 5px 0 14px;
-  vertical-align: -1px; }
-@media print { body { background: #fff; } section { break-inside: avoid; } }
-"""
 
 
 def new_figure(width: float = 4.8, height: float = 3.3) -> tuple[Figure, Any]:
@@ -159,7 +126,7 @@ class HtmlPage:
         title, subtitle = html.escape(self._title), html.escape(self._subtitle)
         return (
             f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-            f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>'
+            f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
             f"<body><header><h1>{title}</h1><p>{subtitle}</p></header><main>{''.join(self._parts)}</main></body></html>\n"
         )
 

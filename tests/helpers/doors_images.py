@@ -21,8 +21,7 @@ from d2tiny.data.loading.headers import decoding_problem, image_problem, read_he
 from d2tiny.data.loading.images import read_image
 from d2tiny.data.loading.raster import RasterReader
 from d2tiny.data.tools.tiling import TileSettings, tile_dataset
-from d2tiny.inference import predict_folder
-from d2tiny.inference.folder import collect_images
+from d2tiny.inference import collect_scenes, predict_folder
 from d2tiny.utils.errors import D2TinyError
 from tests.helpers.door import COCO, Door, of_bytes, of_json
 from tests.helpers.native import picture
@@ -202,7 +201,7 @@ def _predict_folder(root):
 
 def _inputs(root):
     text = (root / "inputs.txt").read_bytes().decode("utf-8", "surrogateescape")
-    return collect_images([text.replace("ROOT", str(root))])
+    return collect_scenes([text.replace("ROOT", str(root))])
 
 
 GLOBS = [b"*", b"[", b"]", b"?", b"\x00", b"\xff", b"~", b"..", b"//", b"a" * 300, b"\n"]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from d2tiny.layers.padding import masked_mean, padding_of_images, padding_of_level
+from d2tiny.layers.padding import extents, masked_mean, padding_of_images, padding_of_level
 
 
 def batch():
@@ -34,6 +34,20 @@ def test_mean_over_the_image():
     torch.testing.assert_close(mean[0, :, 0, 0], x[0, :, :3, :4].mean((1, 2)))
     torch.testing.assert_close(mean[1:], x[1:].mean((2, 3), keepdim=True))
     assert torch.equal(masked_mean(x, None), x.mean((2, 3), keepdim=True))
+
+
+def test_mean_in_half_precision():
+    """Bfloat16 counts whole numbers up to 256 only; the mean over 2,145 places is exact to its own rounding."""
+    x = torch.rand(1, 4, 60, 60, dtype=torch.bfloat16)
+    cells = torch.ones(1, 1, 60, 60, dtype=torch.bool)
+    cells[..., :39, :55] = False
+    expected = x[..., :39, :55].float().mean((2, 3), keepdim=True)
+    assert torch.equal(masked_mean(x, cells), expected.to(torch.bfloat16))
+
+
+def test_extents():
+    cells = padding_of_level(padding_of_images(batch()), torch.zeros(3, 8, 4, 6))
+    assert extents(cells) == [(3, 4), (4, 6), (4, 6)]
 
 
 def test_shapes_alone_have_no_padding():

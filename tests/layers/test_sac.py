@@ -102,6 +102,29 @@ def test_bfloat16_autocast():
     assert bool(torch.isfinite(out).all())
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_contexts_of_an_image_beside_a_larger_one(stride):
+    """A kernel of one cell has no borders: the image's part is what it is alone, whatever the padding holds."""
+    torch.manual_seed(0)
+    layer = SAConv2d.from_conv(conv(stride)).eval()
+    with torch.no_grad():
+        layer.weight.zero_()[..., 1, 1] = torch.randn(8, 5)
+        layer.weight_gamma.fill_(1.0), layer.weight_beta.zero_()
+        for context in (layer.pre_context, layer.post_context):
+            context.weight.normal_(), context.bias.normal_()
+    kernel = layer.standardized_weight()
+    assert kernel[..., 0, 0].abs().max() > 0  # standardised, it has borders after all …
+    layer.standardized_weight = lambda: layer.weight  # … which this test leaves out
+    x = torch.randn(2, 5, 12, 16)
+    padding = torch.zeros(2, 1, 48, 64, dtype=torch.bool)
+    padding[0, :, 32:], padding[0, :, :, 40:] = True, True
+    x[0, :, 8:], x[0, :, :, 10:] = 1e3, 1e3
+    beside, alone = layer(x, padding), [layer(x[:1, :, :8, :10]), layer(x[1:])]
+    torch.testing.assert_close(beside[:1, :, : 8 // stride, : 10 // stride], alone[0])
+    torch.testing.assert_close(beside[1:], alone[1])
+    assert (layer(x)[:1, :, :2, :2] - alone[0][..., :2, :2]).abs().max() > 1
+
+
 def test_other_kernels_are_refused():
     with pytest.raises(ValueError, match="needs a 3×3 kernel"):
         SAConv2d(4, 4, 1)

@@ -10,7 +10,10 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling.backbone import FPN, BasicStem, ResNet
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
-from d2tiny.modeling.backbone import ASPP, RFP, DetectoRSResNet
+from d2tiny.engine.checkpoint import TinyCheckpointer
+from d2tiny.layers.padding import padding_of_images
+from d2tiny.modeling.backbone import ASPP, RFP, DetectoRSResNet, TimmBackbone, detectors_resnet
+from d2tiny.utils.checkpoint_files import read_checkpoint
 
 LEVELS = ["res2", "res3", "res4", "res5"]
 
@@ -144,6 +147,98 @@ def test_evaluation_is_deterministic_and_steps_count():
     assert torch.equal(model(image)["p3"], once["p3"])
 
 
+def test_aspp_of_an_image_beside_a_larger_one():
+    """The image's mean is exact; 3×3 convolutions with dilation 6 see 6 cells beyond the border."""
+    torch.manual_seed(0)
+    aspp, x = ASPP(16), torch.randn(2, 16, 24, 30)
+    padding = torch.zeros(2, 1, 96, 120, dtype=torch.bool)
+    padding[0, :, 64:], padding[0, :, :, 80:] = True, True
+    x[0, :, 16:], x[0, :, :, 20:] = 1e3, 1e3
+    beside, alone = aspp(x, padding), aspp(x[:1, :, :16, :20])
+    torch.testing.assert_close(beside[:1, :, :10, :14], alone[..., :10, :14])
+    torch.testing.assert_close(beside[:1, 12:, :16, :20], alone[:, 12:])
+    torch.testing.assert_close(beside[1:], aspp(x[1:]))
+    assert not torch.allclose(aspp(x)[:1, 12:, :16, :20], alone[:, 12:])
+
+
+def test_the_resnet_of_an_image_beside_a_larger_one():
+    """What is left of the neighbour comes through convolutions at the border, not through the contexts of SAC."""
+    torch.manual_seed(0)
+    model, images = resnet().eval(), torch.randn(2, 3, 256, 256)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "context" in name:
+                parameter.normal_(std=0.02)
+        images[0, :, 128:], images[0, :, :, 128:] = 0, 0
+        beside, alone = model(images), model(images[:1, :, :128, :128])
+        images[0, :, -1, -1] = 1e-6  # one dark point in the corner, and nothing counts as padding
+        unmasked = model(images)
+    for name, cells in (("res3", 4), ("res4", 2)):
+        corner = (slice(1), slice(None), slice(cells), slice(cells))
+        error, before = (float((maps[name][corner] - alone[name][corner]).abs().mean()) for maps in (beside, unmasked))
+        assert error < before / 3, (name, error, before)
+
+
+def test_the_pyramid_tells_aspp_where_the_padding_is(monkeypatch):
+    model, images, seen = rfp().eval(), torch.randn(2, 3, 64, 64), []
+    forward = model.aspp.forward
+    monkeypatch.setattr(model.aspp, "forward", lambda x, padding: seen.append(padding) or forward(x, padding))
+    model(images)
+    assert seen == [None] * 3
+    images[0, :, 32:] = 0
+    model(images)
+    assert all(torch.equal(padding, padding_of_images(images)) for padding in seen[3:]) and len(seen) == 6
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_blocks_with_padding_are_those_of_detectron2(depth):
+    """The same numbers bit for bit where the padding is empty."""
+    torch.manual_seed(0)
+    model, image = resnet(depth, sac=[False] * 4).eval(), torch.randn(2, 3, 64, 64)
+    plainly = model(image)
+    image[0, :, 32:] = 0
+    for index, block in enumerate(model.stages[0]):
+        x = torch.randn(2, block.in_channels, 16, 16)
+        ours = detectors_resnet._apply_block(block, x, torch.zeros(2, 1, 64, 64, dtype=torch.bool), None)
+        assert torch.equal(ours, block(x)), index
+    assert set(plainly) == set(model(image))
+
+
+def timm_rfp(name="resnet10t", **settings):
+    torch.manual_seed(0)
+    first, second = TimmBackbone(name), TimmBackbone(name, feedback_channels=16)
+    return RFP(fpn=FPN(first, LEVELS, 16, top_block=LastLevelMaxPool()), second=second, **settings)
+
+
+def test_recursive_pyramid_on_a_backbone_of_timm():
+    """It starts as the FPN, from the same ImageNet weights in both backbones; then all of it learns."""
+    model = timm_rfp().eval()
+    model.load_state_dict(one_backbone(model), strict=False)  # fills the second backbone
+    image = torch.randn(2, 3, 64, 96)
+    once = model.fpn(model.bottom_up(image))
+    for name, level in model(image).items():
+        torch.testing.assert_close(level, once[name], rtol=1e-4, atol=1e-5)
+    for conv in model.second.feedback.values():
+        torch.nn.init.normal_(conv.weight, std=0.1)
+    sum(level.square().mean() for level in model(image).values()).backward()
+    # resnet10t starts with blocks that are the identity, so that their inner convolutions have gradients of zero.
+    assert not [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert all(bool(p.grad.any()) for part in (model.aspp, model.second.feedback) for p in part.parameters())
+    assert set(model.second.feedback) == set(LEVELS[1:])
+
+
+def test_packaged_weights_fill_both_backbones_of_timm():
+    model = torch.nn.ModuleDict({"backbone": timm_rfp("tf_efficientnet_lite0")})
+    TinyCheckpointer(model).load("timm://tf_efficientnet_lite0")
+    rfp_model = model["backbone"]
+    expected = read_checkpoint("timm://tf_efficientnet_lite0")["model"]
+    for backbone in (rfp_model.bottom_up, rfp_model.second):
+        assert torch.equal(
+            backbone.body.blocks[3][0].conv_pw.weight,
+            next(value for key, value in expected.items() if key.endswith("blocks.3.0.conv_pw.weight")),
+        )
+
+
 def msra_names(state):
     """Detectron's old names of a plain ResNet, as its pickles have them."""
 
@@ -208,6 +303,8 @@ def test_parts_that_do_not_fit_are_refused():
 
     with pytest.raises(ValueError, match="must be a DetectoRSResNet"):
         RFP(fpn=fpn(plain()), second=resnet(prefix="rfp_", feedback_channels=16))
+    with pytest.raises(ValueError, match="got DetectoRSResNet and TimmBackbone"):
+        RFP(fpn=fpn(resnet()), second=TimmBackbone("resnet10t", feedback_channels=16))
     with pytest.raises(ValueError, match="feedback_channels=16"):
         RFP(fpn=fpn(resnet()))
     with pytest.raises(ValueError, match="a prefix"):

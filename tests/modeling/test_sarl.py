@@ -72,6 +72,42 @@ def test_parts_can_be_left_out(off, left):
     assert torch.isfinite(awake(module)(features())["res2"]).all()
 
 
+def test_without_the_maximum_the_channel_attention_is_that_of_the_mean():
+    """The same weights; a single bright cell counts by its share of the image alone."""
+    torch.manual_seed(0)
+    fim = FIM(8, 16, norm="BN", activation="silu", channel_max=False)
+    aligned = torch.randn(2, 8, 5, 7)
+    torch.testing.assert_close(
+        fim.attention(aligned)[0], torch.sigmoid(fim.channel(aligned.mean((2, 3), keepdim=True)))
+    )
+    assert sarl(channel_max=False).state_dict().keys() == sarl().state_dict().keys()
+    with_max = FIM(8, 16, norm="BN", activation="silu")
+    with_max.load_state_dict(fim.state_dict())
+    assert not torch.allclose(with_max.attention(aligned)[0], fim.attention(aligned)[0])
+
+
+@pytest.mark.parametrize("norm", ["GN", "BN"])
+def test_an_image_beside_a_larger_one(norm):
+    """Pooling and group norms leave the padding out; convolutions see up to 3 cells of it at each of two levels."""
+    torch.manual_seed(0)
+    relay = awake(SARL(in_channels=[32, 64], in_features=["res2", "res3"], norm=norm)).eval()
+    x = {"res2": torch.randn(2, 32, 48, 64), "res3": torch.randn(2, 64, 24, 32)}
+    padding = torch.zeros(2, 1, 192, 256, dtype=torch.bool)
+    padding[0, :, 128:], padding[0, :, :, 160:] = True, True
+    x["res2"][0, :, 32:], x["res2"][0, :, :, 40:] = 9, 9
+    x["res3"][0, :, 16:], x["res3"][0, :, :, 20:] = 9, 9
+    alone = relay({"res2": x["res2"][:1, :, :32, :40], "res3": x["res3"][:1, :, :16, :20]})
+    beside, unmasked = relay(x, padding), relay(x)
+    inside = {
+        "res2": (slice(1), slice(None), slice(20), slice(28)),
+        "res3": (slice(1), slice(None), slice(8), slice(12)),
+    }
+    for name, part in inside.items():
+        # Statistics of a map whose border differs differ a little.
+        errors = [(maps[name][part] - alone[name][part]).abs().mean() for maps in (beside, unmasked)]
+        assert errors[0] < errors[1] / 4, errors
+
+
 def test_by_hand():
     """One level, attention parts off: U = relu(norm(1×1 C)), out = C + γ · FEM(C, U)."""
     module = awake(sarl(in_channels=[4], in_features=["res5"], use_channel=False, use_spatial=False)).eval()

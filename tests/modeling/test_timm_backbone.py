@@ -160,6 +160,24 @@ def test_what_cannot_be_built_is_refused(name, settings, words):
         TimmBackbone(name, **settings)
 
 
+@pytest.mark.parametrize("name", [SMALL, LITE0, "convnext_atto", SWIN])
+def test_feedback_is_added_inside_the_stages(name):
+    """It starts at zero; feedback of res4 changes res4 and res5, in place of what is below."""
+    model, image = TimmBackbone(name, feedback_channels=6).eval(), torch.randn(1, 3, 64, 96)
+    maps = {f"res{i}": torch.randn(1, 6, 256 >> (i + 2), 384 >> (i + 2)) for i in range(2, 6)}
+    maps = {key: value[..., : 64 >> i, : 96 >> i] for i, (key, value) in enumerate(maps.items(), 2)}
+    with torch.no_grad():
+        before = model(image)
+        assert all(torch.equal(value, before[key]) for key, value in model(image, maps).items())
+        for conv in model.feedback.values():
+            nn.init.normal_(conv.weight)
+        after = model(image, {"res4": maps["res4"]})
+        changed = {key for key, value in after.items() if not torch.equal(value, before[key])}
+        assert changed == {"res4", "res5"}
+        assert all(torch.equal(value, before[key]) for key, value in model(image).items())  # no hook is left
+    assert not TimmBackbone(SMALL).feedback
+
+
 def test_copies_pickles_and_names():
     model = TimmBackbone(LITE0)
     names = [f"body.{key}" for key in timm.create_model(LITE0, features_only=True).state_dict()]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from detectron2.layers import ShapeSpec
 
-from d2tiny.modeling.necks import ARB, ASFF, MDCA, PAFPN, PFDH, MDCAttention
+from d2tiny.modeling.necks import ARB, ASFF, MDCA, PAFPN, PFDH, MDCAttention, NeckedBackbone
 from d2tiny.modeling.necks.arb import CBFuse, couple, uncouple
 from d2tiny.modeling.necks.pfdh import ResidualBlock
 
@@ -54,6 +54,32 @@ def test_mdca_regions_are_apart_in_grid_mode_and_one_in_literal_mode():
     torch.testing.assert_close(moved, difference.expand(1, 32, 4, 8), atol=1e-6, rtol=1e-4)
     assert (after[..., :4, :4] - before[..., :4, :4] - difference).abs().max() > 1e-4
     assert literal.channel_attention(x).shape == (1, 32, 1, 1)
+
+
+@pytest.mark.parametrize("mode", ["grid", "literal"])
+def test_mdca_of_an_image_beside_a_larger_one(mode):
+    """Its regions divide the image alone, and the padding gets no attention; a 3×3 convolution sees one cell more."""
+    torch.manual_seed(0)
+    neck, x = MDCA(in_channels=[32], in_features=["p3"], local_mode=mode), torch.randn(2, 32, 16, 24)
+    padding = torch.zeros(2, 1, 128, 192, dtype=torch.bool)
+    padding[0, :, 88:], padding[0, :, :, 100:] = True, True
+    x[0, :, 11:], x[0, :, :, 13:] = 1e3, 1e3
+    beside, alone = neck({"p3": x}, padding)["p3"], neck({"p3": x[:1, :, :11, :13]})["p3"]
+    torch.testing.assert_close(beside[:1, :, :10, :12], alone[..., :10, :12])
+    assert not beside[0, :, 11:].any() and not beside[0, :, :, 13:].any()
+    torch.testing.assert_close(beside[1:], neck({"p3": x[1:]})["p3"])
+    assert not torch.allclose(neck({"p3": x})["p3"][:1, :, :10, :12], alone[..., :10, :12])
+
+
+def test_mdca_in_a_detector_is_told_of_the_padding():
+    assert NeckedBackbone(backbone=_Stages(), neck=MDCA(in_channels=[3], in_features=["p3"]))._pools
+
+
+class _Stages(torch.nn.Module):
+    size_divisibility = 0
+
+    def output_shape(self):
+        return {"p3": ShapeSpec(channels=3, stride=1)}
 
 
 def test_mdca_of_a_constant_map_is_constant_inside():

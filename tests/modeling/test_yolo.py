@@ -476,6 +476,29 @@ def test_every_part_on_every_host(host, parts):
         assert model.head.strides == [4, 8, 16, 32]
 
 
+@pytest.mark.parametrize("host", ["yolox_lite0", "yolo11_lite0"])
+@pytest.mark.parametrize("parts", [["arb", "p2"], ["sarl", "p2", "mdca", "pfdh", "arb"]])
+def test_every_part_on_a_backbone_of_timm(host, parts):
+    model = YOLO_MODELS[host](5)
+    OmegaConf.set_struct(model, False)
+    for part in parts:
+        YOLO_PARTS[part](model)
+    assert (model.input_format, model.pixel_mean, model.pixel_std) == ("RGB", [127.0] * 3, [128.0] * 3)
+    model = instantiate(model).train()
+    with EventStorage(0):
+        losses = model(batch(5, 64))
+    sum(losses.values()).backward()
+    # ImageNet's parts of level res2 are trained too, since p2 asks for it
+    assert not [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert model.auxiliary.neck.in_features == ("res3", "res4", "res5")
+    assert model.head.strides == [4, 8, 16, 32]
+    width = 64 if host == "yolo11_lite0" else 128
+    assert [layer.conv.out_channels if hasattr(layer, "conv") else None for layer in model.auxiliary.neck.stem][:2] in (
+        [width // 4, width // 2],
+        [None, None],
+    )
+
+
 def gradient_norm(part):
     """Norm of the gradient of an untrained YOLO11n with a part."""
     torch.manual_seed(0)

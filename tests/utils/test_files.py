@@ -9,7 +9,7 @@ import pytest
 
 from d2tiny.utils import files
 from d2tiny.utils.errors import ConfigError, DatasetError
-from d2tiny.utils.files import open_atomic, read_json, write_text
+from d2tiny.utils.files import name_atomic, open_atomic, read_json, write_text
 
 
 def test_a_link_at_a_name_that_can_be_foreseen_is_not_written_through(tmp_path):
@@ -76,3 +76,19 @@ def test_an_exception_leaves_the_old_file_alone(tmp_path):
 def test_names_of_no_file_are_refused(tmp_path, name):
     with pytest.raises(DatasetError, match="cannot read this file"):
         read_json(tmp_path / name)
+
+
+def test_a_library_writes_by_name_and_nothing_else_stays(tmp_path):
+    with name_atomic(tmp_path / "a.gpkg") as name:
+        assert name.name == "a.gpkg" and name.parent.parent == tmp_path
+        name.write_text("new")
+        name.with_name("a.gpkg-journal").write_text("of the library")
+        assert not (tmp_path / "a.gpkg").exists()
+    assert [f.name for f in tmp_path.iterdir()] == ["a.gpkg"]
+    with pytest.raises(RuntimeError), name_atomic(tmp_path / "a.gpkg") as name:
+        name.write_text("half")
+        raise RuntimeError
+    with pytest.raises(FileNotFoundError), name_atomic(tmp_path / "a.gpkg"):
+        pass  # the library wrote nothing and said nothing
+    assert [f.name for f in tmp_path.iterdir()] == ["a.gpkg"]
+    assert (tmp_path / "a.gpkg").read_text() == "new"

@@ -62,10 +62,17 @@ def test_leftovers_of_dead_processes_go(tmp_path):
         if time:
             os.utime(tmp_path / name, (time, time))
     (tmp_path / f".link.99.{drawn}").symlink_to(tmp_path / "model.pth.123")
+    left = {f".map.gpkg.{dead.pid}.{drawn}": long_ago, f".new.gpkg.{dead.pid}.{drawn}": None, ".mine.pth.123": long_ago}
+    for name, time in left.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "map.gpkg").write_text("half")
+        if time:
+            os.utime(tmp_path / name, (time, time))
     with (tmp_path / f".locked.json.{dead.pid}.{drawn}").open("r+b") as file:
         folders.mark_written(file.fileno())
         removed = {path.name for path in folders.remove_leftovers(tmp_path)}
-    assert removed == set(list(names)[:3])
+    assert removed == {*list(names)[:3], next(iter(left))}
+    assert not (tmp_path / next(iter(left))).exists()
     assert folders.remove_leftovers(tmp_path / "nothing") == []
 
 

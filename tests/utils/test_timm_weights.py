@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from d2tiny.modeling.backbone import TimmBackbone
 from d2tiny.utils.checkpoint_files import check_checkpoint, read_checkpoint
-from d2tiny.utils.errors import CheckpointError
+from d2tiny.utils.errors import CheckpointError, MissingPackageError
 from d2tiny.utils.timm_weights import PACKAGED, PackagedWeights, read_timm_weights, timm_tensors
 from d2tiny.utils.weights import load_weights
 
@@ -129,7 +129,7 @@ def test_timm_is_optional(monkeypatch):
     """Whatever needs it names the extra."""
     monkeypatch.setitem(sys.modules, "timm", None)
     for door in (lambda: read_checkpoint("timm://resnet18"), lambda: TimmBackbone("resnet18")):
-        with pytest.raises(ImportError, match=r"needs timm.*pip install 'd2tiny\[pretrained\]'"):
+        with pytest.raises(MissingPackageError, match=r"needs timm.*pip install 'd2tiny\[pretrained\]'"):
             door()
 
 

@@ -104,3 +104,8 @@ def retinanet_r50(num_classes):
 def retinanet_r18(num_classes):
     """A small RetinaNet for quick trainings from random weights."""
     return _retinanet(fcos_r18(num_classes))
+
+
+def retinanet_lite0(num_classes):
+    """A small RetinaNet for quick trainings from ImageNet weights."""
+    return on_lite0(retinanet_r18(num_classes))

@@ -18,7 +18,7 @@ from d2tiny.modeling.meta_arch import TinyGeneralizedRCNN
 from d2tiny.modeling.proposal_generator import TinyRPN
 from d2tiny.modeling.roi_heads import TinyCascadeROIHeads, TinyFastRCNNOutputLayers, TinyStandardROIHeads
 
-from ..parts.rcnn import detectors
+from ..parts.rcnn import detectors, recursive
 
 PIXEL_MEAN, PIXEL_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # ImageNet's, RGB
 
@@ -209,3 +209,8 @@ def detectors_r50(num_classes):
 def detectors_r18(num_classes):
     """A small DetectoRS for quick trainings from random weights."""
     return detectors(cascade_rcnn_r18(num_classes))
+
+
+def detectors_lite0(num_classes):
+    """Cascade R-CNN on a recursive pyramid of EfficientNet-Lite0: DetectoRS without switchable convolutions."""
+    return recursive(cascade_rcnn_lite0(num_classes))

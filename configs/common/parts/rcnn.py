@@ -1,5 +1,7 @@
 """Parts of R-CNNs, FCOS and RetinaNet: each function puts one part into a model's config and returns the model."""
 
+from copy import deepcopy
+
 from detectron2.config import LazyCall as L
 
 from d2tiny.modeling.assigners import HLAAssigner, MaxIoUAssigner, RKAAssigner
@@ -129,6 +131,20 @@ def detectors(model):
     )
     fpn.bottom_up = L(DetectoRSResNet)(**settings)
     second = L(DetectoRSResNet)(**settings, prefix="rfp_", feedback_channels="${..fpn.out_channels}")
+    model.backbone = L(RFP)(fpn=fpn, second=second)
+    return model
+
+
+def recursive(model):
+    """The recursive pyramid of DetectoRS on a backbone of timm, without its switchable convolutions.
+
+    Those replace dense 3×3 convolutions, which EfficientNets, ConvNeXts and Swins have not; docs/papers/detectors.md.
+    """
+    fpn = model.backbone
+    if "bottom_up" not in fpn or "model_name" not in fpn.bottom_up:
+        raise ConfigError("recursive: needs a backbone of timm and an FPN; call it before efpnbs, and not with sarl.")
+    second = deepcopy(fpn.bottom_up)
+    second.feedback_channels = "${..fpn.out_channels}"
     model.backbone = L(RFP)(fpn=fpn, second=second)
     return model
 

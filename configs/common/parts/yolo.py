@@ -102,13 +102,20 @@ def pfdh_literal(model):
     return pfdh(model, skip="none")
 
 
+def _stem_channels(stages, pyramid):
+    """Channels of the first layers of ARB: of the own backbone of a YOLO; behind another, by those of the neck."""
+    if "width" not in stages:
+        third = pyramid.out_channels[-3]  # of stride 8
+        return [third // 4, third // 2, third]
+    limit = stages.get("max_channels", 1024)
+    return [rounded(min(c, limit) * stages.width) for c in (64, 128, 256 if "max_channels" in stages else 128)]
+
+
 def arb(model, weight=0.25):
     """The auxiliary branch of training, its head like the main one on strides 8, 16, 32; docs/papers/rs_tinynet.md."""
     if model.get("auxiliary") is not None:
         raise ConfigError("arb: the model has this part already; call it once.")
-    stages, _ = _nested(model)
-    limit = stages.get("max_channels", 1024)
-    stem = [rounded(min(c, limit) * stages.width) for c in (64, 128, 256 if "max_channels" in stages else 128)]
+    stages, pyramid = _nested(model)[0], _pyramid(model, "arb").neck
     OmegaConf.set_struct(model, False)
     head = deepcopy(model.head)
     head.strides, head.in_channels = [8, 16, 32], "${..neck.in_channels}"
@@ -119,10 +126,10 @@ def arb(model, weight=0.25):
             head[key] = f"${{...head.{key}}}"
     neck = L(ARB)(
         in_channels="${channels:${...backbone},${.in_features}}",
-        stem_channels=stem,
-        repeats=max(round(2 * stages.depth), 1),
-        c3k=stages.get("c3k", False),
-        in_features=["c3", "c4", "c5"],
+        stem_channels=_stem_channels(stages, pyramid),
+        repeats=max(round(2 * stages.depth), 1) if "depth" in stages else pyramid.repeats,
+        c3k=stages.get("c3k", pyramid.get("c3k", False)),
+        in_features=list(pyramid.in_features)[-3:],
     )
     model.auxiliary = L(AuxiliaryBranch)(neck=neck, head=head, loss_weight=weight)
     return model
@@ -151,9 +158,10 @@ def p2(model):
     if "p2" in model.in_features:
         raise ConfigError("p2: the model has a level of stride 4 already.")
     stages, joints = _nested(model)
-    stages.out_features = ["c2", "c3", "c4", "c5"]
+    name = _pyramid(model, "p2").neck.in_features[0][:-1]  # c, or res of timm
+    stages.out_features = [f"{name}{level}" for level in range(2, 6)]
     for neck in (joint.neck for joint in joints):
-        neck.in_features = [f"{neck.in_features[0][0]}2", *neck.in_features]  # c2 or p2
+        neck.in_features = [f"{neck.in_features[0][:-1]}2", *neck.in_features]  # c2, res2 or p2
         if _is(neck, PAFPN) and not isinstance(OmegaConf.to_container(neck)["out_channels"], str):
             neck.out_channels = [neck.out_channels[0] // 2, *neck.out_channels]
     if "anchors" in model.head:

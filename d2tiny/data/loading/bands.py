@@ -14,11 +14,11 @@ from d2tiny.data.loading.headers import ImageHeader
 from d2tiny.data.loading.stretch import Stretch, scale_to_bytes
 from d2tiny.utils.errors import DatasetError
 
-__all__ = ["BandReader"]
+__all__ = ["GDAL_OPTIONS", "BandReader", "to_rgb"]
 
 # GDAL_CACHEMAX is in bytes. With the PNG optimisation, GDAL would read the rest of a damaged file as zeros. Progressive
 # JPEGs are kept in memory whole. Files beside an image (.aux.xml, .ovr) do not change it.
-_GDAL = {
+GDAL_OPTIONS: dict[str, Any] = {
     "GDAL_CACHEMAX": 32 << 20,
     "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",
     "GDAL_ALLOW_LARGE_LIBJPEG_MEM_ALLOC": "YES",
@@ -54,7 +54,7 @@ class BandReader:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # rasterio warns about images without geographic coordinates
             try:
-                with rasterio.Env(**_GDAL):
+                with rasterio.Env(**GDAL_OPTIONS):
                     self._file: Any = rasterio.open(path, driver=_DRIVERS.get(header.kind, header.kind))
             except Exception as err:  # errors of GDAL have no public base class
                 raise DatasetError(f"{path}: cannot read this image ({err}).") from err
@@ -76,7 +76,7 @@ class BandReader:
         if (last - first) * self.width * 3 > limits.memory_limit():
             raise DatasetError(f"{self.path}: {last - first} rows of {self.width} px do not fit into memory.")
         if not self._header.deep:
-            return self._rgb(self._read(first, last))
+            return to_rgb(self._read(first, last), self._file, 1)
         steps = range(first, last, self.step)
         parts = [scale_to_bytes(self._values(y, min(y + self.step, last)), self._limits) for y in steps]
         pixels = np.concatenate(parts) if parts else np.zeros((0, self.width, len(self._bands)), dtype=np.uint8)
@@ -96,24 +96,10 @@ class BandReader:
         from rasterio.windows import Window
 
         try:
-            with rasterio.Env(**_GDAL):
+            with rasterio.Env(**GDAL_OPTIONS):
                 return self._file.read(self._bands, window=Window(0, first, self.width, last - first))
         except Exception as err:
             raise DatasetError(f"{self.path}: cannot read rows {first} to {last} ({err}).") from err
-
-    def _rgb(self, bands: np.ndarray) -> np.ndarray:
-        """Return 8-bit bands (C, rows, W) as RGB, with colours of a palette, and fewer bits scaled to 0 to 255."""
-        if bands.shape[0] == 1 and self._file.colorinterp[0].name == "palette":
-            table = np.zeros((256, 3), dtype=np.uint8)
-            for index, color in self._file.colormap(1).items():
-                table[index] = color[:3]
-            return table[bands[0]]
-        bits = int(self._file.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8))
-        if bits < 8:
-            bands = (bands * (255 // (2**bits - 1))).astype(np.uint8)
-        if bands.shape[0] == 1:
-            bands = bands.repeat(3, axis=0)
-        return np.ascontiguousarray(bands.transpose(1, 2, 0))
 
     def _values(self, first: int, last: int) -> np.ndarray:
         """Return rows (rows, W, C) in floating point, NaN where there is no data."""
@@ -137,3 +123,27 @@ class BandReader:
             rows = self._values(y, min(y + block, self.height))[::step, ::step]
             parts.append(rows.reshape(-1, rows.shape[2]))
         return np.concatenate(parts)
+
+
+def to_rgb(bands: np.ndarray, file: Any, first: int) -> np.ndarray:
+    """Return 8-bit bands as RGB, with the colours of a palette, and fewer bits scaled to 0 to 255.
+
+    Args:
+        bands: (1, rows, W) or (3, rows, W) uint8.
+        file: dataset of rasterio that they were read from.
+        first: number of the first of these bands in the file, from 1.
+
+    Returns:
+        (rows, W, 3) uint8.
+    """
+    if bands.shape[0] == 1 and file.colorinterp[first - 1].name == "palette":
+        table = np.zeros((256, 3), dtype=np.uint8)
+        for index, color in file.colormap(first).items():
+            table[index] = color[:3]
+        return table[bands[0]]
+    bits = int(file.tags(first, ns="IMAGE_STRUCTURE").get("NBITS", 8))
+    if bits < 8:
+        bands = (bands * (255 // (2**bits - 1))).astype(np.uint8)
+    if bands.shape[0] == 1:
+        bands = bands.repeat(3, axis=0)
+    return np.ascontiguousarray(bands.transpose(1, 2, 0))

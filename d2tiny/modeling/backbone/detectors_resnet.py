@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from d2tiny.layers import ConvAWS2d, SAConv2d
+from d2tiny.layers.padding import padding_of_images
 
 __all__ = ["DetectoRSResNet"]
 
@@ -96,27 +97,34 @@ class DetectoRSResNet(ResNet):
         Returns:
             (B, C_s, H_s, W_s) by stage name, for the stages of ``out_features``.
         """
-        outputs = {}
+        outputs, padding = {}, padding_of_images(x)
         x = self.get_submodule(f"{self.prefix}stem")(x)
         if "stem" in self._out_features:
             outputs["stem"] = x
         for name, stage in zip(self.stage_names, self.stages, strict=True):
             extra = self.feedback[name](feedback[name]) if feedback and name in self.feedback else None
-            x = _block_with_extra(stage[0], x, extra)
-            for block in stage[1:]:
-                x = block(x)
+            for index, block in enumerate(stage):
+                x = _apply_block(block, x, padding, None if index else extra)
             if name in self._out_features:
                 outputs[name] = x
         return outputs
 
 
-def _block_with_extra(block: nn.Module, x: Tensor, extra: Tensor | None) -> Tensor:
-    """Apply a residual block, with ``extra`` added before its last ReLU."""
-    if extra is None:
+def _apply_block(block: nn.Module, x: Tensor, padding: Tensor | None, extra: Tensor | None) -> Tensor:
+    """Apply a residual block.
+
+    Args:
+        block: of Detectron2.
+        x: (B, C, H, W).
+        padding: (B, 1, h, w) of the batch of images for the contexts of SAC; None without padding.
+        extra: added before the last ReLU; None adds nothing.
+    """
+    if padding is None and extra is None:
         return block(x)
-    *first, last = (layer for name, layer in block.named_children() if name.startswith("conv"))
     out = x
-    for conv in first:
-        out = F.relu(conv(out))
-    shortcut = block.get_submodule("shortcut")(x) if "shortcut" in block._modules else x
-    return F.relu(last(out) + shortcut + extra)
+    convs = [layer for name, layer in block.named_children() if name.startswith("conv")]
+    for index, conv in enumerate(convs):
+        out = F.relu(out) if index else out
+        out = conv(out, padding) if isinstance(conv, SAConv2d) else conv(out)
+    out = out + (block.get_submodule("shortcut")(x) if "shortcut" in block._modules else x)
+    return F.relu(out if extra is None else out + extra)

@@ -12,7 +12,8 @@ from detectron2.modeling.backbone import FPN, Backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from d2tiny.modeling.backbone.detectors_resnet import DetectoRSResNet
+from d2tiny.layers.padding import masked_mean, padding_of_images, padding_of_level
+from d2tiny.modeling.contracts import FeedbackBackbone
 
 __all__ = ["ASPP", "RFP"]
 
@@ -20,7 +21,8 @@ __all__ = ["ASPP", "RFP"]
 class ASPP(nn.Module):
     """Atrous spatial pyramid pooling: four quarters of the output with receptive fields of different sizes.
 
-    They are a 1×1 convolution, 3×3 convolutions with dilations 3 and 6, and a 1×1 convolution of the image's mean.
+    They are a 1×1 convolution, 3×3 convolutions with dilations 3 and 6, and a 1×1 convolution of the image's mean,
+    without the padding of a batch.
     """
 
     def __init__(self, channels: int) -> None:
@@ -35,10 +37,16 @@ class ASPP(nn.Module):
         for conv in (self.near, self.middle, self.far, self.whole):
             weight_init.c2_msra_fill(conv)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to the same shape."""
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+        """Map (B, C, H, W) to the same shape.
+
+        Args:
+            x: a level.
+            padding: (B, 1, h, w) of the batch of images, True in the padding; None without padding.
+        """
         parts = [F.relu(conv(x)) for conv in (self.near, self.middle, self.far)]
-        image_mean = F.relu(self.whole(F.adaptive_avg_pool2d(x, 1)))
+        cells = None if padding is None else padding_of_level(padding, x)
+        image_mean = F.relu(self.whole(masked_mean(x, cells)))
         return torch.cat([*parts, image_mean.expand_as(parts[0])], dim=1)
 
 
@@ -78,12 +86,13 @@ class RFP(Backbone):
     both backbones, and the layers of an ordinary FPN into those of this one.
     """
 
-    def __init__(self, *, fpn: FPN, second: DetectoRSResNet | None = None, steps: int = 2) -> None:
+    def __init__(self, *, fpn: FPN, second: FeedbackBackbone | None = None, steps: int = 2) -> None:
         """Join the parts.
 
         Args:
-            fpn: Detectron2's FPN over a :class:`DetectoRSResNet`; its layers and backbone are used, it is not modified.
-            second: the backbone of the later steps, with a prefix; None uses the first one.
+            fpn: Detectron2's FPN over a :class:`DetectoRSResNet`, or a :class:`TimmBackbone` (a recursive pyramid
+                without switchable convolutions); its layers and backbone are used, it is not modified.
+            second: the backbone of the later steps, of the same kind, a ResNet with a prefix; None uses the first one.
             steps: number of passes through a backbone; 1 is the plain FPN.
 
         Raises:
@@ -93,8 +102,11 @@ class RFP(Backbone):
         first = fpn.bottom_up
         later = second if second is not None else first
         channels = {shape.channels for shape in fpn.output_shape().values()}
-        if not isinstance(first, DetectoRSResNet) or not isinstance(later, DetectoRSResNet):
-            raise ValueError(f"RFP: both backbones must be a DetectoRSResNet, got {type(first).__name__}.")
+        if not hasattr(first, "feedback_channels") or not isinstance(later, type(first)):
+            raise ValueError(
+                "RFP: both backbones must be a DetectoRSResNet, or both a TimmBackbone; got "
+                f"{type(first).__name__} and {type(later).__name__}."
+            )
         if steps < 1 or later.feedback_channels not in channels:
             raise ValueError(
                 f"RFP: needs steps >= 1 and a backbone for the later looks with feedback_channels={min(channels)}, got "
@@ -105,7 +117,7 @@ class RFP(Backbone):
                 "RFP: both backbones must return the same stages with the same channels (depth, out_features); got "
                 f"{first.output_shape()} and {later.output_shape()}."
             )
-        if second is not None and (not second.prefix or first.feedback_channels):
+        if second is not None and (getattr(second, "prefix", "none needed") == "" or first.feedback_channels):
             raise ValueError("RFP: give the second backbone a prefix, and feedback_channels only to the second.")
         self.steps = steps
         self.bottom_up, self.second = first, second
@@ -132,12 +144,12 @@ class RFP(Backbone):
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Map (B, 3, H, W) to the levels of the pyramid (B, C, H / stride, W / stride)."""
-        pyramid = self.fpn(self.bottom_up(image))
+        pyramid, padding = self.fpn(self.bottom_up(image)), padding_of_images(image)
         later = self.bottom_up if self.second is None else self.second
         for _ in range(self.steps - 1):
             # The FPN's levels are in the order of the stages; stages without an entrance, as res2, take no feedback.
             stages = zip(self.fpn.in_features, pyramid, strict=False)
-            feedback = {stage: self.aspp(pyramid[level]) for stage, level in stages if stage in later.feedback}
+            feedback = {stage: self.aspp(pyramid[level], padding) for stage, level in stages if stage in later.feedback}
             new = self.fpn(later(image, feedback))
             pyramid = {name: self._fuse(new[name], pyramid[name]) for name in new}
         return pyramid
@@ -155,4 +167,4 @@ class RFP(Backbone):
         for key in [k for k in state if k.startswith(f"{prefix}bottom_up.")]:
             name = key.removeprefix(f"{prefix}bottom_up.")
             # A copy: load_state_dict(assign=True) would make one tensor of the two.
-            state[f"{prefix}second.{self.second.prefix}{name}"] = state[key].clone()
+            state[f"{prefix}second.{getattr(self.second, 'prefix', '')}{name}"] = state[key].clone()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import Backbone
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from d2tiny.layers.depthwise import keep_depthwise_float32
 from d2tiny.modeling.backbone.timm_facts import STAGES, TimmFacts, is_nhwc, timm_facts
@@ -41,6 +43,7 @@ class TimmBackbone(Backbone):
         freeze_at: int = 0,
         norm: str = "FrozenBN",
         drop_path_rate: float = 0.0,
+        feedback_channels: int = 0,
         **kwargs: Any,
     ) -> None:
         """Build the model with random weights.
@@ -54,12 +57,15 @@ class TimmBackbone(Backbone):
             norm: ``FrozenBN`` freezes statistics and affine parts of all batch norms, ``BN`` trains them; models with
                 other norms are not changed.
             drop_path_rate: probability that a block is skipped in training, 0 to below 1.
+            feedback_channels: channels of the maps that a recursive pyramid feeds back, through a 1×1 convolution that
+                starts at zero, behind the first part of each returned stage but the finest; 0 builds no inputs for
+                them.
             **kwargs: handed on to ``timm.create_model``.
 
         Raises:
             ConfigError: a setting with another value, an unknown model, or one that does not give feature maps of these
                 strides for images of any size.
-            ImportError: timm is not installed.
+            MissingPackageError: timm is not installed.
         """
         super().__init__()
         _check(out_features, freeze_at, norm, drop_path_rate, kwargs)
@@ -82,6 +88,22 @@ class TimmBackbone(Backbone):
         self._freeze_norms(norm)
         keep_depthwise_float32(self.body)
         self.no_weight_decay = _undecayed(self.body)
+        self.feedback_channels = feedback_channels
+        self.feedback = self._entrances(facts.entrances)
+
+    def _entrances(self, parts: Mapping[str, str]) -> nn.ModuleDict:
+        """Build the convolutions of feedback, and remember the parts of the stages that they are added behind."""
+        result, self._parts = nn.ModuleDict(), {name: parts.get(name, "") for name in self._out_features[1:]}
+        for name, part in self._parts.items() if self.feedback_channels else ():
+            if not part:
+                raise ConfigError(
+                    f"feedback_channels: {self._architecture} has no part of its {name} that feedback could be added "
+                    "behind; take a ResNet, ConvNeXt, Swin or EfficientNet."
+                )
+            result[name] = nn.Conv2d(self.feedback_channels, self._shapes[name].channels, 1)
+            for parameter in result[name].parameters():
+                nn.init.zeros_(parameter)
+        return result
 
     def _freeze(self, frozen: frozenset[str], used: frozenset[str]) -> None:
         """Freeze parameters by name, and those that no returned map is computed with: they would get no gradient."""
@@ -113,12 +135,30 @@ class TimmBackbone(Backbone):
         """Pixels that the padded height and width must be a multiple of: the largest stride."""
         return STAGES[self._out_features[-1]]
 
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Map (B, 3, H, W) to the feature maps of ``out_features``, (B, C, H / stride, W / stride)."""
-        maps = self.body(image)
+    def forward(self, image: Tensor, feedback: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Map images to the feature maps of ``out_features``.
+
+        Args:
+            image: (B, 3, H, W).
+            feedback: maps (B, ``feedback_channels``, H_s, W_s) by stage name, of the size of the stage.
+
+        Returns:
+            (B, C_s, H / stride, W / stride) by stage name.
+        """
+        with ExitStack() as hooks:
+            for name, given in (feedback or {}).items():
+                if name in self.feedback:
+                    hooks.callback(self._add_behind(self._parts[name], self.feedback[name](given)).remove)
+            maps = self.body(image)
         if self._channels_last:
             maps = [x.permute(0, 3, 1, 2) for x in maps]
         return dict(zip(self._out_features, maps, strict=True))
+
+    def _add_behind(self, part: str, extra: Tensor) -> RemovableHandle:
+        """Let the output of a part of the body be increased by a map (B, C, h, w) until the hook is removed."""
+        if self._channels_last:
+            extra = extra.permute(0, 2, 3, 1)
+        return self.body.get_submodule(part).register_forward_hook(lambda _, __, output: output + extra)
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Return channels and stride of each stage of ``out_features``."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +29,8 @@ class TimmFacts:
         channels: likewise.
         modules: name of the module that each stage ends with, with ``_`` for the dot.
         used: names of the parameters that each stage's map is computed with.
+        entrances: name of the first part of that module whose output is as large as the stage's map; a stage without
+            such a part has none.
     """
 
     settings: dict[str, Any]
@@ -33,6 +38,7 @@ class TimmFacts:
     channels: dict[str, int]
     modules: dict[str, str]
     used: dict[str, frozenset[str]]
+    entrances: dict[str, str]
 
 
 _FACTS: dict[str, TimmFacts] = {}
@@ -68,14 +74,18 @@ def timm_facts(timm: Any, model_name: str, settings: dict[str, Any], fixed_size:
             "transformers have one stride only; take a ResNet, ConvNeXt, Swin or EfficientNet."
         )
     places = {name: len(strides) - 1 - strides[::-1].index(stride) for name, stride in STAGES.items()}
-    maps, offset = _meta_maps(model_name, body, strides), int(described.out_indices[0])
-    info = described.get_dicts()
+    info, offset = described.get_dicts(), int(described.out_indices[0])
+    modules = {name: str(info[place]["module"]).replace(".", "_") for name, place in places.items()}
+    with _recorded_parts(body, modules) as parts:
+        maps = _meta_maps(model_name, body, strides)
+    first = {name: [part for part, shape in parts[name] if shape == maps[places[name]].shape] for name in places}
     _FACTS[key] = TimmFacts(
         settings=settings,
         indices={name: offset + place for name, place in places.items()},
         channels={name: int(info[place]["num_chs"]) for name, place in places.items()},
-        modules={name: str(info[place]["module"]).replace(".", "_") for name, place in places.items()},
+        modules=modules,
         used={name: _parameters_of(body, maps[place]) for name, place in places.items()},
+        entrances={name: found[0] for name, found in first.items() if found},
     )
     return _FACTS[key]
 
@@ -87,6 +97,28 @@ def _on_meta(timm: Any, model_name: str, settings: dict[str, Any]) -> Any:
     except (TypeError, RuntimeError, AssertionError, ValueError, NotImplementedError) as err:
         raise ConfigError(f"{model_name}: timm cannot build it as a backbone: {err}") from err
     return body.eval()
+
+
+@contextmanager
+def _recorded_parts(body: nn.Module, modules: dict[str, str]) -> Iterator[dict[str, list[tuple[str, torch.Size]]]]:
+    """Record names and output shapes of the parts of each stage's module, in the order in which they run."""
+    parts: dict[str, list[tuple[str, torch.Size]]] = {stage: [] for stage in modules}
+    stage_of, hooks = {module: stage for stage, module in modules.items()}, []
+
+    def record(stage: str, name: str, output: Any) -> None:
+        if isinstance(output, Tensor):
+            parts[stage].append((name, output.shape))
+
+    for path, module in body.named_modules():
+        stage = stage_of.get(path.replace(".", "_"), "")
+        for name, part in module.named_children() if stage else ():
+            hook = partial(record, stage, f"{path}.{name}")
+            hooks.append(part.register_forward_hook(lambda _, __, output, hook=hook: hook(output)))
+    try:
+        yield parts
+    finally:
+        for handle in hooks:
+            handle.remove()
 
 
 def _meta_maps(model_name: str, body: nn.Module, strides: list[int]) -> list[Tensor]:

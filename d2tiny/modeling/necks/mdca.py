@@ -10,6 +10,7 @@ from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from d2tiny.layers.padding import extents, padding_of_level
 from d2tiny.modeling.necks.levels import check_levels
 from d2tiny.utils.errors import did_you_mean
 from d2tiny.utils.registry import NECK_REGISTRY
@@ -71,8 +72,21 @@ class MDCAttention(nn.Module):
         self.whole = nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False)
         self.place = nn.Conv2d(2, 1, 3, padding=1, bias=False)
 
-    def channel_attention(self, x: Tensor) -> Tensor:
-        """Return A_ch in (0, 1), (B, C, H, W), or (B, C, 1, 1) in ``literal`` mode."""
+    def channel_attention(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+        """Return A_ch in (0, 1), (B, C, H, W), or (B, C, 1, 1) in ``literal`` mode.
+
+        Args:
+            x: (B, C, H, W).
+            padding: (B, 1, H, W), places that are in no region; there A_ch is 0. None divides the whole map.
+        """
+        if padding is not None:
+            height, width = x.shape[-2:]
+            images = []
+            for index, (tall, wide) in enumerate(extents(padding)):
+                attention = self.channel_attention(x[index : index + 1, :, :tall, :wide])
+                attention = attention.expand(-1, -1, tall, wide)
+                images.append(F.pad(attention, (0, width - wide, 0, height - tall)))
+            return torch.cat(images)
         batch, channels = x.shape[:2]
         regions = F.adaptive_avg_pool2d(x, self.local_size)
         pooled = x.mean(dim=(2, 3))
@@ -89,9 +103,9 @@ class MDCAttention(nn.Module):
         """Return A_sp in (0, 1), (B, 1, H, W)."""
         return torch.sigmoid(self.place(torch.cat((x.mean(1, keepdim=True), x.amax(1, keepdim=True)), dim=1)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to the same shape."""
-        channel, spatial = self.channel_attention(x), self.spatial_attention(x)
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+        """Map (B, C, H, W) to the same shape; ``padding`` as in :meth:`channel_attention`."""
+        channel, spatial = self.channel_attention(x, padding), self.spatial_attention(x)
         out = x * channel * spatial if self.combine == "mul" else x * channel + x * spatial
         return x + out if self.residual else out
 
@@ -154,6 +168,15 @@ class MDCA(nn.Module):
         check_levels("MDCA", self.in_channels, input_shape)
         return input_shape
 
-    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the feature maps with attention applied to the levels; the input dict is not modified."""
-        return {**features, **{name: part(features[name]) for name, part in self.attention.items()}}
+    def forward(self, features: dict[str, Tensor], padding: Tensor | None = None) -> dict[str, Tensor]:
+        """Return the feature maps with attention applied to the levels; the input dict is not modified.
+
+        Args:
+            features: (B, C, H_l, W_l) by name.
+            padding: (B, 1, H, W) of the batch of images, True in the padding; None without padding.
+        """
+        result = dict(features)
+        for name, part in self.attention.items():
+            level = features[name]
+            result[name] = part(level, None if padding is None else padding_of_level(padding, level))
+        return result

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from d2tiny.layers import DilatedDepthwise, yolo_norm
+from d2tiny.layers.masked_norm import masked_norm
 from d2tiny.layers.padding import masked_mean, padding_of_level
 from d2tiny.modeling.necks.levels import check_levels
 from d2tiny.utils.errors import did_you_mean
@@ -41,17 +42,40 @@ def _norm(norm: str, channels: int) -> nn.Module:
     return get_norm(norm, channels)
 
 
+def _without(padding: Tensor | None, block: nn.Sequential, x: Tensor) -> Tensor:
+    """Apply layers that keep the size of (B, C, H, W); group norms leave the cells of ``padding`` out.
+
+    Args:
+        padding: (B, 1, H', W') of the images; None without padding.
+        block: the layers.
+        x: the input.
+    """
+    valid = None if padding is None else ~padding_of_level(padding, x)
+    for layer in block:
+        x = _without(padding, layer, x) if isinstance(layer, nn.Sequential) else masked_norm(layer, x, valid)
+    return x
+
+
 class FIM(nn.Module):
     """Feature interaction: the high level weights the channels and positions of the low level.
 
     ``U = act(norm(1×1(high)))`` at the low level's size, ``a_c = σ(MLP(mean U) + MLP(max U))``,
-    ``a_s = σ(7×7[mean_c U; max_c U])``, output ``low · a_c · a_s``.
+    ``a_s = σ(7×7[mean_c U; max_c U])``, output ``low · a_c · a_s``. Without ``channel_max``, ``a_c = σ(MLP(mean U))``.
     """
 
     def __init__(
-        self, low: int, high: int, *, norm: str, activation: str, use_channel: bool = True, use_spatial: bool = True
+        self,
+        low: int,
+        high: int,
+        *,
+        norm: str,
+        activation: str,
+        use_channel: bool = True,
+        use_spatial: bool = True,
+        channel_max: bool = True,
     ) -> None:
         super().__init__()
+        self.channel_max = channel_max
         self.align = nn.Sequential(_conv(high, low, 1, norm), _ACTIVATIONS[activation]())
         self.channel = self.spatial = None
         if use_channel:
@@ -69,8 +93,10 @@ class FIM(nn.Module):
         """
         channel = spatial = None
         if self.channel is not None:
-            highest = aligned if padding is None else aligned.masked_fill(padding, -torch.inf)
-            pooled = self.channel(masked_mean(aligned, padding)) + self.channel(highest.amax((2, 3), keepdim=True))
+            pooled = self.channel(masked_mean(aligned, padding))
+            if self.channel_max:
+                highest = aligned if padding is None else aligned.masked_fill(padding, -torch.inf)
+                pooled = pooled + self.channel(highest.amax((2, 3), keepdim=True))
             channel = torch.sigmoid(pooled)
         if self.spatial is not None:
             both = torch.cat((aligned.mean(dim=1, keepdim=True), aligned.amax(dim=1, keepdim=True)), dim=1)
@@ -85,7 +111,7 @@ class FIM(nn.Module):
             high: the level above it.
             padding: (B, 1, H', W') of the images; None without padding.
         """
-        aligned = F.interpolate(self.align(high), size=low.shape[-2:], mode="nearest")
+        aligned = F.interpolate(_without(padding, self.align, high), size=low.shape[-2:], mode="nearest")
         out = low
         for weight in self.attention(aligned, None if padding is None else padding_of_level(padding, low)):
             out = out if weight is None else out * weight
@@ -106,10 +132,11 @@ class FEM(nn.Module):
         self.project = _conv(channels, channels, 1, norm)
         self.activation = _ACTIVATIONS[activation]()
 
-    def forward(self, weighted: Tensor, aligned: Tensor) -> Tensor:
-        """Map Z and U, both (B, c, H, W), to (B, c, H, W)."""
-        squeezed = self.activation(self.squeeze(torch.cat((weighted, aligned), dim=1)))
-        return self.project(self.activation(self.near(squeezed) + self.far(squeezed) + squeezed))
+    def forward(self, weighted: Tensor, aligned: Tensor, padding: Tensor | None = None) -> Tensor:
+        """Map Z and U, both (B, c, H, W), to (B, c, H, W); ``padding`` is (B, 1, H', W') of the images, or None."""
+        squeezed = self.activation(_without(padding, self.squeeze, torch.cat((weighted, aligned), dim=1)))
+        near, far = (_without(padding, conv, squeezed) for conv in (self.near, self.far))
+        return _without(padding, self.project, self.activation(near + far + squeezed))
 
 
 @NECK_REGISTRY.register()
@@ -133,6 +160,7 @@ class SARL(nn.Module):
         activation: str = "relu",
         use_channel: bool = True,
         use_spatial: bool = True,
+        channel_max: bool = True,
         top_down: bool = True,
     ) -> None:
         """Build a block for each level.
@@ -144,6 +172,8 @@ class SARL(nn.Module):
             activation: ``relu`` or ``silu``.
             use_channel: use channel attention.
             use_spatial: use spatial attention.
+            channel_max: pool the maximum for channel attention beside the mean (the default, as the paper); False pools
+                the mean alone, which does not grow with the image as a maximum does.
             top_down: read the next higher level after it was relayed; False reads the backbone's.
 
         Raises:
@@ -168,6 +198,7 @@ class SARL(nn.Module):
                 activation=activation,
                 use_channel=use_channel,
                 use_spatial=use_spatial,
+                channel_max=channel_max,
             )
             self.fem[name] = FEM(count, norm=norm, activation=activation)
             self.scale[name] = nn.Parameter(torch.zeros(count, 1, 1))
@@ -198,6 +229,6 @@ class SARL(nn.Module):
         high = features[self.in_features[-1]]
         for name in reversed(self.in_features):
             weighted, aligned = self.fim[name](features[name], high, padding)
-            result[name] = features[name] + self.scale[name] * self.fem[name](weighted, aligned)
+            result[name] = features[name] + self.scale[name] * self.fem[name](weighted, aligned, padding)
             high = result[name] if self.top_down else features[name]
         return result

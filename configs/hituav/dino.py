@@ -1,0 +1,30 @@
+"""DINO and ScaleBridge-Det on HIT-UAV from ImageNet weights: EfficientNet-Lite0 for processors."""
+
+from ..common.data import hituav
+from ..common.models.dino import dino_lite0_4scale
+from ..common.parts.dino import dgq, rem
+from ..common.recipes import experiment, whole_images
+
+DATASET = hituav()
+K = DATASET.num_classes
+BUCKETS = dict(buckets=[100, 200, 300, 500], thresholds=[10, 50, 150])  # of objects in an image
+
+
+def dino_lite0():
+    """DINO on HIT-UAV: four scales from stride 4, 300 queries."""
+    return experiment(dino_lite0_4scale(K), whole_images(DATASET, clip_norm=0.1))
+
+
+def dino_lite0_dgq():
+    """DINO with density-guided queries on HIT-UAV."""
+    return experiment(dgq(dino_lite0_4scale(K), **BUCKETS), whole_images(DATASET, clip_norm=0.1))
+
+
+def dino_lite0_rem():
+    """DINO with routed mixture attention on HIT-UAV."""
+    return experiment(rem(dino_lite0_4scale(K)), whole_images(DATASET, clip_norm=0.1))
+
+
+def scalebridge_lite0():
+    """ScaleBridge-Det on HIT-UAV: DINO with density-guided queries and routed mixture attention."""
+    return experiment(rem(dgq(dino_lite0_4scale(K), **BUCKETS)), whole_images(DATASET, clip_norm=0.1))

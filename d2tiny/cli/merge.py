@@ -1,0 +1,27 @@
+"""``d2tiny merge``: join the shards of a run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+__all__ = ["EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = "d2tiny merge found/"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("output", type=Path, metavar="DIR", help="folder that all shards of d2tiny predict wrote to")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Join; the exit code is 1 if scenes failed."""
+    from d2tiny.inference import merge_shards
+
+    summary = merge_shards(args.output)
+    print(f"{summary.scenes} scenes, {summary.objects} objects: {args.output.resolve()}")
+    for message in summary.failed:
+        print(f"error: {message}", file=sys.stderr)
+    return int(bool(summary.failed))

@@ -1,0 +1,215 @@
+"""Predict many scenes: a journal, shards, and results that do not depend on interruptions."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from tqdm import tqdm
+
+from d2tiny.data.loading.stretch import StretchLike
+from d2tiny.inference.engine import Engine, LocalEngine, SceneHead, scene_errors
+from d2tiny.inference.journal import Journal, run_folder, settings_difference, shard_folders
+from d2tiny.inference.merge import MergeSettings
+from d2tiny.inference.outputs import OutputSettings, scene_targets
+from d2tiny.inference.predictor import TiledPredictor, TileSettings
+from d2tiny.inference.raster import ReadSettings
+from d2tiny.inference.run import Finisher, RunSettings, RunSummary, SceneRun, failure_text, run_record
+from d2tiny.inference.scene import SceneDetections
+from d2tiny.inference.sources import collect_scenes
+from d2tiny.inference.writers import open_coco
+from d2tiny.utils.errors import ConfigError
+from d2tiny.utils.files import write_text
+from d2tiny.utils.folders import lock_folder
+
+__all__ = ["merge_shards", "predict_folder", "predict_scenes"]
+
+logger = logging.getLogger(__name__)
+
+
+def predict_scenes(
+    cfg: CfgNode, inputs: Sequence[str], output: Path, settings: RunSettings | None = None
+) -> RunSummary:
+    """Predict scenes: maps, pictures, pages, and one COCO json of all.
+
+    Args:
+        cfg: as from ``d2tiny.model_zoo.get_cfg``, with weights.
+        inputs: files, folders, globs, URLs, ``.txt`` lists of them.
+        output: folder; gets for each scene what the settings tell, and ``detections.json`` (COCO with scores; boxes
+            XYWH in px of the files); ``failed.json`` if scenes failed.
+        settings: of the run.
+
+    Returns:
+        What was done. Scenes that fail do not end the run.
+
+    Raises:
+        ConfigError: settings outside their range; an output that would overwrite an input, cannot be written to, or
+            holds a run of other settings.
+        CheckpointError: weights that do not fit.
+        DatasetError: an input that matches nothing.
+        ImportError: an extra that is not installed.
+    """
+    settings = settings or RunSettings()
+    started = time.monotonic()
+    scenes = collect_scenes(inputs)
+    output.mkdir(parents=True, exist_ok=True)
+    if not os.access(output, os.W_OK | os.X_OK):
+        raise ConfigError(f"--output {output}: no right to write there; choose another folder.")
+    targets = scene_targets(scenes, output, settings.outputs)
+    if settings.ray:
+        from d2tiny.inference.ray import RayEngine
+
+        engine: Engine = RayEngine(cfg, settings, scenes)
+    else:
+        engine = LocalEngine(TiledPredictor(cfg, **settings.predictor_options()), settings.read, settings.aoi, scenes)
+    record = run_record(cfg, scenes, settings, engine)
+    with ExitStack() as stack:
+        stack.callback(engine.close)
+        journal = stack.enter_context(Journal.open(run_folder(output, settings.shard), record, resume=settings.resume))
+        run = SceneRun(journal, scenes, targets, engine, settings)
+        try:
+            engine.run([(n, scenes[n]) for n in record["mine"] if n not in journal.done], run)
+        finally:
+            run.close()
+            summary = run.summary
+            summary.failed = [entry["error"] for _, entry in sorted(journal.failed.items())]
+            if settings.shard is None:
+                _collect(output, [journal], scenes, engine.classes, settings.model, summary)
+        if settings.shard is None:
+            journal.clear()
+    summary.seconds = time.monotonic() - started
+    return summary
+
+
+def predict_folder(
+    cfg: CfgNode,
+    inputs: Sequence[str],
+    output: Path,
+    *,
+    score: float = 0.3,
+    bf16: bool = False,
+    stretch: StretchLike = None,
+    progress: bool = True,
+) -> list[str]:
+    """Predict images with the default settings, see :func:`predict_scenes`; return a message for each that failed."""
+    settings = RunSettings(read=ReadSettings(stretch), score=score, bf16=bf16, progress=progress)
+    return predict_scenes(cfg, inputs, output, settings).failed
+
+
+def merge_shards(output: Path, *, progress: bool = True) -> RunSummary:
+    """Join the shards of a run: merge scenes whose tiles they share, and write the COCO json of all.
+
+    Args:
+        output: folder that all shards wrote to (or that their ``.run-…`` folders were copied to).
+        progress: show a bar.
+
+    Raises:
+        ConfigError: a shard is missing, not finished, or has other settings than the first; says which.
+    """
+    started = time.monotonic()
+    journals = _complete_shards(output)
+    record = journals[0].settings
+    outputs = OutputSettings(**{**record["outputs"], "formats": _tuple(record["outputs"]["formats"])})
+    read = ReadSettings(record["read"]["stretch"] or None, _tuple(record["read"]["bands"]), record["read"]["gsd"])
+    aoi = Path(record["aoi"][0]) if record["aoi"] else None
+    tiles = TileSettings(**record["tiles"])
+    settings = RunSettings(tiles, read, outputs, aoi=aoi, model=record["model"], progress=progress)
+    scenes = record["scenes"]
+    targets = scene_targets(scenes, output, outputs)
+    merge = MergeSettings(**record["merge"])
+    finisher = Finisher(journals[0], settings, targets, record["classes"], merge)
+    summary = RunSummary()
+    with ExitStack() as stack:
+        for journal in journals:
+            stack.enter_context(lock_folder(journal.folder, key="--output"))
+        shared = [n for n in journals[0].done if journals[0].done[n].get("split")]
+        for number in tqdm(shared, desc="merge", unit="scene", disable=not progress):
+            head = SceneHead.from_stored(journals[0].done[number]["head"])
+            parts = [journal.part(number) for journal in journals]
+            try:
+                finisher.finish(number, head, parts, None)
+            except scene_errors as err:
+                journals[0].note(scene=number, state="failed", error=failure_text(scenes[number], err))
+        summary.failed = [e["error"] for journal in journals for _, e in sorted(journal.failed.items())]
+        _collect(output, journals, scenes, record["classes"], record["model"], summary)
+    summary.seconds = time.monotonic() - started
+    return summary
+
+
+def _tuple(value: list[Any] | None) -> tuple[Any, ...] | None:
+    return None if value is None else tuple(value)
+
+
+def _complete_shards(output: Path) -> list[Journal]:
+    """Return the journals of all shards in an output.
+
+    Raises:
+        ConfigError: they do not make up a run.
+    """
+    folders = shard_folders(output)
+    if not folders:
+        raise ConfigError(f"{output}: no shards here; d2tiny predict --shard 1/N makes the first of N.")
+    counts = sorted({count for _, count in folders})
+    if len(counts) > 1:
+        raise ConfigError(f"{output}: shards of runs of {' and '.join(map(str, counts))} parts; keep those of one.")
+    missing = [i for i in range(1, counts[0] + 1) if (i, counts[0]) not in folders]
+    if missing:
+        raise ConfigError(f"{output}: shards {', '.join(map(str, missing))} of {counts[0]} are missing.")
+    journals = [Journal(folders[i, counts[0]]) for i in range(1, counts[0] + 1)]
+    for number, journal in enumerate(journals, start=1):
+        if not journal.finished:
+            raise ConfigError(f"{output}: shard {number} of {counts[0]} is not finished; run it with --resume.")
+        if difference := settings_difference(journals[0].settings, journal.settings, ("mine",)):
+            raise ConfigError(f"{output}: shard {number} has other settings than shard 1 ({difference}).")
+    return journals
+
+
+def _collect(
+    output: Path,
+    journals: Sequence[Journal],
+    scenes: Sequence[str],
+    classes: Sequence[str],
+    model: str,
+    summary: RunSummary,
+) -> None:
+    """Write the COCO json of all scenes that are done, and the list of those that failed."""
+    done: dict[int, Journal] = {n: journal for journal in journals for n in journal.done}
+    failed: dict[int, Mapping[str, Any]] = {n: entry for journal in journals for n, entry in journal.failed.items()}
+    path = output / "detections.json"
+    try:
+        summary.objects = _write_coco(path, done, scenes, classes, model)
+    except OSError as err:
+        other = Path(tempfile.mkdtemp(prefix="d2tiny-")) / path.name
+        summary.objects = _write_coco(other, done, scenes, classes, model)
+        summary.failed.append(f"{path}: {err.strerror or err}. The detections are in {other}; move them.")
+        logger.warning("%s", summary.failed[-1])
+    summary.scenes = len(done)
+    list_file = output / "failed.json"
+    if failed:
+        entries = [{"scene": scenes[n], "error": entry["error"]} for n, entry in sorted(failed.items())]
+        write_text(list_file, json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
+    else:
+        list_file.unlink(missing_ok=True)
+
+
+def _write_coco(
+    path: Path, done: Mapping[int, Journal], scenes: Sequence[str], classes: Sequence[str], model: str
+) -> int:
+    """Write the objects of all scenes; return how many there are."""
+    count = 0
+    with open_coco(path, classes) as writer:
+        for number, journal in sorted(done.items()):
+            head = SceneHead.from_stored(journal.done[number]["head"])
+            found = SceneDetections(head.scene(classes, model), *journal.kept(number))
+            writer.add_scene(found.scene)
+            writer.write(found)
+            count += len(found)
+    return count
