@@ -149,6 +149,7 @@ def _predict(args: argparse.Namespace, images: Sequence[str], overrides: Sequenc
     published = _chosen(args)  # before anything heavy is imported
     from d2tiny import model_zoo
     from d2tiny.inference import predict_scenes
+    from d2tiny.utils.logs import messages_shown
 
     settings = _run_settings(args, published)  # refuses wrong values before a model is built
     register_given(args)
@@ -159,7 +160,8 @@ def _predict(args: argparse.Namespace, images: Sequence[str], overrides: Sequenc
     if published is not None:
         print(_introduction(published))
         settings = _run_settings(args, published)
-    summary = predict_scenes(cfg, images, args.output, settings)
+    with messages_shown("d2tiny.inference"):  # which bands, values, overlap
+        summary = predict_scenes(cfg, images, args.output, settings)
     _tell(summary, args)
     for message in summary.failed:
         print(f"error: {message}", file=sys.stderr)
@@ -202,8 +204,14 @@ def _tell(summary: RunSummary, args: argparse.Namespace) -> None:
         number, count = args.shard
         print(f"Shard {number} of {count}: {summary.tiles} tiles{rate}. When all are done: d2tiny merge {args.output}")
         return
-    print(f"{summary.scenes} scenes, {summary.objects} objects, {summary.seconds:.1f} s{rate}.")
+    scenes, objects = (
+        f"{n} {word}{'s' * (n != 1)}" for n, word in ((summary.scenes, "scene"), (summary.objects, "object"))
+    )
+    print(f"{scenes}, {objects}, {summary.seconds:.1f} s{rate}.")
     print(f"Pictures, maps and detections.json: {args.output.resolve()}")
+    pages = sorted(args.output.glob("*.html"))
+    if summary.scenes == len(pages) == 1:
+        print(f"To zoom into: {pages[0].resolve()}")
 
 
 def _chosen(args: argparse.Namespace) -> PublishedWeights | None:

@@ -210,6 +210,8 @@ class TiledPredictor:
     ) -> SceneDetections:
         """Predict a scene that is open, see :meth:`predict_scene`."""
         task = SceneTask(pixels, self.grid(pixels), area_in(pixels.geo, pixels.file_size, aoi))
+        looked_at = {**pixels.chosen, "tile": task.grid.tile, "overlap": task.grid.overlap}
+        scene = replace(scene, settings={**scene.settings, **looked_at})
         merger = SeamMerger(task.grid, self.merge_settings)
         parts = [Views.empty()]
         bar = tqdm(total=len(task.grid), desc=scene.name or "scene", unit="tile", disable=not progress, leave=False)
@@ -239,7 +241,9 @@ class TiledPredictor:
         """Return an overlap in px that is larger than the objects of some tiles of a scene."""
         grid = TileGrid(pixels.width, pixels.height, self.settings.tile, 0)
         task = SceneTask(pixels, grid)
-        probes = sorted(set(np.linspace(0, len(grid) - 1, min(_PROBES, len(grid))).round().astype(int).tolist()))
+        # Not more than a third of the scene is looked at twice.
+        count = min(_PROBES, -(-len(grid) // 3))
+        probes = sorted(set(np.linspace(0, len(grid) - 1, count + 2)[1:-1].round().astype(int).tolist()))
         with self.autocast():
             sides = [
                 found.boxes[:, 2:] - found.boxes[:, :2] for _, found in self.found(task, ((tile,) for tile in probes))
