@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -98,6 +98,10 @@ class SceneHead:
         geo = data["geo"]
         pairs = {key: tuple(data[key]) for key in ("file_size", "size", "scale", "stamp")}
         return cls(**{**data, **pairs, "geo": geo and GeoReference(geo["crs"], tuple(geo["transform"]))})
+
+    def same_content(self, other: SceneHead) -> bool:
+        """Return whether this is of the same file; copies on other machines may have other times."""
+        return replace(self, stamp=(0, self.stamp[1])) == replace(other, stamp=(0, other.stamp[1]))
 
     def scene(self, classes: Sequence[str], model: str) -> Scene:
         """Return the scene as results describe it."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import tempfile
 import threading
 from collections import OrderedDict, deque
@@ -188,6 +189,10 @@ class RayEngine:
         """
         self._ray = require_extra("ray", "ray")
         self._settings, self._scenes = settings, scenes
+        self._known = settings.tiles.overlap != "auto"  # whether there is an overlap for all scenes
+        self._overlap: int | None = None
+        self._open: dict[int, _Scene] = {}
+        self._later: list[tuple[int, str]] = []  # scenes that wait for the overlap
         area = read_area(settings.aoi) if settings.aoi is not None else None
         self._mine = _connect(self._ray, settings.ray)
         try:
@@ -206,10 +211,6 @@ class RayEngine:
             logger.warning("--bf16: %s", self._about.advice)
         self.classes: Sequence[str] = self._about.classes
         self.merge_settings = self._about.merge
-        self._known = settings.tiles.overlap != "auto"  # whether there is an overlap for all scenes
-        self._overlap: int | None = None
-        self._open: dict[int, _Scene] = {}
-        self._later: list[tuple[int, str]] = []  # scenes that wait for the overlap
 
     def close(self) -> None:
         """End the processes; the cluster too if it was started here."""
@@ -255,7 +256,8 @@ class RayEngine:
             self._later.append((job.scene, job.path))
             self._search_overlap(0)
         else:
-            self._begin(job.scene, *answer, sink, end)
+            head, found = answer
+            self._begin(job.scene, head, found, sink, end)
 
     def _begin(
         self, number: int, head: SceneHead, found: UnitFound | None, sink: Sink, end: Callable[[int], None]
@@ -380,6 +382,8 @@ def _connect(ray: Any, address: str) -> bool:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = (os.environ.get("RAY_ADDRESS") or "local") if address == "auto" else address
+    if address != "local":
+        _require_reachable(address)
     options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE}
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -395,3 +399,14 @@ def _connect(ray: Any, address: str) -> bool:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)  # Ray takes it for itself
     return True
+
+
+def _require_reachable(address: str) -> None:
+    """Raise a ConfigError if nothing listens at an address: Ray itself would wait for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        raise ConfigError(f"--ray {address}: give auto, or HOST:PORT of the head of a cluster, such as 10.0.0.1:6379.")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as err:
+        raise ConfigError(f"--ray {address}: no cluster can be reached there ({err}); `ray start` starts one.") from err
