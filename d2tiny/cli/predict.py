@@ -59,6 +59,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add_score_option(parser)
     add_device_option(parser)
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16: faster where the processor has it")
+    parser.add_argument("--tta", action="store_true", help="look at mirror images too: finds more, takes twice as long")
     _add_scene_options(parser)
     _add_run_options(parser)
     add_register_option(parser)
@@ -101,7 +102,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 def _shard(text: str) -> tuple[int, int]:
     """Read ``3/16``."""
     number, slash, count = text.partition("/")
-    if not slash or not number.isdigit() or not count.isdigit() or not 1 <= int(number) <= int(count):
+    if not slash or not number.isdecimal() or not count.isdecimal() or not 1 <= int(number) <= int(count):
         raise argparse.ArgumentTypeError(f"{text!r} must look like 3/16, the first number from 1 to the second")
     return int(number), int(count)
 
@@ -174,9 +175,9 @@ def _run_settings(args: argparse.Namespace, published: PublishedWeights | None) 
         ConfigError: one is outside its range.
     """
     from d2tiny.inference import OutputSettings, ReadSettings, RunSettings, TileSettings
-    from d2tiny.inference.raster import parse_bands
+    from d2tiny.inference.pixels import parse_bands
 
-    if args.overlap != "auto" and not args.overlap.isdigit():
+    if args.overlap != "auto" and not args.overlap.isdecimal():
         raise ConfigError(f"--overlap {args.overlap} must be auto or a number of px.")
     overlap = args.overlap if args.overlap == "auto" else int(args.overlap)
     name = published.name if published is not None else str(args.config or "")
@@ -186,10 +187,12 @@ def _run_settings(args: argparse.Namespace, published: PublishedWeights | None) 
         outputs=OutputSettings(tuple(args.format) if args.format else None, not args.no_pictures, args.page),
         score=args.score,
         bf16=args.bf16,
+        tta=args.tta,
         aoi=args.aoi,
         resume=args.resume,
         shard=args.shard,
         ray=args.ray,
+        device=args.device,
         model=name,
     )
 

@@ -20,13 +20,13 @@ from d2tiny.inference.engine import Engine, LocalEngine, SceneHead, scene_errors
 from d2tiny.inference.journal import Journal, run_folder, settings_difference, shard_folders
 from d2tiny.inference.merge import MergeSettings
 from d2tiny.inference.outputs import OutputSettings, scene_targets
+from d2tiny.inference.pixels import ReadSettings
 from d2tiny.inference.predictor import TiledPredictor, TileSettings
-from d2tiny.inference.raster import ReadSettings
 from d2tiny.inference.run import Finisher, RunSettings, RunSummary, SceneRun, failure_text, run_record
 from d2tiny.inference.scene import SceneDetections
 from d2tiny.inference.sources import collect_scenes
 from d2tiny.inference.writers import open_coco
-from d2tiny.utils.errors import ConfigError
+from d2tiny.utils.errors import ConfigError, DatasetError
 from d2tiny.utils.files import write_text
 from d2tiny.utils.folders import lock_folder
 
@@ -67,26 +67,36 @@ def predict_scenes(
     if settings.ray:
         from d2tiny.inference.ray import RayEngine
 
-        engine: Engine = RayEngine(cfg, settings)
+        engine: Engine = RayEngine(cfg, settings, scenes)
     else:
-        engine = LocalEngine(TiledPredictor(cfg, **_predictor_options(settings)), settings.read, settings.aoi, scenes)
-    record = run_record(cfg, scenes, settings, engine)
+        engine = LocalEngine(TiledPredictor(cfg, **settings.predictor_options()), settings.read, settings.aoi, scenes)
     with ExitStack() as stack:
         stack.callback(engine.close)
+        record = run_record(cfg, scenes, settings, engine)
         journal = stack.enter_context(Journal.open(run_folder(output, settings.shard), record, resume=settings.resume))
-        run = SceneRun(journal, scenes, targets, engine, settings)
-        try:
-            engine.run([(n, scenes[n]) for n in record["mine"] if n not in journal.done], run)
-        finally:
-            run.close()
-            summary = run.summary
-            summary.failed = [entry["error"] for _, entry in sorted(journal.failed.items())]
-            if settings.shard is None:
-                _collect(output, [journal], scenes, engine.classes, settings.model, summary)
-        if settings.shard is None:
-            journal.clear()
+        summary = _run(engine, journal, scenes, targets, settings)
+        journal.settle(shard=settings.shard is not None)
     summary.seconds = time.monotonic() - started
     return summary
+
+
+def _run(
+    engine: Engine, journal: Journal, scenes: Sequence[str], targets: Sequence[Path], settings: RunSettings
+) -> RunSummary:
+    """Do what a journal lacks."""
+    if journal.complete:
+        return RunSummary(len(journal.done), 0, sum(entry["objects"] for entry in journal.done.values()))
+    run = SceneRun(journal, scenes, targets, engine, settings)
+    try:
+        engine.run([(n, scenes[n]) for n in journal.settings["mine"] if n not in journal.done], run)
+    finally:
+        run.close()
+        run.summary.scenes = len(journal.done)
+        run.summary.failed = [entry["error"] for _, entry in sorted(journal.failed.items())]
+        if settings.shard is None:
+            done = dict.fromkeys(journal.done, journal)
+            _collect(journal.folder.parent, done, journal.failed, journal.settings, run.summary)
+    return run.summary
 
 
 def predict_folder(
@@ -130,18 +140,39 @@ def merge_shards(output: Path, *, progress: bool = True) -> RunSummary:
     with ExitStack() as stack:
         for journal in journals:
             stack.enter_context(lock_folder(journal.folder, key="--output"))
-        shared = [n for n in journals[0].done if journals[0].done[n].get("split")]
-        for number in tqdm(shared, desc="merge", unit="scene", disable=not progress):
-            head = SceneHead.from_stored(journals[0].done[number]["head"])
-            parts = [journal.part(number) for journal in journals]
+        for number in tqdm(_shared(journals), desc="merge", unit="scene", disable=not progress):
             try:
-                finisher.finish(number, head, parts, None)
+                head = _common_head(number, journals)
+                finisher.finish(number, head, [journal.part(number) for journal in journals], None)
             except scene_errors as err:
                 journals[0].note(scene=number, state="failed", error=failure_text(scenes[number], err))
-        summary.failed = [e["error"] for journal in journals for _, e in sorted(journal.failed.items())]
-        _collect(output, journals, scenes, record["classes"], record["model"], summary)
+        done = {n: journal for journal in journals for n in journal.done if not journal.done[n].get("split")}
+        failed = {n: entry for journal in journals for n, entry in journal.failed.items() if n not in done}
+        summary.scenes, summary.failed = len(done), [entry["error"] for _, entry in sorted(failed.items())]
+        _collect(output, done, failed, record, summary)
     summary.seconds = time.monotonic() - started
     return summary
+
+
+def _shared(journals: Sequence[Journal]) -> list[int]:
+    """Return the scenes of which every shard has tiles, and that are not joined."""
+    return [n for n in journals[0].done if all(journal.done.get(n, {}).get("split") for journal in journals)]
+
+
+def _common_head(number: int, journals: Sequence[Journal]) -> SceneHead:
+    """Return the head of a scene that shards share.
+
+    Raises:
+        DatasetError: they saw different files.
+    """
+    heads = [SceneHead.from_stored(journal.done[number]["head"]) for journal in journals]
+    other = next((shard for shard, head in enumerate(heads, start=1) if not head.same_content(heads[0])), None)
+    if other is not None:
+        raise DatasetError(
+            f"{heads[0].path}: shard {other} saw another file than shard 1. Delete the .run folders of the shards that "
+            "saw an old one, and run them again."
+        )
+    return heads[0]
 
 
 def _tuple(value: list[Any] | None) -> tuple[Any, ...] | None:
@@ -172,37 +203,22 @@ def _complete_shards(output: Path) -> list[Journal]:
     return journals
 
 
-def _predictor_options(settings: RunSettings) -> dict[str, Any]:
-    tiles = settings.tiles
-    return {
-        "tile": tiles.tile,
-        "overlap": tiles.overlap,
-        "batch": tiles.batch,
-        "score": settings.score,
-        "bf16": settings.bf16,
-    }
-
-
 def _collect(
     output: Path,
-    journals: Sequence[Journal],
-    scenes: Sequence[str],
-    classes: Sequence[str],
-    model: str,
+    done: Mapping[int, Journal],
+    failed: Mapping[int, Mapping[str, Any]],
+    record: Mapping[str, Any],
     summary: RunSummary,
 ) -> None:
     """Write the COCO json of all scenes that are done, and the list of those that failed."""
-    done: dict[int, Journal] = {n: journal for journal in journals for n in journal.done}
-    failed: dict[int, Mapping[str, Any]] = {n: entry for journal in journals for n, entry in journal.failed.items()}
-    path = output / "detections.json"
+    path, scenes = output / "detections.json", record["scenes"]
     try:
-        summary.objects = _write_coco(path, done, scenes, classes, model)
+        summary.objects = _write_coco(path, done, record)
     except OSError as err:
         other = Path(tempfile.mkdtemp(prefix="d2tiny-")) / path.name
-        summary.objects = _write_coco(other, done, scenes, classes, model)
+        summary.objects = _write_coco(other, done, record)
         summary.failed.append(f"{path}: {err.strerror or err}. The detections are in {other}; move them.")
         logger.warning("%s", summary.failed[-1])
-    summary.scenes = len(done)
     list_file = output / "failed.json"
     if failed:
         entries = [{"scene": scenes[n], "error": entry["error"]} for n, entry in sorted(failed.items())]
@@ -211,15 +227,13 @@ def _collect(
         list_file.unlink(missing_ok=True)
 
 
-def _write_coco(
-    path: Path, done: Mapping[int, Journal], scenes: Sequence[str], classes: Sequence[str], model: str
-) -> int:
+def _write_coco(path: Path, done: Mapping[int, Journal], record: Mapping[str, Any]) -> int:
     """Write the objects of all scenes; return how many there are."""
-    count = 0
+    count, classes = 0, record["classes"]
     with open_coco(path, classes) as writer:
         for number, journal in sorted(done.items()):
             head = SceneHead.from_stored(journal.done[number]["head"])
-            found = SceneDetections(head.scene(classes, model), *journal.kept(number))
+            found = SceneDetections(head.scene(classes, record["model"]), *journal.kept(number))
             writer.add_scene(found.scene)
             writer.write(found)
             count += len(found)

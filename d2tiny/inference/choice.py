@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from d2tiny.inference.raster import ReadSettings, ScenePixels, open_pixels
+from d2tiny.inference.pixels import ReadSettings, ScenePixels
+from d2tiny.inference.raster import open_pixels
 from d2tiny.utils.errors import ConfigError, DatasetError
 from d2tiny.utils.published import PublishedWeights, default_weights
 

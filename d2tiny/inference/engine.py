@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from d2tiny.data.loading.headers import read_header
 from d2tiny.inference.merge import MergeSettings
+from d2tiny.inference.pixels import ReadSettings, ScenePixels, is_url
 from d2tiny.inference.predictor import TiledPredictor
-from d2tiny.inference.raster import ReadSettings, ScenePixels, is_url, open_pixels
+from d2tiny.inference.raster import open_pixels
 from d2tiny.inference.scene import GeoReference, Scene
 from d2tiny.inference.task import SceneTask, UnitFound, area_in
 from d2tiny.inference.tiles import TileGrid
-from d2tiny.utils.errors import DatasetError
+from d2tiny.utils.errors import D2TinyError
 
-__all__ = ["Engine", "LocalEngine", "SceneHead", "Sink", "scene_errors"]
+if TYPE_CHECKING:
+    from d2tiny.inference.area import Area
+
+__all__ = ["Engine", "LocalEngine", "SceneHead", "Sink", "as_scene_error", "scene_errors"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,10 @@ class SceneHead:
         pairs = {key: tuple(data[key]) for key in ("file_size", "size", "scale", "stamp")}
         return cls(**{**data, **pairs, "geo": geo and GeoReference(geo["crs"], tuple(geo["transform"]))})
 
+    def same_content(self, other: SceneHead) -> bool:
+        """Return whether this is of the same file; copies on other machines may have other times."""
+        return replace(self, stamp=(0, self.stamp[1])) == replace(other, stamp=(0, other.stamp[1]))
+
     def scene(self, classes: Sequence[str], model: str) -> Scene:
         """Return the scene as results describe it."""
         settings = {**self.chosen, "tile": self.tile, "overlap": self.overlap}
@@ -142,21 +150,34 @@ class Engine(Protocol):
 
 
 # What one scene may fail with while the others are done all the same.
-scene_errors = (DatasetError, ImportError, OSError, MemoryError, torch.cuda.OutOfMemoryError)
+scene_errors = (D2TinyError, ImportError, OSError, MemoryError, torch.cuda.OutOfMemoryError)
+
+
+def as_scene_error(error: BaseException) -> BaseException | None:
+    """Return an error that one scene may fail with as such a one, None if it is another."""
+    if isinstance(error, scene_errors):
+        return error
+    if isinstance(error, RuntimeError) and "memory" in str(error).lower():
+        return MemoryError(str(error))  # PyTorch says so on processors that a tile does not fit
+    return None
 
 
 class LocalEngine:
     """Works in this process."""
 
     def __init__(
-        self, predictor: TiledPredictor, read: ReadSettings, aoi: Path | None = None, scenes: Sequence[str] = ()
+        self,
+        predictor: TiledPredictor,
+        read: ReadSettings,
+        aoi: str | Path | Area | None = None,
+        scenes: Sequence[str] = (),
     ) -> None:
         """Combine a model and settings.
 
         Args:
             predictor: the model.
             read: how rasters are read.
-            aoi: file with the area that is searched.
+            aoi: the area that is searched, or its file.
             scenes: all of the run; an automatic overlap is chosen in the first that needs tiles, so that it does not
                 depend on what was done before.
         """
@@ -174,17 +195,18 @@ class LocalEngine:
             for number, path in scenes:
                 try:
                     self._run_scene(number, path, sink)
-                except scene_errors as err:
-                    sink.fail(number, err)
-                except RuntimeError as err:  # PyTorch says so on processors that a tile does not fit into memory
-                    if "memory" not in str(err).lower():
+                except Exception as err:
+                    error = as_scene_error(err)
+                    if error is None:
                         raise
-                    sink.fail(number, MemoryError(str(err)))
+                    sink.fail(number, error)
 
     def _run_scene(self, number: int, path: str, sink: Sink) -> None:
         pixels = self.open(path)
         try:
-            head = self.head(path, pixels)
+            if self._overlap is None and self.needs_overlap(pixels):
+                self._overlap = self.automatic_overlap(self._scenes)
+            head = self.head(path, pixels, self._overlap)
             units = head.grid.units(self.predictor.settings.batch)
             todo = sink.begin(number, head)
             task = SceneTask(pixels, head.grid, area_in(pixels.geo, pixels.file_size, self._aoi))
@@ -195,24 +217,32 @@ class LocalEngine:
         finally:
             pixels.close()
 
-    def open(self, path: str) -> ScenePixels:
-        """Open a scene."""
-        return open_pixels(path, self._read, self.predictor.settings.tile)
+    def open(self, path: str, known: Mapping[str, Any] | None = None) -> ScenePixels:
+        """Open a scene; ``known``: bands and stretch that were chosen before, see :func:`open_pixels`."""
+        return open_pixels(path, self._read, self.predictor.settings.tile, known)
 
-    def head(self, path: str, pixels: ScenePixels) -> SceneHead:
-        """Return the head of a scene."""
-        tile, overlap = self.predictor.settings.tile, self.predictor.settings.overlap
-        if max(pixels.width, pixels.height) <= tile:
-            return SceneHead.of(path, pixels, TileGrid(pixels.width, pixels.height, tile, 0))
-        if overlap == "auto":
-            if self._overlap is None:
-                self._overlap = self._automatic_overlap()
-            overlap = self._overlap if self._overlap is not None else self.predictor.overlap(pixels)
-        return SceneHead.of(path, pixels, TileGrid(pixels.width, pixels.height, tile, int(overlap)))
+    def needs_overlap(self, pixels: ScenePixels) -> bool:
+        """Return whether the overlap of a scene's tiles is found by looking at some."""
+        settings = self.predictor.settings
+        return settings.overlap == "auto" and max(pixels.width, pixels.height) > settings.tile
 
-    def _automatic_overlap(self) -> int | None:
-        """Return the overlap that suits the first scene of the run that needs tiles."""
-        for path in self._scenes:
+    def head(self, path: str, pixels: ScenePixels, automatic: int | None = None) -> SceneHead:
+        """Return the head of a scene.
+
+        Args:
+            path: of the scene.
+            pixels: of the scene.
+            automatic: overlap that suits the run; None looks for one that suits the scene.
+        """
+        if automatic is not None and self.needs_overlap(pixels):
+            grid = TileGrid(pixels.width, pixels.height, self.predictor.settings.tile, automatic)
+        else:
+            grid = self.predictor.grid(pixels)
+        return SceneHead.of(path, pixels, grid)
+
+    def automatic_overlap(self, paths: Sequence[str]) -> int | None:
+        """Return the overlap that suits the first of some scenes that needs tiles; None if none does."""
+        for path in paths:
             try:
                 known = not is_url(path) and self._read.gsd is None and Path(path).suffix.lower() != ".vrt"
                 if known and max(read_header(path).size) <= self.predictor.settings.tile:

@@ -5,7 +5,8 @@ A run keeps a folder ``.run`` (``.run-3-of-16`` for a shard) in its output::
     settings.json     model, settings and list of scenes; a run with others is refused
     journal.jsonl     a line for each scene that is done or failed
     7.tiles           what was found in the tiles of scene 7, which is not done: one record a unit of tiles
-    7.npz             the objects of scene 7, until the run has ended
+    7.npz             the objects of scene 7, until all scenes are done
+    complete          all scenes are done and everything is written; resuming has nothing to do
 
 Records carry a checksum. Half of one, which a kill in the middle of writing leaves, is cut off on resuming.
 """
@@ -99,7 +100,7 @@ class Journal:
                 write_text(folder / "settings.json", json.dumps(settings, indent=1))
             journal = cls(folder)
             journal.failed.clear()  # tried again
-            journal._cut_journal()
+            journal._write_journal()
             yield journal
 
     @property
@@ -107,10 +108,10 @@ class Journal:
         """Whether every scene is done or failed."""
         return len(self.done.keys() | self.failed.keys()) == len(self.settings["mine"])
 
-    def _cut_journal(self) -> None:
-        """Write the journal anew without half a line and without failures."""
-        lines = [json.dumps(entry, sort_keys=True) + "\n" for entry in self.done.values()]
-        write_text(self.folder / "journal.jsonl", "".join(lines))
+    def _write_journal(self) -> None:
+        """Write the journal anew: without half a line, in the order of scenes."""
+        entries = sorted([*self.done.values(), *self.failed.values()], key=lambda entry: entry["scene"])
+        write_text(self.folder / "journal.jsonl", "".join(json.dumps(e, sort_keys=True) + "\n" for e in entries))
 
     def note(self, **entry: Any) -> None:
         """Append a line about a scene: its number ``scene``, ``state``, ``done`` or ``failed``, what else is known."""
@@ -140,8 +141,24 @@ class Journal:
         except (OSError, ValueError, KeyError) as err:
             raise DatasetError(f"{file}: cannot read what was found ({err}). Start the run anew.") from err
 
-    def clear(self) -> None:
-        """Delete what only an unfinished run needs."""
+    @property
+    def complete(self) -> bool:
+        """Whether every scene is done, and everything that comes of them is written."""
+        return (self.folder / "complete").exists()
+
+    def settle(self, *, shard: bool) -> None:
+        """Leave the same of a run whatever its course was; what was found is kept for scenes that failed, or shards.
+
+        Args:
+            shard: the run is a part of one.
+        """
+        self._write_journal()
+        for scene, entry in self.done.items():
+            if not entry.get("split"):
+                self.part(scene).unlink(missing_ok=True)
+        if shard or self.failed:
+            return
+        write_text(self.folder / "complete", "")
         for pattern in ("*.npz", "*.tiles"):
             for file in self.folder.glob(pattern):
                 file.unlink()

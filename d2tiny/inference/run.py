@@ -18,13 +18,23 @@ from d2tiny.inference.engine import Engine, SceneHead, scene_errors
 from d2tiny.inference.journal import Journal, PartFile, read_part
 from d2tiny.inference.merge import MergeSettings, SeamMerger, Views
 from d2tiny.inference.outputs import OutputSettings, write_outputs
+from d2tiny.inference.pixels import ReadSettings, ScenePixels
 from d2tiny.inference.predictor import TileSettings
-from d2tiny.inference.raster import ReadSettings, ScenePixels, open_pixels
+from d2tiny.inference.raster import open_pixels
 from d2tiny.inference.scene import SceneDetections
 from d2tiny.inference.task import UnitFound, area_in, in_file
 from d2tiny.utils.errors import ConfigError
 
-__all__ = ["Finisher", "RunSettings", "RunSummary", "SceneRun", "failure_text", "merge_scene", "run_record"]
+__all__ = [
+    "Finisher",
+    "RunSettings",
+    "RunSummary",
+    "SceneRun",
+    "failure_text",
+    "file_digest",
+    "merge_scene",
+    "run_record",
+]
 
 
 @dataclass(frozen=True)
@@ -37,10 +47,12 @@ class RunSettings:
         outputs: what is written.
         score: lowest score that is written, in [0, 1].
         bf16: compute in bfloat16.
+        tta: look at mirror images too.
         aoi: file with the area that is searched.
         resume: go on with what an interrupted run has done.
         shard: (number from 1, count): do this part of the scenes only; ``merge_shards`` joins them.
         ray: ``auto``, or address of a Ray cluster; empty for this process alone.
+        device: ``auto`` lets the processes of a Ray cluster work on its GPUs though this machine has none.
         model: name of the model, for the results.
         progress: show a bar.
     """
@@ -50,10 +62,12 @@ class RunSettings:
     outputs: OutputSettings = field(default_factory=OutputSettings)
     score: float = 0.3
     bf16: bool = False
+    tta: bool = False
     aoi: Path | None = None
     resume: bool = False
     shard: tuple[int, int] | None = None
     ray: str = ""
+    device: str = "auto"
     model: str = ""
     progress: bool = True
 
@@ -62,6 +76,10 @@ class RunSettings:
             raise ConfigError(f"--score must be in [0, 1], got {self.score}.")
         if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
             raise ConfigError(f"--shard {self.shard[0]}/{self.shard[1]}: the first number is from 1 to the second.")
+
+    def predictor_options(self) -> dict[str, Any]:
+        """Return the options of a ``TiledPredictor``."""
+        return {**asdict(self.tiles), "score": self.score, "bf16": self.bf16, "tta": self.tta}
 
 
 @dataclass
@@ -94,13 +112,14 @@ def run_record(cfg: CfgNode, scenes: list[str], settings: RunSettings, engine: E
         "d2tiny": d2tiny.__version__,
         "model": settings.model,
         "config": hashlib.sha256(plain.dump().encode()).hexdigest()[:16],
-        "weights": _digest(weights) if weights is not None else None,
+        "weights": file_digest(weights) if weights is not None else None,
         "tiles": asdict(settings.tiles),
         "read": {**asdict(settings.read), "stretch": str(make_stretch(settings.read.stretch) or "")},
         "outputs": asdict(settings.outputs),
         "score": settings.score,
         "bf16": settings.bf16,
-        "aoi": [str(settings.aoi), _digest(settings.aoi)] if settings.aoi is not None else None,
+        "tta": settings.tta,
+        "aoi": [str(settings.aoi), file_digest(settings.aoi)] if settings.aoi is not None else None,
         "merge": asdict(engine.merge_settings),
         "classes": list(engine.classes),
         "scenes": scenes,
@@ -110,7 +129,12 @@ def run_record(cfg: CfgNode, scenes: list[str], settings: RunSettings, engine: E
     }
 
 
-def _digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """Return a digest of a file's bytes.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     try:
         with path.open("rb") as file:
             digest = hashlib.sha256()
@@ -163,7 +187,7 @@ class Finisher:
         page = outputs.page
         if page is None:
             page = len(self._targets) == 1 and len(head.grid) > 1
-        opened = pixels or open_pixels(head.path, settings.read, settings.tiles.tile)
+        opened = pixels or open_pixels(head.path, settings.read, settings.tiles.tile, head.chosen or None)
         try:
             write_outputs(self._targets[scene], found, opened, outputs, page=page)
         finally:
@@ -193,7 +217,7 @@ class SceneRun:
         self._journal, self._scenes, self._settings = journal, scenes, settings
         self._finisher = Finisher(journal, settings, targets, engine.classes, engine.merge_settings)
         self.summary = RunSummary()
-        self._parts: dict[int, tuple[SceneHead, PartFile]] = {}
+        self._parts: dict[int, tuple[SceneHead, PartFile, list[range]]] = {}
         self._objects = 0
         todo = [n for n in journal.settings["mine"] if n not in journal.done]
         self._bar = tqdm(total=len(todo), desc="predict", unit="tile", disable=not settings.progress)
@@ -207,7 +231,7 @@ class SceneRun:
         """Open the part of a scene; return the units that are missing in it."""
         units = head.grid.units(self._settings.tiles.batch)
         part = PartFile(self._journal.part(scene), head.stored())
-        self._parts[scene] = head, part
+        self._parts[scene] = head, part, units
         mine = list(range(len(units)))
         if self.split:
             assert self._settings.shard is not None
@@ -219,9 +243,9 @@ class SceneRun:
 
     def found(self, scene: int, unit: int, found: UnitFound) -> None:
         """Append what is in a unit to the journal."""
-        head, part = self._parts[scene]
+        _, part, units = self._parts[scene]
         part.add(unit, found)
-        tiles = len(head.grid.units(self._settings.tiles.batch)[unit])
+        tiles = len(units[unit])
         self.summary.tiles += tiles
         self._objects += len(found.scores)
         self._bar.set_postfix_str(f"{self._objects} found", refresh=False)
@@ -229,7 +253,7 @@ class SceneRun:
 
     def end(self, scene: int, pixels: ScenePixels | None) -> None:
         """Merge and write a scene whose units are all there."""
-        head, part = self._parts.pop(scene)
+        head, part, _ = self._parts.pop(scene)
         part.close()
         if self.split:
             self._journal.note(scene=scene, state="done", head=head.stored(), split=True)
@@ -247,7 +271,7 @@ class SceneRun:
 
     def close(self) -> None:
         """Close what is open."""
-        for _, part in self._parts.values():
+        for _, part, _ in self._parts.values():
             part.close()
         self._parts.clear()
         self._bar.close()

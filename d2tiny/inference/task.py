@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from d2tiny.inference.merge import Views
-from d2tiny.inference.raster import ScenePixels
+from d2tiny.inference.pixels import ScenePixels
 from d2tiny.inference.tiles import TileGrid
 from d2tiny.utils.errors import ConfigError
 
 if TYPE_CHECKING:
     from detectron2.structures import Instances
 
-    from d2tiny.inference.area import PixelArea
+    from d2tiny.inference.area import Area, PixelArea
     from d2tiny.inference.scene import GeoReference
 
 __all__ = ["SceneTask", "UnitFound", "Window", "area_in", "in_file", "read_ahead"]
@@ -103,26 +103,28 @@ def in_file(views: Views, scale: tuple[float, float], area: PixelArea | None) ->
     return views if area is None else views.take(area.contains_centres(views.boxes))
 
 
-def area_in(geo: GeoReference | None, size: tuple[int, int], aoi: str | Path | None) -> PixelArea | None:
+def area_in(geo: GeoReference | None, size: tuple[int, int], aoi: str | Path | Area | None) -> PixelArea | None:
     """Return the area that is searched in a scene, in px of its file.
 
     Args:
         geo: where the pixels lie.
         size: (width, height) of the file in px.
-        aoi: file of the area; None for all.
+        aoi: the area, or its file; None for all.
 
     Raises:
-        ConfigError: the scene has no coordinates, or lies outside.
+        ConfigError: the scene has no coordinates.
         DatasetError: the file of the area cannot be read.
         ImportError: reading it needs an extra that is not installed.
     """
     if aoi is None:
         return None
-    from d2tiny.inference.area import read_area
+    from d2tiny.inference.area import Area, read_area
 
     if geo is None:
-        raise ConfigError(f"--aoi {aoi}: this image has no coordinates; leave it out.")
-    return read_area(aoi).in_pixels(geo, *size)
+        name = aoi.path if isinstance(aoi, Area) else aoi
+        raise ConfigError(f"--aoi {name}: this image has no coordinates; leave it out.")
+    area = aoi if isinstance(aoi, Area) else read_area(aoi)
+    return area.in_pixels(geo, *size)
 
 
 class SceneTask:

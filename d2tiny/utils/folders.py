@@ -105,7 +105,7 @@ def _taken(folder: Path, owner: bytes, key: str) -> str:
         text = f"process {who['pid']} on {who['host']}, started {who['started']}: {who['command']}"
     except (ValueError, KeyError, TypeError):
         text = "a process that has just started"
-    return f"{folder}: another training writes to this folder ({text}). Wait for it, stop it, or choose another {key}."
+    return f"{folder}: another run writes to this folder ({text}). Wait for it, stop it, or choose another {key}."
 
 
 def remove_leftovers(folder: Path) -> list[Path]:

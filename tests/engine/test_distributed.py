@@ -226,7 +226,7 @@ def test_no_process_outlives_the_parent(datasets, tmp_path, number, code):
             timeout=200,
         )
         assert refused.returncode == 2
-        assert "another training writes to this folder (process" in refused.stderr
+        assert "another run writes to this folder (process" in refused.stderr
         process.send_signal(number)
         assert process.wait(20) == code
         until(lambda: not members(process.pid), 20)

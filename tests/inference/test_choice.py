@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from d2tiny.inference.choice import is_grey, kind_of
-from d2tiny.inference.raster import ArrayPixels, ReadSettings
+from d2tiny.inference.pixels import ArrayPixels, ReadSettings
 from d2tiny.utils.errors import ConfigError
 
 

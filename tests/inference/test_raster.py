@@ -8,7 +8,8 @@ import shutil
 import numpy as np
 import pytest
 
-from d2tiny.inference.raster import ArrayPixels, RasterPixels, ReadSettings, open_pixels, parse_bands
+from d2tiny.inference.pixels import ArrayPixels, ReadSettings, parse_bands
+from d2tiny.inference.raster import RasterPixels, open_pixels
 from d2tiny.utils.errors import ConfigError, DatasetError
 from tests.helpers.made_rasters import (
     FRAME,
