@@ -106,7 +106,8 @@ class SceneHead:
 
     def scene(self, classes: Sequence[str], model: str) -> Scene:
         """Return the scene as results describe it."""
-        settings = {**self.chosen, "tile": self.tile, "overlap": self.overlap}
+        # In an order that does not depend on whether the head comes from a journal.
+        settings = dict(sorted({**self.chosen, "tile": self.tile, "overlap": self.overlap}.items()))
         return Scene(self.path, *self.file_size, tuple(classes), self.geo, self.time, model, settings)
 
 
