@@ -193,11 +193,12 @@ def _seconds(merge: Merge, found: Found, grid: TileGrid, slowest: float) -> floa
             os.write(writer, f"{min(times):.4f}".encode())
         except MemoryError:
             os.write(writer, b"over 8 GB")
-        os._exit(0)
+        finally:
+            os._exit(0)
+    os.close(writer)
     os.waitpid(child, 0)
     answer = os.read(reader, 100).decode()
     os.close(reader)
-    os.close(writer)
     try:
         return float(answer)
     except ValueError:

@@ -34,6 +34,7 @@ def main() -> int:
     parser.add_argument("--licence", required=True, choices=PERMITTED, help="of the weights")
     parser.add_argument("--images", required=True, help="what images it is made for")
     parser.add_argument("--not-for", action="append", default=[], metavar="SENTENCE", help="several times")
+    parser.add_argument("--fails", action="append", default=[], metavar="SENTENCE", help="where, seen in pictures")
     parser.add_argument("--results", nargs="+", type=Path, default=[], help="records of all runs, for the spread")
     parser.add_argument(
         "--kind", choices=("grey", "colour"), default="", help="take these weights for such images where none are named"
@@ -64,6 +65,7 @@ def _publish(args: argparse.Namespace) -> int:
         args.licence,
         args.images,
         tuple(args.not_for),
+        tuple(args.fails),
         args.kind,
         dict(args.split),
     )

@@ -44,6 +44,7 @@ def settings(**changes):
         sync_bn=False,  # statistics of batch norms over all processes
         checkpoint_period=5000,
         eval_period=0,  # 0 evaluates at the end only
+        tta=dict(enabled=False, scales=[1.0], hflip=True, vflip=False),  # evaluations look at several views of an image
         early_stopping=0,  # ends after so many evaluations in a row without a better AP; 0 never
         log_period=20,
         hooks=[],  # more of d2tiny.engine.hooks

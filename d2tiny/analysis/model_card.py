@@ -73,7 +73,7 @@ def _figures(entry: PublishedWeights) -> str:
     lines += [f"| on `{other.dataset}` | {_cells(other, keys)} |" for other in entry.also]
     if entry.also:
         lines.append("")
-        lines += [f"`{other.dataset}`: {other.images or 'other images'}." for other in entry.also]
+        lines += [f"- `{other.dataset}`: {other.images or 'other images'}." for other in entry.also]
     for measurement in (measured, *entry.also):
         lines += _of_classes(measurement, entry.classes, f" on `{measurement.dataset}`" if entry.also else "")
     scores = {name: measured.metrics.get(f"threshold-{name}") for name in entry.classes}
@@ -125,16 +125,18 @@ def _data(sources: Sequence[DataSource], training: str) -> str:
 
 def _failures(entry: PublishedWeights, root: Path) -> str:
     picture, shown = picture_of(entry.name), shown_split(entry)
-    if shown is None or not (root / picture).is_file():
-        return ""
-    sources = [SOURCES[key] for key in SHOWN[shown.dataset]]
-    credit = "; ".join(f"{source.name}, {source.licence}, {source.citation}" for source in sources)
-    return f"""## Failures
-
-![Found, missed and false boxes of {entry.name}](../images/{picture.name})
-
-The images of `{shown.dataset}` with the most errors: green is found, red missed, yellow false, at the score of
-the best F1 of each class. Drawn by `tools/draw_failures.py`. Images: {credit}."""
+    parts = ["## Failures"] if entry.fails else []
+    if shown is not None and (root / picture).is_file():
+        sources = [SOURCES[key] for key in SHOWN[shown.dataset]]
+        credit = "; ".join(f"{source.name}, {source.licence}, {source.citation}" for source in sources)
+        parts = [
+            "## Failures",
+            f"![Found, missed and false boxes of {entry.name}](../images/{picture.name})",
+            f"The images of `{shown.dataset}` with the most errors: green is found, red missed, yellow false, at the "
+            "score of\nthe best F1 of each class. Drawn by `tools/draw_failures.py`. Images: "
+            f"{credit.rstrip('.')}.",
+        ]
+    return "\n\n".join([*parts, *(["\n".join(f"- {sentence}" for sentence in entry.fails)] if entry.fails else [])])
 
 
 def index(entries: Sequence[PublishedWeights], default: str) -> str:

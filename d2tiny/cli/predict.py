@@ -24,7 +24,7 @@ from d2tiny.cli.common import (
 from d2tiny.utils.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
-    from d2tiny.inference import RunSettings, RunSummary
+    from d2tiny.inference import ReadSettings, RunSettings, RunSummary
     from d2tiny.utils.published import PublishedWeights
 
 __all__ = ["EXAMPLE", "add_arguments", "demo_main", "demo_parser", "run", "split_overrides"]
@@ -59,6 +59,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add_score_option(parser)
     add_device_option(parser)
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16: faster where the processor has it")
+    parser.add_argument("--tta", action="store_true", help="look at mirror images too: finds more, takes twice as long")
     _add_scene_options(parser)
     _add_run_options(parser)
     add_register_option(parser)
@@ -101,7 +102,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 def _shard(text: str) -> tuple[int, int]:
     """Read ``3/16``."""
     number, slash, count = text.partition("/")
-    if not slash or not number.isdigit() or not count.isdigit() or not 1 <= int(number) <= int(count):
+    if not slash or not number.isdecimal() or not count.isdecimal() or not 1 <= int(number) <= int(count):
         raise argparse.ArgumentTypeError(f"{text!r} must look like 3/16, the first number from 1 to the second")
     return int(number), int(count)
 
@@ -148,17 +149,19 @@ def _predict(args: argparse.Namespace, images: Sequence[str], overrides: Sequenc
     published = _chosen(args)  # before anything heavy is imported
     from d2tiny import model_zoo
     from d2tiny.inference import predict_scenes
+    from d2tiny.utils.logs import messages_shown
 
     settings = _run_settings(args, published)  # refuses wrong values before a model is built
     register_given(args)
     weights = args.weights
     if args.config is None and weights is None:
-        published, weights = _fitting(args, images)
+        published, weights = _fitting(args, images, settings.read)
     cfg = model_zoo.get_cfg(args.config, weights, overrides, args.device, place=args.weights_from)
     if published is not None:
         print(_introduction(published))
         settings = _run_settings(args, published)
-    summary = predict_scenes(cfg, images, args.output, settings)
+    with messages_shown("d2tiny.inference"):  # which bands, values, overlap
+        summary = predict_scenes(cfg, images, args.output, settings)
     _tell(summary, args)
     for message in summary.failed:
         print(f"error: {message}", file=sys.stderr)
@@ -172,9 +175,9 @@ def _run_settings(args: argparse.Namespace, published: PublishedWeights | None) 
         ConfigError: one is outside its range.
     """
     from d2tiny.inference import OutputSettings, ReadSettings, RunSettings, TileSettings
-    from d2tiny.inference.raster import parse_bands
+    from d2tiny.inference.pixels import parse_bands
 
-    if args.overlap != "auto" and not args.overlap.isdigit():
+    if args.overlap != "auto" and not args.overlap.isdecimal():
         raise ConfigError(f"--overlap {args.overlap} must be auto or a number of px.")
     overlap = args.overlap if args.overlap == "auto" else int(args.overlap)
     name = published.name if published is not None else str(args.config or "")
@@ -184,6 +187,7 @@ def _run_settings(args: argparse.Namespace, published: PublishedWeights | None) 
         outputs=OutputSettings(tuple(args.format) if args.format else None, not args.no_pictures, args.page),
         score=args.score,
         bf16=args.bf16,
+        tta=args.tta,
         aoi=args.aoi,
         resume=args.resume,
         shard=args.shard,
@@ -200,8 +204,14 @@ def _tell(summary: RunSummary, args: argparse.Namespace) -> None:
         number, count = args.shard
         print(f"Shard {number} of {count}: {summary.tiles} tiles{rate}. When all are done: d2tiny merge {args.output}")
         return
-    print(f"{summary.scenes} scenes, {summary.objects} objects, {summary.seconds:.1f} s{rate}.")
+    scenes, objects = (
+        f"{n} {word}{'s' * (n != 1)}" for n, word in ((summary.scenes, "scene"), (summary.objects, "object"))
+    )
+    print(f"{scenes}, {objects}, {summary.seconds:.1f} s{rate}.")
     print(f"Pictures, maps and detections.json: {args.output.resolve()}")
+    pages = sorted(args.output.glob("*.html"))
+    if summary.scenes == len(pages) == 1:
+        print(f"To zoom into: {pages[0].resolve()}")
 
 
 def _chosen(args: argparse.Namespace) -> PublishedWeights | None:
@@ -232,14 +242,16 @@ def _chosen(args: argparse.Namespace) -> PublishedWeights | None:
     return None
 
 
-def _fitting(args: argparse.Namespace, images: Sequence[str]) -> tuple[PublishedWeights | None, str | None]:
+def _fitting(
+    args: argparse.Namespace, images: Sequence[str], read: ReadSettings
+) -> tuple[PublishedWeights | None, str | None]:
     """Return the default weights for grey or colour images, and what names them; says which was taken and why."""
     from d2tiny.config.published import find_published
-    from d2tiny.inference import collect_images
+    from d2tiny.inference import collect_scenes
     from d2tiny.inference.choice import fitting_weights
     from d2tiny.utils.published import known_weights
 
-    found, kind = fitting_weights(collect_images(images), args.weights_from, args.stretch)
+    found, kind = fitting_weights(collect_scenes(images), args.weights_from, read)
     if found is None:
         return None, None
     others = [f"--weights {entry.name}" for entry in known_weights(args.weights_from) if entry.name != found.name]

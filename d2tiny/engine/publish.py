@@ -56,6 +56,7 @@ class About:
         licence: SPDX identifier.
         images: what images they are made for.
         not_for: what they are not made for, a sentence each.
+        fails: where they fail, a sentence each, as who looked at pictures saw it.
         kind: of images for which they are taken where nothing is named; see ``PublishedWeights.kind``.
         splits: what images and objects a split has, by its registered name: of the test split of the config, and of
             others on which the file is measured as well.
@@ -67,6 +68,7 @@ class About:
     licence: str
     images: str
     not_for: tuple[str, ...] = ()
+    fails: tuple[str, ...] = ()
     kind: Literal["", "grey", "colour"] = ""
     splits: Mapping[str, str] = field(default_factory=dict)
 
@@ -151,6 +153,7 @@ def publish(
         data=about.data,
         images=about.images,
         not_for=about.not_for,
+        fails=about.fails,
         training=_training_line(record),
         kind=about.kind,
         measured=Measurement(

@@ -36,6 +36,7 @@ from d2tiny.engine.hooks import EMAHook, EvalAndSave, ProgressBar, StopHook
 from d2tiny.engine.metrics import MetricsWriter
 from d2tiny.engine.sync_norm import synchronise_norms
 from d2tiny.engine.trainer import AMP_DTYPES, Trainer
+from d2tiny.inference.tta import with_tta
 from d2tiny.layers.depthwise import float32_layers
 from d2tiny.utils.env import advise_on_bf16, describe_hardware, resolve_device
 from d2tiny.utils.errors import CheckpointError, ConfigError, D2TinyError, did_you_mean
@@ -112,11 +113,13 @@ class Evaluation:
         self._evaluator = _build(cfg, "dataloader.evaluator")
         self._device = device.split(":")[0]
         self._amp = AMP_DTYPES[cfg.train.amp.dtype] if cfg.train.amp.enabled else None
+        self._tta = cfg.train.get("tta")
+        with_tta(nn.Identity(), self._tta)  # wrong settings are told before a training
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """Return the metrics of a model on the main process, an empty dict on the others."""
         with torch.autocast(self._device, dtype=self._amp, enabled=self._amp is not None):
-            results = inference_on_dataset(model, self._loader, self._evaluator)
+            results = inference_on_dataset(with_tta(model, self._tta), self._loader, self._evaluator)
         return dict(results.get("bbox", {})) if results else {}
 
 

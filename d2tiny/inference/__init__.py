@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from d2tiny.inference.merge import MergeSettings, SeamMerger
     from d2tiny.inference.outputs import OutputSettings
     from d2tiny.inference.page import write_page
+    from d2tiny.inference.pixels import ReadSettings
     from d2tiny.inference.predictor import TiledPredictor, TileSettings
     from d2tiny.inference.preview import draw_preview
-    from d2tiny.inference.raster import ReadSettings
     from d2tiny.inference.run import RunSettings, RunSummary
     from d2tiny.inference.scene import Detection, GeoReference, Scene, SceneDetections
     from d2tiny.inference.sources import collect_scenes
@@ -25,7 +25,7 @@ _NAMES = {
     "page": ["write_page"],
     "predictor": ["TileSettings", "TiledPredictor"],
     "preview": ["draw_preview"],
-    "raster": ["ReadSettings"],
+    "pixels": ["ReadSettings"],
     "run": ["RunSettings", "RunSummary"],
     "scene": ["Detection", "GeoReference", "Scene", "SceneDetections"],
     "sources": ["collect_scenes"],

@@ -20,8 +20,8 @@ from d2tiny.inference.engine import Engine, LocalEngine, SceneHead, scene_errors
 from d2tiny.inference.journal import Journal, run_folder, settings_difference, shard_folders
 from d2tiny.inference.merge import MergeSettings
 from d2tiny.inference.outputs import OutputSettings, scene_targets
+from d2tiny.inference.pixels import ReadSettings
 from d2tiny.inference.predictor import TiledPredictor, TileSettings
-from d2tiny.inference.raster import ReadSettings
 from d2tiny.inference.run import Finisher, RunSettings, RunSummary, SceneRun, failure_text, run_record
 from d2tiny.inference.scene import SceneDetections
 from d2tiny.inference.sources import collect_scenes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +13,9 @@ import torch
 
 from d2tiny.data.loading.headers import read_header
 from d2tiny.inference.merge import MergeSettings
+from d2tiny.inference.pixels import ReadSettings, ScenePixels, is_url
 from d2tiny.inference.predictor import TiledPredictor
-from d2tiny.inference.raster import ReadSettings, ScenePixels, is_url, open_pixels
+from d2tiny.inference.raster import open_pixels
 from d2tiny.inference.scene import GeoReference, Scene
 from d2tiny.inference.task import SceneTask, UnitFound, area_in
 from d2tiny.inference.tiles import TileGrid
@@ -140,6 +142,10 @@ class Engine(Protocol):
     classes: Sequence[str]
     merge_settings: MergeSettings
 
+    def use_overlap(self, overlap: int) -> None:
+        """Take an automatic overlap that was found before, in px."""
+        ...
+
     def run(self, scenes: Sequence[tuple[int, str]], sink: Sink) -> None:
         """Do scenes, given by number and path; tell the sink."""
         ...
@@ -189,6 +195,10 @@ class LocalEngine:
     def close(self) -> None:
         """Nothing is held between scenes."""
 
+    def use_overlap(self, overlap: int) -> None:
+        """Take an automatic overlap that was found before, in px."""
+        self._overlap = overlap
+
     def run(self, scenes: Sequence[tuple[int, str]], sink: Sink) -> None:
         """Do scenes one after the other; the next tiles are read while the model works."""
         with self.predictor.autocast():
@@ -210,9 +220,10 @@ class LocalEngine:
             units = head.grid.units(self.predictor.settings.batch)
             todo = sink.begin(number, head)
             task = SceneTask(pixels, head.grid, area_in(pixels.geo, pixels.file_size, self._aoi))
-            found = self.predictor.found(task, (units[unit] for unit in todo))
-            for unit, (_, objects) in zip(todo, found, strict=True):
-                sink.found(number, unit, objects)
+            # Closed before the pixels, which its thread reads.
+            with closing(self.predictor.found(task, [units[unit] for unit in todo])) as found:
+                for unit, (_, objects) in zip(todo, found, strict=True):
+                    sink.found(number, unit, objects)
             sink.end(number, pixels)
         finally:
             pixels.close()

@@ -26,12 +26,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from d2tiny.inference.merge_kernels import cut_sides, group_views, inside_other, represent
+from d2tiny.inference.merge_kernels import cut_sides, group_views, hold_open, inside_other, represent
 from d2tiny.inference.tiles import TileGrid
 from d2tiny.ops.grid_nms import LEAST_THRESHOLD, grid_nms
 from d2tiny.utils.errors import ConfigError
 
 __all__ = ["MergeSettings", "SeamMerger", "Views"]
+
+_OVERLAPPING = 0.4  # share of a box in another from which on both are resolved together
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,12 @@ class MergeSettings:
     nms: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 < self.agreement < 1 or not LEAST_THRESHOLD <= self.nms <= 1 or self.tolerance < 0 or self.edge < 0:
-            raise ConfigError(f"Merging needs 0 < agreement < 1, {LEAST_THRESHOLD} <= nms <= 1, got {self}.")
+        shares = 0 < self.agreement < 1 and 0 <= self.edge_share < 1 and 0 < self.inside <= 1
+        if not shares or not LEAST_THRESHOLD <= self.nms <= 1 or self.tolerance < 0 or self.edge < 0:
+            raise ConfigError(
+                f"Merging needs agreement, edge_share and inside in (0, 1), nms in [{LEAST_THRESHOLD}, 1], tolerance "
+                f"and edge of at least 0 px, got {self}."
+            )
 
 
 class Views(NamedTuple):
@@ -132,7 +138,6 @@ class SeamMerger:
         self._waiting: dict[int, dict[int, Views]] = {}
         self._row = 0
         self._open = _Open.empty()
-        self._given = Views.empty()  # objects that reach into the next row
 
     def add(self, tile: int, boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> Iterator[Views]:
         """Add what was found in a tile; yield what is final since.
@@ -205,12 +210,10 @@ class SeamMerger:
         o = self._open
         still = np.zeros(len(o.tiles), np.bool_)
         still[o.group[o.views.boxes[:, 3] > limit]] = True
-        done = ~still[o.group]
-        objects = self._without_doubles(self._resolved(done))
-        self._open = o.only(~done)
-        # Objects that reach into the next row can be doubled by what is found there.
-        given = Views.joined((self._given, objects))
-        self._given = given.take(given.boxes[:, 3] > limit)
+        still = still[o.group]
+        hold_open(o.views.boxes, o.tiles, o.group, o.following, still, _OVERLAPPING)
+        objects = self._without_doubles(self._resolved(~still))
+        self._open = o.only(still)
         return objects
 
     def _resolved(self, done: np.ndarray) -> Views:
@@ -226,12 +229,8 @@ class SeamMerger:
         return Views(found, scores[leader], classes[leader]).take(~alone)
 
     def _without_doubles(self, objects: Views) -> Views:
-        """Apply NMS to new objects; what was given out before suppresses, and is kept."""
+        """Apply NMS."""
         if self.settings.nms >= 1 or not len(objects.scores):
             return objects
-        before = len(self._given.scores)
-        both = Views.joined((self._given, objects))
-        rank = both.scores.copy()
-        rank[:before] += 2
-        kept = grid_nms(both.boxes.astype(np.float32), rank, both.classes, self.settings.nms)
-        return both.take(np.sort(kept[kept >= before]))
+        kept = grid_nms(objects.boxes.astype(np.float32), objects.scores, objects.classes, self.settings.nms)
+        return objects.take(np.sort(kept))

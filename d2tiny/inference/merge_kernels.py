@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-__all__ = ["cut_sides", "group_views", "inside_other", "represent"]
+__all__ = ["cut_sides", "group_views", "hold_open", "inside_other", "represent"]
 
 _CELL = 64.0  # px, of the grid in which neighbours are looked for
 
@@ -138,6 +138,41 @@ def group_views(
             group[v] = number
             v = following[v]
         following[i], following[j] = following[j], following[i]
+
+
+@njit(cache=True)
+def hold_open(
+    boxes: np.ndarray, tiles: np.ndarray, group: np.ndarray, following: np.ndarray, still: np.ndarray, share: float
+) -> None:
+    """Hold groups open that overlap with open ones: what is double, or a part, is decided when all is known.
+
+    Args:
+        boxes: (N, 4) XYXY in px of the scene.
+        tiles: (N,), the tile of each view.
+        group: (N,), number of each view's group.
+        following: (N,), the next view of the group, in a circle.
+        still: (N,), whether the group of each view is open; changed.
+        share: of the smaller of two boxes that must lie in the other.
+    """
+    queries = np.flatnonzero(still)
+    while len(queries):
+        left, right = _neighbours(boxes, tiles, 0.0, queries)
+        before = still.copy()
+        for k in range(len(left)):
+            i, j = left[k], right[k]
+            if still[j]:
+                continue
+            w = min(boxes[i, 2], boxes[j, 2]) - max(boxes[i, 0], boxes[j, 0])
+            h = min(boxes[i, 3], boxes[j, 3]) - max(boxes[i, 1], boxes[j, 1])
+            a = (boxes[i, 2] - boxes[i, 0]) * (boxes[i, 3] - boxes[i, 1])
+            b = (boxes[j, 2] - boxes[j, 0]) * (boxes[j, 3] - boxes[j, 1])
+            if w * h < share * min(a, b):
+                continue
+            v = j
+            while not still[v]:
+                still[v] = True
+                v = following[v]
+        queries = np.flatnonzero(still & ~before)
 
 
 @njit(cache=True)

@@ -6,18 +6,19 @@ import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 import numpy as np
 
 from d2tiny.inference.page import write_page
+from d2tiny.inference.pixels import ScenePixels, is_url
 from d2tiny.inference.preview import draw_preview
-from d2tiny.inference.raster import ScenePixels
 from d2tiny.inference.scene import SceneDetections
 from d2tiny.inference.writers import FORMATS, open_writer
 from d2tiny.utils.errors import ConfigError
 
-__all__ = ["OutputSettings", "scene_targets", "write_outputs"]
+__all__ = ["OutputSettings", "draw_outputs", "scene_stem", "scene_targets", "write_maps"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,12 +60,12 @@ def scene_targets(names: Sequence[str], output: Path, settings: OutputSettings) 
     """
     inputs = {Path(name).resolve() for name in names}
     suffixes = [".jpg", ".html", *(FORMATS[f] for f in settings.formats or ("geojson",))]
-    taken: set[str] = set()
+    taken = {"detections", "failed"}  # files of the run
     targets = []
     for name in names:
-        stem, number = Path(name).stem, 2
+        stem, number = scene_stem(name), 2
         while stem in taken:
-            stem, number = f"{Path(name).stem}_{number}", number + 1
+            stem, number = f"{scene_stem(name)}_{number}", number + 1
         taken.add(stem)
         for suffix in suffixes:
             target = output / f"{stem}{suffix}"
@@ -74,20 +75,21 @@ def scene_targets(names: Sequence[str], output: Path, settings: OutputSettings) 
     return targets
 
 
-def write_outputs(
-    target: Path, found: SceneDetections, pixels: ScenePixels, settings: OutputSettings, *, page: bool
-) -> None:
-    """Write the files of one scene, each whole or not at all.
+def scene_stem(name: str) -> str:
+    """Return the name of a file or a URL without folder, suffix and query."""
+    return PurePosixPath(urlsplit(name).path).stem or "scene" if is_url(name) else Path(name).stem
+
+
+def write_maps(target: Path, found: SceneDetections, settings: OutputSettings) -> None:
+    """Write maps and tables of one scene, each whole or not at all.
 
     Args:
         target: path without suffix.
         found: objects in px of the file.
-        pixels: of the scene, for picture and page.
         settings: what is written.
-        page: whether a page is.
 
     Raises:
-        DatasetError: a map of a scene without coordinates; the file is damaged.
+        ConfigError: a map of a scene without coordinates.
         OSError: a file cannot be written.
     """
     scene = found.scene
@@ -96,9 +98,26 @@ def write_outputs(
         logger.info("%s: no coordinates; boxes in px are in detections.json.", scene.path)
     with ExitStack() as stack:
         for name in formats:
-            # COCO jsons of single scenes do not take the place of that of all.
             writer = stack.enter_context(open_writer(_path(target, FORMATS[name]), scene))
             writer.write(found)
+
+
+def draw_outputs(
+    target: Path, found: SceneDetections, pixels: ScenePixels, settings: OutputSettings, *, page: bool
+) -> None:
+    """Draw picture and page of one scene, each whole or not at all.
+
+    Args:
+        target: path without suffix.
+        found: objects in px of the file.
+        pixels: of the scene.
+        settings: what is written.
+        page: whether a page is.
+
+    Raises:
+        DatasetError: the file is damaged.
+        OSError: a file cannot be written.
+    """
     looked_at = _in_looked_at(found, pixels)
     if settings.picture:
         draw_preview(looked_at.scene, [looked_at], pixels, _path(target, ".jpg"))

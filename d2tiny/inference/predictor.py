@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,17 @@ from detectron2.engine import DefaultPredictor
 from detectron2.structures import Boxes, Instances
 from tqdm import tqdm
 
+from d2tiny.config.lazy import load_config
 from d2tiny.data.datasets.register import class_names
 from d2tiny.inference.merge import MergeSettings, SeamMerger, Views
-from d2tiny.inference.raster import ArrayPixels, ReadSettings, ScenePixels, open_pixels
+from d2tiny.inference.pixels import ArrayPixels, ReadSettings, ScenePixels
+from d2tiny.inference.raster import open_pixels
 from d2tiny.inference.scene import Scene, SceneDetections
 from d2tiny.inference.task import SceneTask, UnitFound, Window, area_in, in_file, read_ahead
 from d2tiny.inference.tiles import STRIDE, TileGrid
+from d2tiny.inference.tta import TestTimeAugmentation
+from d2tiny.modeling.meta_arch.lazy import shared_path
+from d2tiny.ops.grid_nms import LEAST_THRESHOLD
 from d2tiny.utils.env import advise_on_bf16
 from d2tiny.utils.errors import ConfigError, DatasetError
 from d2tiny.utils.weights import load_weights
@@ -69,6 +75,15 @@ class TileSettings:
         TileGrid(1, 1, self.tile, 0 if self.overlap == "auto" else int(self.overlap))  # refuses wrong sizes
 
 
+def _nms_threshold(cfg: CfgNode) -> float:
+    """Return the IoU above which the detector removes the worse of two objects; 1 for detectors that do not."""
+    if cfg.D2TINY.LAZY_CONFIG:
+        lazy = load_config(cfg.D2TINY.LAZY_CONFIG, cfg.D2TINY.LAZY_OVERRIDES)
+        if shared_path(lazy, "MODEL.ROI_HEADS.NMS_THRESH_TEST") is None:
+            return 1.0
+    return min(1.0, max(LEAST_THRESHOLD, cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST))
+
+
 class TiledPredictor:
     """Detects objects in images of any size, with the contract of Detectron2's ``DefaultPredictor``.
 
@@ -87,6 +102,7 @@ class TiledPredictor:
         batch: int = 1,
         score: float | None = None,
         bf16: bool = False,
+        tta: bool = False,
     ) -> None:
         """Build the model and load its weights.
 
@@ -97,6 +113,8 @@ class TiledPredictor:
             batch: tiles that go through the model at once.
             score: lowest score, in [0, 1]; default: that of the config.
             bf16: compute convolutions and linear layers in bfloat16.
+            tta: look at each image and its mirror image, and fuse what is found, see
+                :class:`~d2tiny.inference.tta.TestTimeAugmentation`; twice the time.
 
         Raises:
             ConfigError: settings outside their range.
@@ -119,9 +137,11 @@ class TiledPredictor:
             self._predictor.model.to(memory_format=torch.channels_last)
             if advice := advise_on_bf16(self._device):
                 logger.warning("--bf16: %s", advice)
+        if tta:
+            self._predictor.model = TestTimeAugmentation(self._predictor.model).eval()
         known, heads = list(self.cfg.D2TINY.CLASSES), self.cfg.MODEL.ROI_HEADS
         self.classes: Sequence[str] = known or dataset_classes(self.cfg.DATASETS.TEST[0], heads.NUM_CLASSES)
-        self.merge_settings = MergeSettings(nms=min(1.0, max(0.15, self.cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST)))
+        self.merge_settings = MergeSettings(nms=_nms_threshold(self.cfg))
 
     @property
     def model(self) -> torch.nn.Module:
@@ -191,6 +211,8 @@ class TiledPredictor:
     ) -> SceneDetections:
         """Predict a scene that is open, see :meth:`predict_scene`."""
         task = SceneTask(pixels, self.grid(pixels), area_in(pixels.geo, pixels.file_size, aoi))
+        looked_at = {**pixels.chosen, "tile": task.grid.tile, "overlap": task.grid.overlap}
+        scene = replace(scene, settings={**scene.settings, **looked_at})
         merger = SeamMerger(task.grid, self.merge_settings)
         parts = [Views.empty()]
         bar = tqdm(total=len(task.grid), desc=scene.name or "scene", unit="tile", disable=not progress, leave=False)
@@ -199,6 +221,8 @@ class TiledPredictor:
                 for tile in unit:
                     parts += merger.add(tile, *found.of_tile(tile))
                 bar.update(len(unit))
+        used = {**pixels.chosen, "tile": task.grid.tile, "overlap": task.grid.overlap}
+        scene = replace(scene, settings={**used, **scene.settings})
         return SceneDetections(scene, *in_file(Views.joined(parts), pixels.scale, task.area))
 
     def autocast(self) -> Any:
@@ -218,7 +242,9 @@ class TiledPredictor:
         """Return an overlap in px that is larger than the objects of some tiles of a scene."""
         grid = TileGrid(pixels.width, pixels.height, self.settings.tile, 0)
         task = SceneTask(pixels, grid)
-        probes = sorted(set(np.linspace(0, len(grid) - 1, min(_PROBES, len(grid))).round().astype(int).tolist()))
+        # Not more than a third of the scene is looked at twice.
+        count = min(_PROBES, -(-len(grid) // 3))
+        probes = sorted(set(np.linspace(0, len(grid) - 1, count + 2)[1:-1].round().astype(int).tolist()))
         with self.autocast():
             sides = [
                 found.boxes[:, 2:] - found.boxes[:, :2] for _, found in self.found(task, ((tile,) for tile in probes))
@@ -230,10 +256,13 @@ class TiledPredictor:
         logger.info("overlap: %d px, for objects of up to %.0f px in %d tiles.", overlap, wanted / 1.25, len(probes))
         return overlap
 
-    def found(self, task: SceneTask, units: Iterable[Sequence[int]]) -> Iterator[tuple[Sequence[int], UnitFound]]:
+    def found(
+        self, task: SceneTask, units: Iterable[Sequence[int]]
+    ) -> Generator[tuple[Sequence[int], UnitFound], None, None]:
         """Yield what is in each unit of tiles; the next ones are read meanwhile."""
-        for unit, windows in read_ahead(units, task.read):
-            yield unit, self.find(windows, task.whole)
+        with closing(read_ahead(units, task.read)) as reading:
+            for unit, windows in reading:
+                yield unit, self.find(windows, task.whole)
 
     def find(self, windows: Sequence[Window], whole: bool) -> UnitFound:
         """Return what is in some tiles that were read; ``whole``: the tile is the scene."""

@@ -5,130 +5,33 @@ from __future__ import annotations
 import logging
 import math
 import os
-import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from d2tiny.data.coco.entries import shown
 from d2tiny.data.loading.bands import GDAL_OPTIONS, to_rgb
 from d2tiny.data.loading.headers import read_header
 from d2tiny.data.loading.images import read_image
-from d2tiny.data.loading.limits import DECODED_PIXELS, pillow_unlimited, require_regular_file
-from d2tiny.data.loading.stretch import Stretch, StretchLike, make_stretch, scale_to_bytes
+from d2tiny.data.loading.limits import DECODED_PIXELS, require_regular_file
+from d2tiny.data.loading.stretch import Stretch, make_stretch, scale_to_bytes
+from d2tiny.inference.pixels import ArrayPixels, ReadSettings, ScenePixels, is_url, iso_time, time_of
 from d2tiny.inference.scene import GeoReference
 from d2tiny.utils.env import require_extra
 from d2tiny.utils.errors import ConfigError, DatasetError
 
-__all__ = ["ArrayPixels", "RasterPixels", "ReadSettings", "ScenePixels", "is_url", "log_choice", "open_pixels"]
+__all__ = ["RasterPixels", "open_pixels"]
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_STRETCH = "2%,98%"
 _CACHE = (32 << 20, 128 << 20)  # least and most bytes of GDAL's cache of blocks
 _SAMPLES = 8  # windows in x and y from which percentiles are taken
-_SAMPLE_SIDE = 256  # px
-
-
-@dataclass(frozen=True)
-class ReadSettings:
-    """How rasters are read.
-
-    Attributes:
-        stretch: values, or percentiles, that become 0 and 255 where values are not 8-bit; None takes 2 % and 98 %.
-        bands: one band, or three for red, green and blue, counted from 1; None takes those that the file names so.
-        gsd: metres a pixel that the raster is resampled to; None takes its pixels as they are.
-    """
-
-    stretch: StretchLike = None
-    bands: tuple[int, ...] | None = None
-    gsd: float | None = None
-
-    def __post_init__(self) -> None:
-        make_stretch(self.stretch)  # refuses what is none
-        if self.bands is not None and (len(self.bands) not in (1, 3) or min(self.bands) < 1):
-            raise ConfigError(f"bands={self.bands} must be one band or three, counted from 1, such as 4,3,2.")
-        if self.gsd is not None and not 0 < self.gsd < math.inf:
-            raise ConfigError(f"gsd={self.gsd} must be a positive number of metres a pixel.")
-
-
-class ScenePixels(Protocol):
-    """The pixels of a scene, as they are looked at.
-
-    Attributes:
-        width: in px, after resampling.
-        height: likewise.
-        scale: (x, y), px of the file for each of these.
-        file_size: (width, height) of the file in px.
-        geo: where the pixels of the file lie; None for an image without coordinates.
-        time: when it was taken, ISO 8601; empty where that is unknown.
-        chosen: bands, stretch, ... as they were chosen, for the record and the log.
-    """
-
-    width: int
-    height: int
-    scale: tuple[float, float]
-    file_size: tuple[int, int]
-    geo: GeoReference | None
-    time: str
-    chosen: dict[str, Any]
-
-    def read(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
-        """Return a window (h, w, 3), uint8 RGB."""
-        ...
-
-    def valid(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray | None:
-        """Return which pixels of a window (h, w) have data; None if all have."""
-        ...
-
-    def rows(self, first: int, last: int) -> np.ndarray:
-        """Return rows ``first`` to ``last`` (excluded), (rows, W, 3) uint8 RGB."""
-        ...
-
-    def close(self) -> None:
-        """Close the file."""
-        ...
-
-
-class ArrayPixels:
-    """A scene that is in memory."""
-
-    def __init__(self, image: np.ndarray, time: str = "") -> None:
-        """Wrap an image (H, W, 3), uint8 RGB.
-
-        Raises:
-            DatasetError: it is of another form.
-        """
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-            raise DatasetError(f"A scene must be (H, W, 3) uint8, got {image.shape} {image.dtype}.")
-        self._image = image
-        self.height, self.width = image.shape[:2]
-        self.file_size = (self.width, self.height)
-        self.scale = (1.0, 1.0)
-        self.geo: GeoReference | None = None
-        self.time = time
-        self.chosen: dict[str, Any] = {}
-
-    def read(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
-        """Return a window (h, w, 3), uint8 RGB."""
-        return self._image[y0:y1, x0:x1]
-
-    def valid(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray | None:
-        """Return None: all pixels have data."""
-        return None
-
-    def rows(self, first: int, last: int) -> np.ndarray:
-        """Return rows ``first`` to ``last`` (excluded)."""
-        return self._image[first:last]
-
-    def close(self) -> None:
-        """Free the image."""
-        self._image = self._image[:0]
+_SAMPLE_SIDE = 128  # px
 
 
 class RasterPixels:
@@ -153,11 +56,13 @@ class RasterPixels:
         self._rasterio = require_extra("rasterio", "geo")
         self.path = path
         try:
-            with self._environment(_CACHE[0]):
+            with self._environment(_CACHE[0]), warnings.catch_warnings():
+                warnings.simplefilter("ignore", self._rasterio.errors.NotGeoreferencedWarning)
                 self._file: Any = self._rasterio.open(path)
         except Exception as err:  # errors of GDAL have no public base class
             raise DatasetError(f"{path}: cannot read this raster ({err}).") from err
         self._whole: Any = self._file
+        self._alpha = 0  # band of a mask that resampling made
         self.file_size = (self._file.width, self._file.height)
         self.geo = self._georeference()
         self.scale = (1.0, 1.0)
@@ -165,7 +70,8 @@ class RasterPixels:
             self._resample(settings.gsd)
         self.width, self.height = self._file.width, self._file.height
         self._bands = self._chosen_bands(settings.bands if known is None else tuple(known["bands"]))
-        self.time = _time_of(path) or _iso_time(self._whole.tags().get("ACQUISITIONDATETIME", ""))
+        self.time = time_of(path) or iso_time(self._whole.tags().get("ACQUISITIONDATETIME", ""))
+        self._inverted = self._whole.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
         self._masked = any("all_valid" not in {f.name for f in self._file.mask_flag_enums[b - 1]} for b in self._bands)
         row = tile * self._whole.width * len(self._bands) * np.dtype(self._file.dtypes[self._bands[0] - 1]).itemsize
         self._cache = min(max(int(1.3 * row), _CACHE[0]), _CACHE[1])
@@ -177,6 +83,8 @@ class RasterPixels:
             return
         if self._depth != np.uint8:
             self._prepare_stretch(make_stretch(settings.stretch or DEFAULT_STRETCH))
+        elif settings.stretch is not None:
+            logger.warning("%s: 8-bit values are taken as they are; --stretch is for others.", path)
         if settings.gsd is not None:
             self.chosen["gsd"] = settings.gsd
             self.chosen["resampled_to"] = [self.width, self.height]
@@ -187,12 +95,16 @@ class RasterPixels:
         self._whole.close()
 
     def read(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
-        """Return a window (h, w, 3), uint8 RGB; pixels without data are black.
+        """Return a window (h, w, 3), uint8 RGB.
 
         Raises:
             DatasetError: the file is damaged here.
         """
-        bands = self._values(x0, y0, x1, y1)
+        pixels = self._scaled(self._values(x0, y0, x1, y1))
+        return 255 - pixels if self._inverted else pixels
+
+    def _scaled(self, bands: np.ndarray) -> np.ndarray:
+        """Return stored values (C, h, w) as (h, w, 3) uint8."""
         if self._depth == np.uint8:
             return to_rgb(bands, self._file, self._bands[0])
         values = bands.transpose(1, 2, 0).astype(_exact(bands.dtype))
@@ -206,7 +118,10 @@ class RasterPixels:
     def valid(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray | None:
         """Return which pixels of a window (h, w) have data; None if all have."""
         invalid = np.zeros((y1 - y0, x1 - x0), np.bool_)
-        if self._masked:
+        if self._alpha:
+            alpha = self._call(lambda w: self._file.read(self._alpha, window=w), x0, y0, x1, y1)
+            invalid = alpha < 128
+        elif self._masked:
             masks = self._call(lambda w: self._file.read_masks(list(self._bands), window=w), x0, y0, x1, y1)
             invalid = (masks == 0).all(axis=0)
         if self._depth.kind == "f":
@@ -275,11 +190,25 @@ class RasterPixels:
         width, height = max(1, round(file.width * x / gsd)), max(1, round(file.height * y / gsd))
         self.scale = file.width / width, file.height / height
         method = Resampling.average if min(self.scale) > 1 else Resampling.cubic
-        transform = file.transform * self._rasterio.Affine.scale(*self.scale)
+        if "palette" in {c.name for c in file.colorinterp}:  # numbers of colours have no mean
+            method = Resampling.mode if min(self.scale) > 1 else Resampling.nearest
+        flags = {flag.name for band in file.mask_flag_enums for flag in band}
+        masked = "per_dataset" in flags and "alpha" not in flags
+        a, b, c, d, e, f = tuple(file.transform)[:6]
+        sx, sy = self.scale
+        transform = self._rasterio.Affine(a * sx, b * sy, c, d * sx, e * sy, f)
         try:
             self._file = WarpedVRT(
-                file, crs=file.crs, transform=transform, width=width, height=height, resampling=method, tolerance=0.01
+                file,
+                crs=file.crs,
+                transform=transform,
+                width=width,
+                height=height,
+                resampling=method,
+                tolerance=0.01,
+                add_alpha=masked,
             )
+            self._alpha = self._file.count if masked else 0
         except Exception as err:
             raise DatasetError(f"{self.path}: cannot resample this raster ({err}).") from err
 
@@ -295,7 +224,7 @@ class RasterPixels:
             if max(asked) > file.count:
                 raise ConfigError(f"{self.path}: --bands {','.join(map(str, asked))}: it has {file.count} bands.")
             return asked
-        names = [c.name for c in file.colorinterp]
+        names = [c.name for c in file.colorinterp[: self._whole.count]]
         if {"red", "green", "blue"} <= set(names):
             return tuple(names.index(colour) + 1 for colour in ("red", "green", "blue"))
         colours = [i for i, name in enumerate(names, start=1) if name != "alpha"]
@@ -322,7 +251,7 @@ class RasterPixels:
         """Return pixels (N, C) of windows all over the raster, or of an overview; NaN where there is no data."""
         overviews = self._file.overviews(self._bands[0])
         side = _SAMPLES * _SAMPLE_SIDE
-        step = max(1, max(self.width, self.height) // side)
+        step = max(1, math.ceil(max(self.width, self.height) / side))
         if overviews and step >= min(overviews):
             shape = (len(self._bands), max(1, self.height // step), max(1, self.width // step))
             return self._pixels(lambda w: self._file.read(list(self._bands), window=w, out_shape=shape, masked=True))
@@ -339,17 +268,12 @@ class RasterPixels:
 
     def _pixels(self, read: Any, *window: int) -> np.ndarray:
         found: Any = self._call(read, *(window or (0, 0, self.width, self.height)))
-        return found.astype(np.float64).filled(np.nan).reshape(len(self._bands), -1).T
+        return found.astype(_exact(found.dtype)).filled(np.nan).reshape(len(self._bands), -1).T
 
 
 def _exact(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
     """Return the floating point type that holds all values."""
     return np.float32 if dtype.itemsize <= 2 or dtype == np.float32 else np.float64
-
-
-def is_url(path: str | os.PathLike[str]) -> bool:
-    """Return whether a path is a URL, or one of GDAL's virtual files."""
-    return bool(re.match(r"[A-Za-z][A-Za-z0-9+.-]*://|/vsi", os.fspath(path)))
 
 
 def open_pixels(
@@ -380,8 +304,8 @@ def open_pixels(
         return _opened(path, settings, tile, known)
     try:
         require_regular_file(path)
-    except OSError as err:
-        raise DatasetError(f"{path}: cannot read this file ({err.strerror or err}).") from err
+    except (OSError, ValueError) as err:
+        raise DatasetError(f"{shown(path)}: cannot read this file ({getattr(err, 'strerror', None) or err}).") from err
     if Path(path).suffix.lower() == ".vrt":
         return _opened(path, settings, tile, known)
     try:
@@ -390,18 +314,26 @@ def open_pixels(
         raise DatasetError(f"{path}: cannot read this image ({err}).") from err
     small = header.size[0] * header.size[1] <= DECODED_PIXELS
     plain = bool(header.mode) and not header.deep and settings.bands is None and settings.gsd is None
-    mapped = header.kind in ("TIFF", "JPEG2000") or any(Path(path).with_suffix(s).exists() for s in _WORLD_FILES)
+    mapped = header.kind in ("TIFF", "JPEG2000") or _coordinates_beside(Path(path))
     if small and plain and (not mapped or not _has_coordinates(path)):
-        return ArrayPixels(read_image(path), _time_of(path))
+        return ArrayPixels(read_image(path), time_of(path))
     if header.orientation != 1:
         raise DatasetError(
-            f"{path}: its EXIF orientation turns it, and it is too large or too deep to be turned here. Turn it first, "
-            f"for example `exiftran -a` for a JPEG, or `gdal_translate` without EXIF, and try again."
+            f"{path}: its EXIF orientation turns it, and rasters are read as they are stored. Turn its pixels first, "
+            f"for example with `exiftran -ai` (JPEG) or `mogrify -auto-orient`."
         )
     return _opened(path, settings, tile, known)
 
 
-_WORLD_FILES = (".jgw", ".pgw", ".wld", ".jpgw", ".pngw")
+_WORLD_FILES = frozenset({".jgw", ".pgw", ".tfw", ".wld", ".jpgw", ".pngw"})
+
+
+def _coordinates_beside(path: Path) -> bool:
+    """Return whether a file beside an image may hold its coordinates."""
+    if path.with_name(f"{path.name}.aux.xml").exists():
+        return True
+    suffixes = {*_WORLD_FILES, *(s.upper() for s in _WORLD_FILES)}
+    return any(path.with_suffix(suffix).exists() for suffix in suffixes)
 
 
 def _has_coordinates(path: str) -> bool:
@@ -442,29 +374,3 @@ def log_choice(path: str, chosen: Mapping[str, Any], size: tuple[int, int]) -> N
     if "gsd" in chosen:
         text += f"; resampled to {size[0]}x{size[1]} px of {chosen['gsd']:g} m"
     logger.info("%s: %s.", path, text)
-
-
-def _time_of(path: str) -> str:
-    """Return when an image was taken, by its EXIF or TIFF tags, ISO 8601; empty if it does not say."""
-    with suppress(Exception), pillow_unlimited(), Image.open(path) as image:
-        exif = image.getexif()
-        return _iso_time(str(exif.get_ifd(0x8769).get(36867) or exif.get(306) or ""))
-    return ""
-
-
-def _iso_time(text: str) -> str:
-    found = re.fullmatch(r"(\d{4})[:-](\d\d)[:-](\d\d)[ T](\d\d):(\d\d):(\d\d)\S*", text.strip("\0 "))
-    return "{}-{}-{}T{}:{}:{}".format(*found.groups()) if found else ""
-
-
-def parse_bands(text: str) -> tuple[int, ...]:
-    """Read ``4,3,2``.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    try:
-        bands: Sequence[int] = [int(word) for word in text.split(",")]
-    except ValueError as err:
-        raise ConfigError(f"--bands {text}: write one band or three, such as 4,3,2.") from err
-    return ReadSettings(bands=tuple(bands)).bands or ()

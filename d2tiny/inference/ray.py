@@ -309,6 +309,10 @@ class RayEngine:
             self._submit_scene(number, path)
         self._later.clear()
 
+    def use_overlap(self, overlap: int) -> None:
+        """Take an automatic overlap that was found before, in px."""
+        self._known, self._overlap = True, overlap
+
     def _room(self) -> int:
         return int(self._ray.cluster_resources().get("GPU" if self._gpu else "CPU", 0))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from d2tiny.data.coco.entries import shown
 from d2tiny.data.loading.headers import IMAGE_SUFFIXES
-from d2tiny.inference.raster import is_url
+from d2tiny.inference.pixels import is_url
 from d2tiny.utils.errors import DatasetError
 
 __all__ = ["SCENE_SUFFIXES", "collect_scenes"]

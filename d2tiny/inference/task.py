@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from d2tiny.inference.merge import Views
-from d2tiny.inference.raster import ScenePixels
+from d2tiny.inference.pixels import ScenePixels
 from d2tiny.inference.tiles import TileGrid
 from d2tiny.utils.errors import ConfigError
 
@@ -112,7 +112,7 @@ def area_in(geo: GeoReference | None, size: tuple[int, int], aoi: str | Path | A
         aoi: the area, or its file; None for all.
 
     Raises:
-        ConfigError: the scene has no coordinates, or lies outside.
+        ConfigError: the scene has no coordinates.
         DatasetError: the file of the area cannot be read.
         ImportError: reading it needs an extra that is not installed.
     """
@@ -160,7 +160,7 @@ class SceneTask:
         return Window(tile, self.pixels.read(*window), valid)
 
 
-def read_ahead(items: Iterable[_U], read: Callable[[_U], _W]) -> Iterator[tuple[_U, _W]]:
+def read_ahead(items: Iterable[_U], read: Callable[[_U], _W]) -> Generator[tuple[_U, _W], None, None]:
     """Yield items and what is read of them, in order; a thread reads the next ones meanwhile."""
     waiting: list[tuple[_U, Future[_W]]] = []
     with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:

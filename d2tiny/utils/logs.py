@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["setup_loggers"]
+from tqdm import tqdm
+
+__all__ = ["messages_shown", "setup_loggers"]
 
 # Attribute that marks handlers of this module, so that a second call replaces them.
 _HANDLER_MARK = "_d2tiny_handler"
@@ -39,3 +43,24 @@ def setup_loggers(output: Path, *, rank: int = 0) -> None:
             logger.setLevel(logging.INFO)
         for handler in handlers:
             logger.addHandler(handler)
+
+
+class _AboveBar(logging.Handler):
+    """Prints to stderr above a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+@contextmanager
+def messages_shown(name: str) -> Iterator[None]:
+    """Print what a logger tells, from INFO on, to stderr inside a ``with`` block."""
+    logger, handler = logging.getLogger(name), _AboveBar()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

@@ -83,6 +83,7 @@ class PublishedWeights(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         measured: figures, from ``results``.
         images: what images they are made for.
         not_for: what they are not made for, a sentence each.
+        fails: where they fail in the pictures that somebody looked at, a sentence each.
         training: how it was trained, one line.
         kind: of images for which they are taken where nothing is named, ``grey`` or ``colour``; empty for neither.
         also: figures on other images.
@@ -101,6 +102,7 @@ class PublishedWeights(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     measured: Measurement
     images: _Text
     not_for: tuple[str, ...] = ()
+    fails: tuple[str, ...] = ()
     training: str = ""
     kind: Literal["", "grey", "colour"] = ""
     also: tuple[Measurement, ...] = ()

@@ -16,11 +16,13 @@ from d2tiny import model_zoo
 from d2tiny.cli import COMMANDS, main
 from d2tiny.utils.timm_weights import PackagedWeights
 from tests.helpers.cli import EXAMPLES, files, run
+from tests.helpers.published import CONFIG, random_model
 
 OUTPUTS = {
     "train": ["output/try", "output/try/model_final.pth", "output/try/result.json"],
     "evaluate": ["output/report/index.html"],
     "predict": ["found/detections.json", "found/scene.jpg"],
+    "merge": ["found/detections.json", "found/scene.jpg"],
     "demo": ["output/demo/pictures", "output/demo/report/index.html"],
     "draw": ["output/scenes/instances_train.json", "output/scenes/val"],
     "convert": ["visdrone/annotations/visdrone_val.json"],
@@ -36,6 +38,7 @@ OUTPUTS = {
 SHORTER = {
     "train": ["dataloader.train.mapper.augmentations.0.size=[64,64]", "train.max_iter=1", "train.device=cpu"],
     "predict": ["--device", "cpu"],
+    "merge": [],  # needs shards
     "demo": ["--data", ".", "--iterations", "1"],
 }
 
@@ -91,6 +94,17 @@ def test_example_of_prediction(folder, capsys):
     (folder / "images").mkdir()
     shutil.copyfile(next((folder / "val").iterdir()), folder / "images" / "scene.png")
     check_example(folder, "predict", capsys)
+
+
+def test_example_of_merging(folder, capsys):
+    torch.save({"model": random_model().state_dict()}, "model.pth")
+    (folder / "images").mkdir()
+    shutil.copyfile(next((folder / "val").iterdir()), folder / "images" / "scene.png")
+    for number in (1, 2):
+        assert run(f"predict images --config {CONFIG} --weights model.pth --device cpu --shard {number}/2") == 0
+    assert not (folder / "found" / "detections.json").exists()
+    assert "When all are done: d2tiny merge found" in capsys.readouterr().out
+    check_example(folder, "merge", capsys)
 
 
 @pytest.mark.slow

@@ -93,7 +93,9 @@ def test_file_entry_and_card(tmp_path, training, measures):
 def test_other_splits_are_measured_with_the_published_file(tmp_path, training, measures):
     measures[0].append(17.0)
     splits = {"aerial_val": "4 tiles", "synthetic_val": "drawn scenes"}
-    entry = publish(training, replace(ABOUT, splits=splits, kind="colour"), tmp_path / "out", tmp_path / "work")
+    entry = publish(
+        training, replace(ABOUT, splits=splits, kind="colour", fails=("In fog.",)), tmp_path / "out", tmp_path / "work"
+    )
     assert read_manifest(tmp_path / "out").weights == (entry,)
     assert (entry.kind, entry.measured.images) == ("colour", "4 tiles")
     (other,) = entry.also
@@ -103,6 +105,7 @@ def test_other_splits_are_measured_with_the_published_file(tmp_path, training, m
     text = card(entry, tmp_path)
     for part in (
         "On `aerial_val` (4 tiles), in percent",
+        "## Failures\n\n- In fog.",
         "| on `synthetic_val` | 17.0 | 61.2 | – |",
         "`synthetic_val`: drawn scenes.",
         "AP by class on `synthetic_val`: vehicle 12.0.",

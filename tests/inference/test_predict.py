@@ -1,3 +1,5 @@
+"""`tools/demo.py`, which is `d2tiny predict` with other names of options: folders of small images."""
+
 from __future__ import annotations
 
 import json
@@ -10,12 +12,11 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import instantiate
-from detectron2.engine import DefaultPredictor
 
 from d2tiny import model_zoo
 from d2tiny.cli.predict import demo_main
-from d2tiny.data.coco.writer import write_coco
-from d2tiny.inference import collect_images, folder, preview
+from d2tiny.inference import TiledPredictor, bulk, collect_scenes, predict_folder, preview
+from d2tiny.inference.sources import SCENE_SUFFIXES
 from d2tiny.utils.errors import DatasetError
 
 CONFIG = "quick/faster_rcnn_r18_fpn_rfla"
@@ -35,6 +36,11 @@ def write(path, size=(60, 90)):
     return path
 
 
+def shown(folder):
+    """What a user sees of a folder: not the journal."""
+    return sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+
+
 def run(weights, inputs, output, *more):
     arguments = ["--config", CONFIG, "--weights", str(weights), "--device", "cpu", "--output", str(output)]
     return demo_main([*arguments, "--input", *map(str, inputs), *more])
@@ -45,7 +51,7 @@ def test_pictures_and_json(tmp_path, weights):
     write(tmp_path / "in" / "b.jpg", (40, 50))
     write(tmp_path / "other" / "a.png")
     assert run(weights, [tmp_path / "in", tmp_path / "other" / "*.png"], tmp_path / "out", "--score", "0.05") == 0
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.jpg", "a_2.jpg", "b.jpg", "detections.json"]
+    assert shown(tmp_path / "out") == ["a.jpg", "a_2.jpg", "b.jpg", "detections.json"]
     data = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert [(i["id"], i["width"], i["height"]) for i in data["images"]] == [(1, 90, 60), (2, 50, 40), (3, 90, 60)]
     assert [c["name"] for c in data["categories"]][3] == "ship"
@@ -88,13 +94,13 @@ def done(output):
 
 def at_the_second(action):
     """A predictor that does something else with its second image."""
-    inner, calls = DefaultPredictor.__call__, []
+    inner, calls = TiledPredictor.detect, []
 
-    def call(self, image):
-        calls.append(image)
-        return action() if len(calls) == 2 else inner(self, image)
+    def detect(self, images, **options):
+        calls.append(images)
+        return action() if len(calls) == 2 else inner(self, images, **options)
 
-    return call
+    return detect
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])
@@ -102,7 +108,7 @@ def test_an_image_without_enough_memory_loses_no_other(tmp_path, weights, three,
     def fails():
         raise error
 
-    monkeypatch.setattr(DefaultPredictor, "__call__", at_the_second(fails))
+    monkeypatch.setattr(TiledPredictor, "detect", at_the_second(fails))
     assert run(weights, three, tmp_path / "out") == 1
     assert done(tmp_path / "out") == ["a.png", "c.png"]
     assert "b.png: this image does not fit into memory" in capsys.readouterr().err
@@ -110,10 +116,13 @@ def test_an_image_without_enough_memory_loses_no_other(tmp_path, weights, three,
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stop_keeps_what_is_done(tmp_path, weights, three, monkeypatch, number, code):
-    monkeypatch.setattr(DefaultPredictor, "__call__", at_the_second(lambda: os.kill(os.getpid(), number)))
+    monkeypatch.setattr(TiledPredictor, "detect", at_the_second(lambda: os.kill(os.getpid(), number)))
     assert run(weights, three, tmp_path / "out") == code
     assert done(tmp_path / "out") == ["a.png"]
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.jpg", "detections.json"]
+    assert shown(tmp_path / "out") == ["a.jpg", "detections.json"]
+    monkeypatch.undo()
+    assert run(weights, three, tmp_path / "out", "--resume") == 0
+    assert done(tmp_path / "out") == ["a.png", "b.png", "c.png"]
 
 
 def test_a_folder_that_cannot_be_written_to_any_more(tmp_path, weights, three, monkeypatch, capsys):
@@ -125,21 +134,22 @@ def test_a_folder_that_cannot_be_written_to_any_more(tmp_path, weights, three, m
             raise OSError(28, "No space left on device")
         return real(path)
 
-    def write_json(content, path):
+    def open_json(path, classes):
         if path.parent == output:
             raise OSError(30, "Read-only file system")
-        write_coco(content, path)
+        return open_coco(path, classes)
 
+    open_coco = bulk.open_coco
     monkeypatch.setattr(preview, "open_atomic", full)
-    monkeypatch.setattr(folder, "write_coco", write_json)
-    monkeypatch.setattr(folder, "_WRITE_PERIOD", 0.0)
+    monkeypatch.setattr(bulk, "open_coco", open_json)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert run(weights, three, output) == 1
     error = capsys.readouterr().err
-    assert "b.jpg: cannot write this picture: No space left" in error
+    assert "cannot write this: No space left" in error
+    assert "b.png" in error
     assert "detections.json: Read-only file system. The detections are in" in error
     [other] = tmp_path.glob("d2tiny-*/detections.json")
-    assert done(other.parent) == ["a.png", "b.png", "c.png"]
+    assert done(other.parent) == ["a.png", "c.png"]
 
 
 @pytest.mark.parametrize("content", [b"", b"hello"])
@@ -168,11 +178,38 @@ def test_weights_of_another_config_are_refused(tmp_path, weights, capsys):
 
 def test_nothing_to_do(tmp_path):
     with pytest.raises(DatasetError, match="no image here"):
-        collect_images([str(tmp_path / "*.png")])
+        collect_scenes([str(tmp_path / "*.png")])
     for text in ("x" * 5000, f"{tmp_path}/a\0*.png", "\udcff"):
         with pytest.raises(DatasetError, match=r"cannot look for images here|no image here") as raised:
-            collect_images([text])
+            collect_scenes([text])
         assert len(str(raised.value)) < 400
+
+
+def test_inputs_are_files_folders_globs_urls_and_lists(tmp_path, monkeypatch):
+    """Each once, sorted; a list's names are relative to the list."""
+    monkeypatch.chdir(tmp_path)
+    names = ["in/b.png", "in/a.TIF", "in/deep/c.jp2", "in/d.vrt", "in/text.md"]
+    for name in names:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    url = "https://example.org/x/ortho.tif"
+    Path("in/list.txt").write_text(f"\ufeff# scenes\nb.png\n\n  deep/c.jp2 \n{url}\n", encoding="utf-8")
+    assert collect_scenes(["in"]) == ["in/a.TIF", "in/b.png", "in/d.vrt"]
+    assert collect_scenes(["in/**/*", "in/b.png"]) == ["in/a.TIF", "in/b.png", "in/d.vrt", "in/deep/c.jp2"]
+    assert collect_scenes(["in/list.txt", "in/b.png"]) == [url, "in/b.png", "in/deep/c.jp2"]
+    assert collect_scenes(["in/text.md"]) == ["in/text.md"]  # named: it is told later what is wrong with it
+    assert {".tif", ".png", ".jp2", ".vrt"} <= SCENE_SUFFIXES
+
+
+def test_the_thin_door_of_python(tmp_path, weights, three):
+    cfg = model_zoo.get_cfg(CONFIG, str(weights), device="cpu")
+    (tmp_path / "in" / "d.png").write_bytes(b"broken")
+    [message] = predict_folder(cfg, [str(tmp_path / "in")], tmp_path / "out", score=0.9, progress=False)
+    assert "d.png: cannot read this image" in message
+    assert done(tmp_path / "out") == ["a.png", "b.png", "c.png"]
+    assert json.loads((tmp_path / "out" / "failed.json").read_text()) == [
+        {"scene": str(tmp_path / "in" / "d.png"), "error": message}
+    ]
 
 
 def test_grayscale_and_rgba(tmp_path, weights):
@@ -206,11 +243,15 @@ def test_a_pipe_is_named_and_the_others_are_done(tmp_path, weights, capsys):
         assert [image["file_name"] for image in data["images"]] == [str(tmp_path / "in" / "b.png")]
 
 
-def test_deep_images_are_refused_or_scaled(tmp_path, weights, capsys):
+def test_deep_images_are_scaled(tmp_path, weights):
+    """By percentiles, or as it is told."""
     pytest.importorskip("rasterio")
     (tmp_path / "in").mkdir()
-    cv2.imwrite(str(tmp_path / "in" / "a.png"), np.full((60, 90), 3000, np.uint16))
-    assert run(weights, [tmp_path / "in"], tmp_path / "out") == 1
-    assert "its values are uint16; make it 8-bit first" in capsys.readouterr().err
-    assert run(weights, [tmp_path / "in"], tmp_path / "out", "--stretch", "0,6000") == 0
-    assert abs(int(cv2.imread(str(tmp_path / "out" / "a.jpg"))[3, 3, 0]) - 128) <= 2
+    values = np.full((60, 90), 3000, np.uint16)
+    values[:, :30], values[:, 60:] = 2000, 4000
+    cv2.imwrite(str(tmp_path / "in" / "a.png"), values)
+    for more, grey in (((), (0, 127.5, 255)), (("--stretch", "0,6000"), (85, 127.5, 170))):
+        assert run(weights, [tmp_path / "in"], tmp_path / "out", *more) == 0
+        row = cv2.imread(str(tmp_path / "out" / "a.jpg"))[3, :, 0].astype(int)
+        scale = len(row) // 90
+        assert row[[4 * scale, 45 * scale, 86 * scale]] == pytest.approx(grey, abs=2)
