@@ -14,6 +14,7 @@ from detectron2.config import instantiate
 
 from d2tiny import model_zoo
 from d2tiny.inference import predict_scenes
+from d2tiny.inference.actors import ActorPool
 from d2tiny.inference.ray import RayEngine, _setup, _Worker
 from d2tiny.inference.run import SceneRun
 from d2tiny.utils.errors import CheckpointError, ConfigError, MissingPackageError
@@ -96,8 +97,8 @@ class TestCluster:
             ray.shutdown()
             cluster.shutdown()
 
-    def test_a_node_that_is_killed_loses_nothing(self, tmp_path, weights, scenes, alone, cluster, monkeypatch):
-        """Nothing is lost or there twice: the same bytes, and each unit was told once."""
+    def test_a_node_that_is_killed_loses_nothing(self, tmp_path, weights, scenes, alone, cluster, monkeypatch, caplog):
+        """Nothing is lost or there twice: the same bytes, and each unit was told once. Both nodes work before."""
         nodes = [cluster.add_node(num_cpus=1, object_store_memory=100 << 20) for _ in range(2)]
         told: list[tuple[int, int]] = []
         inner = SceneRun.found
@@ -108,10 +109,18 @@ class TestCluster:
                 cluster.remove_node(nodes[1], allow_graceful=False)
             inner(self, scene, unit, objects)
 
+        def warm(pool):
+            while sum(member.ready for member in pool._members) < 2:
+                if len(pool._members) < 2:
+                    pool._add()
+                pool._step()
+
         monkeypatch.setattr(SceneRun, "found", found)
+        monkeypatch.setattr(ActorPool, "warm", warm)
         summary = predict_scenes(
             config(weights), [str(scenes)], tmp_path / "out", settings(score=0.02, ray=cluster.address)
         )
+        assert "a process is lost" in caplog.text
         assert len(told) == len(set(told))
         assert len(told) > 24
         assert [Path(text.split(":")[0]).name for text in summary.failed] == ["broken.png"]
