@@ -100,18 +100,33 @@ def whole(out: Path, reference: Reference) -> list[str]:
     ]
 
 
-def strike(runs: Runs, folder: Path, rng: np.random.Generator, *, resume: bool) -> None:
-    """Kill a run at some moment."""
+def strike(runs: Runs, folder: Path, rng: np.random.Generator, left: float, *, resume: bool) -> float:
+    """Kill a run at some moment.
+
+    Args:
+        runs: that nobody killed.
+        folder: of this run.
+        rng: draws the moment.
+        left: share of the run that is left.
+        resume: it goes on.
+
+    Returns:
+        The share that is left then.
+    """
     command = {"folder": str(folder), "arguments": (*COMMAND, *(["--resume"] if resume else []))}
     if rng.random() < 0.5:
-        command |= {"event": int(rng.integers(1, runs.events + 1)), "delay": int(rng.choice([0, 0, 1, 3, 10]))}
+        command |= {
+            "event": int(rng.integers(1, max(2, round(left * runs.events)))),
+            "delay": int(rng.choice([0, 0, 1, 3, 10])),
+        }
     else:
-        command |= {"seconds": max(0.001, float(rng.random()) * runs.seconds)}
+        command |= {"seconds": max(0.001, float(rng.random()) * left * runs.seconds)}
     answer = runs.zygote.run(command)
     runs.struck += answer["code"] == -signal.SIGKILL
     # A run that goes on has less to do: it may end before the moment comes.
     assert answer["code"] in (-signal.SIGKILL, 1), (command, (folder / "text.log").read_text())
     assert not whole(folder / "out", runs.reference), command
+    return max(0.1, left - answer["events"] / runs.events)
 
 
 @pytest.mark.slow
@@ -121,8 +136,9 @@ def test_kills_lose_nothing(tmp_path: Path, runs: Runs, number: int) -> None:
     """Two kills on average; one in six of these runs then starts anew instead of going on."""
     rng = np.random.default_rng((SEED, number))
     (tmp_path / "in").symlink_to(runs.folder / "in")
+    left = 1.0
     for kill in range(1 + number % 3):
-        strike(runs, tmp_path, rng, resume=kill > 0)
+        left = strike(runs, tmp_path, rng, left, resume=kill > 0)
     anew = number % 6 == 5
     command = (*COMMAND, *([] if anew else ["--resume"]))
     answer = runs.zygote.run({"folder": str(tmp_path), "arguments": command})

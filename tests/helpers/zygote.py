@@ -71,9 +71,11 @@ def _child(command: dict[str, Any]) -> None:
     os.environ["D2TINY_CHAOS_OUT"] = str(Path(command["folder"]) / "out")
     os.environ["D2TINY_CHAOS_LOG"] = str(Path(command["folder"]) / "events.")
     os.environ["D2TINY_CHAOS_AT"] = f"{command.get('event', 0)} {int(signal.SIGKILL)} {command.get('delay', 0)}"
-    from d2tiny.utils import folders
+    from d2tiny.utils import files, folders
 
-    folders._STARTED = time.time()  # as in a process that was just started: earlier files may be left over
+    # As in a process that was just started: earlier files may be left over, and no folder was looked at.
+    folders._STARTED = time.time()
+    files._CLEANED.clear()
     sys.modules.pop("sitecustomize", None)
     import sitecustomize  # noqa: F401
 
