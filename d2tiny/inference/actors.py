@@ -177,7 +177,8 @@ class ActorPool:
         now = time.monotonic()
         if now - self._looked > _PERIOD:
             self._looked, self.most = now, max(1, self._ask_most())
-        wanted = min(self.most, -(-(len(self._waiting) + len(self._running)) // IN_FLIGHT))
+        jobs = len(self._waiting) + sum(job is not None for _, job in self._running.values())
+        wanted = min(self.most, -(-jobs // IN_FLIGHT))
         while len(self._members) < wanted:
             self._add()
 

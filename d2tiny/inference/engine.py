@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -105,7 +106,8 @@ class SceneHead:
 
     def scene(self, classes: Sequence[str], model: str) -> Scene:
         """Return the scene as results describe it."""
-        settings = {**self.chosen, "tile": self.tile, "overlap": self.overlap}
+        # In an order that does not depend on whether the head comes from a journal.
+        settings = dict(sorted({**self.chosen, "tile": self.tile, "overlap": self.overlap}.items()))
         return Scene(self.path, *self.file_size, tuple(classes), self.geo, self.time, model, settings)
 
 
@@ -139,6 +141,10 @@ class Engine(Protocol):
 
     classes: Sequence[str]
     merge_settings: MergeSettings
+
+    def use_overlap(self, overlap: int) -> None:
+        """Take an automatic overlap that was found before, in px."""
+        ...
 
     def run(self, scenes: Sequence[tuple[int, str]], sink: Sink) -> None:
         """Do scenes, given by number and path; tell the sink."""
@@ -189,6 +195,10 @@ class LocalEngine:
     def close(self) -> None:
         """Nothing is held between scenes."""
 
+    def use_overlap(self, overlap: int) -> None:
+        """Take an automatic overlap that was found before, in px."""
+        self._overlap = overlap
+
     def run(self, scenes: Sequence[tuple[int, str]], sink: Sink) -> None:
         """Do scenes one after the other; the next tiles are read while the model works."""
         with self.predictor.autocast():
@@ -210,9 +220,10 @@ class LocalEngine:
             units = head.grid.units(self.predictor.settings.batch)
             todo = sink.begin(number, head)
             task = SceneTask(pixels, head.grid, area_in(pixels.geo, pixels.file_size, self._aoi))
-            found = self.predictor.found(task, (units[unit] for unit in todo))
-            for unit, (_, objects) in zip(todo, found, strict=True):
-                sink.found(number, unit, objects)
+            # Closed before the pixels, which its thread reads.
+            with closing(self.predictor.found(task, [units[unit] for unit in todo])) as found:
+                for unit, (_, objects) in zip(todo, found, strict=True):
+                    sink.found(number, unit, objects)
             sink.end(number, pixels)
         finally:
             pixels.close()

@@ -4,6 +4,7 @@ A run keeps a folder ``.run`` (``.run-3-of-16`` for a shard) in its output::
 
     settings.json     model, settings and list of scenes; a run with others is refused
     journal.jsonl     a line for each scene that is done or failed
+    overlap           of tiles in px, where it was found by looking at some
     7.tiles           what was found in the tiles of scene 7, which is not done: one record a unit of tiles
     7.npz             the objects of scene 7, until all scenes are done
     complete          all scenes are done and everything is written; resuming has nothing to do
@@ -17,6 +18,7 @@ import json
 import os
 import shutil
 import struct
+import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +30,7 @@ import numpy as np
 from d2tiny.inference.merge import Views
 from d2tiny.inference.task import UnitFound
 from d2tiny.utils.errors import ConfigError, DatasetError
-from d2tiny.utils.files import open_atomic, read_json, write_text
+from d2tiny.utils.files import open_atomic, write_text
 from d2tiny.utils.folders import lock_folder
 
 __all__ = ["Journal", "PartFile", "read_part", "run_folder", "settings_difference", "shard_folders"]
@@ -59,14 +61,16 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         """Read the journal of a folder, see :meth:`open`."""
         self.folder = folder
-        self.settings: dict[str, Any] = read_json(folder / "settings.json")
+        self.settings = _read_settings(folder / "settings.json")
         self.done: dict[int, dict[str, Any]] = {}
         self.failed: dict[int, dict[str, Any]] = {}
         file = folder / "journal.jsonl"
         for line in file.read_bytes().splitlines(keepends=True) if file.exists() else ():
             entry = _entry(line)
             if entry is not None:
-                (self.done if entry["state"] == "done" else self.failed)[entry["scene"]] = entry
+                known, other = (self.done, self.failed) if entry["state"] == "done" else (self.failed, self.done)
+                known[entry["scene"]] = entry
+                other.pop(entry["scene"], None)
 
     @classmethod
     @contextmanager
@@ -97,6 +101,7 @@ class Journal:
                 if not resume:
                     _empty(folder)
             if not (folder / "settings.json").exists():
+                _empty(folder)  # what a process left that was killed while it did so
                 write_text(folder / "settings.json", json.dumps(settings, indent=1))
             journal = cls(folder)
             journal.failed.clear()  # tried again
@@ -115,9 +120,23 @@ class Journal:
 
     def note(self, **entry: Any) -> None:
         """Append a line about a scene: its number ``scene``, ``state``, ``done`` or ``failed``, what else is known."""
-        (self.done if entry["state"] == "done" else self.failed)[entry["scene"]] = entry
+        known, other = (self.done, self.failed) if entry["state"] == "done" else (self.failed, self.done)
+        known[entry["scene"]] = entry
+        other.pop(entry["scene"], None)
         with (self.folder / "journal.jsonl").open("ab") as file:
             file.write((json.dumps(entry, sort_keys=True) + "\n").encode())
+
+    @property
+    def overlap(self) -> int | None:
+        """The overlap that was found to suit the run, in px; setting it stores it for resuming."""
+        try:
+            return int((self.folder / "overlap").read_text())
+        except (OSError, ValueError):
+            return None
+
+    @overlap.setter
+    def overlap(self, value: int) -> None:
+        write_text(self.folder / "overlap", str(value))
 
     def part(self, scene: int) -> Path:
         """Return the file of what was found in the tiles of a scene."""
@@ -138,7 +157,7 @@ class Journal:
         try:
             with np.load(file, allow_pickle=False) as data:
                 return Views(data["boxes"], data["scores"], data["classes"])
-        except (OSError, ValueError, KeyError) as err:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as err:
             raise DatasetError(f"{file}: cannot read what was found ({err}). Start the run anew.") from err
 
     @property
@@ -178,16 +197,40 @@ def _entry(line: bytes) -> dict[str, Any] | None:
 def settings_difference(old: dict[str, Any], new: dict[str, Any], ignored: Sequence[str] = ()) -> str:
     """Return the settings that differ, in words; empty if none does."""
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key) and key not in ignored]
-    return "; ".join(f"{key}: {_shown(old.get(key))} there, {_shown(new.get(key))} now" for key in keys)
+    return "; ".join(f"{key}: {_difference(old.get(key), new.get(key))}" for key in keys)
+
+
+def _difference(old: Any, new: Any) -> str:
+    if isinstance(old, list) and isinstance(new, list):
+        for a, b in zip(old, new, strict=False):
+            if a != b:
+                return f"{len(old)} there, {len(new)} now, {_shown(a)} there and {_shown(b)} now"
+        return f"{len(old)} there, {len(new)} now"
+    return f"{_shown(old)} there, {_shown(new)} now"
 
 
 def _shown(value: Any) -> str:
-    text = f"{len(value)} of them" if isinstance(value, list) and len(value) > 4 else json.dumps(value)
+    text = json.dumps(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def _read_settings(path: Path) -> dict[str, Any]:
+    """Return the settings of a run.
+
+    Raises:
+        DatasetError: the file cannot be read.
+    """
+    try:
+        # Not by read_json, which refuses names that are not UTF-8.
+        settings: dict[str, Any] = json.loads(path.read_bytes())
+        return settings | {"mine": list(settings["mine"]), "scenes": list(settings["scenes"])}
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise DatasetError(f"{path}: cannot read the settings of a run ({err}). Delete {path.parent}.") from err
+
+
 def _empty(folder: Path) -> None:
-    for item in folder.iterdir():
+    """Delete what a run left, its settings last: without them nothing of it is taken for good."""
+    for item in sorted(folder.iterdir(), key=lambda item: item.name == "settings.json"):
         if item.is_dir() and not item.is_symlink():
             shutil.rmtree(item)
         elif not item.name.endswith(".lock"):

@@ -18,7 +18,7 @@ from d2tiny.inference.scene import SceneDetections
 from d2tiny.inference.writers import FORMATS, open_writer
 from d2tiny.utils.errors import ConfigError
 
-__all__ = ["OutputSettings", "scene_stem", "scene_targets", "write_outputs"]
+__all__ = ["OutputSettings", "draw_outputs", "scene_stem", "scene_targets", "write_maps"]
 
 logger = logging.getLogger(__name__)
 
@@ -80,21 +80,16 @@ def scene_stem(name: str) -> str:
     return PurePosixPath(urlsplit(name).path).stem or "scene" if is_url(name) else Path(name).stem
 
 
-def write_outputs(
-    target: Path, found: SceneDetections, pixels: ScenePixels, settings: OutputSettings, *, page: bool
-) -> None:
-    """Write the files of one scene, each whole or not at all.
+def write_maps(target: Path, found: SceneDetections, settings: OutputSettings) -> None:
+    """Write maps and tables of one scene, each whole or not at all.
 
     Args:
         target: path without suffix.
         found: objects in px of the file.
-        pixels: of the scene, for picture and page.
         settings: what is written.
-        page: whether a page is.
 
     Raises:
         ConfigError: a map of a scene without coordinates.
-        DatasetError: the file is damaged.
         OSError: a file cannot be written.
     """
     scene = found.scene
@@ -105,6 +100,24 @@ def write_outputs(
         for name in formats:
             writer = stack.enter_context(open_writer(_path(target, FORMATS[name]), scene))
             writer.write(found)
+
+
+def draw_outputs(
+    target: Path, found: SceneDetections, pixels: ScenePixels, settings: OutputSettings, *, page: bool
+) -> None:
+    """Draw picture and page of one scene, each whole or not at all.
+
+    Args:
+        target: path without suffix.
+        found: objects in px of the file.
+        pixels: of the scene.
+        settings: what is written.
+        page: whether a page is.
+
+    Raises:
+        DatasetError: the file is damaged.
+        OSError: a file cannot be written.
+    """
     looked_at = _in_looked_at(found, pixels)
     if settings.picture:
         draw_preview(looked_at.scene, [looked_at], pixels, _path(target, ".jpg"))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -253,10 +254,13 @@ class TiledPredictor:
         logger.info("overlap: %d px, for objects of up to %.0f px in %d tiles.", overlap, wanted / 1.25, len(probes))
         return overlap
 
-    def found(self, task: SceneTask, units: Iterable[Sequence[int]]) -> Iterator[tuple[Sequence[int], UnitFound]]:
+    def found(
+        self, task: SceneTask, units: Iterable[Sequence[int]]
+    ) -> Generator[tuple[Sequence[int], UnitFound], None, None]:
         """Yield what is in each unit of tiles; the next ones are read meanwhile."""
-        for unit, windows in read_ahead(units, task.read):
-            yield unit, self.find(windows, task.whole)
+        with closing(read_ahead(units, task.read)) as reading:
+            for unit, windows in reading:
+                yield unit, self.find(windows, task.whole)
 
     def find(self, windows: Sequence[Window], whole: bool) -> UnitFound:
         """Return what is in some tiles that were read; ``whole``: the tile is the scene."""

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 
+from d2tiny.config.files import configs_root
 from d2tiny.inference.actors import IN_FLIGHT, OPEN_SCENES, ActorPool, Job, Started
 from d2tiny.inference.area import Area, read_area
 from d2tiny.inference.engine import LocalEngine, SceneHead, Sink, as_scene_error, scene_errors
@@ -54,13 +55,23 @@ class _About(NamedTuple):
 
 
 class _Setup(NamedTuple):
-    """What a process needs, but for the weights: their path and digest."""
+    """What a process needs.
+
+    Attributes:
+        cfg: of the model.
+        settings: of the run.
+        area: that is searched.
+        folder: that relative paths start at.
+        digest: of the weights' file, which is sent to nodes that do not have it; None without a file.
+        zoo: name of a config below the zoo's folder, which lies elsewhere on other nodes; empty for another file.
+    """
 
     cfg: CfgNode
     settings: RunSettings
     area: Area | None
     folder: str
     digest: str | None
+    zoo: str
 
 
 class _Worker:
@@ -78,6 +89,8 @@ class _Worker:
         with suppress(OSError):
             os.chdir(self._setup.folder)  # relative paths mean the same everywhere
         cfg, settings = self._setup.cfg.clone(), self._setup.settings
+        if self._setup.zoo:
+            cfg.D2TINY.LAZY_CONFIG = str(configs_root() / self._setup.zoo)
         if weights is None and self._setup.digest is not None and not self._has_weights():
             return None
         with tempfile.TemporaryDirectory(prefix="d2tiny-") as folder:
@@ -198,7 +211,7 @@ class RayEngine:
         try:
             self._gpu = _uses_gpus(self._ray, cfg.MODEL.DEVICE, settings.device)
             self._setup = self._ray.put(_setup(cfg, settings, area, self._gpu))
-            self._weights_file = Path(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
+            self._weights_file = Path(cfg.MODEL.WEIGHTS)
             self._weights: Any = None
             self._about: _About | None = None
             self._pool = ActorPool(self._start, self._prepared, self._room)
@@ -309,6 +322,10 @@ class RayEngine:
             self._submit_scene(number, path)
         self._later.clear()
 
+    def use_overlap(self, overlap: int) -> None:
+        """Take an automatic overlap that was found before, in px."""
+        self._known, self._overlap = True, overlap
+
     def _room(self) -> int:
         return int(self._ray.cluster_resources().get("GPU" if self._gpu else "CPU", 0))
 
@@ -324,7 +341,6 @@ class RayEngine:
             self._about = about
             return None
         if self._weights is None:
-            assert self._weights_file is not None
             self._weights = self._ray.put(np.fromfile(self._weights_file, np.uint8))
         return actor.build.remote(self._weights)
 
@@ -347,12 +363,15 @@ def _writer(sink: Sink) -> Iterator[Callable[[int], None]]:
 
 def _setup(cfg: CfgNode, settings: RunSettings, area: Area | None, gpu: bool) -> _Setup:
     """Return what a process needs."""
-    weights = Path(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
+    weights = Path(cfg.MODEL.WEIGHTS)
+    digest = file_digest(weights) if weights.is_file() else None
     cfg = cfg.clone()
     cfg.MODEL.DEVICE = "cuda" if gpu else "cpu"
     if not cfg.D2TINY.CLASSES:  # data sets are known here only
         cfg.D2TINY.CLASSES = dataset_classes(cfg.DATASETS.TEST[0], cfg.MODEL.ROI_HEADS.NUM_CLASSES)
-    return _Setup(cfg, settings, area, str(Path.cwd()), None if weights is None else file_digest(weights))
+    config = Path(cfg.D2TINY.LAZY_CONFIG)
+    zoo = str(config.relative_to(configs_root())) if config.is_relative_to(configs_root()) else ""
+    return _Setup(cfg, settings, area, str(Path.cwd()), digest, zoo)
 
 
 def _uses_gpus(ray: Any, configured: str, asked: str) -> bool:

@@ -17,13 +17,16 @@ from d2tiny.data.loading.stretch import make_stretch
 from d2tiny.inference.engine import Engine, SceneHead, scene_errors
 from d2tiny.inference.journal import Journal, PartFile, read_part
 from d2tiny.inference.merge import MergeSettings, SeamMerger, Views
-from d2tiny.inference.outputs import OutputSettings, write_outputs
+from d2tiny.inference.outputs import OutputSettings, draw_outputs, write_maps
 from d2tiny.inference.pixels import ReadSettings, ScenePixels
 from d2tiny.inference.predictor import TileSettings
 from d2tiny.inference.raster import open_pixels
 from d2tiny.inference.scene import SceneDetections
 from d2tiny.inference.task import UnitFound, area_in, in_file
-from d2tiny.utils.errors import ConfigError
+from d2tiny.inference.writers import FORMATS
+from d2tiny.inference.writers.table import check
+from d2tiny.inference.writers.writer import check_writable
+from d2tiny.utils.errors import ConfigError, DatasetError
 
 __all__ = [
     "Finisher",
@@ -112,7 +115,7 @@ def run_record(cfg: CfgNode, scenes: list[str], settings: RunSettings, engine: E
         "d2tiny": d2tiny.__version__,
         "model": settings.model,
         "config": hashlib.sha256(plain.dump().encode()).hexdigest()[:16],
-        "weights": file_digest(weights) if weights is not None else None,
+        "weights": file_digest(weights) if weights is not None and weights.exists() else str(cfg.MODEL.WEIGHTS),
         "tiles": asdict(settings.tiles),
         "read": {**asdict(settings.read), "stretch": str(make_stretch(settings.read.stretch) or "")},
         "outputs": asdict(settings.outputs),
@@ -168,6 +171,16 @@ class Finisher:
         self._journal, self._settings, self._targets = journal, settings, targets
         self._classes, self._merge_settings = tuple(classes), merge_settings
 
+    def check_formats(self, head: SceneHead) -> None:
+        """Raise if a map of a scene cannot be written.
+
+        Raises:
+            ConfigError: the scene has no coordinates.
+        """
+        scene = head.scene(self._classes, self._settings.model)
+        for name in self._settings.outputs.of_scene(head.geo is not None):
+            check_writable(Path(f"x{FORMATS[name]}"), scene)
+
     def finish(self, scene: int, head: SceneHead, parts: Sequence[Path], pixels: ScenePixels | None) -> None:
         """Finish a scene and note that it is done.
 
@@ -184,15 +197,18 @@ class Finisher:
         settings, outputs = self._settings, self._settings.outputs
         views = merge_scene(head, parts, settings.tiles.batch, self._merge_settings, settings.aoi)
         found = SceneDetections(head.scene(self._classes, settings.model), *views)
+        check(found)
         page = outputs.page
         if page is None:
             page = len(self._targets) == 1 and len(head.grid) > 1
-        opened = pixels or open_pixels(head.path, settings.read, settings.tiles.tile, head.chosen or None)
-        try:
-            write_outputs(self._targets[scene], found, opened, outputs, page=page)
-        finally:
-            if pixels is None:
-                opened.close()
+        write_maps(self._targets[scene], found, outputs)
+        if page or outputs.picture:
+            opened = pixels or open_pixels(head.path, settings.read, settings.tiles.tile, head.chosen or None)
+            try:
+                draw_outputs(self._targets[scene], found, opened, outputs, page=page)
+            finally:
+                if pixels is None:
+                    opened.close()
         self._journal.keep(scene, views)
         self._journal.note(scene=scene, state="done", head=head.stored(), objects=len(found))
         for path in parts:
@@ -219,6 +235,8 @@ class SceneRun:
         self.summary = RunSummary()
         self._parts: dict[int, tuple[SceneHead, PartFile, list[range]]] = {}
         self._objects = 0
+        if settings.tiles.overlap == "auto" and journal.overlap is not None:
+            engine.use_overlap(journal.overlap)
         todo = [n for n in journal.settings["mine"] if n not in journal.done]
         self._bar = tqdm(total=len(todo), desc="predict", unit="tile", disable=not settings.progress)
 
@@ -229,7 +247,10 @@ class SceneRun:
 
     def begin(self, scene: int, head: SceneHead) -> Sequence[int]:
         """Open the part of a scene; return the units that are missing in it."""
+        if self._settings.tiles.overlap == "auto" and len(head.grid) > 1 and self._journal.overlap is None:
+            self._journal.overlap = head.overlap
         units = head.grid.units(self._settings.tiles.batch)
+        self._finisher.check_formats(head)  # before hours of work
         part = PartFile(self._journal.part(scene), head.stored())
         self._parts[scene] = head, part, units
         mine = list(range(len(units)))
@@ -288,11 +309,16 @@ def merge_scene(
         batch: tiles of a unit.
         settings: constants of merging.
         aoi: file with the area that is searched.
+
+    Raises:
+        DatasetError: tiles are missing.
     """
     merger, parts, units = SeamMerger(head.grid, settings), [Views.empty()], head.grid.units(batch)
     for unit, found in read_part(paths):
         for tile in units[unit]:
             parts += merger.add(tile, *found.of_tile(tile))
+    if not merger.complete:
+        raise DatasetError(f"{head.path}: some of its tiles were not looked at. Run it, or its shards, with --resume.")
     return in_file(Views.joined(parts), head.scale, area_in(head.geo, head.file_size, aoi))
 
 
@@ -303,5 +329,6 @@ def failure_text(path: str, error: BaseException) -> str:
         reason = str(error).splitlines()[0] if str(error) else "MemoryError"
         return f"{path}: this image does not fit into memory ({reason}). Try a smaller --tile."
     if isinstance(error, OSError):
-        return f"{error.filename or path}: cannot write this: {error.strerror or error}"
+        what = "read" if error.filename == path else "write"
+        return f"{error.filename or path}: cannot {what} this: {error.strerror or error}"
     return str(error)

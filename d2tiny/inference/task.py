@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -160,7 +160,7 @@ class SceneTask:
         return Window(tile, self.pixels.read(*window), valid)
 
 
-def read_ahead(items: Iterable[_U], read: Callable[[_U], _W]) -> Iterator[tuple[_U, _W]]:
+def read_ahead(items: Iterable[_U], read: Callable[[_U], _W]) -> Generator[tuple[_U, _W], None, None]:
     """Yield items and what is read of them, in order; a thread reads the next ones meanwhile."""
     waiting: list[tuple[_U, Future[_W]]] = []
     with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:

@@ -46,7 +46,7 @@ class SquarePredictor(TiledPredictor):
 
     calls = 0  # of all instances, reset by tests
 
-    def __init__(self, cfg: Any, tile: int, overlap: int | str, *, batch: int, score: float, bf16: bool) -> None:
+    def __init__(self, cfg: Any, tile: int, overlap: int | str, *, batch: int, **_: Any) -> None:
         self.settings = TileSettings(tile, overlap, batch)
         self.classes, self.merge_settings = CLASSES, MergeSettings()
         self._device, self._bf16 = "cpu", False
