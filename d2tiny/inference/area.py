@@ -186,8 +186,8 @@ def read_area(path: str | Path) -> Area:
     """Read the polygons of a vector file: GeoJSON, GeoPackage, shapefile, ... in any coordinate reference system.
 
     Raises:
-        DatasetError: there is no such file, GDAL cannot read it, or it has no polygon, several layers or no coordinate
-            reference system.
+        DatasetError: there is no such file, GDAL cannot read it, or it has no polygon, several layers, no coordinate
+            reference system or longitudes that are none.
         ImportError: the extra ``geo`` is not installed.
     """
     pyogrio, shapely = require_extra("pyogrio", "geo"), require_extra("shapely", "geo")
@@ -205,7 +205,25 @@ def read_area(path: str | Path) -> Area:
             f"{path}: GDAL cannot read this as a vector file ({str(err).splitlines()[0][:200]}). "
             "Give polygons as GeoJSON, GeoPackage, FlatGeobuf or shapefile."
         ) from err
-    return Area(str(path), _checked(shapes, path), _crs_of(about, path))
+    area = Area(str(path), _checked(shapes, path), _crs_of(about, path))
+    _require_longitudes(area)
+    return area
+
+
+def _require_longitudes(area: Area) -> None:
+    """Refuse longitudes further around the Earth than anyone writes over the antimeridian.
+
+    Raises:
+        DatasetError: there are some.
+    """
+    if not get_crs(area.crs).is_geographic:
+        return
+    west, _, east, _ = area.geometry.bounds
+    if max(-west, east) > 2 * _turn(area.crs):
+        raise DatasetError(
+            f"{area.path}: its longitudes go from {west:.6g} to {east:.6g}, which is no place on the Earth. Are these "
+            "metres? Then the file must say so by its coordinate reference system."
+        )
 
 
 def _checked(shapes: np.ndarray, path: str | Path) -> Any:
