@@ -230,10 +230,12 @@ def _checked(shapes: np.ndarray, path: str | Path) -> Any:
     """Return the polygons as one geometry.
 
     Raises:
-        DatasetError: there are none.
+        DatasetError: there are none, or they lie nowhere.
     """
     shapely = require_extra("shapely", "geo")
     shapes = shapes[~(shapely.is_missing(shapes) | shapely.is_empty(shapes))]
+    if not np.isfinite(shapely.get_coordinates(shapes)).all():
+        raise DatasetError(f"{path} has coordinates that are no finite numbers. Draw the area anew.")
     geometry = shapely.union_all(_polygons_of(shapely.make_valid(shapes)))
     if geometry.is_empty or not np.isfinite(geometry.bounds).all():
         kinds = ", ".join(sorted({shape.geom_type for shape in shapes})) or "none"

@@ -157,3 +157,11 @@ def test_metres_that_a_file_calls_degrees_are_refused(tmp_path, far):
     path = geojson(tmp_path / "a.geojson", [[2.28, 48.85], [far, 48.85], [far, 48.87], [2.28, 48.85]])
     with pytest.raises(DatasetError, match=r"which is no place on the Earth\. Are these metres\?"):
         read_area(path)
+
+
+@pytest.mark.parametrize("number", ["Infinity", "-Infinity", "NaN", "1e400"])
+def test_coordinates_that_are_no_numbers_are_refused(tmp_path, number):
+    path = geojson(tmp_path / "a.geojson", [[2.28, 48.85], [987654, 48.85], [2.3, 48.87], [2.28, 48.85]])
+    path.write_text(path.read_text().replace("987654", number))
+    with pytest.raises(DatasetError, match=r"no finite numbers|cannot read this|must hold polygons"):
+        read_area(path)
