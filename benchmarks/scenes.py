@@ -333,6 +333,7 @@ def _ray_round() -> float:
         def find(self, objects: UnitFound) -> UnitFound:
             return objects
 
+    os.environ.setdefault("RAY_worker_niceness", "0")
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
     try:
 

@@ -265,6 +265,8 @@ class RayEngine:
         elif job.method == "find":
             if job.scene in self._open:
                 self._take_unit(job.scene, job.unit, answer, sink, end)
+        elif answer is None and self._known:  # it was asked before that
+            self._submit_scene(job.scene, job.path)
         elif answer is None:
             self._later.append((job.scene, job.path))
             self._search_overlap(0)
@@ -289,9 +291,8 @@ class RayEngine:
             self._open.pop(number)
             end(number)
         else:
-            # Before the scenes that are not begun, the first unit first.
-            for unit in reversed(units):
-                self._pool.submit(Job("find", number, (head, unit), head.path, unit), soon=True)
+            for unit in units:
+                self._pool.submit(Job("find", number, (head, unit), head.path, unit))
 
     def _take_unit(self, number: int, unit: int, found: UnitFound, sink: Sink, end: Callable[[int], None]) -> None:
         sink.found(number, unit, found)
@@ -306,7 +307,7 @@ class RayEngine:
         if first == 0 and len(self._later) > 1:
             return
         paths = tuple(self._scenes[first : first + _SEARCHED])
-        self._pool.submit(Job("find_overlap", -1, (paths,), unit=first), soon=True)
+        self._pool.submit(Job("find_overlap", -1, (paths,), paths[0], first), soon=True)
 
     def _take_overlap(self, job: Job, answer: Any) -> None:
         if isinstance(answer, BaseException):
@@ -401,7 +402,9 @@ def _connect(ray: Any, address: str) -> bool:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = (os.environ.get("RAY_ADDRESS") or "local") if address == "auto" else address
-    if address != "local":
+    if address == "local":
+        os.environ.setdefault("RAY_worker_niceness", "0")  # they do the work, and nothing else here does
+    else:
         _require_reachable(address)
     options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE}
     before = signal.getsignal(signal.SIGTERM)
