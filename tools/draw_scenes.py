@@ -123,8 +123,8 @@ def _panel(case: Case, *, merged: bool) -> Pixels:
     for boxes, colour, shift in ((case.left, LEFT, -2), (case.right, RIGHT, 2)):
         for box in boxes:
             # Drawn a little apart, where both see the same.
-            corner, opposite = (tuple(v + shift for v in point) for point in _points(box))
-            cv2.rectangle(image, corner, opposite, colour, 2, cv2.LINE_AA)
+            (x0, y0), (x1, y1) = _points(box)
+            cv2.rectangle(image, (x0 + shift, y0 + shift), (x1 + shift, y1 + shift), colour, 2, cv2.LINE_AA)
     return image
 
 

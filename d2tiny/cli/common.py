@@ -130,7 +130,7 @@ def add_stretch_option(parser: argparse._ActionsContainer, default: str = "refus
         type=stretch,
         metavar="MIN,MAX",
         help="for images that are not 8-bit: values that become black and white, such as 0,4095, or percentiles, such "
-        "as 2%%,98%% (default: refuse them)",
+        f"as 2%%,98%% (default: {default})",
     )
 
 

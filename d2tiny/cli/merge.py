@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
@@ -18,10 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Join; the exit code is 1 if scenes failed."""
+    from d2tiny.cli.predict import tell_results
     from d2tiny.inference import merge_shards
 
     summary = merge_shards(args.output)
-    print(f"{summary.scenes} scenes, {summary.objects} objects: {args.output.resolve()}")
-    for message in summary.failed:
-        print(f"error: {message}", file=sys.stderr)
+    tell_results(summary, args.output)
     return int(bool(summary.failed))

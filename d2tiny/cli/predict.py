@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from d2tiny.inference import ReadSettings, RunSettings, RunSummary
     from d2tiny.utils.published import PublishedWeights
 
-__all__ = ["EXAMPLE", "add_arguments", "demo_main", "demo_parser", "run", "split_overrides"]
+__all__ = ["EXAMPLE", "add_arguments", "demo_main", "demo_parser", "run", "split_overrides", "tell_results"]
 
 EXAMPLE = (
     "d2tiny predict images/ --config quick/faster_rcnn_lite0_fpn_rfla "
@@ -163,8 +163,6 @@ def _predict(args: argparse.Namespace, images: Sequence[str], overrides: Sequenc
     with messages_shown("d2tiny.inference"):  # which bands, values, overlap
         summary = predict_scenes(cfg, images, args.output, settings)
     _tell(summary, args)
-    for message in summary.failed:
-        print(f"error: {message}", file=sys.stderr)
     return int(bool(summary.failed))
 
 
@@ -203,15 +201,30 @@ def _tell(summary: RunSummary, args: argparse.Namespace) -> None:
     if args.shard is not None:
         number, count = args.shard
         print(f"Shard {number} of {count}: {summary.tiles} tiles{rate}. When all are done: d2tiny merge {args.output}")
+        for message in summary.failed:
+            print(f"error: {message}", file=sys.stderr)
         return
+    tell_results(summary, args.output, f", {summary.seconds:.1f} s{rate}")
+
+
+def tell_results(summary: RunSummary, output: Path, more: str = "") -> None:
+    """Print how much was found, where it is, and what failed.
+
+    Args:
+        summary: of the run.
+        output: its folder.
+        more: is added to the first line.
+    """
     scenes, objects = (
         f"{n} {word}{'s' * (n != 1)}" for n, word in ((summary.scenes, "scene"), (summary.objects, "object"))
     )
-    print(f"{scenes}, {objects}, {summary.seconds:.1f} s{rate}.")
-    print(f"Pictures, maps and detections.json: {args.output.resolve()}")
-    pages = sorted(args.output.glob("*.html"))
+    print(f"{scenes}, {objects}{more}.")
+    print(f"Pictures, maps and detections.json: {output.resolve()}")
+    pages = sorted(output.glob("*.html"))
     if summary.scenes == len(pages) == 1:
         print(f"To zoom into: {pages[0].resolve()}")
+    for message in summary.failed:
+        print(f"error: {message}", file=sys.stderr)
 
 
 def _chosen(args: argparse.Namespace) -> PublishedWeights | None:

@@ -186,8 +186,8 @@ def read_area(path: str | Path) -> Area:
     """Read the polygons of a vector file: GeoJSON, GeoPackage, shapefile, ... in any coordinate reference system.
 
     Raises:
-        DatasetError: there is no such file, GDAL cannot read it, or it has no polygon, several layers or no coordinate
-            reference system.
+        DatasetError: there is no such file, GDAL cannot read it, or it has no polygon, several layers, no coordinate
+            reference system or longitudes that are none.
         ImportError: the extra ``geo`` is not installed.
     """
     pyogrio, shapely = require_extra("pyogrio", "geo"), require_extra("shapely", "geo")
@@ -205,17 +205,37 @@ def read_area(path: str | Path) -> Area:
             f"{path}: GDAL cannot read this as a vector file ({str(err).splitlines()[0][:200]}). "
             "Give polygons as GeoJSON, GeoPackage, FlatGeobuf or shapefile."
         ) from err
-    return Area(str(path), _checked(shapes, path), _crs_of(about, path))
+    area = Area(str(path), _checked(shapes, path), _crs_of(about, path))
+    _require_longitudes(area)
+    return area
+
+
+def _require_longitudes(area: Area) -> None:
+    """Refuse longitudes further around the Earth than anyone writes over the antimeridian.
+
+    Raises:
+        DatasetError: there are some.
+    """
+    if not get_crs(area.crs).is_geographic:
+        return
+    west, _, east, _ = area.geometry.bounds
+    if max(-west, east) > 2 * _turn(area.crs):
+        raise DatasetError(
+            f"{area.path}: its longitudes go from {west:.6g} to {east:.6g}, which is no place on the Earth. Are these "
+            "metres? Then the file must say so by its coordinate reference system."
+        )
 
 
 def _checked(shapes: np.ndarray, path: str | Path) -> Any:
     """Return the polygons as one geometry.
 
     Raises:
-        DatasetError: there are none.
+        DatasetError: there are none, or they lie nowhere.
     """
     shapely = require_extra("shapely", "geo")
     shapes = shapes[~(shapely.is_missing(shapes) | shapely.is_empty(shapes))]
+    if not np.isfinite(shapely.get_coordinates(shapes)).all():
+        raise DatasetError(f"{path} has coordinates that are no finite numbers. Draw the area anew.")
     geometry = shapely.union_all(_polygons_of(shapely.make_valid(shapes)))
     if geometry.is_empty or not np.isfinite(geometry.bounds).all():
         kinds = ", ".join(sorted({shape.geom_type for shape in shapes})) or "none"

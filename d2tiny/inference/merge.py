@@ -176,6 +176,8 @@ class SeamMerger:
         views = Views.joined(found)
         seam = self._seen_by_others(views.boxes, tiles)
         yield views.take(~seam)
+        if not seam.any() and not len(self._open.tiles):
+            return  # nothing to merge, nor to compile for it
         before, self._open = len(self._open.tiles), self._open.with_views(views.take(seam), tiles[seam])
         o, s = self._open, self.settings
         group_views(

@@ -7,7 +7,7 @@ from numba import njit
 
 __all__ = ["cut_sides", "group_views", "hold_open", "inside_other", "represent"]
 
-_CELL = 64.0  # px, of the grid in which neighbours are looked for
+_CELL = 32.0  # px, of the grid in which neighbours are looked for
 
 
 @njit(cache=True, inline="always")

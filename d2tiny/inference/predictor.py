@@ -211,8 +211,6 @@ class TiledPredictor:
     ) -> SceneDetections:
         """Predict a scene that is open, see :meth:`predict_scene`."""
         task = SceneTask(pixels, self.grid(pixels), area_in(pixels.geo, pixels.file_size, aoi))
-        looked_at = {**pixels.chosen, "tile": task.grid.tile, "overlap": task.grid.overlap}
-        scene = replace(scene, settings={**scene.settings, **looked_at})
         merger = SeamMerger(task.grid, self.merge_settings)
         parts = [Views.empty()]
         bar = tqdm(total=len(task.grid), desc=scene.name or "scene", unit="tile", disable=not progress, leave=False)

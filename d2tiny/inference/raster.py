@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from d2tiny.data.coco.entries import shown
-from d2tiny.data.loading.bands import GDAL_OPTIONS, to_rgb
+from d2tiny.data.loading.bands import GDAL_OPTIONS, exact_type, floating, to_rgb
 from d2tiny.data.loading.headers import read_header
 from d2tiny.data.loading.images import read_image
 from d2tiny.data.loading.limits import DECODED_PIXELS, require_regular_file
@@ -107,11 +107,7 @@ class RasterPixels:
         """Return stored values (C, h, w) as (h, w, 3) uint8."""
         if self._depth == np.uint8:
             return to_rgb(bands, self._file, self._bands[0])
-        values = bands.transpose(1, 2, 0).astype(_exact(bands.dtype))
-        for band, index in enumerate(self._bands):
-            nodata = self._file.nodatavals[index - 1]
-            if nodata is not None:
-                values[..., band][bands[band] == nodata] = np.nan
+        values = floating(bands, [self._file.nodatavals[index - 1] for index in self._bands])
         pixels = scale_to_bytes(values, self._limits)
         return np.ascontiguousarray(pixels if pixels.shape[2] == 3 else pixels.repeat(3, axis=2))
 
@@ -268,12 +264,7 @@ class RasterPixels:
 
     def _pixels(self, read: Any, *window: int) -> np.ndarray:
         found: Any = self._call(read, *(window or (0, 0, self.width, self.height)))
-        return found.astype(_exact(found.dtype)).filled(np.nan).reshape(len(self._bands), -1).T
-
-
-def _exact(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
-    """Return the floating point type that holds all values."""
-    return np.float32 if dtype.itemsize <= 2 or dtype == np.float32 else np.float64
+        return found.astype(exact_type(found.dtype)).filled(np.nan).reshape(len(self._bands), -1).T
 
 
 def open_pixels(

@@ -46,10 +46,15 @@ def setup_loggers(output: Path, *, rank: int = 0) -> None:
 
 
 class _AboveBar(logging.Handler):
-    """Prints to stderr above a progress bar."""
+    """Prints to stderr above a progress bar; what is told several times in a row, once."""
+
+    last = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        text = self.format(record)
+        if text != self.last:
+            tqdm.write(text, file=sys.stderr)
+        self.last = text
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.helpers.cli import change, files, run
 
 
@@ -76,3 +78,10 @@ def test_tiling_again_goes_on_but_not_with_other_settings(folder, capsys):
     assert (folder / "tiles/instances.json").read_bytes() == first
     assert run(line + " --keep 0.9") == 2
     assert "holds tiles of other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("command", "default"), [("predict", "2%,98%"), ("check", "refuse them")])
+def test_help_tells_what_becomes_of_deep_images(command, default, capsys):
+    assert run(f"{command} --help") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"such as 2%,98% (default: {default})" in text

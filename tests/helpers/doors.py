@@ -22,7 +22,7 @@ from d2tiny.data.tools.converters import Scaling
 from d2tiny.evaluation import load_detections
 from d2tiny.utils.checkpoint_files import read_checkpoint
 from d2tiny.utils.published import known_weights
-from tests.helpers import doors_configs, doors_images, doors_pages
+from tests.helpers import doors_configs, doors_images, doors_pages, doors_scenes
 from tests.helpers.door import COCO, FOUND, Door, of_bytes, of_json
 from tests.helpers.hituav import hituav_json, write_hituav
 from tests.helpers.native import GOOD, LAYOUT, convert, picture, voc_xml
@@ -98,6 +98,7 @@ DOORS = {
     **doors_configs.DOORS,
     **doors_images.DOORS,
     **doors_pages.DOORS,
+    **doors_scenes.DOORS,
 }
 
 

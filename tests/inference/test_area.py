@@ -149,3 +149,19 @@ def test_a_missing_file_layers_and_a_missing_system_are_told(tmp_path):
         frame.set_crs("EPSG:4326").to_file(tmp_path / "b.gpkg", layer=layer)
     with pytest.raises(DatasetError, match="must have one layer, it has 2: first, second"):
         read_area(tmp_path / "b.gpkg")
+
+
+@pytest.mark.parametrize("far", [448_000, 1e30, -1e30])
+def test_metres_that_a_file_calls_degrees_are_refused(tmp_path, far):
+    """A common mistake in GeoJSON, whose coordinates are longitudes whatever else is meant; it must not hang either."""
+    path = geojson(tmp_path / "a.geojson", [[2.28, 48.85], [far, 48.85], [far, 48.87], [2.28, 48.85]])
+    with pytest.raises(DatasetError, match=r"which is no place on the Earth\. Are these metres\?"):
+        read_area(path)
+
+
+@pytest.mark.parametrize("number", ["Infinity", "-Infinity", "NaN", "1e400"])
+def test_coordinates_that_are_no_numbers_are_refused(tmp_path, number):
+    path = geojson(tmp_path / "a.geojson", [[2.28, 48.85], [987654, 48.85], [2.3, 48.87], [2.28, 48.85]])
+    path.write_text(path.read_text().replace("987654", number))
+    with pytest.raises(DatasetError, match=r"no finite numbers|cannot read this|must hold polygons"):
+        read_area(path)

@@ -152,16 +152,18 @@ def test_the_order_of_tiles_does_not_matter(seed):
 
 def test_rows_are_given_out_as_soon_as_they_are_final():
     """And what is kept does not grow with the scene."""
-    grid = TileGrid(300, 5000, 128, 32)
-    by_tile = random_views(grid, 0, 3000)
+    grid = TileGrid(300, 8000, 128, 32)
+    x, y = (v.ravel() for v in np.meshgrid(np.arange(0, 290, 14), np.arange(0, 7980, 14)))
+    size = np.random.default_rng(0).uniform(3, 13, (len(x), 2))
+    objects = np.column_stack((x, y, x + size[:, 0], y + size[:, 1], np.zeros(len(x)), np.full(len(x), 0.8)))
     merger, given, kept = SeamMerger(grid), 0, []
     for tile in range(len(grid)):
-        for views in merger.add(tile, *seen(grid, tile, by_tile[tile])):
+        for views in merger.add(tile, *seen(grid, tile, objects)):
             given += len(views.scores)
         if (tile + 1) % len(grid.columns) == 0:
             kept.append(len(merger._open.tiles))
-    assert given > 2000 and merger.complete and kept[-1] == 0
-    assert max(kept[3:]) < 2 * np.median(kept) + 50 < given / 3
+    assert given == len(objects) and merger.complete and kept[-1] == 0
+    assert max(kept) < 2 * np.median(kept) < len(objects) / 20
 
 
 def test_each_tile_is_given_once():

@@ -243,8 +243,8 @@ def test_a_pipe_is_named_and_the_others_are_done(tmp_path, weights, capsys):
         assert [image["file_name"] for image in data["images"]] == [str(tmp_path / "in" / "b.png")]
 
 
-def test_deep_images_are_scaled(tmp_path, weights):
-    """By percentiles, or as it is told."""
+def test_deep_images_are_scaled(tmp_path, weights, capsys):
+    """By percentiles, or as it is told; and it says how."""
     pytest.importorskip("rasterio")
     (tmp_path / "in").mkdir()
     values = np.full((60, 90), 3000, np.uint16)
@@ -252,6 +252,9 @@ def test_deep_images_are_scaled(tmp_path, weights):
     cv2.imwrite(str(tmp_path / "in" / "a.png"), values)
     for more, grey in (((), (0, 127.5, 255)), (("--stretch", "0,6000"), (85, 127.5, 170))):
         assert run(weights, [tmp_path / "in"], tmp_path / "out", *more) == 0
+        error = capsys.readouterr().err
+        assert error.count("band 1 as grey; uint16 values") == 1, error
+        assert f"uint16 values {'0 to 6000' if more else '2000 to 4000'} as 0 to 255" in error
         row = cv2.imread(str(tmp_path / "out" / "a.jpg"))[3, :, 0].astype(int)
         scale = len(row) // 90
         assert row[[4 * scale, 45 * scale, 86 * scale]] == pytest.approx(grey, abs=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from d2tiny.data.loading.headers import ImageHeader
 from d2tiny.data.loading.stretch import Stretch, scale_to_bytes
 from d2tiny.utils.errors import DatasetError
 
-__all__ = ["GDAL_OPTIONS", "BandReader", "to_rgb"]
+__all__ = ["GDAL_OPTIONS", "BandReader", "exact_type", "floating", "to_rgb"]
 
 # GDAL_CACHEMAX is in bytes. With the PNG optimisation, GDAL would read the rest of a damaged file as zeros. Progressive
 # JPEGs are kept in memory whole. Files beside an image (.aux.xml, .ovr) do not change it.
@@ -103,14 +104,7 @@ class BandReader:
 
     def _values(self, first: int, last: int) -> np.ndarray:
         """Return rows (rows, W, C) in floating point, NaN where there is no data."""
-        bands = self._read(first, last)
-        exact = np.float32 if bands.dtype.itemsize <= 2 or bands.dtype == np.float32 else np.float64
-        values = bands.transpose(1, 2, 0).astype(exact)
-        for band, index in enumerate(self._bands):
-            nodata = self._file.nodatavals[index - 1]
-            if nodata is not None:
-                values[..., band][bands[band] == nodata] = np.nan
-        return values
+        return floating(self._read(first, last), [self._file.nodatavals[index - 1] for index in self._bands])
 
     def _sample(self, stretch: Stretch) -> np.ndarray:
         """Return pixels (N, C) of a regular grid, of all rows and columns in small images."""
@@ -123,6 +117,28 @@ class BandReader:
             rows = self._values(y, min(y + block, self.height))[::step, ::step]
             parts.append(rows.reshape(-1, rows.shape[2]))
         return np.concatenate(parts)
+
+
+def exact_type(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
+    """Return the floating point type that holds all values of a type."""
+    return np.float32 if dtype.itemsize <= 2 or dtype == np.float32 else np.float64
+
+
+def floating(bands: np.ndarray, nodata: Sequence[float | None]) -> np.ndarray:
+    """Return values in floating point, NaN where there is no data.
+
+    Args:
+        bands: (C, rows, W).
+        nodata: value of each band that stands for no data; None for none.
+
+    Returns:
+        (rows, W, C), float32 where that is exact.
+    """
+    values = bands.transpose(1, 2, 0).astype(exact_type(bands.dtype))
+    for band, value in enumerate(nodata):
+        if value is not None:
+            values[..., band][bands[band] == value] = np.nan
+    return values
 
 
 def to_rgb(bands: np.ndarray, file: Any, first: int) -> np.ndarray:
