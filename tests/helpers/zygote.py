@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,7 @@ def main() -> None:
     import tqdm
 
     tqdm.tqdm.monitor_interval = 0  # no thread, which a child would lack
+    tqdm.tqdm.set_lock(threading.RLock())  # its own is shared with children, and a killed one would keep it
     first = json.loads(sys.stdin.readline())
     print(json.dumps({"code": _work(first), "events": 0, "seconds": 0}), flush=True)
     for line in sys.stdin:
