@@ -93,8 +93,8 @@ def _forked(command: dict[str, Any]) -> dict[str, Any]:
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     log = Path(command["folder"]) / f"events.{child}"
-    events = len(log.read_bytes())
-    log.unlink()
+    events = len(log.read_bytes()) if log.exists() else 0  # killed before it counted
+    log.unlink(missing_ok=True)
     return {
         "code": os.waitstatus_to_exitcode(status),
         "events": events,
