@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from d2tiny.data.coco.entries import shown
 from d2tiny.data.loading.bands import GDAL_OPTIONS, exact_type, floating, to_rgb
 from d2tiny.data.loading.headers import read_header
 from d2tiny.data.loading.images import read_image
@@ -296,7 +295,7 @@ def open_pixels(
     try:
         require_regular_file(path)
     except (OSError, ValueError) as err:
-        raise DatasetError(f"{shown(path)}: cannot read this file ({getattr(err, 'strerror', None) or err}).") from err
+        raise DatasetError(f"{path}: cannot read this file ({getattr(err, 'strerror', None) or err}).") from err
     if Path(path).suffix.lower() == ".vrt":
         return _opened(path, settings, tile, known)
     try:

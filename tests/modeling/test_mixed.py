@@ -69,14 +69,14 @@ def test_a_relay_inside_the_recursive_pyramid_is_refused():
         "backbone": fpn.bottom_up,
         "neck": relay,
     }
-    with pytest.raises(ValueError, match="must be a DetectoRSResNet, got NeckedBackbone"):
+    with pytest.raises(ValueError, match="or both a TimmBackbone; got NeckedBackbone"):
         instantiate(cfg.model)
 
 
 def test_a_plain_resnet_in_the_recursive_pyramid_is_refused():
     cfg = model_zoo.get_config("quick/detectors_r18_rfp_rfla")
     cfg.model.backbone.fpn.bottom_up = model_zoo.get_config(DETECTORS["faster"]).model.backbone.bottom_up
-    with pytest.raises(ValueError, match="must be a DetectoRSResNet, got ResNet"):
+    with pytest.raises(ValueError, match="or both a TimmBackbone; got ResNet"):
         instantiate(cfg.model)
 
 
