@@ -118,18 +118,19 @@ def group_views(
         tolerance: px by which boxes are widened.
     """
     right, left = _neighbours(boxes, tiles, tolerance, np.arange(first_new, len(boxes)))
-    before = left < right
-    left, right = left[before], right[before]
-    rank = np.empty(len(left))
+    rank, n = np.empty(len(left)), 0
     for k in range(len(left)):
         i, j = left[k], right[k]
+        if i >= j:
+            continue  # found from both sides
         q = _agreement(boxes[i], boxes[j], windows[tiles[i]], windows[tiles[j]], tolerance)
-        # Pairs of one class before those of two.
-        rank[k] = -1.0 if q < agreement else q + (1.0 if classes[i] == classes[j] else 0.0)
+        if q >= agreement:
+            # Pairs of one class before those of two.
+            rank[n] = -q - (1.0 if classes[i] == classes[j] else 0.0)
+            left[n], right[n] = i, j
+            n += 1
     # Stable: equal pairs in the order of their views.
-    for k in np.argsort(-rank, kind="mergesort"):
-        if rank[k] < 0:
-            break
+    for k in np.argsort(rank[:n], kind="mergesort"):
         i, j = left[k], right[k]
         if group[i] == group[j] or _share_a_tile(i, j, tiles, following):
             continue
