@@ -220,3 +220,14 @@ def test_a_second_process_in_the_same_folder_is_refused(tmp_path: Path, run) -> 
             run("out")
         other.stdin.close()
     assert run("out").scenes == 4
+
+
+def test_what_a_run_without_settings_left_is_never_taken_for_good(tmp_path: Path) -> None:
+    """A process that was killed while it emptied the folder of another run: the settings are the last to go."""
+    with Journal.open(tmp_path, RUN, resume=False) as journal:
+        journal.note(scene=0, state="done", objects=3)
+        journal.part(1).write_bytes(b"of another model")
+    (tmp_path / "settings.json").unlink()
+    for resume in (True, False):
+        with Journal.open(tmp_path, {**RUN, "score": 0.5}, resume=resume) as journal:
+            assert not journal.done and not journal.part(1).exists()

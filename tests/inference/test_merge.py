@@ -131,6 +131,21 @@ def test_doubles_of_two_tiles_are_removed_by_the_threshold_of_the_detector():
     assert len(merged(TWO, by_tile, settings=MergeSettings(nms=1.0)).scores) == 2
 
 
+@pytest.mark.parametrize("up", [0, 10])
+def test_doubles_wait_for_what_the_next_row_may_see(up):
+    """A double that ends above the next row, of an object that reaches into it, is removed wherever the seam is."""
+    grid = TileGrid(704, 704, 512, 128)
+    first = np.array([(222, 153 - up, 262, 193 - up), (222, 133 - up, 262, 190 - up)], np.float64)
+    by_tile = {0: (first, np.array([0.9, 0.6])), 1: (first[:1] - (192, 0, 192, 0), np.array([0.8]))}
+    merger, parts = SeamMerger(grid), [Views.empty()]
+    for tile in range(len(grid)):
+        boxes, scores = by_tile.get(tile, (np.zeros((0, 4)), np.zeros(0)))
+        parts += merger.add(tile, boxes, scores, np.zeros(len(scores), np.int64))
+    found = Views.joined(parts)
+    np.testing.assert_allclose(found.boxes, first[:1])
+    np.testing.assert_allclose(found.scores, [0.9])
+
+
 def random_views(grid, seed, count=400):
     rng = np.random.default_rng(seed)
     corner = rng.uniform(0, (grid.width - 70, grid.height - 70), (count, 2))
