@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -79,19 +80,8 @@ class SceneHead:
 
     def stored(self) -> dict[str, Any]:
         """Return it as json knows it."""
-        geo = None if self.geo is None else {"crs": self.geo.crs, "transform": list(self.geo.transform)}
-        return {
-            "path": self.path,
-            "file_size": list(self.file_size),
-            "size": list(self.size),
-            "scale": list(self.scale),
-            "tile": self.tile,
-            "overlap": self.overlap,
-            "geo": geo,
-            "time": self.time,
-            "chosen": self.chosen,
-            "stamp": list(self.stamp),
-        }
+        data: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return data
 
     @classmethod
     def from_stored(cls, data: dict[str, Any]) -> SceneHead:
@@ -234,8 +224,7 @@ class LocalEngine:
 
     def needs_overlap(self, pixels: ScenePixels) -> bool:
         """Return whether the overlap of a scene's tiles is found by looking at some."""
-        settings = self.predictor.settings
-        return settings.overlap == "auto" and max(pixels.width, pixels.height) > settings.tile
+        return self.predictor.settings.overlap == "auto" and not self.predictor.fits(pixels.width, pixels.height)
 
     def head(self, path: str, pixels: ScenePixels, automatic: int | None = None) -> SceneHead:
         """Return the head of a scene.
@@ -256,13 +245,13 @@ class LocalEngine:
         for path in paths:
             try:
                 known = not is_url(path) and self._read.gsd is None and Path(path).suffix.lower() != ".vrt"
-                if known and max(read_header(path).size) <= self.predictor.settings.tile:
+                if known and self.predictor.fits(*read_header(path).size):
                     continue
                 pixels = self.open(path)
             except (*scene_errors, ValueError):
                 continue
             try:
-                if max(pixels.width, pixels.height) > self.predictor.settings.tile:
+                if not self.predictor.fits(pixels.width, pixels.height):
                     return self.predictor.overlap(pixels)
             except scene_errors:
                 continue

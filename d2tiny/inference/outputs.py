@@ -135,9 +135,6 @@ def _in_looked_at(found: SceneDetections, pixels: ScenePixels) -> SceneDetection
     scene, (sx, sy) = found.scene, pixels.scale
     if (sx, sy) == (1.0, 1.0):
         return found
-    geo = scene.geo
-    if geo is not None:
-        a, b, c, d, e, f = geo.transform
-        geo = replace(geo, transform=(a * sx, b * sy, c, d * sx, e * sy, f))
+    geo = None if scene.geo is None else scene.geo.resampled(sx, sy)
     scene = replace(scene, width=pixels.width, height=pixels.height, geo=geo)
     return replace(found, scene=scene, boxes=found.boxes / np.array((sx, sy, sx, sy)))

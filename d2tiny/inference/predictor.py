@@ -158,7 +158,7 @@ class TiledPredictor:
             ``{"instances": Instances}`` with ``pred_boxes``, ``scores``, ``pred_classes`` in px of the image.
         """
         height, width = original_image.shape[:2]
-        if self._fits(width, height):
+        if self.fits(width, height):
             with self.autocast():
                 result: dict[str, Instances] = self._predictor(original_image)
             return result
@@ -230,7 +230,7 @@ class TiledPredictor:
     def grid(self, pixels: ScenePixels) -> TileGrid:
         """Return the tiles of a scene; where the overlap is automatic, look at some of them."""
         tile = self.settings.tile
-        if self._fits(pixels.width, pixels.height):
+        if self.fits(pixels.width, pixels.height):
             # One tile, whose sides need not be multiples of anything.
             return TileGrid(pixels.width, pixels.height, tile, 0)
         overlap = self.overlap(pixels) if self.settings.overlap == "auto" else int(self.settings.overlap)
@@ -293,7 +293,8 @@ class TiledPredictor:
             inputs.append({"image": tensor, "height": height, "width": width})
         return [output["instances"].to("cpu") for output in self._predictor.model(inputs)]
 
-    def _fits(self, width: int, height: int) -> bool:
+    def fits(self, width: int, height: int) -> bool:
+        """Return whether a scene of this size in px fits into one tile, and is predicted whole."""
         return max(width, height) <= self.settings.tile
 
     def _resize(self, width: int, height: int, whole: bool) -> Any:

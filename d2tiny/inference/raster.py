@@ -189,9 +189,7 @@ class RasterPixels:
             method = Resampling.mode if min(self.scale) > 1 else Resampling.nearest
         flags = {flag.name for band in file.mask_flag_enums for flag in band}
         masked = "per_dataset" in flags and "alpha" not in flags
-        a, b, c, d, e, f = tuple(file.transform)[:6]
-        sx, sy = self.scale
-        transform = self._rasterio.Affine(a * sx, b * sy, c, d * sx, e * sy, f)
+        transform = self._rasterio.Affine(*self.geo.resampled(*self.scale).transform)
         try:
             self._file = WarpedVRT(
                 file,

@@ -26,6 +26,7 @@ from d2tiny.inference.task import UnitFound, area_in, in_file
 from d2tiny.inference.writers import FORMATS
 from d2tiny.inference.writers.table import check
 from d2tiny.inference.writers.writer import check_writable
+from d2tiny.utils.download import sha256_of
 from d2tiny.utils.errors import ConfigError, DatasetError
 
 __all__ = [
@@ -139,11 +140,7 @@ def file_digest(path: Path) -> str:
         ConfigError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
-            return digest.hexdigest()[:16]
+        return sha256_of(path)[:16]
     except OSError as err:
         raise ConfigError(f"{path}: {err.strerror or err}.") from err
 

@@ -25,6 +25,11 @@ class GeoReference:
     crs: str
     transform: tuple[float, float, float, float, float, float]
 
+    def resampled(self, x: float, y: float) -> GeoReference:
+        """Return where pixels lie that are (x, y) of these wide and high."""
+        a, b, c, d, e, f = self.transform
+        return GeoReference(self.crs, (a * x, b * y, c, d * x, e * y, f))
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -101,6 +106,10 @@ class SceneDetections:
     def __len__(self) -> int:
         """Return the number of objects."""
         return len(self.boxes)
+
+    def take(self, index: slice | np.ndarray) -> SceneDetections:
+        """Return those of a slice, an index or a mask."""
+        return SceneDetections(self.scene, self.boxes[index], self.scores[index], self.classes[index])
 
     def __iter__(self) -> Iterator[Detection]:
         """Yield each object."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -118,13 +120,28 @@ def area_in(geo: GeoReference | None, size: tuple[int, int], aoi: str | Path | A
     """
     if aoi is None:
         return None
-    from d2tiny.inference.area import Area, read_area
+    from d2tiny.inference.area import Area
 
     if geo is None:
         name = aoi.path if isinstance(aoi, Area) else aoi
         raise ConfigError(f"--aoi {name}: this image has no coordinates; leave it out.")
-    area = aoi if isinstance(aoi, Area) else read_area(aoi)
+    area = aoi if isinstance(aoi, Area) else _read_area(os.fspath(aoi), _changed(aoi))
     return area.in_pixels(geo, *size)
+
+
+@lru_cache(maxsize=1)
+def _read_area(path: str, changed: int) -> Area:
+    """Read an area once for all scenes of a run; ``changed`` tells apart what was written since."""
+    from d2tiny.inference.area import read_area
+
+    return read_area(path)
+
+
+def _changed(path: str | Path) -> int:
+    try:
+        return Path(path).stat().st_mtime_ns
+    except (OSError, ValueError):  # a URL, or missing, which reading tells
+        return 0
 
 
 class SceneTask:

@@ -46,8 +46,7 @@ def check(chunk: SceneDetections) -> None:
 def blocks(chunk: SceneDetections) -> Iterator[SceneDetections]:
     """Yield a chunk in parts of at most 65,536 objects, which bound the memory of what is made of them."""
     for start in range(0, len(chunk), BLOCK):
-        part = slice(start, start + BLOCK)
-        yield SceneDetections(chunk.scene, chunk.boxes[part], chunk.scores[part], chunk.classes[part])
+        yield chunk.take(slice(start, start + BLOCK))
 
 
 def no_detections(scene: Scene) -> SceneDetections:

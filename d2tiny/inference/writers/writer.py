@@ -68,9 +68,9 @@ class SceneWriter:
         self.count += len(chunk)
         while len(chunk):
             room = BLOCK - self._waiting_count
-            self._waiting.append(_part(chunk, slice(room)))
+            self._waiting.append(chunk.take(slice(room)))
             self._waiting_count += len(self._waiting[-1])
-            chunk = _part(chunk, slice(room, None))
+            chunk = chunk.take(slice(room, None))
             if self._waiting_count == BLOCK:
                 self.flush()
 
@@ -83,10 +83,6 @@ class SceneWriter:
             )
             self._write_block(SceneDetections(self._scene, boxes, scores, classes))
             self._waiting, self._waiting_count = [], 0
-
-
-def _part(chunk: SceneDetections, part: slice) -> SceneDetections:
-    return SceneDetections(chunk.scene, chunk.boxes[part], chunk.scores[part], chunk.classes[part])
 
 
 def check_writable(path: Path, scene: Scene) -> str:
