@@ -185,7 +185,7 @@ def test_noise_stays_in_its_bounds():
     noise = Denoising(num_classes=3, embed_dim=4, num_denoising=1000, label_noise_ratio=0.0, box_noise_scale=1.0)
     box = torch.tensor([[0.5, 0.5, 0.2, 0.1]])
     made = noise(query_targets([torch.tensor([2])], [box]), 5)
-    corners = cxcywh_to_xyxy(made.reference_logits[0].sigmoid())
+    corners = cxcywh_to_xyxy(made.reference_boxes[0])
     moved = (corners - cxcywh_to_xyxy(box)).abs() / torch.tensor([0.1, 0.05, 0.1, 0.05])
     positive = torch.zeros(len(corners), dtype=torch.bool)
     positive[made.indices.query_idx] = True
