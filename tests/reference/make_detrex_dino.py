@@ -1,0 +1,221 @@
+"""Run detrex's DINO on the small model of ``detrex_dino.py`` and write ``detrex_dino.json``.
+
+detrex (https://github.com/IDEA-Research/detrex, Apache-2.0) is not part of this repository; nothing of it is copied. With
+a checkout of it beside this one:
+
+    PYTHONPATH=.:DETREX python -m tests.reference.make_detrex_dino COMMIT
+
+It runs on the CPU: packages that DINO does not use are stand-ins, ``.cuda()`` does nothing, and deformable attention is
+detrex's own in PyTorch. Changed are two constants, which d2tiny has smaller on purpose: ε of the inverse sigmoid (1e-3,
+here 1e-5) and of IoU and GIoU (1e-6, here none). Losses with detrex's own ε of IoU are stored beside.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import types
+from contextlib import ExitStack
+from functools import partial
+from unittest.mock import patch
+
+import detectron2
+import numpy as np
+import torch
+import torchvision
+from torch import nn
+
+from tests.reference import detrex_dino as case
+
+ABSENT = ("fairscale", "fairscale.nn", "fairscale.nn.checkpoint", "wandb", "einops", "pkg_resources", "detrex._C")
+DINO = "projects.dino.modeling"
+EPS = 1e-5
+
+
+class StandIn(types.ModuleType):
+    """A package that is imported and not used."""
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return lambda value=None, *_, **__: value
+
+
+def on_cpu(stack):
+    """Let ``.cuda()`` and ``.to("cuda")`` leave tensors where they are."""
+    to = torch.Tensor.to
+    stack.enter_context(patch.object(torch.Tensor, "cuda", lambda self, *_, **__: self))
+    stack.enter_context(
+        patch.object(torch.Tensor, "to", lambda self, *a, **k: self if a == ("cuda",) else to(self, *a, **k))
+    )
+
+
+def build():
+    """Detrex's DINO with the weights of the case."""
+    parts, layers, modeling = (importlib.import_module(n) for n in (DINO, "detrex.layers", "detrex.modeling"))
+    from detectron2.layers import ShapeSpec
+
+    s = case.SIZES
+    names = ["res3", "res4", "res5"]
+    size = {
+        "embed_dim": s.channels,
+        "num_heads": s.heads,
+        "feedforward_dim": s.hidden,
+        "attn_dropout": 0.0,
+        "ffn_dropout": 0.0,
+        "num_feature_levels": s.levels,
+        "use_checkpoint": False,
+    }
+    kinds = {"loss_class": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0}
+    ends = ["", "_enc", "_dn", *(f"{dn}_{i}" for dn in ("", "_dn") for i in range(s.decoder - 1))]
+    model = parts.DINO(
+        backbone=case.backbone(),
+        position_embedding=layers.PositionEmbeddingSine(
+            num_pos_feats=s.channels // 2, temperature=10000, normalize=True, offset=-0.5
+        ),
+        neck=modeling.ChannelMapper(
+            input_shapes={n: ShapeSpec(channels=c) for n, c in zip(names, s.backbone, strict=True)},
+            in_features=names,
+            out_channels=s.channels,
+            num_outs=s.levels,
+            kernel_size=1,
+            norm_layer=nn.GroupNorm(32, s.channels),
+        ),
+        transformer=parts.DINOTransformer(
+            encoder=parts.DINOTransformerEncoder(num_layers=s.encoder, post_norm=False, **size),
+            decoder=parts.DINOTransformerDecoder(num_layers=s.decoder, return_intermediate=True, **size),
+            num_feature_levels=s.levels,
+            two_stage_num_proposals=s.queries,
+        ),
+        embed_dim=s.channels,
+        num_classes=s.classes,
+        num_queries=s.queries,
+        criterion=parts.DINOCriterion(
+            num_classes=s.classes,
+            matcher=modeling.HungarianMatcher(cost_class=2.0, cost_bbox=5.0, cost_giou=2.0),
+            weight_dict={f"{kind}{end}": value for kind, value in kinds.items() for end in ends},
+        ),
+        select_box_nums_for_evaluation=case.DETECTIONS,
+        device="cpu",
+        dn_number=case.DENOISING["number"],
+        label_noise_ratio=case.DENOISING["label_noise_ratio"],
+        box_noise_scale=case.DENOISING["box_noise_scale"],
+    )
+    model.load_state_dict(case.weights(), strict=True)
+    return model
+
+
+def training_step(model):
+    """Losses and what they are computed from, by name."""
+    seen = {}
+
+    def encoder(_, __, kwargs, memory):
+        seen["memory"], seen["mask"] = memory, kwargs["query_key_padding_mask"]
+
+    def criterion(_, args):
+        seen["outputs"] = args[0]
+
+    hooks = [
+        model.transformer.encoder.register_forward_hook(encoder, with_kwargs=True),
+        model.criterion.register_forward_pre_hook(criterion),
+    ]
+    model.train()
+    model.zero_grad()
+    losses = model(case.batch())
+    for hook in hooks:
+        hook.remove()
+    return losses, seen
+
+
+def record(model):
+    """All numbers of the json."""
+    losses, seen = training_step(model)
+    sum(losses.values()).backward()
+    outputs = [*seen["outputs"]["aux_outputs"], seen["outputs"]]
+    valid = ~seen["mask"]
+    enc = seen["outputs"]["enc_outputs"]
+    parameters = {case.short(name): p for name, p in model.named_parameters()}
+    detections = []
+    model.eval()
+    for item in case.batch():  # alone: in evaluation detrex takes padding for image
+        with torch.no_grad():
+            found = model([item])[0]["instances"]
+        detections.append(
+            {
+                "scores": rounded(found.scores),
+                "classes": found.pred_classes.tolist(),
+                "boxes": rounded(found.pred_boxes.tensor),
+            }
+        )
+    return {
+        "valid_tokens": valid.sum(1).tolist(),
+        "memory": [case.fingerprint(f"memory {i}", m[v]) for i, (m, v) in enumerate(zip(seen["memory"], valid))],
+        "encoder": {key: case.fingerprint(key, enc[key]) for key in ("pred_logits", "pred_boxes")},
+        "layers": [
+            {key: case.fingerprint(key, layer[key]) for key in ("pred_logits", "pred_boxes")} for layer in outputs
+        ],
+        "last": {key: rounded(seen["outputs"][key]) for key in ("pred_logits", "pred_boxes")},
+        "losses": {name: float(value.detach()) for name, value in sorted(losses.items())},
+        "gradients": {
+            name: case.fingerprint(name, p.grad) for name, p in sorted(parameters.items()) if p.requires_grad
+        },
+        "detections": detections,
+    }
+
+
+def rounded(values):
+    return [rounded(v) for v in values] if values.ndim > 1 else [round(float(v), 6) for v in values]
+
+
+def check(model):
+    """Raise AssertionError if rounding could decide: near ties among proposals, or proposals that are no token."""
+    seen = {}
+
+    def head(_, args, logits):
+        seen.setdefault("all", (args[0], logits.max(-1).values))  # the first call is for all tokens
+
+    hook = model.transformer.decoder.class_embed[-1].register_forward_hook(head)
+    training_step(model)
+    hook.remove()
+    features, scores = seen["all"]
+    best = scores.topk(case.SIZES.queries + 1, dim=1)
+    assert (-best.values.diff(dim=1)).min() > 1e-4, best.values
+    norm, linear = model.transformer.enc_output_norm, model.transformer.enc_output
+    excluded = norm(linear(torch.zeros(case.SIZES.channels)))
+    chosen = features.gather(1, best.indices[..., None].expand(-1, -1, features.shape[2]))
+    assert ((chosen - excluded).abs().amax(-1) > 1e-3).all(), "an excluded token is chosen"
+
+
+def main(commit):
+    sys.modules.update({name: StandIn(name) for name in ABSENT})
+    dino, transformer = (importlib.import_module(f"{DINO}.{n}") for n in ("dino", "dino_transformer"))
+    criterion = importlib.import_module("detrex.modeling.criterion.criterion")
+    matcher = importlib.import_module("detrex.modeling.matcher.matcher")
+    with ExitStack() as stack:
+        on_cpu(stack)
+        stack.enter_context(case.fixed_noise(patch.object))
+        for module in (dino, transformer):
+            stack.enter_context(patch.object(module, "inverse_sigmoid", partial(module.inverse_sigmoid, eps=EPS)))
+        model = build()
+        check(model)
+        with_eps, _ = training_step(model)
+        for module in (criterion, matcher):
+            stack.enter_context(patch.object(module, "generalized_box_iou", torchvision.ops.generalized_box_iou))
+        numbers = record(model)
+    provenance = (
+        f"detrex (https://github.com/IDEA-Research/detrex, Apache-2.0, commit {commit}), projects/dino, on the case of "
+        "detrex_dino.py, by make_detrex_dino.py, which says what was changed: the eps of inverse_sigmoid is 1e-5 (1e-3 "
+        "there), that of IoU and GIoU 0 (1e-6 there; losses_with_eps have it). float32 on a CPU; torch "
+        f"{torch.__version__}, torchvision {torchvision.__version__}, numpy {np.__version__}, detectron2 "
+        f"{detectron2.__version__}"
+    )
+    losses = {name: float(value.detach()) for name, value in sorted(with_eps.items())}
+    content = {"provenance": provenance, **numbers, "losses_with_eps": losses}
+    text = json.dumps(content, indent=1)
+    case.FILE.write_text(text + "\n")
+    print(f"{case.FILE}: {len(numbers['losses'])} losses, {len(text)} bytes")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
