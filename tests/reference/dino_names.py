@@ -1,8 +1,8 @@
 """Names and shapes of the tensors of detrex's and of the official DINO, written out part by part.
 
-``CHECKSUMS`` are of the state dicts of their R50 models, built by their own code: detrex (Apache-2.0) at commit e244e6c3
-with ``projects/dino/configs/models/dino_r50.py``, and IDEA-Research/DINO (Apache-2.0) at commit faa8520f with
-``config/DINO/DINO_4scale.py`` and ``DINO_5scale.py``.
+``CHECKSUMS`` are of the state dicts of their R50 models, built by their own code: detrex (Apache-2.0) at commit
+e244e6c3 with its ``dino_r50.py``, and IDEA-Research/DINO (Apache-2.0) at commit faa8520f with its ``DINO_4scale.py``
+and ``DINO_5scale.py``.
 """
 
 from __future__ import annotations
@@ -61,7 +61,11 @@ def sampling(name, s):
     points = s.heads * s.levels * s.points
     out = linear(f"{name}.sampling_offsets", s.channels, 2 * points)
     out |= linear(f"{name}.attention_weights", s.channels, points)
-    return out | linear(f"{name}.value_proj", s.channels, s.channels) | linear(f"{name}.output_proj", s.channels, s.channels)
+    return (
+        out
+        | linear(f"{name}.value_proj", s.channels, s.channels)
+        | linear(f"{name}.output_proj", s.channels, s.channels)
+    )
 
 
 def attention(name, c):

@@ -1,7 +1,7 @@
 """Run detrex's DINO on the small model of ``detrex_dino.py`` and write ``detrex_dino.json``.
 
-detrex (https://github.com/IDEA-Research/detrex, Apache-2.0) is not part of this repository; nothing of it is copied. With
-a checkout of it beside this one:
+detrex (https://github.com/IDEA-Research/detrex, Apache-2.0) is not part of this repository; nothing of it is copied.
+With a checkout of it beside this one:
 
     PYTHONPATH=.:DETREX python -m tests.reference.make_detrex_dino COMMIT
 
@@ -150,7 +150,9 @@ def record(model):
         )
     return {
         "valid_tokens": valid.sum(1).tolist(),
-        "memory": [case.fingerprint(f"memory {i}", m[v]) for i, (m, v) in enumerate(zip(seen["memory"], valid))],
+        "memory": [
+            case.fingerprint(f"memory {i}", m[v]) for i, (m, v) in enumerate(zip(seen["memory"], valid, strict=True))
+        ],
         "encoder": {key: case.fingerprint(key, enc[key]) for key in ("pred_logits", "pred_boxes")},
         "layers": [
             {key: case.fingerprint(key, layer[key]) for key in ("pred_logits", "pred_boxes")} for layer in outputs
