@@ -6,6 +6,7 @@ import functools
 
 import pytest
 import torch
+import torchvision
 from detectron2.config import instantiate
 from detectron2.layers import ShapeSpec
 from torch import nn
@@ -14,14 +15,14 @@ from d2tiny.engine.checkpoint import TinyCheckpointer, write_checkpoint
 from d2tiny.engine.import_weights import import_weights
 from d2tiny.modeling.assigners import HungarianMatcher
 from d2tiny.modeling.meta_arch import TinyDINO
-from d2tiny.modeling.meta_arch.dino_names import COCO_IDS
+from d2tiny.modeling.meta_arch.dino_names import COCO_IDS, own_name
 from d2tiny.modeling.necks import ChannelMapper, NeckedBackbone
 from d2tiny.modeling.transformer import DeformableEncoder, Denoising, DINOCriterion, DINODecoder, QuerySelection
 from d2tiny.utils.errors import CheckpointError
 from d2tiny.utils.weights import load_weights
 from tests.helpers.models import config
 from tests.reference import dino_names as theirs
-from tests.reference.detrex_dino import uniform
+from tests.reference.dino_case import uniform
 
 SMALL = {"backbone": (6, 12), "channels": 32, "hidden": 8, "encoder": 1, "decoder": 2, "heads": 2, "queries": 7}
 DETREX, OFFICIAL = theirs.Sizes(**SMALL), theirs.Sizes(classes=91, labels=92, **SMALL)
@@ -192,6 +193,27 @@ def test_a_head_for_each_layer():
     assert torch.equal(spread["decoder.box_heads.0.layers.1.bias"], spread["decoder.box_heads.1.layers.1.bias"])
     with pytest.raises(CheckpointError, match=r"decoder\.class_heads\.1.*model\.decoder\.shared_heads=false"):
         import_weights(build(shared=True), detrex())
+
+
+def test_the_resnet_of_torchvision_computes_what_detectron2s_does():
+    """Strides lie in the 3×3 convolutions, batch norms are frozen with the same ε."""
+    torch.manual_seed(0)
+    given = torchvision.models.resnet50(norm_layer=torchvision.ops.FrozenBatchNorm2d)
+    for name, value in given.named_buffers():
+        value.copy_(torch.rand_like(value) * 0.4 + (0.8 if name.endswith(("weight", "running_var")) else -0.2))
+    body = torchvision.models._utils.IntermediateLayerGetter(given, {f"layer{i}": f"res{i + 1}" for i in (2, 3, 4)})
+    own = instantiate(config("aitod/dino_r50_4scale_12e").model.backbone.backbone)
+    state = {}
+    for name, value in body.state_dict().items():
+        place = own_name("official", f"backbone.0.body.{name}", num_layers=6, num_projected=3)
+        state[place.removeprefix("backbone.backbone.")] = value
+    own.load_state_dict(state, strict=True)
+    image = torch.randn(1, 3, 70, 90, dtype=torch.float64)
+    with torch.no_grad():
+        maps, expected = own.double()(image), body.double()(image)
+    assert maps.keys() == expected.keys()
+    for name in maps:
+        torch.testing.assert_close(maps[name], expected[name], rtol=1e-9, atol=1e-9)
 
 
 # --- classes and queries -------------------------------------------------------------------------------------------

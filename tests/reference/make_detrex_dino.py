@@ -1,4 +1,4 @@
-"""Run detrex's DINO on the small model of ``detrex_dino.py`` and write ``detrex_dino.json``.
+"""Run detrex's DINO on the small model of ``dino_case.py`` and write ``detrex_dino.json``.
 
 detrex (https://github.com/IDEA-Research/detrex, Apache-2.0) is not part of this repository; nothing of it is copied.
 With a checkout of it beside this one:
@@ -26,11 +26,12 @@ import torch
 import torchvision
 from torch import nn
 
-from tests.reference import detrex_dino as case
+from tests.reference import dino_case as case
 
 ABSENT = ("fairscale", "fairscale.nn", "fairscale.nn.checkpoint", "wandb", "einops", "pkg_resources", "detrex._C")
 DINO = "projects.dino.modeling"
 EPS = 1e-5
+FILE = case.file("detrex")
 
 
 class StandIn(types.ModuleType):
@@ -56,7 +57,7 @@ def build():
     parts, layers, modeling = (importlib.import_module(n) for n in (DINO, "detrex.layers", "detrex.modeling"))
     from detectron2.layers import ShapeSpec
 
-    s = case.SIZES
+    s = case.SIZES["detrex"]
     names = ["res3", "res4", "res5"]
     size = {
         "embed_dim": s.channels,
@@ -98,11 +99,11 @@ def build():
         ),
         select_box_nums_for_evaluation=case.DETECTIONS,
         device="cpu",
-        dn_number=case.DENOISING["number"],
-        label_noise_ratio=case.DENOISING["label_noise_ratio"],
-        box_noise_scale=case.DENOISING["box_noise_scale"],
+        dn_number=case.DENOISING["detrex"],
+        label_noise_ratio=0.0,
+        box_noise_scale=1.0,
     )
-    model.load_state_dict(case.weights(), strict=True)
+    model.load_state_dict(case.weights("detrex"), strict=True)
     return model
 
 
@@ -131,62 +132,77 @@ def training_step(model):
 def record(model):
     """All numbers of the json."""
     losses, seen = training_step(model)
-    sum(losses.values()).backward()
-    outputs = [*seen["outputs"]["aux_outputs"], seen["outputs"]]
-    valid = ~seen["mask"]
-    enc = seen["outputs"]["enc_outputs"]
-    parameters = {case.short(name): p for name, p in model.named_parameters()}
     detections = []
+    numbers = summary(model, losses, seen["outputs"], seen["outputs"]["enc_outputs"], seen["memory"], ~seen["mask"])
     model.eval()
     for item in case.batch():  # alone: in evaluation detrex takes padding for image
         with torch.no_grad():
             found = model([item])[0]["instances"]
-        detections.append(
-            {
-                "scores": rounded(found.scores),
-                "classes": found.pred_classes.tolist(),
-                "boxes": rounded(found.pred_boxes.tensor),
-            }
-        )
+        detections.append(described(found.scores, found.pred_classes, found.pred_boxes.tensor))
+    return numbers | {"detections": detections}
+
+
+def described(scores, classes, boxes):
+    return {"scores": case.rounded(scores), "classes": classes.tolist(), "boxes": case.rounded(boxes)}
+
+
+def summary(model, losses, last, encoder, memory, valid):
+    """What a training step says, from its losses, predictions (dicts with those of earlier layers) and memory."""
+    sum(losses.values()).backward()
+    keys = ("pred_logits", "pred_boxes")
+    parameters = {case.short(name): p for name, p in model.named_parameters()}
     return {
         "valid_tokens": valid.sum(1).tolist(),
-        "memory": [
-            case.fingerprint(f"memory {i}", m[v]) for i, (m, v) in enumerate(zip(seen["memory"], valid, strict=True))
-        ],
-        "encoder": {key: case.fingerprint(key, enc[key]) for key in ("pred_logits", "pred_boxes")},
-        "layers": [
-            {key: case.fingerprint(key, layer[key]) for key in ("pred_logits", "pred_boxes")} for layer in outputs
-        ],
-        "last": {key: rounded(seen["outputs"][key]) for key in ("pred_logits", "pred_boxes")},
+        "memory": [case.fingerprint(f"memory {i}", m[v]) for i, (m, v) in enumerate(zip(memory, valid, strict=True))],
+        "encoder": {key: case.fingerprint(key, encoder[key]) for key in keys},
+        "layers": [{key: case.fingerprint(key, layer[key]) for key in keys} for layer in [*last["aux_outputs"], last]],
+        "last": {key: case.rounded(last[key].detach()) for key in keys},
         "losses": {name: float(value.detach()) for name, value in sorted(losses.items())},
         "gradients": {
-            name: case.fingerprint(name, p.grad) for name, p in sorted(parameters.items()) if p.requires_grad
+            name: case.fingerprint(name, p.grad) for name, p in sorted(parameters.items()) if p.grad is not None
         },
-        "detections": detections,
     }
 
 
-def rounded(values):
-    return [rounded(v) for v in values] if values.ndim > 1 else [round(float(v), 6) for v in values]
+def check(model, step, head):
+    """Raise AssertionError if rounding could decide: near ties among proposals, or proposals that are no token.
 
-
-def check(model):
-    """Raise AssertionError if rounding could decide: near ties among proposals, or proposals that are no token."""
+    Args:
+        model: with the projection of the encoder's output as both codes name it.
+        step: runs the model.
+        head: the encoder's class head; its first call is for all tokens.
+    """
     seen = {}
 
-    def head(_, args, logits):
-        seen.setdefault("all", (args[0], logits.max(-1).values))  # the first call is for all tokens
+    def keep(_, args, logits):
+        seen.setdefault("all", (args[0], logits.max(-1).values))
 
-    hook = model.transformer.decoder.class_embed[-1].register_forward_hook(head)
-    training_step(model)
+    hook = head.register_forward_hook(keep)
+    step(model)
     hook.remove()
     features, scores = seen["all"]
-    best = scores.topk(case.SIZES.queries + 1, dim=1)
+    best = scores.topk(case.SIZES["detrex"].queries + 1, dim=1)
     assert (-best.values.diff(dim=1)).min() > 1e-4, best.values
     norm, linear = model.transformer.enc_output_norm, model.transformer.enc_output
-    excluded = norm(linear(torch.zeros(case.SIZES.channels)))
+    excluded = norm(linear(torch.zeros(features.shape[2])))
     chosen = features.gather(1, best.indices[..., None].expand(-1, -1, features.shape[2]))
     assert ((chosen - excluded).abs().amax(-1) > 1e-3).all(), "an excluded token is chosen"
+
+
+def provenance(what, commit):
+    """One sentence on where numbers come from, for the json."""
+    return (
+        f"{what}, commit {commit}, on dino_case.py. Changed as its script says: the eps of inverse_sigmoid is 1e-5 "
+        "(1e-3 there), that of IoU and GIoU 0 (1e-6 there; losses_with_eps have it). float32 on a CPU; torch "
+        f"{torch.__version__}, torchvision {torchvision.__version__}, numpy {np.__version__}, detectron2 "
+        f"{detectron2.__version__}"
+    )
+
+
+def write(file, about, numbers, with_eps):
+    losses = {name: float(value.detach()) for name, value in sorted(with_eps.items())}
+    file.write_text(json.dumps({"provenance": about, **numbers, "losses_with_eps": losses}, indent=1) + "\n")
+    print(f"{file}: {len(numbers['losses'])} losses, {file.stat().st_size} bytes")
 
 
 def main(commit):
@@ -200,23 +216,13 @@ def main(commit):
         for module in (dino, transformer):
             stack.enter_context(patch.object(module, "inverse_sigmoid", partial(module.inverse_sigmoid, eps=EPS)))
         model = build()
-        check(model)
+        check(model, training_step, model.transformer.decoder.class_embed[-1])
         with_eps, _ = training_step(model)
         for module in (criterion, matcher):
             stack.enter_context(patch.object(module, "generalized_box_iou", torchvision.ops.generalized_box_iou))
         numbers = record(model)
-    provenance = (
-        f"detrex (https://github.com/IDEA-Research/detrex, Apache-2.0, commit {commit}), projects/dino, on the case of "
-        "detrex_dino.py, by make_detrex_dino.py, which says what was changed: the eps of inverse_sigmoid is 1e-5 (1e-3 "
-        "there), that of IoU and GIoU 0 (1e-6 there; losses_with_eps have it). float32 on a CPU; torch "
-        f"{torch.__version__}, torchvision {torchvision.__version__}, numpy {np.__version__}, detectron2 "
-        f"{detectron2.__version__}"
-    )
-    losses = {name: float(value.detach()) for name, value in sorted(with_eps.items())}
-    content = {"provenance": provenance, **numbers, "losses_with_eps": losses}
-    text = json.dumps(content, indent=1)
-    case.FILE.write_text(text + "\n")
-    print(f"{case.FILE}: {len(numbers['losses'])} losses, {len(text)} bytes")
+    what = "detrex (https://github.com/IDEA-Research/detrex, Apache-2.0), projects/dino, by make_detrex_dino.py"
+    write(FILE, provenance(what, commit), numbers, with_eps)
 
 
 if __name__ == "__main__":

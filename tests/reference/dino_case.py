@@ -1,13 +1,15 @@
-"""A small DINO whose weights, images and noise anyone can make again: detrex's run of it is in ``detrex_dino.json``.
+"""A small DINO whose weights, images and noise anyone can make again.
 
-``make_detrex_dino.py`` made the numbers. All values come from raw integers of PCG64, which do not depend on the version
-of numpy or PyTorch, seeded by the name of the tensor in detrex.
+Its runs in other code are in ``detrex_dino.json`` and ``official_dino.json``, by ``make_detrex_dino.py`` and
+``make_official_dino.py``. All values come from raw integers of PCG64, which do not depend on the version of numpy or
+PyTorch, seeded by the name of the tensor in that code.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,24 +21,29 @@ from detectron2.modeling.backbone import BasicStem, ResNet
 from detectron2.modeling.backbone.resnet import BasicBlock
 from detectron2.structures import Boxes, Instances
 
-from tests.reference.dino_names import Sizes, detrex
+from tests.reference.dino_names import Sizes, detrex, official
 
-FILE = Path(__file__).parent / "detrex_dino.json"
-SIZES = Sizes(
-    classes=5, labels=5, backbone=(16, 32, 64), channels=256, hidden=64, encoder=2, decoder=3, heads=8, queries=12
-)
+_SIZES = {"backbone": (16, 32, 64), "hidden": 64, "encoder": 2, "decoder": 3, "queries": 12}
+SIZES = {
+    "detrex": Sizes(classes=5, labels=5, **_SIZES),
+    "official": Sizes(classes=5, labels=6, **_SIZES),  # one more label, which is never used
+}
 IMAGES = ((96, 128), (70, 90))  # height, width: the second is padded
 OBJECTS = (  # x1, y1, x2, y2, class
     ((10, 12, 22, 20, 0), (60, 40, 90, 70, 3), (100, 5, 107, 30, 4)),
     ((20, 30, 36, 41, 2), (50.5, 8, 64, 15, 1)),
 )
-DENOISING = {"number": 6, "label_noise_ratio": 0.0, "box_noise_scale": 1.0}  # two groups of three
+DENOISING = {"detrex": 6, "official": 100}  # two and 33 groups of three; below 100 the official code counts otherwise
 DETECTIONS = 30
 SALT = 0  # with it no two proposals of an image are so near that rounding could change their order
 
 
-def load():
-    return json.loads(FILE.read_text())
+def file(source):
+    return Path(__file__).parent / f"{source}_dino.json"
+
+
+def load(source):
+    return json.loads(file(source).read_text())
 
 
 def uniform(name, shape):
@@ -89,10 +96,13 @@ def backbone():
     return model
 
 
-def weights():
-    """All tensors by their names in detrex."""
+def weights(source):
+    """All tensors by their names in that code; the official one has the same heads in all layers."""
     of_backbone = {name: tuple(value.shape) for name, value in backbone().state_dict().items()}
-    return {name: weight(short(name), shape) for name, shape in detrex(SIZES, of_backbone).items()}
+    shapes = {"detrex": detrex, "official": official}[source](SIZES[source], of_backbone)
+    if source == "detrex":
+        return {name: weight(short(name), shape) for name, shape in shapes.items()}
+    return {name: weight(re.sub(r"^(\w+_embed)\.\d+", r"\1.0", short(name)), shape) for name, shape in shapes.items()}
 
 
 def batch():
@@ -124,6 +134,10 @@ def fixed_noise(patch):
 
     with patch(torch, "rand_like", rand_like), patch(torch, "randint_like", randint_like):
         yield
+
+
+def rounded(values):
+    return [rounded(v) for v in values] if values.ndim > 1 else [round(float(v), 6) for v in values]
 
 
 def fingerprint(name, values):
