@@ -2,7 +2,7 @@
 
 from ..common.data import aitod
 from ..common.models.dino import dino_r50_4scale, dino_r50_5scale
-from ..common.parts.dino import dgq, rem
+from ..common.parts.dino import dgq, rem, sparse
 from ..common.recipes import dino_adamw, experiment
 
 DATASET = aitod()
@@ -29,6 +29,17 @@ def dino_r50_5scale_rem_12e():
     return experiment(rem(dino_r50_5scale(K)), dino_adamw(DATASET, epochs=12))
 
 
+def dino_r50_5scale_sparse_12e():
+    """DINO on AI-TOD whose encoder updates only tokens where objects may be, 12 epochs."""
+    return experiment(sparse(dino_r50_5scale(K)), dino_adamw(DATASET, epochs=12))
+
+
 def scalebridge_r50_5scale_12e():
     """ScaleBridge-Det on AI-TOD, 12 epochs."""
     return experiment(rem(dgq(dino_r50_5scale(K), warmup=DATASET.iterations(16))), dino_adamw(DATASET, epochs=12))
+
+
+def scalebridge_r50_5scale_sparse_12e():
+    """ScaleBridge-Det on AI-TOD whose encoder updates only tokens where objects may be, 12 epochs."""
+    model = sparse(rem(dgq(dino_r50_5scale(K), warmup=DATASET.iterations(16))))
+    return experiment(model, dino_adamw(DATASET, epochs=12))

@@ -48,6 +48,7 @@ class Explanation:
     Attributes:
         density: (H, W) objects per cell of the finest level; None without DGQ.
         num_objects: predicted number of objects, not rounded; None without DGQ.
+        class_count: number of objects by a classifier; None without one.
         tokens: L tensors (H, W) boolean, cells that the encoder updates; None without sparsity.
         reference_points: (Q, 2) centres x, y of the queries' first reference boxes in px.
         routing_weights: L tensors (E, H, W), shares of the experts in the mixture; None without REM.
@@ -56,6 +57,7 @@ class Explanation:
 
     density: Tensor | None
     num_objects: float | None
+    class_count: float | None
     tokens: list[Tensor] | None
     reference_points: Tensor
     routing_weights: list[Tensor] | None
@@ -205,11 +207,14 @@ class TinyDINO(nn.Module):
         boxes = encoded.queries.reference_boxes[0]
         sizes = [tokens.valid_sizes(level)[0] for level in range(len(tokens.spatial_shapes))]
         chosen = None if encoded.choice is None else tokens.maps(encoded.choice.mask[..., None])
+        num_objects, class_count = None, None
+        if self.density is not None and density is not None:
+            num_objects = float(count_objects(density, self.density.threshold))
+            class_count = self.density.expected_count(encoded.class_logits)
         return Explanation(
             density=None if density is None else density[0, : sizes[0][0], : sizes[0][1]],
-            num_objects=None
-            if density is None or self.density is None
-            else float(count_objects(density, self.density.threshold)),
+            num_objects=num_objects,
+            class_count=class_count,
             tokens=None if chosen is None else [m[0, 0, :h, :w] for m, (h, w) in zip(chosen, sizes, strict=True)],
             reference_points=boxes[:, :2] * boxes.new_tensor((width, height)),
             routing_weights=None
