@@ -201,7 +201,9 @@ def provenance(what, commit):
 
 def write(file, about, numbers, with_eps):
     losses = {name: float(value.detach()) for name, value in sorted(with_eps.items())}
-    file.write_text(json.dumps({"provenance": about, **numbers, "losses_with_eps": losses}, indent=1) + "\n")
+    content = {"provenance": about, **numbers, "losses_with_eps": losses}
+    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items()]
+    file.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     print(f"{file}: {len(numbers['losses'])} losses, {file.stat().st_size} bytes")
 
 
