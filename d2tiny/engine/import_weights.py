@@ -84,8 +84,8 @@ def import_weights(model: TinyDINO, given: Mapping[str, Tensor]) -> ImportedWeig
     names, left_out = _names(source, given)
     state = {own: given[name] for own, name in names.items()}
     own = model.state_dict()
-    if odd := [name for name in state if name in own and state[name].ndim != own[name].ndim]:
-        raise CheckpointError(f"'{names[odd[0]]}' has {state[odd[0]].ndim} dimensions, not {own[odd[0]].ndim}.")
+    if odd := [name for name in state if state[name].ndim != own.get(name, state[name]).ndim or not state[name].ndim]:
+        raise CheckpointError(f"'{names[odd[0]]}' has {state[odd[0]].ndim} dimensions, which is wrong.")
     wanted = _architecture(state) | _MEANT[source]
     notes = _drop_copies(state, own)
     if notes is None:
@@ -120,7 +120,7 @@ def _names(source: str, given: Mapping[str, Tensor]) -> tuple[dict[str, str], di
     Raises:
         CheckpointError: a name that has no place, or two tensors for one place.
     """
-    heads = {int(name.split(".")[1]) for name in map(without_twins, given) if name.startswith("bbox_embed.")}
+    heads = {name.split(".")[1] for name in map(without_twins, given) if name.startswith("bbox_embed.")}
     num_layers = len(heads) - (source == "detrex")
     projected = sum(n.startswith("input_proj.") and t.shape[-2:] == (1, 1) for n, t in given.items())
     names: dict[str, str] = {}

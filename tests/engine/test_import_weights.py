@@ -331,8 +331,10 @@ def test_what_has_no_place_is_refused():
     refused(
         lambda w: w.update({"transformer.decoder.norm.bias": torch.zeros(31)}), r"norm\.bias is \(31,\), not \(32,\)"
     )
-    refused(lambda w: w.update({"transformer.level_embed": torch.zeros(())}), "0 dimensions, not 2")
+    refused(lambda w: w.update({"transformer.level_embed": torch.zeros(())}), "0 dimensions, which is wrong")
     refused(lambda w: w.update({"label_enc.weight": torch.zeros(9, 32)}), r"label_embedding\.weight is \(9, 32\), not")
+    refused(lambda w: w.update({"class_embed.1.bias": torch.zeros(())}), "must be the same tensor, and differ")
+    refused(lambda w: w.update({"bbox_embed.last.bias": torch.zeros(4)}), "have no place")
     refused(lambda w: w.clear(), "of 0 tensors")
 
 
