@@ -225,6 +225,22 @@ TABLES["hituav"] = tuple(
         ("rs_tinynet_lite0", "RS-TinyNet (MDCA, ARB, PFDH) with YOLO11n neck and head"),
     )
 )
+_UNIT, _UNIT_2 = "model.selection.delta_unit", "model.decoder.delta_unit"
+# The same on small tiles, 450 iterations.
+TABLES["scalebridge_aerial"] = (
+    Row("dino_lite0", "DINO", "dino_lite0"),
+    Row(
+        "dino_lite0_logits",
+        "DINO, boxes move in logits of the image",
+        "dino_lite0",
+        (f"{_UNIT}=null", f"{_UNIT_2}=null"),
+    ),
+    Row("dino_lite0_dgq", "DINO, DGQ", "dino_lite0_dgq"),
+    Row("dino_lite0_dgq_classes", "DINO, DGQ, number by classes as in DQ-DETR", "dino_lite0_dgq_classes"),
+    Row("dino_lite0_sparse", "DINO, sparse encoder", "dino_lite0_sparse"),
+    Row("dino_lite0_dgq_sparse", "DINO, DGQ, sparse encoder", "dino_lite0_dgq_sparse"),
+    Row("dino_lite0_rem", "DINO, REM", "dino_lite0_rem"),
+)
 # Three epochs of HIT-UAV: what the parts of ScaleBridge-Det and a sparse encoder do to DINO.
 TABLES["scalebridge"] = tuple(
     Row(config, title, f"hituav/{config}", ("train.max_iter=762",))
@@ -258,6 +274,7 @@ TABLES["sarl"] = (
 BASES = {
     "hituav": "faster_rcnn_lite0_fpn_rfla",
     "scalebridge": "dino_lite0",
+    "scalebridge_aerial": "dino_lite0",
     "sarl": "faster_rcnn_lite0_fpn_rfla",
     "necks": "fpn",
     "pfdh": "yolo11_n",

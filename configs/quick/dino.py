@@ -2,7 +2,7 @@
 
 from ..common.data import aerial
 from ..common.models.dino import dino_lite0_4scale, dino_r18_4scale
-from ..common.parts.dino import count_classes, dgq, rem
+from ..common.parts.dino import count_classes, dgq, rem, sparse
 from ..common.recipes import experiment, pretrained_quick, quick
 
 DATASET = aerial()
@@ -24,6 +24,22 @@ def dino_lite0_dgq_classes():
     """The same; a classifier of the number of objects as in DQ-DETR chooses the number of queries."""
     model = count_classes(dgq(dino_lite0_4scale(K), **BUCKETS), hidden_dim=64)
     return experiment(model, pretrained_quick(DATASET, max_iter=450, clip_norm=0.1))
+
+
+def dino_lite0_dgq_sparse():
+    """Quick DINO with density-guided queries on aerial_*, whose encoder updates only tokens where objects may be."""
+    model = sparse(dgq(dino_lite0_4scale(K), **BUCKETS))
+    return experiment(model, pretrained_quick(DATASET, max_iter=450, clip_norm=0.1))
+
+
+def dino_lite0_rem():
+    """Quick DINO with routed mixture attention on aerial_*, from ImageNet weights."""
+    return experiment(rem(dino_lite0_4scale(K)), pretrained_quick(DATASET, max_iter=450, clip_norm=0.1))
+
+
+def dino_lite0_sparse():
+    """Quick DINO on aerial_*, from ImageNet weights, whose encoder updates only tokens where objects may be."""
+    return experiment(sparse(dino_lite0_4scale(K)), pretrained_quick(DATASET, max_iter=450, clip_norm=0.1))
 
 
 def dino_r18():
