@@ -44,6 +44,7 @@ class TimmBackbone(Backbone):
         norm: str = "FrozenBN",
         drop_path_rate: float = 0.0,
         feedback_channels: int = 0,
+        checkpointing: bool = False,
         **kwargs: Any,
     ) -> None:
         """Build the model with random weights.
@@ -60,6 +61,8 @@ class TimmBackbone(Backbone):
             feedback_channels: channels of the maps that a recursive pyramid feeds back, through a 1×1 convolution that
                 starts at zero, behind the first part of each returned stage but the finest; 0 builds no inputs for
                 them.
+            checkpointing: recompute the inside of stages in the backward pass instead of keeping it; not with feedback
+                and not with batch norms that are trained, whose statistics would move twice.
             **kwargs: handed on to ``timm.create_model``.
 
         Raises:
@@ -86,6 +89,8 @@ class TimmBackbone(Backbone):
         used = frozenset().union(*(facts.used[name] for name in self._out_features))
         self._freeze(_frozen_parameters(model_name, facts, freeze_at), used)
         self._freeze_norms(norm)
+        if checkpointing:
+            _checkpoint(self.body, feedback_channels)
         keep_depthwise_float32(self.body)
         self.no_weight_decay = _undecayed(self.body)
         self.feedback_channels = feedback_channels
@@ -218,6 +223,16 @@ def _check(
     for name in _OURS:
         if name in kwargs:
             raise ConfigError(f"{name} cannot be set: out_features and the checkpoint timm://NAME decide it.")
+
+
+def _checkpoint(body: Any, feedback_channels: int) -> None:
+    trained = [m for m in body.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if feedback_channels or trained or not hasattr(body, "set_grad_checkpointing"):
+        why = "timm has none for this model"
+        if feedback_channels or trained:
+            why = f"it does not go with {'feedback_channels' if feedback_channels else 'norm=BN'}"
+        raise ConfigError(f"checkpointing=true: {why}; leave it out.")
+    body.set_grad_checkpointing(True)
 
 
 def _is_frozen(module: nn.Module, *, recurse: bool) -> bool:
