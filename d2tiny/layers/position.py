@@ -48,15 +48,16 @@ class PositionEmbeddingSine(nn.Module):
     Rows and columns are counted without padding and scaled so that the image spans [0, 2π].
     """
 
-    def __init__(self, num_pos_feats: int = 128, temperature: float = 20.0) -> None:
+    def __init__(self, num_pos_feats: int = 128, temperature: float = 20.0, offset: float = 0.0) -> None:
         """Set the size.
 
         Args:
             num_pos_feats: features of the row and of the column; together they are the embedding.
             temperature: ratio of the longest to the shortest wavelength; DINO takes 20, DETR 10000.
+            offset: added to the number of a row or column, which begins at 1; the released DINO has 0, detrex's -0.5.
         """
         super().__init__()
-        self.num_pos_feats, self.temperature = num_pos_feats, temperature
+        self.num_pos_feats, self.temperature, self.offset = num_pos_feats, temperature, offset
 
     def forward(self, padding_mask: Tensor) -> Tensor:
         """Embed the cells of feature maps.
@@ -70,7 +71,7 @@ class PositionEmbeddingSine(nn.Module):
         valid = (~padding_mask).float()
         parts = []
         for axis in (1, 2):
-            coordinate = valid.cumsum(axis) - 0.5
+            coordinate = valid.cumsum(axis) + self.offset
             length = valid.sum(axis, keepdim=True).clamp(min=1)
             parts.append(_sine_embedding(coordinate / length * 2 * math.pi, self.num_pos_feats, self.temperature))
         return torch.cat(parts, dim=-1).permute(0, 3, 1, 2)

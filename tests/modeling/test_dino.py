@@ -13,7 +13,9 @@ from d2tiny.engine.checkpoint import TinyCheckpointer
 from d2tiny.layers.position import PositionEmbeddingSine, box_sine_embedding, inverse_sigmoid
 from d2tiny.modeling.assigners import HungarianMatcher
 from d2tiny.modeling.contracts import QueryPredictions
+from d2tiny.modeling.necks import ChannelMapper
 from d2tiny.modeling.transformer import DecoderOutput, Denoising, DINOCriterion, DINODecoder, QuerySelection, Tokens
+from d2tiny.modeling.transformer.box_deltas import apply_deltas
 from d2tiny.ops.boxes import cxcywh_to_xyxy, pairwise_giou
 from tests.helpers.images import item, query_targets
 from tests.helpers.models import small
@@ -185,7 +187,7 @@ def test_noise_stays_in_its_bounds():
     noise = Denoising(num_classes=3, embed_dim=4, num_denoising=1000, label_noise_ratio=0.0, box_noise_scale=1.0)
     box = torch.tensor([[0.5, 0.5, 0.2, 0.1]])
     made = noise(query_targets([torch.tensor([2])], [box]), 5)
-    corners = cxcywh_to_xyxy(made.reference_logits[0].sigmoid())
+    corners = cxcywh_to_xyxy(made.reference_boxes[0])
     moved = (corners - cxcywh_to_xyxy(box)).abs() / torch.tensor([0.1, 0.05, 0.1, 0.05])
     positive = torch.zeros(len(corners), dtype=torch.bool)
     positive[made.indices.query_idx] = True
@@ -253,12 +255,13 @@ def toy_tokens(channels=16):
     )
 
 
+@pytest.mark.parametrize("unit", [None, "box"])
 @pytest.mark.parametrize("twice", [True, False])
-def test_look_forward_twice_reaches_one_layer_back(twice):
+def test_look_forward_twice_reaches_one_layer_back(twice, unit):
     """Box head l gets a gradient from the boxes of layer l, of layer l + 1 only if it looks twice, never of l + 2."""
     decoder = DINODecoder(
         num_classes=2, embed_dim=16, num_layers=3, num_heads=2, num_levels=2, num_points=1, feedforward_dim=16,
-        shared_heads=False, look_forward_twice=twice,
+        shared_heads=False, look_forward_twice=twice, delta_unit=unit,
     )  # fmt: skip
     for head in decoder.box_heads:
         torch.nn.init.normal_(head.layers[-1].weight, std=0.1)
@@ -267,7 +270,7 @@ def test_look_forward_twice_reaches_one_layer_back(twice):
 
     def reaches(layer, head):
         decoder.zero_grad()
-        out = decoder(content, torch.zeros(1, 3, 4), tokens.features, tokens, None)
+        out = decoder(content, torch.full((1, 3, 4), 0.5), tokens.features, tokens, None)
         out.pred_boxes[layer].sum().backward()
         grad = decoder.box_heads[head].layers[-1].weight.grad
         return grad is not None and bool(grad.any())
@@ -277,14 +280,56 @@ def test_look_forward_twice_reaches_one_layer_back(twice):
     assert [reaches(layer, 2) for layer in range(3)] == [False, False, True]
 
 
-def test_boxes_stay_at_first():
+@pytest.mark.parametrize("unit", [None, "box"])
+def test_boxes_stay_at_first(unit):
     """The last layer of the box head is zero: every layer predicts the reference box."""
     decoder = DINODecoder(
-        num_classes=2, embed_dim=16, num_layers=2, num_heads=2, num_levels=2, num_points=1, feedforward_dim=16
-    )
-    tokens, reference = toy_tokens(), torch.randn(1, 3, 4)
+        num_classes=2, embed_dim=16, num_layers=2, num_heads=2, num_levels=2, num_points=1, feedforward_dim=16,
+        delta_unit=unit,
+    )  # fmt: skip
+    tokens, reference = toy_tokens(), torch.randn(1, 3, 4).sigmoid()
     out = decoder(torch.randn(1, 3, 16), reference, tokens.features, tokens, None)
-    torch.testing.assert_close(out.pred_boxes, reference.sigmoid().expand(2, -1, -1, -1), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(out.pred_boxes, reference.expand(2, -1, -1, -1), atol=1e-4, rtol=1e-4)
+
+
+def test_deltas_by_hand():
+    """In units of the box: half a side to the right, a quarter up; twice as wide, half as high. Else logits: 0 + 0.5."""
+    box = torch.tensor([0.5, 0.5, 0.02, 0.04])
+    deltas = torch.tensor([0.5, -0.25, math.log(2), -math.log(2)])
+    torch.testing.assert_close(apply_deltas(box, deltas, "box"), torch.tensor([0.51, 0.49, 0.04, 0.02]))
+    logit = math.log(0.02 / 0.98)
+    expected = torch.tensor([0.5, -0.25, logit + math.log(2), math.log(0.04 / 0.96) - math.log(2)]).sigmoid()
+    torch.testing.assert_close(apply_deltas(box, deltas, None), expected)
+    far = apply_deltas(box, torch.tensor([0.0, 0.0, 100.0, -100.0]), "box")
+    torch.testing.assert_close(far[2:], torch.tensor([1.0, 0.04 * 16 / 1000]))
+    with pytest.raises(ValueError, match="unknown delta_unit 'boxes'.*Did you mean 'box'"):
+        QuerySelection(num_classes=1, embed_dim=8, delta_unit="boxes")
+
+
+@pytest.mark.parametrize(("unit", "same"), [("box", True), (None, False)])
+def test_boxes_move_as_many_px_in_an_image_of_any_size(unit, same):
+    """The same outputs of the heads, for the same boxes in px, in images of 160 and of 640 px."""
+    torch.manual_seed(0)
+    px = torch.rand(1, 5, 4) * 30 + 20
+    decoder = DINODecoder(
+        num_classes=2, embed_dim=16, num_layers=3, num_heads=2, num_levels=2, num_points=1, feedforward_dim=16,
+        delta_unit=unit,
+    )  # fmt: skip
+    selection = QuerySelection(num_classes=2, embed_dim=16, base_cells=2.0, delta_unit=unit)
+    for head in (decoder.box_heads[0], selection.box_head):
+        torch.nn.init.normal_(head.layers[-1].weight, std=0.3)
+    kept = torch.randn(4, 1, 5, 16)
+    moved = []
+    for side in (160, 640):
+        given = iter(kept[:3])
+        for layer in decoder.layers:
+            layer.forward = lambda *_, given=given: next(given)  # the features, whatever the size of the image
+        tokens = toy_tokens()
+        out = decoder(torch.zeros(1, 5, 16), px / side, tokens.features, tokens, None)
+        moved.append((out.pred_boxes * side, selection.predict_boxes(kept[3], px / side) * side))
+    for small_image, large_image in zip(*moved, strict=True):
+        assert float((small_image - px).abs().mean()) > 0.1, "they move"
+        assert torch.allclose(small_image, large_image, atol=1e-3) == same
 
 
 def test_position_embeddings_by_hand():
@@ -295,7 +340,9 @@ def test_position_embeddings_by_hand():
     torch.testing.assert_close(wave, torch.tensor(expected), atol=1e-6, rtol=1e-5)
     padding = torch.zeros(1, 2, 4, dtype=torch.bool)
     padding[:, :, 2:] = True
-    maps = PositionEmbeddingSine(2, 20.0)(padding)  # two columns count: their middles are at ¼ and ¾ of 2π
+    maps = PositionEmbeddingSine(2, 20.0)(padding)  # two columns count: the released DINO has them at ½ and 1 of 2π
+    torch.testing.assert_close(maps[0, 3, 0, :2], torch.tensor([-1.0, 1.0]), atol=1e-6, rtol=1e-5)
+    maps = PositionEmbeddingSine(2, 20.0, -0.5)(padding)  # detrex has their middles, at ¼ and ¾ of 2π
     torch.testing.assert_close(maps[0, 2, 0, :2], torch.tensor([1.0, -1.0]), atol=1e-6, rtol=1e-5)
 
 
@@ -329,6 +376,24 @@ def test_initial_boxes_by_hand():
                   torch.ones(1, 1, 2))  # fmt: skip
     boxes, _ = QuerySelection(num_classes=1, embed_dim=8, base_cells=2.0).initial_boxes(line)
     torch.testing.assert_close(boxes[0, :, 0], (torch.arange(400) + 0.5) / 400)
+
+
+def test_levels_do_not_depend_on_the_size_of_batch_mates():
+    """Alone, and padded by twice its side; with the padding in the statistics they differ."""
+    torch.manual_seed(0)
+    x = {"res4": torch.randn(1, 3, 8, 8) + 1, "res5": torch.randn(1, 5, 4, 4)}
+    padded = {k: torch.nn.functional.pad(v, (0, v.shape[3], 0, v.shape[2])) for k, v in x.items()}
+    padding = torch.ones(1, 1, 256, 256, dtype=torch.bool)
+    padding[..., :128, :128] = False
+    for masked in (True, False):
+        neck = ChannelMapper(in_features=["res4", "res5"], in_channels=[3, 5], channels=32, mask_padding=masked)
+        for layer in (*neck.same, *neck.coarser):
+            torch.nn.init.normal_(layer[0].bias)
+        alone, beside = neck(x), neck(padded, padding)
+        equal = [
+            torch.allclose(alone[k], beside[k][..., : v.shape[2], : v.shape[3]], atol=1e-5) for k, v in alone.items()
+        ]
+        assert equal == [masked] * 3
 
 
 # --- the whole model -----------------------------------------------------------------------------------------------

@@ -159,7 +159,7 @@ def test_initial_boxes_of_peaks(plain):
     chosen = model.density.select(proposals, encoded.density, encoded.tokens)
     peaks = chosen.is_peak[0]
     assert peaks.any()
-    sides = encoded.queries.reference_logits[0].sigmoid()[:, 2:]
+    sides = encoded.queries.reference_boxes[0][:, 2:]
     plain_sides = proposals.boxes[0, chosen.token_idx[0], 2:]
     assert torch.allclose(sides[peaks], plain_sides[peaks], atol=1e-5) == plain
     assert not torch.isclose(sides[~peaks], plain_sides[~peaks], atol=1e-5).any()

@@ -37,7 +37,11 @@ def _dino(stages, extra, num_classes):
             checkpointing=False,
         ),
         selection=L(QuerySelection)(
-            num_classes="${..num_classes}", embed_dim="${..embed_dim}", num_queries=900, base_cells=2.0
+            num_classes="${..num_classes}",
+            embed_dim="${..embed_dim}",
+            num_queries=900,
+            base_cells=2.0,
+            delta_unit="box",
         ),
         decoder=L(DINODecoder)(
             num_classes="${..num_classes}",
@@ -49,6 +53,7 @@ def _dino(stages, extra, num_classes):
             feedforward_dim="${..encoder.feedforward_dim}",
             shared_heads=True,
             look_forward_twice=True,
+            delta_unit="box",
             checkpointing=False,
         ),
         denoising=L(Denoising)(

@@ -101,6 +101,7 @@ class TinyDINO(nn.Module):
         density: DensityQueries | None = None,
         routing: REM | None = None,
         temperature: float = 20.0,
+        position_offset: float = 0.0,
         max_detections: int = 1500,
         score_thresh: float = 0.0,
         input_format: str = "RGB",
@@ -124,6 +125,7 @@ class TinyDINO(nn.Module):
             density: density-guided queries (DGQ), which choose number and positions of the queries.
             routing: routed mixture attention (REM), which mixes experts into the levels.
             temperature: of the sine position embedding.
+            position_offset: of its rows and columns, see :class:`~d2tiny.layers.position.PositionEmbeddingSine`.
             max_detections: largest number of detections of an image.
             score_thresh: detections have a score above this, in [0, 1).
             input_format: order of the channels, for visualisation.
@@ -152,7 +154,7 @@ class TinyDINO(nn.Module):
         self.num_classes, self.max_detections, self.score_thresh = num_classes, max_detections, score_thresh
         check_period("TinyDINO", vis_period)
         self.input_format, self.vis_period = input_format, vis_period
-        self.position = PositionEmbeddingSine(embed_dim // 2, temperature)
+        self.position = PositionEmbeddingSine(embed_dim // 2, temperature, position_offset)
         self.level_embed = nn.Parameter(torch.randn(len(in_features), embed_dim))
         self.register_buffer("pixel_mean", torch.tensor(list(pixel_mean)).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(list(pixel_std)).view(-1, 1, 1), persistent=False)
@@ -191,7 +193,7 @@ class TinyDINO(nn.Module):
         encoded = self._encode(images, None)
         tokens, density, routing = encoded.tokens, encoded.density, encoded.routing
         height, width = images.image_sizes[0]
-        boxes = encoded.queries.reference_logits[0].sigmoid()
+        boxes = encoded.queries.reference_boxes[0]
         sizes = [
             (round(float(ratio[1]) * shape[0]), round(float(ratio[0]) * shape[1]))
             for shape, ratio in zip(tokens.spatial_shapes, tokens.valid_ratios[0], strict=True)
@@ -247,26 +249,29 @@ class TinyDINO(nn.Module):
         routing = None
         if self.routing is not None:
             levels, routing = self.routing(levels, masks, images.tensor)
-        return flatten_maps(levels, [self.position(mask) for mask in masks], masks, self.level_embed), routing
+        padded = any(tuple(map(int, size)) != (height, width) for size in images.image_sizes)
+        positions = [self.position(mask) for mask in masks]
+        tokens = flatten_maps(levels, positions, masks, self.level_embed, has_padding=padded)
+        return tokens, routing
 
     def _decode(
         self, encoded: _EncoderOutput, denoising: DenoisingQueries | None
     ) -> tuple[DecoderOutput, DecoderOutput]:
         """Decode denoising queries (if any) and matching queries together, and return the outputs of both."""
         queries = encoded.queries
-        content, reference_logits, num_denoising = queries.content, queries.reference_logits, 0
+        content, reference_boxes, num_denoising = queries.content, queries.reference_boxes, 0
         attn_mask = None
         if denoising is not None:
             num_denoising = denoising.content.shape[1]
             content = torch.cat((denoising.content.to(content.dtype), content), dim=1)
-            reference_logits = torch.cat((denoising.reference_logits, reference_logits), dim=1)
+            reference_boxes = torch.cat((denoising.reference_boxes, reference_boxes), dim=1)
             attn_mask = denoising.attn_mask
         if queries.padding_mask is not None:
             unpadded = queries.padding_mask.new_zeros(len(content), num_denoising)
             key_padding_mask = torch.cat((unpadded, queries.padding_mask), dim=1)[:, None]
             attn_mask = key_padding_mask if attn_mask is None else key_padding_mask | attn_mask[None]
             attn_mask = attn_mask.expand(-1, content.shape[1], -1)
-        outputs = self.decoder(content, reference_logits, encoded.memory, encoded.tokens, attn_mask)
+        outputs = self.decoder(content, reference_boxes, encoded.memory, encoded.tokens, attn_mask)
         return outputs.split(num_denoising)
 
     def _losses(self, encoded: _EncoderOutput, targets: Targets, first: dict[str, Any]) -> dict[str, Tensor]:
@@ -304,7 +309,7 @@ class TinyDINO(nn.Module):
         own = QueryPredictions(predictions.pred_logits[:1].float(), predictions.pred_boxes[:1].float())
         found = self._detections(own, None if mask is None else mask[:1], [(height, width)])[0]
         put_detections(first, found, self.input_format)
-        points = encoded.queries.reference_logits[0].sigmoid()[:, :2]
+        points = encoded.queries.reference_boxes[0, :, :2]
         points = (points if mask is None else points[~mask[0]]) * points.new_tensor((width, height))
         if density is not None:
             shares = encoded.tokens.valid_ratios[0, 0].tolist()
@@ -334,7 +339,8 @@ class TinyDINO(nn.Module):
             topk = flat.argsort(descending=True, stable=True)[: self.max_detections]
             topk = topk[flat[topk] > max(self.score_thresh, 0.0)]
             query_idx, classes = topk // score.shape[1], topk % score.shape[1]
-            boxes = Boxes(cxcywh_to_xyxy(box[query_idx]) * box.new_tensor(size[::-1]).repeat(2))
+            height, width = size
+            boxes = Boxes(cxcywh_to_xyxy(box[query_idx]) * box.new_tensor((width, height, width, height)))
             boxes.clip(size)
             keep = boxes.nonempty() & torch.isfinite(boxes.tensor).all(dim=1)
             kept = {"pred_boxes": boxes[keep], "scores": flat[topk][keep], "pred_classes": classes[keep]}

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from d2tiny.layers.deform_attn import MSDeformAttn
 from d2tiny.layers.mlp import MLP, FeedForward
-from d2tiny.layers.position import box_sine_embedding, inverse_sigmoid
+from d2tiny.layers.position import box_sine_embedding
 from d2tiny.modeling.contracts import QueryPredictions
+from d2tiny.modeling.transformer.box_deltas import apply_deltas, check_delta_unit
 from d2tiny.modeling.transformer.encoder import run_layer
 from d2tiny.modeling.transformer.tokens import Tokens
 from d2tiny.utils.precision import without_autocast
@@ -78,6 +79,7 @@ class _DecoderLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.self_attention = QueryAttention(embed_dim, num_heads, dropout=dropout, batch_first=True)
+        nn.init.xavier_uniform_(self.self_attention.out_proj.weight)
         self.cross_attention = MSDeformAttn(
             embed_dim=embed_dim, num_heads=num_heads, num_levels=num_levels, num_points=num_points
         )
@@ -96,7 +98,7 @@ class _DecoderLayer(nn.Module):
     ) -> Tensor:
         attended = self.self_attention(query + query_pos, query, attn_mask)
         query = self.norms[0](query + self.dropout(attended))
-        levels = (tokens.spatial_shapes, tokens.key_padding_mask)
+        levels = (tokens.spatial_shapes, tokens.padding)
         attended = self.cross_attention(query + query_pos, reference_points, memory, *levels)
         query = self.norms[1](query + self.dropout(attended))
         out: Tensor = self.feed_forward(query)
@@ -124,6 +126,7 @@ class DINODecoder(nn.Module):
         dropout: float = 0.0,
         shared_heads: bool = True,
         look_forward_twice: bool = True,
+        delta_unit: str | None = None,
         checkpointing: bool = False,
     ) -> None:
         """Build layers and heads.
@@ -139,12 +142,15 @@ class DINODecoder(nn.Module):
             dropout: probability.
             shared_heads: one class head and one box head for all layers (official code), or a pair for each layer.
             look_forward_twice: see above; False is the refinement of Deformable DETR.
+            delta_unit: ``box`` to refine boxes in units of their sides; None for DINO's logits of shares of the image
+                (:func:`~d2tiny.modeling.transformer.box_deltas.apply_deltas`).
             checkpointing: recompute each layer in the backward pass instead of keeping its activations.
 
         Raises:
-            ValueError: no layer, or ``num_heads`` does not divide ``embed_dim``.
+            ValueError: no layer, ``num_heads`` does not divide ``embed_dim``, or an unknown ``delta_unit``.
         """
         super().__init__()
+        check_delta_unit("DINODecoder", delta_unit)
         if num_layers < 1 or embed_dim % num_heads:
             raise ValueError(
                 "DINODecoder: num_layers must be at least 1 and num_heads must divide embed_dim; got "
@@ -155,27 +161,30 @@ class DINODecoder(nn.Module):
         self.layers = nn.ModuleList(_DecoderLayer(*shape) for _ in range(num_layers))
         self.norm = nn.LayerNorm(embed_dim)
         self.ref_point_head = MLP(2 * embed_dim, embed_dim, embed_dim)
+        for linear in self.ref_point_head.layers:
+            assert isinstance(linear, nn.Linear)
+            nn.init.xavier_uniform_(linear.weight)
         count = 1 if shared_heads else num_layers
         self.class_heads = nn.ModuleList(class_head(embed_dim, num_classes) for _ in range(count))
         self.box_heads = nn.ModuleList(box_head(embed_dim) for _ in range(count))
-        self.look_forward_twice, self.checkpointing = look_forward_twice, checkpointing
+        self.look_forward_twice, self.delta_unit, self.checkpointing = look_forward_twice, delta_unit, checkpointing
         self.embed_dim, self.num_heads = embed_dim, num_heads
 
     def forward(
-        self, content: Tensor, reference_logits: Tensor, memory: Tensor, tokens: Tokens, attn_mask: Tensor | None
+        self, content: Tensor, reference_boxes: Tensor, memory: Tensor, tokens: Tokens, attn_mask: Tensor | None
     ) -> DecoderOutput:
         """Decode.
 
         Args:
             content: (B, Q, C) content queries.
-            reference_logits: (B, Q, 4) inverse sigmoid of the queries' boxes cx, cy, w, h in shares of the image.
+            reference_boxes: (B, Q, 4) the queries' boxes cx, cy, w, h in shares of the image.
             memory: (B, S, C), output of the encoder.
             tokens: the encoder's tokens.
             attn_mask: (B, Q, Q) or (Q, Q) boolean, True where a query (row) must not attend to another (column).
         """
         mask = _additive_mask(attn_mask, content)
         query = content
-        reference = reference_logits.float().sigmoid()
+        reference = reference_boxes.float()
         base = reference  # the boxes that this layer's prediction is built on
         logits, boxes = [], []
         for i, layer in enumerate(self.layers):
@@ -187,8 +196,8 @@ class DINODecoder(nn.Module):
             head = self.box_heads[i % len(self.box_heads)]
             logits.append(self.class_heads[i % len(self.class_heads)](output))
             with without_autocast(query.device):
-                boxes.append((head(output.float()) + inverse_sigmoid(base)).sigmoid())
-                refined = (head(query.float()) + inverse_sigmoid(reference)).sigmoid()
+                boxes.append(apply_deltas(base, head(output.float()), self.delta_unit))
+                refined = apply_deltas(reference, head(query.float()), self.delta_unit)
             reference = refined.detach()
             base = refined if self.look_forward_twice else reference
         return DecoderOutput(torch.stack(logits).float(), torch.stack(boxes))

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from d2tiny.layers.position import inverse_sigmoid
 from d2tiny.modeling.contracts import MatchIndices, Targets
 from d2tiny.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 
 __all__ = ["Denoising", "DenoisingQueries"]
+
+_MIN_SHARE = 1e-5  # of the image; the noise of negatives may turn a box inside out
 
 
 @dataclass(frozen=True)
@@ -20,14 +21,14 @@ class DenoisingQueries:
 
     Attributes:
         content: (B, N, C) embeddings of the noisy labels; zero in unused slots of images with few objects.
-        reference_logits: (B, N, 4) inverse sigmoid of the noisy boxes.
+        reference_boxes: (B, N, 4) the noisy boxes cx, cy, w, h in shares of the image; 0.5 in unused slots.
         attn_mask: (N + Q, N + Q) boolean, True where a query (row) must not attend to another (column).
         indices: the positive queries and their objects.
         num_groups: number of groups.
     """
 
     content: Tensor
-    reference_logits: Tensor
+    reference_boxes: Tensor
     attn_mask: Tensor
     indices: MatchIndices
     num_groups: int
@@ -99,7 +100,7 @@ class Denoising(nn.Module):
             return None
         device = self.label_embedding.weight.device
         content = torch.zeros(len(kept), total, self.label_embedding.embedding_dim, device=device)
-        reference_logits = torch.zeros(len(kept), total, 4, device=device)
+        reference_boxes = torch.full((len(kept), total, 4), 0.5, device=device)
         pairs: list[tuple[Tensor, Tensor, Tensor]] = []
         for i, keep in enumerate(kept):
             if not len(keep):
@@ -110,11 +111,11 @@ class Denoising(nn.Module):
             boxes = targets.boxes[i][keep].float().repeat(2 * num_groups, 1)
             noisy = self._noisy_boxes(boxes, len(positive))
             content[i, slots] = self.label_embedding(self._noisy_labels(labels)).to(content.dtype)
-            reference_logits[i, slots] = inverse_sigmoid(noisy)
+            reference_boxes[i, slots] = noisy.clamp(_MIN_SHARE, 1 - _MIN_SHARE)
             pairs.append((torch.full_like(positive, i), positive, keep.repeat(num_groups)))
         indices = MatchIndices(*(torch.cat(parts) for parts in zip(*pairs, strict=True)))
         attn_mask = self._attn_mask(num_groups, group_size, num_queries, device)
-        return DenoisingQueries(content, reference_logits, attn_mask, indices, num_groups)
+        return DenoisingQueries(content, reference_boxes, attn_mask, indices, num_groups)
 
     def _sample(self, count: int, device: torch.device) -> Tensor:
         """Return the indices of the objects of an image that are denoised."""

@@ -27,7 +27,7 @@ class _EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, tokens: Tokens, reference_points: Tensor) -> Tensor:
         query = x + tokens.pos_embed
-        attended = self.attention(query, reference_points, x, tokens.spatial_shapes, tokens.key_padding_mask)
+        attended = self.attention(query, reference_points, x, tokens.spatial_shapes, tokens.padding)
         return self.feed_forward(self.norm(x + self.dropout(attended)))
 
 

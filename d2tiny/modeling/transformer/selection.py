@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from d2tiny.layers.position import inverse_sigmoid
 from d2tiny.modeling.contracts import QueryPredictions
+from d2tiny.modeling.transformer.box_deltas import apply_deltas, check_delta_unit
 from d2tiny.modeling.transformer.decoder import box_head, class_head
 from d2tiny.modeling.transformer.tokens import Tokens
 from d2tiny.utils.precision import without_autocast
@@ -57,13 +57,13 @@ class InitialQueries:
 
     Attributes:
         content: (B, Q, C) content queries.
-        reference_logits: (B, Q, 4) inverse sigmoid of the reference boxes, without gradient.
+        reference_boxes: (B, Q, 4) cx, cy, w, h in shares of the image, float32, without gradient.
         padding_mask: (B, Q) boolean, True for padding queries; None if all images have Q queries.
         predictions: the encoder's predictions for the tokens from which the queries start.
     """
 
     content: Tensor
-    reference_logits: Tensor
+    reference_boxes: Tensor
     padding_mask: Tensor | None
     predictions: QueryPredictions
 
@@ -91,6 +91,7 @@ class QuerySelection(nn.Module):
         num_queries: int = 900,
         base_cells: float | None = None,
         base_wh: float = 0.05,
+        delta_unit: str | None = None,
     ) -> None:
         """Build heads and content queries.
 
@@ -100,6 +101,8 @@ class QuerySelection(nn.Module):
             num_queries: Q, largest number of queries that is ever selected.
             base_cells: sides of the initial boxes in cells of their level; None for ``base_wh``.
             base_wh: without ``base_cells``, sides of the initial boxes on the finest level in shares of the image.
+            delta_unit: ``box`` to refine the initial boxes in units of their sides; None for DINO's logits of shares of
+                the image (:func:`~d2tiny.modeling.transformer.box_deltas.apply_deltas`).
 
         Raises:
             ValueError: a setting outside its range.
@@ -113,12 +116,15 @@ class QuerySelection(nn.Module):
             raise ValueError(
                 f"QuerySelection: base_cells={base_cells} must be over 0, or None for shares of the image."
             )
-        self.num_classes = num_classes
+        check_delta_unit("QuerySelection", delta_unit)
+        self.num_classes, self.delta_unit = num_classes, delta_unit
         self.num_queries, self.base_cells, self.base_wh = num_queries, base_cells, base_wh
         self.enc_output = nn.Sequential(nn.Linear(embed_dim, embed_dim), nn.LayerNorm(embed_dim))
         self.class_head, self.box_head = class_head(embed_dim, num_classes), box_head(embed_dim)
         self.content = nn.Embedding(num_queries, embed_dim)
-        nn.init.normal_(self.content.weight)
+        # as in the released DINO, whose transformer initialises all its matrices so
+        for module in (self.enc_output[0], self.content):
+            nn.init.xavier_uniform_(module.weight)
 
     def adapt_state(self, state: dict[str, Tensor], prefix: str) -> None:
         """Fit a checkpoint with another number of queries: the content queries that both models have are taken over.
@@ -168,11 +174,10 @@ class QuerySelection(nn.Module):
             boxes: (B, Q, 4) their initial boxes.
 
         Returns:
-            (B, Q, 4) inverse sigmoid of the refined boxes, float32.
+            (B, Q, 4) the refined boxes, cx, cy, w, h in shares of the image, float32.
         """
         with without_autocast(features.device):
-            logits: Tensor = self.box_head(features.float()) + inverse_sigmoid(boxes.float())
-        return logits
+            return apply_deltas(boxes.float(), self.box_head(features.float()), self.delta_unit)
 
     def topk_proposals(self, proposals: Proposals, topk: int) -> Tensor:
         """Return the tokens with the best class scores, (B, Q) int64, best first; among equal ones the first token.
@@ -204,17 +209,17 @@ class QuerySelection(nn.Module):
             x.gather(1, token_idx[..., None].expand(-1, -1, x.shape[2]))
             for x in (proposals.features, proposals.boxes, proposals.pred_logits)
         )
-        box_logits = self.predict_boxes(features, initial_boxes)
+        boxes = self.predict_boxes(features, initial_boxes)
         content = self.content.weight[: token_idx.shape[1]].expand(len(token_idx), -1, -1)
-        reference_logits = box_logits.detach()
+        reference_boxes = boxes.detach()
         if plain_peaks and selected.is_peak is not None:
             is_peak = selected.is_peak[..., None]
             content = torch.where(is_peak, features.detach().to(content.dtype), content)
-            reference_logits = torch.where(is_peak, inverse_sigmoid(initial_boxes.float()), reference_logits)
-        predictions = QueryPredictions(logits, box_logits.sigmoid())
+            reference_boxes = torch.where(is_peak, initial_boxes.float(), reference_boxes)
+        predictions = QueryPredictions(logits, boxes)
         if not bool(padding_mask.any()):
-            return InitialQueries(content, reference_logits, None, predictions)
+            return InitialQueries(content, reference_boxes, None, predictions)
         content = content.masked_fill(padding_mask[..., None], 0.0)
-        padding_logits = inverse_sigmoid(reference_logits.new_tensor(_PADDING_BOX))
-        reference_logits = torch.where(padding_mask[..., None], padding_logits, reference_logits)
-        return InitialQueries(content, reference_logits, padding_mask, predictions)
+        padding_box = reference_boxes.new_tensor(_PADDING_BOX)
+        reference_boxes = torch.where(padding_mask[..., None], padding_box, reference_boxes)
+        return InitialQueries(content, reference_boxes, padding_mask, predictions)

@@ -23,6 +23,7 @@ class Tokens:
         key_padding_mask: (B, S) boolean, True for padding cells.
         spatial_shapes: (H, W) of the L levels.
         valid_ratios: (B, L, 2) share of each padded map's width and height that belongs to the image.
+        has_padding: whether any cell is padding.
     """
 
     features: Tensor
@@ -30,6 +31,12 @@ class Tokens:
     key_padding_mask: Tensor
     spatial_shapes: tuple[tuple[int, int], ...]
     valid_ratios: Tensor
+    has_padding: bool = True
+
+    @property
+    def padding(self) -> Tensor | None:
+        """``key_padding_mask``, or None if there is no padding: nothing needs to be masked."""
+        return self.key_padding_mask if self.has_padding else None
 
     @cached_property
     def level_index(self) -> Tensor:
@@ -72,7 +79,12 @@ class Tokens:
 
 
 def flatten_maps(
-    features: Sequence[Tensor], pos_embeds: Sequence[Tensor], masks: Sequence[Tensor], level_embed: Tensor
+    features: Sequence[Tensor],
+    pos_embeds: Sequence[Tensor],
+    masks: Sequence[Tensor],
+    level_embed: Tensor,
+    *,
+    has_padding: bool = True,
 ) -> Tokens:
     """Flatten feature maps to tokens.
 
@@ -81,6 +93,7 @@ def flatten_maps(
         pos_embeds: their L position embeddings (B, C, H, W).
         masks: their L padding masks (B, H, W), boolean, True for padding cells.
         level_embed: (L, C) embeddings of the levels.
+        has_padding: False if no cell is padding, which saves masking.
     """
     pos_embed = [(p.flatten(2).transpose(1, 2) + level_embed[i]) for i, p in enumerate(pos_embeds)]
     ratios = []
@@ -93,6 +106,7 @@ def flatten_maps(
         torch.cat([m.flatten(1) for m in masks], dim=1),
         tuple((f.shape[2], f.shape[3]) for f in features),
         torch.stack(ratios, dim=1),
+        has_padding,
     )
 
 
