@@ -95,7 +95,12 @@ _NARROW = {
     "DINODecoder": {"num_layers": 2},
 }
 
-_SMALLER = {"convnext_tiny.fb_in1k": "convnext_atto", "resnet50.a1_in1k": "resnet10t"}  # models of timm
+_SWIN = "swin_{}_patch4_window7_224.ms_in1k"
+_SMALLER = {  # models of timm
+    "convnext_tiny.fb_in1k": "convnext_atto",
+    "resnet50.a1_in1k": "resnet10t",
+    _SWIN.format("small"): _SWIN.format("tiny"),
+}
 
 
 def narrow(cfg):
