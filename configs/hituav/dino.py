@@ -2,7 +2,7 @@
 
 from ..common.data import hituav
 from ..common.models.dino import dino_lite0_4scale
-from ..common.parts.dino import dgq, rem
+from ..common.parts.dino import count_classes, dgq, rem, sparse
 from ..common.recipes import experiment, whole_images
 
 DATASET = hituav()
@@ -20,11 +20,36 @@ def dino_lite0_dgq():
     return experiment(dgq(dino_lite0_4scale(K), **BUCKETS), whole_images(DATASET, clip_norm=0.1))
 
 
+def dino_lite0_dgq_classes():
+    """The same; a classifier of the number of objects as in DQ-DETR chooses the number of queries."""
+    return experiment(count_classes(dgq(dino_lite0_4scale(K), **BUCKETS)), whole_images(DATASET, clip_norm=0.1))
+
+
+def dino_lite0_sparse():
+    """DINO on HIT-UAV whose encoder updates only tokens where objects may be."""
+    return experiment(sparse(dino_lite0_4scale(K)), whole_images(DATASET, clip_norm=0.1))
+
+
+def dino_lite0_dgq_sparse():
+    """DINO with density-guided queries on HIT-UAV, whose encoder updates only tokens where objects may be."""
+    return experiment(sparse(dgq(dino_lite0_4scale(K), **BUCKETS)), whole_images(DATASET, clip_norm=0.1))
+
+
 def dino_lite0_rem():
     """DINO with routed mixture attention on HIT-UAV."""
     return experiment(rem(dino_lite0_4scale(K)), whole_images(DATASET, clip_norm=0.1))
 
 
+def dino_lite0_rem_scale():
+    """The same; the gate of the experts for tiny objects learns where these are."""
+    return experiment(rem(dino_lite0_4scale(K), scale_weight=0.1), whole_images(DATASET, clip_norm=0.1))
+
+
 def scalebridge_lite0():
     """ScaleBridge-Det on HIT-UAV: DINO with density-guided queries and routed mixture attention."""
     return experiment(rem(dgq(dino_lite0_4scale(K), **BUCKETS)), whole_images(DATASET, clip_norm=0.1))
+
+
+def scalebridge_lite0_sparse():
+    """ScaleBridge-Det on HIT-UAV whose encoder updates only tokens where objects may be."""
+    return experiment(sparse(rem(dgq(dino_lite0_4scale(K), **BUCKETS))), whole_images(DATASET, clip_norm=0.1))

@@ -78,11 +78,12 @@ def _transformer(model: Any, features: dict[str, Tensor]) -> None:
     if model.routing is not None:
         # REM checks whether there is padding, which is impossible on the meta device.
         maps, _ = model.routing(maps, [torch.zeros(m.shape, dtype=torch.bool) for m in masks])
-    tokens = flatten_maps(maps, [model.position(m) for m in masks], masks, model.level_embed)
+    positions = [model.position(m) for m in masks]
+    tokens = flatten_maps(maps, positions, masks, model.level_embed, has_padding=False)
     memory = model.encoder(tokens)
     model.selection.propose(memory, tokens)
     if model.density is not None:
-        model.density.head(maps[0])
+        model.density.predict_density(memory, tokens)
     content = model.selection.content.weight.detach()[None]
     boxes = torch.zeros(1, content.shape[1], 4, device="meta")
     model.selection.predict_boxes(content, boxes)

@@ -8,21 +8,28 @@ import runpy
 import numpy as np
 import pytest
 import torch
+from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn import functional as F
 
 from d2tiny.modeling.transformer import (
     REM,
     ContextExpert,
+    CountClassifier,
     DensityQueries,
     DetailExpert,
     FrozenExpert,
     LocalExpert,
     Proposals,
+    QuerySelection,
+    SelectedTokens,
     Tokens,
     WideExpert,
     density_target,
 )
+from d2tiny.modeling.transformer.density_head import density_loss
+from d2tiny.modeling.transformer.density_map import count_objects, local_maxima, pool_density
+from d2tiny.modeling.transformer.routing import covered_by_tiny
 from d2tiny.synthetic import write_dataset
 from d2tiny.utils.errors import ConfigError, DatasetError
 from tests.helpers import ROOT
@@ -84,6 +91,7 @@ def test_training_has_at_least_a_query_for_each_object():
     density = torch.zeros(2, 8, 8)
     assert dgq.num_queries_of_images(density, [3, 12]) == [5, 20]
     density[0] = 1.0  # 64 objects
+    density[1] = 0.04  # 2.6 objects below the threshold are none
     assert dgq.num_queries_of_images(density, [3, 12]) == [20, 20]
     assert dgq.num_queries_of_images(density, None) == [20, 5]
     dgq.warmup = 10
@@ -116,35 +124,112 @@ def test_ignore_regions_count_neither_in_the_map_nor_in_the_number():
 def test_density_of_coarse_levels_lies_where_the_finest_has_it():
     """800 px: 200, 100, 50, 25 and 13 cells, the last of 16 of the first."""
     sizes = tuple((s, s) for s in (200, 100, 50, 25, 13))
-    cells = sum(h * w for h, w in sizes)
-    none = torch.zeros(1, cells, 8)
-    tokens = Tokens(none, none, torch.zeros(1, cells, dtype=torch.bool), sizes, torch.ones(1, 5, 2))
     density = torch.zeros(1, 200, 200)
     density[0, 190, 3] = density[0, 197, 197] = 0.5
-    found = DensityQueries._token_density(density, tokens)[0].split([h * w for h, w in sizes])
-    for level, (values, (height, width)) in enumerate(zip(found, sizes, strict=True)):
-        expected = torch.zeros(height, width)
-        expected[190 >> level, 3 >> level] = expected[197 >> level, 197 >> level] = 1.0
-        torch.testing.assert_close(values.view(height, width), expected)
+    for level, (values, (height, width)) in enumerate(zip(pool_density(density, sizes), sizes, strict=True)):
+        expected = torch.zeros(1, height, width)
+        expected[0, 190 >> level, 3 >> level] = expected[0, 197 >> level, 197 >> level] = 0.5
+        torch.testing.assert_close(values, expected)
+
+
+def test_count_by_hand():
+    """Two peaks with their slopes are 0.9 + 0.1 + 0.06; a wide background of 0.04 is nothing."""
+    density = torch.full((1, 9, 9), 0.04)
+    density[0, 2, 2], density[0, 2, 3], density[0, 7, 7] = 0.9, 0.1, 0.06
+    near = 3 * 4 - 2 + 9 - 1  # cells of the background that touch a cell over the threshold
+    assert float(count_objects(density, 0.05)) == pytest.approx(1.06 + near * 0.04, abs=1e-5)
+    assert float(count_objects(density, 0.0)) == pytest.approx(float(density.sum()), abs=1e-5)
+    assert (local_maxima(density, 0.05) > 0).nonzero()[:, 1].tolist() == [2 * 9 + 2, 7 * 9 + 7]
+
+
+def test_density_loss_by_hand():
+    """Per object; 0 if exact, and with a gradient of D̂ − D on the logits even where the density is almost 0."""
+    target = torch.tensor([0.5, 1.5, 0.0])
+    assert float(density_loss(target, target)) == pytest.approx(0, abs=1e-6)
+    doubled = density_loss(2 * target, target)
+    assert float(doubled) == pytest.approx((2 - 2 * math.log(2)) / 2, abs=1e-6)
+    logits = torch.full((3,), -12.0, requires_grad=True)
+    density_loss(F.softplus(logits), target).backward()
+    torch.testing.assert_close(logits.grad, -target / 2, atol=1e-4, rtol=1e-4)
+    empty = torch.full((3,), 0.2)
+    assert float(density_loss(empty, torch.zeros(3))) == pytest.approx(0.6, abs=1e-6)
+
+
+def test_an_empty_image_has_no_objects_at_first():
+    """800² px at stride 4: less than one object, before anything is learned."""
+    density = DensityQueries(embed_dim=32, hidden_dim=32).head([torch.randn(1, 32, 200, 200)], None)
+    assert 0 < float(density.detach().sum()) < 1
 
 
 def test_selection_by_hand():
-    """Eight queries: two peaks of the map first, then the best tokens, none twice; the density shifts the order."""
-    tokens, proposals = toy(batch=1)
-    dgq = DensityQueries(embed_dim=32, hidden_dim=32, buckets=[8], thresholds=[], density_weight=0.0)
-    density = torch.zeros(1, 8, 8)
+    """Eight queries: two peaks of the map first, then the best tokens, none twice."""
+    _, proposals = toy(batch=1)
+    dgq = DensityQueries(embed_dim=32, hidden_dim=32, buckets=[8], thresholds=[])
+    density = torch.full((1, 8, 8), 0.01)
     density[0, 2, 3], density[0, 6, 6], density[0, 6, 5] = 0.5, 0.9, 0.4  # the last is no peak
-    chosen = dgq.select(proposals, density, tokens)
+    density[0, 0, 7] = 0.04  # a local maximum below the threshold is no object
+    chosen = dgq.select(proposals, density)
     assert chosen.token_idx[0, :2].tolist() == [6 * 8 + 6, 2 * 8 + 3]
     assert chosen.is_peak[0].tolist() == [True, True] + [False] * 6
     best = proposals.pred_logits[0].amax(-1).argsort(descending=True).tolist()
     rest = [t for t in best if t not in (54, 19)][:6]
     assert chosen.token_idx[0, 2:].tolist() == rest
     assert not chosen.padding_mask.any()
-    strong = DensityQueries(
-        embed_dim=32, hidden_dim=32, buckets=[8], thresholds=[], density_weight=100.0, peak_share=0.0
-    )
-    assert {54, 53, 19} <= set(strong.select(proposals, density, tokens).token_idx[0].tolist())
+    dgq.peak_share = 0.125
+    assert dgq.select(proposals, density).is_peak[0].tolist() == [True] + [False] * 7
+
+
+def test_content_queries_count_without_peaks():
+    """However many peaks precede them, the first learned query is the first of the others."""
+    _, proposals = toy()
+    selection = QuerySelection(num_classes=3, embed_dim=32, num_queries=8, base_cells=2.0)
+    is_peak = torch.tensor([[True, True, False, False], [False] * 4])
+    chosen = SelectedTokens(torch.arange(4).repeat(2, 1), torch.zeros(2, 4, dtype=torch.bool), is_peak)
+    content = selection.initial_queries(proposals, chosen, plain_peaks=True).content
+    assert torch.equal(content[0, :2], proposals.features[0, :2])
+    assert torch.equal(content[0, 2:], selection.content.weight[:2])
+    assert torch.equal(content[1], selection.content.weight[:4])
+    content = selection.initial_queries(proposals, chosen, plain_peaks=False).content
+    assert torch.equal(content[0], selection.content.weight[:4])
+
+
+@pytest.mark.parametrize("count", [0, 3, 20])
+def test_a_classifier_chooses_the_number_of_queries(count):
+    """It learns the class of an image's number, which decides, and estimates the number by the classes' means."""
+    tokens, _ = toy(batch=1)
+    classifier = CountClassifier(embed_dim=32, thresholds=[2, 9])
+    dgq = DensityQueries(
+        embed_dim=32, hidden_dim=32, buckets=[5, 10, 20], thresholds=[2, 9], rule="classes", classifier=classifier
+    ).train()
+    optimizer = torch.optim.Adam(classifier.parameters(), lr=1e-3)
+    density = torch.zeros(1, 8, 8)
+    objects = query_targets([torch.zeros(count, dtype=torch.int64)], [torch.rand(count, 4) * 0.2 + 0.3])
+    for _ in range(40):
+        logits = dgq.classify(tokens.features, tokens)
+        loss = dgq.losses(density, tokens, objects, logits)["loss_count_class"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    logits = dgq.classify(tokens.features, tokens).detach()
+    assert dgq.num_queries_of_images(density, None, logits) == [{0: 5, 3: 10, 20: 20}[count]]
+    assert float(classifier.expected_count(logits)) == pytest.approx(count, abs=8 if count == 20 else 1.5)
+
+
+def test_errors_of_the_count_are_logged():
+    dgq = DensityQueries(embed_dim=32, hidden_dim=32)
+    density = torch.zeros(2, 8, 8)
+    density[0, 2, 2] = density[1, 5, 5] = density[1, 1, 1] = 1.0
+    labels = [torch.zeros(2, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)]
+    with EventStorage(0) as storage:
+        dgq.log(storage, density, query_targets(labels, [torch.rand(2, 4), torch.rand(0, 4)]))
+        found = {k: v[0] for k, v in storage.latest().items()}
+    assert found == {"count_error": 1.5, "count_bias": 0.5}  # 1 for 2, and 2 for none
+
+
+def see_objects(model):
+    """Let the density head find objects in any image, as if it had learned."""
+    nn.init.normal_(model.density.head.last.weight, std=0.5)
+    nn.init.constant_(model.density.head.last.bias, -3.0)
 
 
 @pytest.mark.parametrize("plain", [True, False])
@@ -154,9 +239,10 @@ def test_initial_boxes_of_peaks(plain):
     nn.init.constant_(model.selection.box_head.layers[-1].bias, 0.5)  # the encoder makes boxes larger
     model.density.buckets, model.density.thresholds, model.density.peak_share = [20], [], 1.0
     image = torch.randint(0, 255, (3, 96, 96), dtype=torch.uint8)
+    see_objects(model)
     encoded = model._encode(model._preprocess([{"image": image}]), None)
     proposals = model.selection.propose(encoded.memory, encoded.tokens)
-    chosen = model.density.select(proposals, encoded.density, encoded.tokens)
+    chosen = model.density.select(proposals, encoded.density)
     peaks = chosen.is_peak[0]
     assert peaks.any()
     sides = encoded.queries.reference_boxes[0][:, 2:]
@@ -166,11 +252,11 @@ def test_initial_boxes_of_peaks(plain):
 
 
 def test_selection_pads_and_excludes_invalid_tokens():
-    tokens, proposals = toy()
+    _, proposals = toy()
     proposals.valid_mask[1, 10:] = False
     proposals.pred_logits[1, 10:] = -torch.inf
     dgq = DensityQueries(embed_dim=32, hidden_dim=32, buckets=[30], thresholds=[])
-    chosen = dgq.select(proposals, torch.rand(2, 8, 8), tokens)
+    chosen = dgq.select(proposals, torch.rand(2, 8, 8))
     assert (~chosen.padding_mask).sum(1).tolist() == [30, 10]
     assert sorted(chosen.token_idx[1, :10].tolist()) == list(range(10))
     assert len(set(chosen.token_idx[0].tolist())) == 30
@@ -179,7 +265,7 @@ def test_selection_pads_and_excludes_invalid_tokens():
 def test_density_head_learns_and_knows_no_padding():
     tokens, _ = toy(batch=1, seed=1)
     torch.manual_seed(0)
-    dgq = DensityQueries(embed_dim=32, hidden_dim=32).train()
+    dgq = DensityQueries(embed_dim=32, hidden_dim=32, num_levels=1).train()
     objects = query_targets(
         [torch.zeros(2, dtype=torch.int64)], [torch.tensor([[0.3, 0.3, 0.1, 0.1], [0.8, 0.6, 0.1, 0.1]])]
     )
@@ -232,6 +318,9 @@ def test_density_is_summed_in_float32_under_autocast():
         ({"buckets": [10, 50, 90], "thresholds": [9, 4]}, "thresholds .* must rise"),
         ({"peak_share": 2.0}, "peak_share"),
         ({"warmup": -1}, "warmup"),
+        ({"source": "backbone"}, "unknown source"),
+        ({"rule": "classes"}, "needs a classifier"),
+        ({"threshold": -1.0}, "threshold"),
     ],
 )
 def test_bad_density_settings_are_refused(kwargs, words):
@@ -288,27 +377,81 @@ def test_balance_is_one_when_even_and_the_number_of_experts_when_collapsed(bias,
     assert float(routing.losses["loss_balance"]) == pytest.approx(expected, abs=1e-4)
 
 
-def test_mixture_equals_a_slow_loop():
-    module, (levels, paddings) = rem(topk=1).eval(), maps(batch=1, sizes=((2, 3),))
+@pytest.mark.parametrize("topk", [1, 2])
+def test_mixture_equals_a_slow_loop(topk):
+    module, (levels, paddings) = rem(topk=topk).eval(), maps(batch=1, sizes=((2, 3),))
     nn.init.ones_(module.scale)
+    nn.init.normal_(module.gate.weight, std=2.0)
     out, routing = module(levels, paddings)
-    x, pi = levels[0], routing.routing_weights[0]
+    x = levels[0]
     features = [expert(levels)[0] for expert in module.experts.values()]
+    probability, _, gate = module.route(x)
     for i in range(2):
         for j in range(3):
-            q = module.query(x)[0, :, i, j].view(4, 8)
-            mixed = torch.zeros(4, 8)
-            for m in range(4):
-                scores = []
-                for e, f in enumerate(features):
-                    k = module.key(f)[0, :, i, j].view(4, 8)[m]
-                    score = float(q[m] @ k) / math.sqrt(8) + math.log(float(pi[0, e, i, j]) + 1e-6)
-                    scores.append(score if pi[0, e, i, j] > 0 else -math.inf)
-                weight = torch.tensor(scores).softmax(0)
-                for e, f in enumerate(features):
-                    mixed[m] += weight[e] * module.value(f)[0, :, i, j].view(4, 8)[m]
+            g = 0.1 + 0.8 * gate[0, :, i, j].softmax(0)
+            p = probability[0, :, i, j]
+            mixed, shares = torch.zeros(32), torch.zeros(4)
+            for c in range(2):
+                for m in range(4):
+                    scores = []
+                    for e in (2 * c, 2 * c + 1):
+                        score = math.log(float(p[e])) if p[e] > 0 else -math.inf
+                        if topk == 2:
+                            q = module.query(x)[0, 8 * m : 8 * m + 8, i, j]
+                            score += float(q @ module.key(features[e])[0, 8 * m : 8 * m + 8, i, j]) / math.sqrt(8)
+                        scores.append(score)
+                    for e, weight in zip((2 * c, 2 * c + 1), torch.tensor(scores).softmax(0), strict=True):
+                        value = module.value(features[e]) if topk == 2 else features[e]
+                        mixed[8 * m : 8 * m + 8] += g[c] * weight * value[0, 8 * m : 8 * m + 8, i, j]
+                        shares[e] += float(g[c] * weight) / 4
             y = module.output(mixed.view(1, 32, 1, 1))[0, :, 0, 0]
             torch.testing.assert_close(out[0][0, :, i, j], x[0, :, i, j] + y, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(routing.routing_weights[0][0, :, i, j], shares, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("topk", [1, 2])
+def test_no_category_ever_has_less_than_its_floor(topk):
+    """Whatever attention and gate prefer, in the mixture itself: 0.2 of the tiny experts' features arrive."""
+    module, (levels, paddings) = rem(topk=topk, min_gate=0.2).eval(), maps()
+    with torch.no_grad():
+        module.gate.bias.copy_(torch.tensor([-50.0, 50.0]))
+        if module.attends:
+            module.key.weight.mul_(100)
+            module.query.weight.mul_(100)
+    _, routing = module(levels, paddings)
+    for shares in routing.routing_weights:
+        torch.testing.assert_close(shares[:, :2].sum(1), torch.full_like(shares[:, 0], 0.2))
+    x = levels[0]
+    values = [torch.full_like(x, float(e < 2)) for e in range(4)]  # what tiny experts say is 1
+    probability, _, gate = module.route(x)
+    for layer in (module.output, *([module.value] if module.attends else [])):
+        layer.weight.data = torch.eye(32)[..., None, None]
+    mixed, _ = module._mix(x, values, probability, 0.2 + 0.6 * gate.softmax(1))
+    torch.testing.assert_close(mixed, torch.full_like(x, 0.2))
+
+
+def test_the_gate_learns_where_tiny_objects_are():
+    module, (levels, paddings) = rem(scale_weight=1.0).train(), maps(batch=1, sizes=((16, 16), (8, 8)))
+    boxes = [torch.tensor([[0.2, 0.2, 0.05, 0.05], [0.7, 0.6, 0.5, 0.5]])]  # 3 px and 32 px of 64 px
+    covered = covered_by_tiny(boxes[0], (64, 64), (16, 16), 16.0)
+    assert covered.nonzero().tolist() == [[3, 3]]  # the smaller one covers the middle of one cell
+    assert covered_by_tiny(boxes[0], (64, 64), (16, 16), 33.0).sum() == 1 + 8 * 8
+    assert covered_by_tiny(torch.tensor([[0.21, 0.21, 0.001, 0.001]]), (64, 64), (16, 16), 16.0).nonzero().tolist() == [
+        [3, 3]
+    ]
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.02)
+    for _ in range(60):
+        _, routing = module(levels, paddings)
+        loss = module.scale_losses(routing, boxes, [(64, 64)])["loss_scale"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    shares = routing.routing_weights[0][0, :2].sum(0)
+    assert shares[3, 3] > 0.8
+    assert shares[~covered].mean() < 0.2
+    assert rem().scale_losses(routing, boxes, [(64, 64)]) == {}
+    with pytest.raises(ValueError, match="category 'tiny'"):
+        REM(experts=[WideExpert(32)], embed_dim=32, num_heads=4, topk=1, scale_weight=0.1)
 
 
 def test_frozen_experts_never_learn():
@@ -323,7 +466,7 @@ def test_frozen_experts_never_learn():
             return {"out": self.body(image)}
 
     frozen = FrozenExpert(backbone=Net(), in_features=["out"] * 3, in_channels=[8] * 3, embed_dim=32)
-    module = REM(experts=[LocalExpert(32), frozen], embed_dim=32, num_heads=4, hidden_dim=32).train()
+    module = REM(experts=[LocalExpert(32), frozen], embed_dim=32, num_heads=4, hidden_dim=32, topk=1).train()
     nn.init.ones_(module.scale)
     before = {k: v.clone() for k, v in backbone.state_dict().items()}
     levels, paddings = maps()
@@ -354,7 +497,7 @@ def test_padding_changes_nothing(topk):
         rows, columns = x.shape[2:]
         torch.testing.assert_close(padded[i][:, :, :rows, :columns], out[i], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(
-            beside.routing_weights[i][:, :, :rows, :columns], alone.routing_weights[i], atol=1e-5, rtol=1e-4
+            beside.routing_weights[i][:, :, :rows, :columns], alone.routing_weights[i], atol=1e-4, rtol=1e-3
         )
     for key, value in alone.losses.items():
         torch.testing.assert_close(beside.losses[key], value, atol=1e-5, rtol=1e-4)
@@ -373,12 +516,15 @@ def test_the_router_learns_from_the_task(topk):
 
 
 def test_one_expert_is_a_residual():
-    module, (levels, paddings) = REM(experts=[LocalExpert(32)], embed_dim=32, num_heads=4, hidden_dim=32), maps()
+    module, (levels, paddings) = (
+        REM(experts=[LocalExpert(32)], embed_dim=32, num_heads=4, hidden_dim=32, topk=1),
+        maps(),
+    )
     nn.init.ones_(module.scale)
     out, routing = module(levels, paddings)
     features = LocalExpert.forward(module.experts["local"], levels)
     for x, y, f in zip(levels, out, features, strict=True):
-        torch.testing.assert_close(y, x + module.output(module.value(f)), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(y, x + module.output(f), atol=1e-5, rtol=1e-4)
     assert all((pi == 1).all() for pi in routing.routing_weights)
 
 

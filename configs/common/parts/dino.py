@@ -5,17 +5,40 @@ from detectron2.config import LazyCall as L
 from d2tiny.modeling.transformer import (
     REM,
     ContextExpert,
+    CountClassifier,
     DensityQueries,
     DetailExpert,
     LocalExpert,
+    TokenSparsity,
     WideExpert,
 )
 
 
 def dgq(model, **settings):
     """Density-guided queries; docs/papers/scalebridge.md."""
-    model.density = L(DensityQueries)(embed_dim="${..embed_dim}", **settings)
+    model.density = L(DensityQueries)(embed_dim="${..embed_dim}", num_levels="${..encoder.num_levels}", **settings)
     model.selection.num_queries = max(model.density.get("buckets", [1500]))
+    return model
+
+
+def count_classes(model):
+    """A classifier of the number of objects as in DQ-DETR, on a model with density-guided queries."""
+    model.density.rule = "classes"
+    model.density.classifier = L(CountClassifier)(
+        embed_dim="${...embed_dim}", thresholds=model.density.get("thresholds", [10, 100, 500])
+    )
+    return model
+
+
+def sparse(model, **settings):
+    """An encoder that updates only tokens where objects may be, for a model with density-guided queries.
+
+    A model without them gets a density map that chooses tokens, while all its queries are chosen by class as before.
+    """
+    if model.density is None:
+        dgq(model, buckets=[model.selection.num_queries], thresholds=[], peak_share=0.0)
+    model.density.source = "neck"
+    model.encoder.sparsity = L(TokenSparsity)(**settings)
     return model
 
 

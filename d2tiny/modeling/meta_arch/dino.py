@@ -31,6 +31,7 @@ from d2tiny.modeling.transformer import (
     InitialQueries,
     QuerySelection,
     RoutingOutput,
+    TokenChoice,
     Tokens,
     flatten_maps,
     padding_masks,
@@ -66,14 +67,18 @@ class _EncoderOutput:
         memory: (B, S, C), output of the encoder.
         queries: matching queries.
         density: (B, H, W) objects per cell of the finest level; None without DGQ.
+        class_logits: (B, classes) of the number of objects; None without a classifier.
+        choice: tokens that the encoder has updated; None for all.
         routing: decisions of REM; None without it.
     """
 
     tokens: Tokens
     memory: Tensor
     queries: InitialQueries
-    density: Tensor | None
-    routing: RoutingOutput | None
+    density: Tensor | None = None
+    class_logits: Tensor | None = None
+    choice: TokenChoice | None = None
+    routing: RoutingOutput | None = None
 
 
 @META_ARCH_REGISTRY.register()
@@ -148,6 +153,11 @@ class TinyDINO(nn.Module):
                 f"TinyDINO: density.buckets go up to {density.buckets[-1]}, but "
                 f"selection.num_queries={selection.num_queries}."
             )
+        if encoder.sparsity is not None and (density is None or density.source != "neck"):
+            raise ValueError(
+                "TinyDINO: encoder.sparsity needs a density that is known before the encoder: density with "
+                "source='neck' (in a config, dgq(model, source='neck'))."
+            )
         self.backbone, self.head_in_features = backbone, list(in_features)
         self.encoder, self.selection, self.decoder, self.criterion = encoder, selection, decoder, criterion
         self.denoising, self.density, self.routing = denoising, density, routing
@@ -172,8 +182,8 @@ class TinyDINO(nn.Module):
         if self.training:
             targets = self._targets([item["instances"].to(self.device) for item in batched_inputs])
             with norms_for(self, [item["image"] for item in batched_inputs]):
-                encoded = self._encode(images, [len(labels) for labels in targets.labels])
-                return self._losses(encoded, targets, batched_inputs[0])
+                encoded = self._encode(images, targets)
+                return self._losses(encoded, targets, images.image_sizes, batched_inputs[0])
         encoded = self._encode(images, None)
         _, outputs = self._decode(encoded, None)
         results = self._detections(outputs.layers[-1], encoded.queries.padding_mask, images.image_sizes)
@@ -226,19 +236,32 @@ class TinyDINO(nn.Module):
             ignore_boxes.append(xyxy_to_cxcywh(regions) / scale)
         return Targets(labels, boxes, ignore_boxes)
 
-    def _encode(self, images: ImageList, gt_counts: Sequence[int] | None) -> _EncoderOutput:
-        """Compute all inputs of the decoder; in training with the numbers of objects of the images."""
+    def _encode(self, images: ImageList, targets: Targets | None) -> _EncoderOutput:
+        """Compute all inputs of the decoder; in training with the objects of the images."""
         tokens, routing = self._tokens(images)
-        memory = self.encoder(tokens)
+        density, choice = None, None
+        if self.density is not None and self.density.source == "neck":
+            density = self.density.predict_density(tokens.features, tokens)
+            choice = self._choose_tokens(density, tokens, targets)
+        memory = self.encoder(tokens, choice)
+        proposals = self.selection.propose(memory, tokens, None if choice is None else choice.mask)
         if self.density is None:
-            proposals = self.selection.propose(memory, tokens)
             queries = self.selection.initial_queries(proposals, self.selection.select(proposals))
-            return _EncoderOutput(tokens, memory, queries, None, routing)
-        density = self.density.predict_density(memory, tokens)
-        proposals = self.selection.propose(memory, tokens)
-        selected = self.density.select(proposals, density.detach(), tokens, gt_counts)
+            return _EncoderOutput(tokens, memory, queries, routing=routing)
+        density = self.density.predict_density(memory, tokens) if density is None else density
+        class_logits = self.density.classify(memory, tokens)
+        gt_counts = None if targets is None else [len(labels) for labels in targets.labels]
+        selected = self.density.select(proposals, density.detach(), gt_counts, class_logits)
         queries = self.selection.initial_queries(proposals, selected, plain_peaks=self.density.plain_peaks)
-        return _EncoderOutput(tokens, memory, queries, density, routing)
+        return _EncoderOutput(tokens, memory, queries, density, class_logits, choice, routing)
+
+    def _choose_tokens(self, density: Tensor, tokens: Tokens, targets: Targets | None) -> TokenChoice | None:
+        """Choose the tokens that the encoder updates; None without sparsity."""
+        if self.encoder.sparsity is None or self.density is None:
+            return None
+        truth = None if targets is None else [target for target, _ in self.density.targets(tokens, targets)]
+        with torch.no_grad():
+            return self.encoder.sparsity.choose(density.detach(), tokens, truth)
 
     def _tokens(self, images: ImageList) -> tuple[Tokens, RoutingOutput | None]:
         """Compute the levels of the backbone, mix experts into them, and flatten them."""
@@ -274,11 +297,17 @@ class TinyDINO(nn.Module):
         outputs = self.decoder(content, reference_boxes, encoded.memory, encoded.tokens, attn_mask)
         return outputs.split(num_denoising)
 
-    def _losses(self, encoded: _EncoderOutput, targets: Targets, first: dict[str, Any]) -> dict[str, Tensor]:
+    def _losses(
+        self,
+        encoded: _EncoderOutput,
+        targets: Targets,
+        image_sizes: Sequence[tuple[int, int]],
+        first: dict[str, Any],
+    ) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}
         queries, valid_mask = encoded.queries, encoded.queries.valid_mask
         if self.density is not None and encoded.density is not None:
-            losses |= self.density.losses(encoded.density, encoded.tokens, targets)
+            losses |= self.density.losses(encoded.density, encoded.tokens, targets, encoded.class_logits)
         denoising = None
         if self.denoising is not None:
             denoising = self.denoising(targets, queries.content.shape[1])
@@ -294,9 +323,10 @@ class TinyDINO(nn.Module):
             # distributed training needs the same losses from every process, and a gradient for every parameter
             zero = 0.0 * self.denoising.label_embedding.weight.sum()
             losses |= self.criterion.zero_denoising_losses(len(outputs.pred_logits), zero)
-        if encoded.routing is not None:
+        if encoded.routing is not None and self.routing is not None:
             losses |= encoded.routing.losses
-        self._log(queries, targets, encoded.routing)
+            losses |= self.routing.scale_losses(encoded.routing, targets.boxes, image_sizes)
+        self._log(encoded, targets)
         if picture_is_due(self.vis_period):
             self._draw(first, encoded, outputs.layers[-1])
         return losses
@@ -311,20 +341,23 @@ class TinyDINO(nn.Module):
         put_detections(first, found, self.input_format)
         points = encoded.queries.reference_boxes[0, :, :2]
         points = (points if mask is None else points[~mask[0]]) * points.new_tensor((width, height))
-        if density is not None:
-            shares = encoded.tokens.valid_ratios[0, 0].tolist()
-            density = density[0, : round(shares[1] * density.shape[1]), : round(shares[0] * density.shape[2])]
-        put_queries(first, points, density, self.input_format)
+        rows, columns = encoded.tokens.valid_sizes(0)[0]
+        put_queries(first, points, None if density is None else density[0, :rows, :columns], self.input_format)
 
-    def _log(self, queries: InitialQueries, targets: Targets, routing: RoutingOutput | None) -> None:
-        """Log mean numbers of queries and objects of an image, and the experts' mean routing weights."""
-        storage = get_event_storage()
+    def _log(self, encoded: _EncoderOutput, targets: Targets) -> None:
+        """Log mean numbers of an image, the error of the count, and the experts' mean shares."""
+        storage, queries = get_event_storage(), encoded.queries
         valid_mask = queries.valid_mask
         used = queries.content.shape[1] if valid_mask is None else float(valid_mask.sum(1).float().mean())
         storage.put_scalar("queries", used)
         storage.put_scalar("objects", sum(map(len, targets.labels)) / max(len(targets.labels), 1))
-        if routing is not None:
-            storage.put_scalars(**routing.statistics())
+        if encoded.choice is not None:
+            share = encoded.choice.mask.sum() / (~encoded.tokens.key_padding_mask).sum()
+            storage.put_scalar("tokens", float(share))
+        if self.density is not None and encoded.density is not None:
+            self.density.log(storage, encoded.density.detach(), targets, encoded.class_logits)
+        if encoded.routing is not None:
+            storage.put_scalars(**encoded.routing.statistics())
 
     def _detections(
         self, predictions: QueryPredictions, padding_mask: Tensor | None, image_sizes: Sequence[tuple[int, int]]

@@ -19,8 +19,8 @@ __all__ = ["ChannelMapper"]
 class ChannelMapper(nn.Module):
     """1×1 convolution and norm on each level; extra levels by 3×3 convolutions of stride 2 from the coarsest.
 
-    The padding of a batch is left out of the statistics of a group normalisation: a score does not depend on the size of
-    the batch mates.
+    The padding of a batch is left out of the statistics of a group normalisation: a score does not depend on the size
+    of the batch mates.
     """
 
     def __init__(

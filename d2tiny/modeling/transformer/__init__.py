@@ -1,5 +1,6 @@
 """Components of detection transformers: DINO and ScaleBridge-Det."""
 
+from d2tiny.modeling.transformer.count_classes import CountClassifier
 from d2tiny.modeling.transformer.criterion import DINOCriterion
 from d2tiny.modeling.transformer.decoder import DecoderOutput, DINODecoder
 from d2tiny.modeling.transformer.denoising import Denoising, DenoisingQueries
@@ -15,11 +16,13 @@ from d2tiny.modeling.transformer.experts import (
 )
 from d2tiny.modeling.transformer.routing import REM, RoutingOutput
 from d2tiny.modeling.transformer.selection import InitialQueries, Proposals, QuerySelection, SelectedTokens
+from d2tiny.modeling.transformer.sparsity import TokenChoice, TokenSparsity
 from d2tiny.modeling.transformer.tokens import Tokens, flatten_maps, padding_masks
 
 __all__ = [
     "REM",
     "ContextExpert",
+    "CountClassifier",
     "DINOCriterion",
     "DINODecoder",
     "DecoderOutput",
@@ -35,6 +38,8 @@ __all__ = [
     "QuerySelection",
     "RoutingOutput",
     "SelectedTokens",
+    "TokenChoice",
+    "TokenSparsity",
     "Tokens",
     "WideExpert",
     "density_target",

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from d2tiny.utils.precision import without_autocast
 
-__all__ = ["covered_cells", "density_target", "local_maxima"]
+__all__ = ["count_objects", "covered_cells", "density_target", "local_maxima", "pool_density"]
 
 _SIGMA = 0.25  # standard deviation of an object's Gaussian, in units of √(w·h)
-_MIN_SIGMA, _MAX_SIGMA = 0.75, 8.0  # its limits in cells
+# Its limits in cells. The upper one bounds the ratio of the peaks of small and large objects, 0.28 to 0.07 objects a
+# cell, so that one threshold tells both from the background.
+_MIN_SIGMA, _MAX_SIGMA = 0.75, 1.5
 
 
 def density_target(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Draw a density map that sums to the number of objects.
 
-    Each object is a Gaussian with σ = √(w·h) / 4, limited to [0.75, 8] cells, in a window of ± 3σ; it is normalised
+    Each object is a Gaussian with σ = √(w·h) / 4, limited to [0.75, 1.5] cells, in a window of ± 3σ; it is normalised
     after the border of the map has cut it.
 
     Args:
@@ -42,10 +47,49 @@ def density_target(boxes: Tensor, size: tuple[int, int]) -> Tensor:
         return profile(boxes[:, 1], height).T @ profile(boxes[:, 0], width)
 
 
-def local_maxima(density: Tensor) -> Tensor:
-    """Return (B, H·W), the density (B, H, W) in cells that are the highest of their 3×3 neighbours, elsewhere 0."""
+def local_maxima(density: Tensor, threshold: float = 0.0) -> Tensor:
+    """Return the density in cells that are the highest of their 3×3 neighbours and over the threshold, elsewhere 0.
+
+    Args:
+        density: (B, H, W).
+        threshold: objects per cell.
+
+    Returns:
+        (B, H·W).
+    """
     highest = F.max_pool2d(density[:, None], 3, stride=1, padding=1)[:, 0]
-    return torch.where((density == highest) & (density > 0), density, 0.0).flatten(1)
+    return torch.where((density == highest) & (density > threshold), density, 0.0).flatten(1)
+
+
+def count_objects(density: Tensor, threshold: float) -> Tensor:
+    """Return the number of objects of each image, (B,), not rounded.
+
+    The density is summed over cells that are, or touch, a cell over the threshold: small values over a wide background
+    are no objects, and the slopes of a peak belong to it.
+
+    Args:
+        density: (B, H, W), objects per cell.
+        threshold: objects per cell.
+    """
+    near = F.max_pool2d(density[:, None], 3, stride=1, padding=1)[:, 0] > threshold
+    return (density * near).sum(dim=(1, 2))
+
+
+def pool_density(density: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """Return the largest density within each cell of each level, L tensors (B, H_l, W_l).
+
+    Args:
+        density: (B, H, W), of the first, finest level.
+        sizes: (H_l, W_l) of the levels; each halves the last, rounding up.
+    """
+    levels = []
+    for size in sizes:
+        # 200 cells become 13, each of 16
+        step = [2 ** max(0, round(math.log2(a / b))) for a, b in zip(density.shape[1:], size, strict=True)]
+        missing = [max(0, cells * s - given) for cells, s, given in zip(size, step, density.shape[1:], strict=True)]
+        padded = F.pad(density, (0, missing[1], 0, missing[0]))
+        levels.append(F.max_pool2d(padded[:, None], step, stride=step)[:, 0, : size[0], : size[1]])
+    return levels
 
 
 def covered_cells(regions: Tensor, size: tuple[int, int]) -> Tensor:

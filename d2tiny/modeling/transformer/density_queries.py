@@ -9,37 +9,34 @@ import math
 from collections.abc import Sequence
 
 import torch
-from detectron2.layers import get_norm
+from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from d2tiny.layers import DilatedDepthwise
-from d2tiny.layers.masked_norm import masked_norm
 from d2tiny.modeling.contracts import Targets
-from d2tiny.modeling.transformer.density_map import covered_cells, density_target, local_maxima
+from d2tiny.modeling.transformer.count_classes import CountClassifier
+from d2tiny.modeling.transformer.density_head import DensityHead, density_loss
+from d2tiny.modeling.transformer.density_map import count_objects, covered_cells, density_target, local_maxima
 from d2tiny.modeling.transformer.selection import Proposals, SelectedTokens
 from d2tiny.modeling.transformer.tokens import Tokens
 from d2tiny.utils.errors import did_you_mean
-from d2tiny.utils.precision import without_autocast
 
 __all__ = ["DensityQueries"]
 
-# Factor of densities in their squared error. With 100 the loss would be a thousand times the others where tiny objects
-# are dense, and would determine the direction of a clipped gradient alone.
-_LOSS_SCALE = 10.0
+_SOURCES, _RULES = ("neck", "memory"), ("bucket", "linear", "classes")
 
 
 class DensityQueries(nn.Module):
     """Predicts a density map of the objects, and from it number and positions of the queries.
 
-    **Number.** The predicted number of objects N̂ is the sum of the map. With rule ``bucket``, N̂ below 10, 100, 500 or
-    above gives 300, 500, 900 or 1,500 queries; with ``linear`` it is 1.5 N̂ + 150, rounded up to a multiple of 64, in
-    the same limits. In training there are at least as many queries as the true number asks for, and at least as many as
-    objects up to the largest bucket; in the first ``warmup`` calls the true number alone decides.
+    **Number.** The predicted number of objects N̂ is the sum of the map near cells over ``threshold``. With rule
+    ``bucket``, N̂ below 10, 100, 500 or above gives 300, 500, 900 or 1,500 queries; with ``linear`` it is 1.5 N̂ + 150,
+    rounded up to a multiple of 64, in the same limits; with ``classes``, a classifier chooses the bucket as in DQ-DETR.
+    In training there are at least as many queries as the true number asks for, and at least as many as objects up to
+    the largest bucket; in the first ``warmup`` calls the true number alone decides.
 
-    **Positions.** A quarter of the queries start from the highest local maxima of the map, the others from the tokens
-    with the best ``max class logit + η ln(density + 10⁻³)``; no token is taken twice. Each image has its own number of
-    queries and is padded to the largest of the batch, so that its result does not depend on the other images.
+    **Positions.** Local maxima of the map over ``threshold`` become queries, the highest first, up to ``peak_share`` of
+    all; the others start from the tokens with the best class score. No token is taken twice. Each image has its own
+    number of queries and is padded to the largest of the batch, so that its result does not depend on the other images.
     """
 
     updates: Tensor
@@ -49,31 +46,42 @@ class DensityQueries(nn.Module):
         *,
         embed_dim: int = 256,
         hidden_dim: int = 128,
+        num_levels: int = 4,
+        source: str = "memory",
         buckets: Sequence[int] = (300, 500, 900, 1500),
         thresholds: Sequence[float] = (10, 100, 500),
         rule: str = "bucket",
-        density_weight: float = 0.5,
-        peak_share: float = 0.25,
+        classifier: CountClassifier | None = None,
+        threshold: float = 0.05,
+        peak_share: float = 0.5,
         plain_peaks: bool = True,
         map_weight: float = 1.0,
         count_weight: float = 0.1,
+        class_weight: float = 1.0,
         warmup: int = 0,
         norm: str = "GN",
     ) -> None:
         """Set the rule and build the density head.
 
         Args:
-            embed_dim: C, channels of the encoder's output.
+            embed_dim: C, channels of the levels.
             hidden_dim: channels of the density head.
+            num_levels: levels that the density head reads, the finest ones.
+            source: ``memory``, the encoder's output, or ``neck``, its input: then the density is known before the
+                encoder, which may leave out tokens (:class:`~d2tiny.modeling.transformer.sparsity.TokenSparsity`).
             buckets: possible numbers of queries, rising.
             thresholds: numbers of objects from which on the next bucket is taken; not used by ``linear``.
-            rule: how the number of queries follows from that of objects, ``bucket`` or ``linear``.
-            density_weight: η, weight of the density in the score of a token.
-            peak_share: share of the queries that start from density peaks, in [0, 1].
+            rule: how the number of queries follows from that of objects: ``bucket``, ``linear`` or ``classes``.
+            classifier: of the number of objects, with the same thresholds; needed by ``classes``. With another rule it
+                is trained and logged beside the map, for comparison.
+            threshold: density from which on a cell belongs to an object. A tiny object in the middle of its cell has
+                0.28 objects a cell there, a large one 0.07.
+            peak_share: largest share of the queries that start from density peaks, in [0, 1].
             plain_peaks: queries at peaks start from the initial box of their token, with its features as content query;
                 if False, from the encoder's predicted box and a learned content query, as all others.
             map_weight: weight of the loss of the map.
             count_weight: weight of the loss of the number of objects.
+            class_weight: weight of the classifier's loss.
             warmup: training iterations in which only the true number of objects counts, usually an epoch.
             norm: normalisation in the density head.
 
@@ -81,44 +89,39 @@ class DensityQueries(nn.Module):
             ValueError: a setting outside its range.
         """
         super().__init__()
-        _check_settings(buckets, thresholds, rule, density_weight, peak_share, warmup)
-        self.buckets, self.thresholds, self.rule = list(buckets), list(thresholds), rule
-        self.density_weight, self.peak_share, self.plain_peaks = density_weight, peak_share, plain_peaks
-        self.map_weight, self.count_weight, self.warmup = map_weight, count_weight, warmup
+        _check_settings(buckets, thresholds, rule, source, classifier)
+        if not 0 <= peak_share <= 1 or threshold < 0 or warmup < 0:
+            raise ValueError(
+                "DensityQueries: peak_share in [0, 1], threshold >= 0 and warmup >= 0, got "
+                f"{peak_share}, {threshold}, {warmup}."
+            )
+        self.buckets, self.thresholds, self.rule, self.source = list(buckets), list(thresholds), rule, source
+        self.threshold, self.peak_share, self.plain_peaks = threshold, peak_share, plain_peaks
+        self.map_weight, self.count_weight, self.class_weight = map_weight, count_weight, class_weight
+        self.warmup, self.classifier = warmup, classifier
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
-        blocks: list[nn.Module] = [nn.Conv2d(embed_dim, hidden_dim, 1)]
-        for _ in range(3):
-            blocks += [
-                DilatedDepthwise(hidden_dim, 3, 2, bias=False),
-                nn.Conv2d(hidden_dim, hidden_dim, 1, bias=False),
-                get_norm(norm, hidden_dim),
-                nn.ReLU(inplace=True),
-            ]
-        last = nn.Conv2d(hidden_dim, 1, 1)
-        assert last.bias is not None
-        nn.init.constant_(last.bias, -7.0)  # at first 0.001 objects per cell: 36 in 800² px at stride 4
-        self.head = nn.Sequential(*blocks, last)
+        self.head = DensityHead(embed_dim=embed_dim, hidden_dim=hidden_dim, num_levels=num_levels, norm=norm)
 
-    def predict_density(self, memory: Tensor, tokens: Tokens) -> Tensor:
+    def predict_density(self, features: Tensor, tokens: Tokens) -> Tensor:
         """Predict the density map.
 
         Args:
-            memory: (B, S, C), output of the encoder.
+            features: (B, S, C) of the tokens, input or output of the encoder.
             tokens: the encoder's tokens.
 
         Returns:
             (B, H, W) float32, objects per cell of the finest level; 0 in the padding.
         """
-        height, width = tokens.spatial_shapes[0]
-        finest = memory[:, : height * width].transpose(1, 2).unflatten(2, (height, width))
-        padding = tokens.key_padding_mask[:, : height * width].view(-1, 1, height, width)
-        valid, x = ~padding, finest.masked_fill(padding, 0.0)
-        for layer in self.head:
-            # the padding must influence neither the cells next to it nor the statistics of the norms
-            x = masked_norm(layer, x, valid)
-            x = x.masked_fill(padding, 0.0) if x.shape[1] > 1 else x
-        with without_autocast(memory.device):
-            return F.softplus(x.float()).masked_fill(padding, 0.0)[:, 0]
+        density: Tensor = self.head(tokens.maps(features), tokens.padding_maps())
+        return density
+
+    def classify(self, features: Tensor, tokens: Tokens) -> Tensor | None:
+        """Return (B, classes) logits of the number of objects; None without a classifier."""
+        if self.classifier is None:
+            return None
+        padding = tokens.padding_maps()
+        logits: Tensor = self.classifier(tokens.maps(features)[0], None if padding is None else padding[0])
+        return logits
 
     def num_queries(self, num_objects: Tensor | float) -> int:
         """Return the number of queries for an (estimated) number of objects in an image."""
@@ -128,20 +131,27 @@ class DensityQueries(nn.Module):
             return min(max(queries, self.buckets[0]), self.buckets[-1])
         return self.buckets[sum(count >= t for t in self.thresholds)]
 
-    def num_queries_of_images(self, density: Tensor, gt_counts: Sequence[int] | None) -> list[int]:
+    def num_queries_of_images(
+        self, density: Tensor, gt_counts: Sequence[int] | None, class_logits: Tensor | None = None
+    ) -> list[int]:
         """Return the number of queries of each image.
 
         Args:
             density: (B, H, W) predicted map.
             gt_counts: in training, the true numbers of objects.
+            class_logits: (B, classes) of :meth:`classify`, for the rule ``classes``.
         """
-        predicted = density.sum(dim=(1, 2)).tolist()
+        if self.rule == "classes":
+            assert class_logits is not None
+            predicted = [self.buckets[i] for i in class_logits.argmax(dim=1).tolist()]
+        else:
+            predicted = [self.num_queries(n) for n in count_objects(density, self.threshold).tolist()]
         if gt_counts is None:
-            return [self.num_queries(n) for n in predicted]
+            return predicted
         least = [max(self.num_queries(n), self._smallest_bucket(n)) for n in gt_counts]
         if int(self.updates) < self.warmup:
             return least
-        return [max(a, self.num_queries(n)) for a, n in zip(least, predicted, strict=True)]
+        return [max(a, b) for a, b in zip(least, predicted, strict=True)]
 
     def _smallest_bucket(self, count: int) -> int:
         """Return the smallest bucket with a query for each object, or else the largest bucket."""
@@ -149,21 +159,23 @@ class DensityQueries(nn.Module):
 
     @torch.no_grad()
     def select(
-        self, proposals: Proposals, density: Tensor, tokens: Tokens, gt_counts: Sequence[int] | None = None
+        self,
+        proposals: Proposals,
+        density: Tensor,
+        gt_counts: Sequence[int] | None = None,
+        class_logits: Tensor | None = None,
     ) -> SelectedTokens:
         """Select the tokens from which the queries of each image start.
 
         Args:
             proposals: of all tokens.
             density: (B, H, W) of :meth:`predict_density`.
-            tokens: the encoder's tokens.
             gt_counts: in training, the numbers of objects of the images.
+            class_logits: (B, classes) of :meth:`classify`.
         """
-        token_density = torch.log(self._token_density(density, tokens) + 1e-3)
-        score = proposals.pred_logits.amax(dim=-1) + self.density_weight * token_density
-        peaks = local_maxima(density)
+        score, peaks = proposals.pred_logits.amax(dim=-1), local_maxima(density, self.threshold)
         selected, num_peaks = [], []
-        for i, number in enumerate(self.num_queries_of_images(density, gt_counts)):
+        for i, number in enumerate(self.num_queries_of_images(density, gt_counts, class_logits)):
             image_peaks, image_others = self._select_in_image(score[i], peaks[i], proposals.valid_mask[i], number)
             selected.append(torch.cat((image_peaks, image_others)))
             num_peaks.append(len(image_peaks))
@@ -196,69 +208,76 @@ class DensityQueries(nn.Module):
         score = score.masked_fill(~valid_mask, -torch.inf)
         return at_peaks, score.argsort(descending=True, stable=True)[: num_queries - num_peaks]
 
-    @staticmethod
-    def _token_density(density: Tensor, tokens: Tokens) -> Tensor:
-        """Return (B, S), the density summed over each token's cell, divided by the largest value of its level."""
-        height, width = tokens.spatial_shapes[0]
-        parts = []
-        for size in tokens.spatial_shapes:
-            # each level halves the last, rounding up: 200 cells become 13, each of 16
-            step = tuple(2 ** max(0, round(math.log2(a / b))) for a, b in zip((height, width), size, strict=True))
-            padded = F.pad(density, (0, max(0, size[1] * step[1] - width), 0, max(0, size[0] * step[0] - height)))
-            level = F.avg_pool2d(padded[:, None], step, stride=step)[:, 0, : size[0], : size[1]] * step[0] * step[1]
-            level = level.flatten(1)
-            parts.append(level / level.amax(dim=1, keepdim=True).clamp(min=1e-6))
-        return torch.cat(parts, dim=1)
+    def losses(
+        self, density: Tensor, tokens: Tokens, targets: Targets, class_logits: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Return the losses, means over the images.
 
-    def losses(self, density: Tensor, tokens: Tokens, targets: Targets) -> dict[str, Tensor]:
-        """Return ``loss_density``, a squared error, and ``loss_count``, |ln(1 + N̂) − ln(1 + N)|, means over the images.
+        ``loss_density`` is :func:`~d2tiny.modeling.transformer.density_head.density_loss`, ``loss_count`` is
+        |ln(1 + ΣD̂) − ln(1 + N)|, and ``loss_count_class`` the cross-entropy of a classifier.
 
         Args:
             density: (B, H, W) predicted map.
             tokens: the encoder's tokens.
             targets: objects of the images; cells in their ignore regions count neither in the map nor in the number.
+            class_logits: (B, classes) of :meth:`classify`.
         """
         if self.training:
             self.updates += 1
-        height, width = tokens.spatial_shapes[0]
-        valid = ~tokens.key_padding_mask[:, : height * width].view(-1, height, width)
         map_losses, count_losses = [], []
-        for i, (boxes, regions) in enumerate(zip(targets.boxes, targets.ignore_boxes, strict=True)):
-            size = (int(valid[i, :, 0].sum()), int(valid[i, 0].sum()))
-            scale = boxes.new_tensor([size[1], size[0]]).repeat(2)
-            target = density_target(boxes.float() * scale, size)
-            predicted = density[i, : size[0], : size[1]]
-            if len(regions):
-                learned = ~covered_cells(regions.float() * scale, size)
+        for i, (target, learned) in enumerate(self.targets(tokens, targets)):
+            predicted = density[i, : target.shape[0], : target.shape[1]]
+            if learned is not None:
                 target, predicted = target * learned, predicted * learned
-            map_losses.append(((_LOSS_SCALE * (predicted - target)) ** 2).mean())
+            map_losses.append(density_loss(predicted, target))
             count_losses.append((torch.log1p(predicted.sum()) - torch.log1p(target.sum())).abs())
-        return {
+        losses = {
             "loss_density": self.map_weight * torch.stack(map_losses).mean(),
             "loss_count": self.count_weight * torch.stack(count_losses).mean(),
         }
+        if self.classifier is not None and class_logits is not None:
+            counts = [float(len(labels)) for labels in targets.labels]
+            losses["loss_count_class"] = self.class_weight * self.classifier.loss(class_logits, counts)
+        return losses
+
+    @staticmethod
+    def targets(tokens: Tokens, targets: Targets) -> list[tuple[Tensor, Tensor | None]]:
+        """Return for each image the true density (h, w) of its cells, and which of them are outside ignore regions."""
+        result: list[tuple[Tensor, Tensor | None]] = []
+        sizes = tokens.valid_sizes(0)
+        for (height, width), boxes, regions in zip(sizes, targets.boxes, targets.ignore_boxes, strict=True):
+            scale = boxes.new_tensor([width, height]).repeat(2)
+            learned = ~covered_cells(regions.float() * scale, (height, width)) if len(regions) else None
+            result.append((density_target(boxes.float() * scale, (height, width)), learned))
+        return result
+
+    @torch.no_grad()
+    def log(self, storage: EventStorage, density: Tensor, targets: Targets, class_logits: Tensor | None = None) -> None:
+        """Log the mean error of the number of objects, and its bias (too many are positive)."""
+        truth = density.new_tensor([len(labels) for labels in targets.labels])
+        error = count_objects(density, self.threshold) - truth
+        storage.put_scalars(count_error=float(error.abs().mean()), count_bias=float(error.mean()))
+        if self.classifier is not None and class_logits is not None:
+            error = self.classifier.expected_count(class_logits) - truth
+            storage.put_scalars(class_count_error=float(error.abs().mean()))
 
 
 def _check_settings(
-    buckets: Sequence[int],
-    thresholds: Sequence[float],
-    rule: str,
-    density_weight: float,
-    peak_share: float,
-    warmup: int,
+    buckets: Sequence[int], thresholds: Sequence[float], rule: str, source: str, classifier: CountClassifier | None
 ) -> None:
-    if rule not in ("bucket", "linear"):
-        raise ValueError(f"DensityQueries: unknown rule '{rule}'. {did_you_mean(rule, ('bucket', 'linear'))}")
+    for name, value, known in (("rule", rule, _RULES), ("source", source, _SOURCES)):
+        if value not in known:
+            raise ValueError(f"DensityQueries: unknown {name} '{value}'. {did_you_mean(value, known)}")
     for name, values in (("buckets", list(buckets)), ("thresholds", list(thresholds))):
         if values != sorted(values) or (values and values[0] < 0):
             raise ValueError(f"DensityQueries: {name} {values} must rise, and not be negative.")
-    if not buckets or buckets[0] < 1 or (rule == "bucket" and len(buckets) != len(thresholds) + 1):
+    if not buckets or buckets[0] < 1 or (rule != "linear" and len(buckets) != len(thresholds) + 1):
         raise ValueError(
             f"DensityQueries: there must be one more of buckets {list(buckets)} than of thresholds "
             f"{list(thresholds)}, and at least one query."
         )
-    if not 0 <= peak_share <= 1 or density_weight < 0 or warmup < 0:
+    if rule == "classes" and (classifier is None or classifier.thresholds != list(thresholds)):
         raise ValueError(
-            "DensityQueries: peak_share in [0, 1], density_weight >= 0 and warmup >= 0, got "
-            f"{peak_share}, {density_weight}, {warmup}."
+            "DensityQueries: rule 'classes' needs a classifier, a CountClassifier with the same thresholds "
+            f"{list(thresholds)}."
         )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from d2tiny.layers.deform_attn import MSDeformAttn
 from d2tiny.layers.mlp import FeedForward
+from d2tiny.modeling.transformer.sparsity import TokenChoice, TokenSparsity
 from d2tiny.modeling.transformer.tokens import Tokens
 
 __all__ = ["DeformableEncoder"]
@@ -25,14 +27,30 @@ class _EncoderLayer(nn.Module):
         self.dropout, self.norm = nn.Dropout(dropout), nn.LayerNorm(embed_dim)
         self.feed_forward = FeedForward(embed_dim, feedforward_dim, dropout)
 
-    def forward(self, x: Tensor, tokens: Tokens, reference_points: Tensor) -> Tensor:
-        query = x + tokens.pos_embed
-        attended = self.attention(query, reference_points, x, tokens.spatial_shapes, tokens.padding)
-        return self.feed_forward(self.norm(x + self.dropout(attended)))
+    def forward(self, x: Tensor, tokens: Tokens, reference_points: Tensor, index: Tensor | None = None) -> Tensor:
+        """Update the tokens of an ``index`` (B, Q) alone, with S in unused entries; None updates all."""
+        if index is None:
+            return self._update(x, tokens.pos_embed, reference_points, x, tokens)
+        # unused entries read and write one more token, which is dropped
+        extended = torch.cat((x, x.new_zeros(len(x), 1, x.shape[2])), dim=1)
+        places = index[..., None].expand(-1, -1, x.shape[2])
+        known = index.clamp(max=x.shape[1] - 1)
+        position = tokens.pos_embed.gather(1, known[..., None].expand_as(places))
+        points = reference_points.gather(1, known[..., None, None].expand(-1, -1, *reference_points.shape[2:]))
+        updated = self._update(extended.gather(1, places), position, points, x, tokens)
+        return extended.scatter(1, places, updated.to(x.dtype))[:, :-1]
+
+    def _update(self, x: Tensor, position: Tensor, points: Tensor, value: Tensor, tokens: Tokens) -> Tensor:
+        attended = self.attention(x + position, points, value, tokens.spatial_shapes, tokens.padding)
+        updated: Tensor = self.feed_forward(self.norm(x + self.dropout(attended)))
+        return updated
 
 
 class DeformableEncoder(nn.Module):
-    """Stack of post-norm layers of multi-scale deformable self-attention and a feed-forward network."""
+    """Stack of post-norm layers of multi-scale deformable self-attention and a feed-forward network.
+
+    With ``sparsity``, only tokens that a density of objects chooses are updated; all tokens stay values.
+    """
 
     def __init__(
         self,
@@ -44,6 +62,7 @@ class DeformableEncoder(nn.Module):
         num_points: int = 4,
         feedforward_dim: int = 2048,
         dropout: float = 0.0,
+        sparsity: TokenSparsity | None = None,
         checkpointing: bool = False,
     ) -> None:
         """Build the layers.
@@ -56,6 +75,7 @@ class DeformableEncoder(nn.Module):
             num_points: P, sampling points of each head and level.
             feedforward_dim: hidden width of the feed-forward networks.
             dropout: probability.
+            sparsity: chooses the tokens that are updated; None updates all.
             checkpointing: recompute each layer in the backward pass instead of keeping its activations.
 
         Raises:
@@ -65,14 +85,26 @@ class DeformableEncoder(nn.Module):
         self.num_levels = num_levels
         shape = (embed_dim, num_heads, num_levels, num_points, feedforward_dim, dropout)
         self.layers = nn.ModuleList(_EncoderLayer(*shape) for _ in range(num_layers))
-        self.checkpointing = checkpointing
+        self.sparsity, self.checkpointing = sparsity, checkpointing
 
-    def forward(self, tokens: Tokens) -> Tensor:
-        """Return the encoder's output ("memory"), (B, S, C)."""
+    def forward(self, tokens: Tokens, choice: TokenChoice | None = None) -> Tensor:
+        """Return the encoder's output ("memory"), (B, S, C); tokens that are not in ``choice`` stay as they are."""
         x, reference_points = tokens.features, tokens.per_level(tokens.reference_points)
-        for layer in self.layers:
-            x = run_layer(layer, self.checkpointing and self.training, x, tokens, reference_points)
+        every, coarse = self._indices(tokens, choice)
+        for i, layer in enumerate(self.layers):
+            index = every if self.sparsity is None or self.sparsity.updates_finest(i) else coarse
+            x = run_layer(layer, self.checkpointing and self.training, x, tokens, reference_points, index)
         return x
+
+    def _indices(self, tokens: Tokens, choice: TokenChoice | None) -> tuple[Tensor | None, Tensor | None]:
+        """Return the places of all chosen tokens, and of those coarser than the finest level; None for all tokens."""
+        if choice is None or self.sparsity is None:
+            return None, None
+        height, width = tokens.spatial_shapes[0]
+        every = None if bool(choice.mask.all()) else choice.index(choice.mask)
+        coarse = choice.mask.clone()
+        coarse[:, : height * width] = False
+        return every, choice.index(coarse) if self.sparsity.finest_every > 1 else None
 
 
 def run_layer(layer: nn.Module, checkpointing: bool, *args: Any) -> Any:

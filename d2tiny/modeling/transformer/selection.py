@@ -119,12 +119,13 @@ class QuerySelection(nn.Module):
         check_delta_unit("QuerySelection", delta_unit)
         self.num_classes, self.delta_unit = num_classes, delta_unit
         self.num_queries, self.base_cells, self.base_wh = num_queries, base_cells, base_wh
-        self.enc_output = nn.Sequential(nn.Linear(embed_dim, embed_dim), nn.LayerNorm(embed_dim))
+        project = nn.Linear(embed_dim, embed_dim)
+        self.enc_output = nn.Sequential(project, nn.LayerNorm(embed_dim))
         self.class_head, self.box_head = class_head(embed_dim, num_classes), box_head(embed_dim)
         self.content = nn.Embedding(num_queries, embed_dim)
         # as in the released DINO, whose transformer initialises all its matrices so
-        for module in (self.enc_output[0], self.content):
-            nn.init.xavier_uniform_(module.weight)
+        for weight in (project.weight, self.content.weight):
+            nn.init.xavier_uniform_(weight)
 
     def adapt_state(self, state: dict[str, Tensor], prefix: str) -> None:
         """Fit a checkpoint with another number of queries: the content queries that both models have are taken over.
@@ -154,14 +155,16 @@ class QuerySelection(nn.Module):
         inside = ((boxes > _MARGIN) & (boxes < 1 - _MARGIN)).all(dim=-1)
         return boxes, inside & ~tokens.key_padding_mask
 
-    def propose(self, memory: Tensor, tokens: Tokens) -> Proposals:
+    def propose(self, memory: Tensor, tokens: Tokens, updated: Tensor | None = None) -> Proposals:
         """Predict the classes of all tokens.
 
         Args:
             memory: (B, S, C), output of the encoder.
             tokens: the encoder's tokens.
+            updated: (B, S) boolean, tokens that the encoder has updated: others are excluded; None for all.
         """
         boxes, valid_mask = self.initial_boxes(tokens)
+        valid_mask = valid_mask if updated is None else valid_mask & updated
         features = self.enc_output(memory.masked_fill(~valid_mask[..., None], 0.0))
         logits = self.class_head(features).float().masked_fill(~valid_mask[..., None], -torch.inf)
         return Proposals(features, logits, boxes, valid_mask)
@@ -210,7 +213,7 @@ class QuerySelection(nn.Module):
             for x in (proposals.features, proposals.boxes, proposals.pred_logits)
         )
         boxes = self.predict_boxes(features, initial_boxes)
-        content = self.content.weight[: token_idx.shape[1]].expand(len(token_idx), -1, -1)
+        content = self.content.weight[_content_slots(selected, plain_peaks)]
         reference_boxes = boxes.detach()
         if plain_peaks and selected.is_peak is not None:
             is_peak = selected.is_peak[..., None]
@@ -223,3 +226,15 @@ class QuerySelection(nn.Module):
         padding_box = reference_boxes.new_tensor(_PADDING_BOX)
         reference_boxes = torch.where(padding_mask[..., None], padding_box, reference_boxes)
         return InitialQueries(content, reference_boxes, padding_mask, predictions)
+
+
+def _content_slots(selected: SelectedTokens, plain_peaks: bool) -> Tensor:
+    """Return which learned content query each query takes, (B, Q).
+
+    With ``plain_peaks``, queries at peaks have none; the others count from the first, so that all are learned however
+    many peaks precede them.
+    """
+    others = torch.ones_like(selected.padding_mask)
+    if plain_peaks and selected.is_peak is not None:
+        others = ~selected.is_peak
+    return (others.cumsum(dim=1) - 1).clamp(min=0)

@@ -38,6 +38,21 @@ class Tokens:
         """``key_padding_mask``, or None if there is no padding: nothing needs to be masked."""
         return self.key_padding_mask if self.has_padding else None
 
+    def maps(self, features: Tensor) -> list[Tensor]:
+        """Return (B, S, C) of the tokens as L feature maps (B, C, H, W)."""
+        parts = features.split([h * w for h, w in self.spatial_shapes], dim=1)
+        return [p.transpose(1, 2).unflatten(2, size) for p, size in zip(parts, self.spatial_shapes, strict=True)]
+
+    def padding_maps(self) -> list[Tensor] | None:
+        """Return the padding of the L levels, (B, 1, H, W) boolean; None if there is none."""
+        return self.maps(self.key_padding_mask[..., None]) if self.has_padding else None
+
+    def valid_sizes(self, level: int) -> list[tuple[int, int]]:
+        """Return the (height, width) in cells of each image on a level, without padding."""
+        height, width = self.spatial_shapes[level]
+        sizes = (self.valid_ratios[:, level].flip(-1) * self.valid_ratios.new_tensor((height, width))).round()
+        return [(int(h), int(w)) for h, w in sizes.tolist()]
+
     @cached_property
     def level_index(self) -> Tensor:
         """(S,) int64 level of each token, 0 for the finest."""

@@ -1,0 +1,95 @@
+"""Which tokens an encoder updates: those of coarse levels, and those of fine levels where objects may be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from d2tiny.modeling.transformer.density_map import pool_density
+from d2tiny.modeling.transformer.tokens import Tokens
+
+__all__ = ["TokenChoice", "TokenSparsity"]
+
+
+@dataclass(frozen=True)
+class TokenChoice:
+    """Tokens that are updated.
+
+    Attributes:
+        mask: (B, S) boolean, True for tokens that are updated.
+    """
+
+    mask: Tensor
+
+    def index(self, mask: Tensor) -> Tensor:
+        """Return the places of a mask's tokens in each image, (B, most of an image) int64; S in unused entries."""
+        counts = mask.sum(dim=1)
+        most = int(counts.max())
+        index = torch.full((len(mask), most), mask.shape[1], dtype=torch.int64, device=mask.device)
+        used = torch.arange(most, device=mask.device) < counts[:, None]
+        index[used] = mask.nonzero()[:, 1]
+        return index
+
+
+class TokenSparsity:
+    """Chooses tokens by the density of objects, as Sparse DETR (Roh et al., 2022) and Focus-DETR do by a score.
+
+    All tokens of the levels from ``dense_from`` on are chosen, and of finer levels those within ``dilation`` cells of a
+    cell whose largest density is over ``threshold``. Their number follows what the image holds. Tokens that are not
+    chosen stay as the neck made them; all attend to them.
+
+    The finest level is updated only in the last of each ``finest_every`` layers, as in Lite DETR (Li et al., 2023).
+    """
+
+    def __init__(
+        self, *, threshold: float = 0.01, dilation: int = 1, dense_from: int = 2, finest_every: int = 1
+    ) -> None:
+        """Set the rule.
+
+        Args:
+            threshold: objects per cell of the finest level; 0 chooses all tokens.
+            dilation: cells of the token's level.
+            dense_from: first level of which all tokens are chosen, 0 for the finest.
+            finest_every: layers in a block; the finest level is updated in the last one.
+
+        Raises:
+            ValueError: a setting outside its range.
+        """
+        if threshold < 0 or dilation < 0 or dense_from < 0 or finest_every < 1:
+            raise ValueError(
+                f"TokenSparsity: need threshold >= 0, dilation >= 0, dense_from >= 0 and finest_every >= 1, got "
+                f"{threshold}, {dilation}, {dense_from}, {finest_every}."
+            )
+        self.threshold, self.dilation = threshold, dilation
+        self.dense_from, self.finest_every = dense_from, finest_every
+
+    def choose(self, density: Tensor, tokens: Tokens, true_density: Sequence[Tensor] | None = None) -> TokenChoice:
+        """Choose the tokens of a batch.
+
+        Args:
+            density: (B, H, W) predicted objects per cell of the finest level.
+            tokens: the tokens.
+            true_density: in training, the true one of each image (h, w): tokens at objects are chosen also where the
+                prediction does not yet see them.
+        """
+        if true_density is not None:
+            density = density.clone()
+            for image, truth in zip(density, true_density, strict=True):
+                part = image[: truth.shape[0], : truth.shape[1]]
+                part.copy_(part.maximum(truth))
+        masks = []
+        for level, values in enumerate(pool_density(density, tokens.spatial_shapes)):
+            if self.dilation and level < self.dense_from:
+                values = F.max_pool2d(values[:, None], 2 * self.dilation + 1, stride=1, padding=self.dilation)[:, 0]
+            chosen = torch.full_like(values, True, dtype=torch.bool)
+            masks.append((chosen if level >= self.dense_from else values >= self.threshold).flatten(1))
+        mask = torch.cat(masks, dim=1)
+        return TokenChoice(mask if tokens.padding is None else mask & ~tokens.padding)
+
+    def updates_finest(self, layer: int) -> bool:
+        """Return whether a layer of the encoder, 0 for the first, updates the finest level."""
+        return (layer + 1) % self.finest_every == 0
