@@ -4,6 +4,7 @@ from ..common.data import aitod
 from ..common.models.dino import dino_r50_4scale, dino_r50_5scale, dino_timm_4scale, dino_timm_5scale
 from ..common.models.rcnn import CONVNEXT_T, SWIN_S, SWIN_T
 from ..common.parts.dino import dgq, rem
+from ..common.parts.experts import vit_expert
 from ..common.recipes import dino_adamw, experiment
 
 DATASET = aitod()
@@ -58,3 +59,10 @@ def dino_swin_t_5scale_12e():
 def scalebridge_r50_5scale_12e():
     """ScaleBridge-Det on AI-TOD, 12 epochs."""
     return experiment(rem(dgq(dino_r50_5scale(K), warmup=DATASET.iterations(16))), dino_adamw(DATASET, epochs=12))
+
+
+def scalebridge_r50_5scale_dinov2_24e():
+    """ScaleBridge-Det with a frozen DINOv2 (ViT-S/14) as a further general expert on AI-TOD, 24 epochs."""
+    model = rem(dgq(dino_r50_5scale(K), warmup=DATASET.iterations(16)))
+    model = vit_expert(model, "vit_small_patch14_dinov2.lvd142m", name="dinov2")
+    return experiment(model, dino_adamw(DATASET, epochs=24))

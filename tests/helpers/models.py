@@ -93,6 +93,8 @@ _NARROW = {
     "TinyDINO": {"embed_dim": 32},
     "DeformableEncoder": {"num_layers": 1, "num_heads": 2, "feedforward_dim": 32},
     "DINODecoder": {"num_layers": 2},
+    "TimmViT": {"embed_dim": 32, "depth": 2, "num_heads": 2},
+    "FrozenExpert": {"weights": "random"},
 }
 
 _SWIN = "swin_{}_patch4_window7_224.ms_in1k"
