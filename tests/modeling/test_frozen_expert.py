@@ -55,8 +55,6 @@ def detector(expert="vit_expert", model_name=VIT, **settings):
     whole = narrow(OmegaConf.create({"model": cfg}, flags={"allow_objects": True}))
     OmegaConf.set_struct(whole, False)
     for frozen in whole.model.routing.experts[4:]:
-        for key in ("embed_dim", "depth", "num_heads"):
-            frozen.backbone.pop(key, None)
         frozen.weights = settings.get("weights", "")
     torch.manual_seed(0)
     return instantiate(whole.model)
