@@ -1,13 +1,14 @@
 #!/usr/bin/env python
-"""Measure the number of queries that trained transformers use per image, their count of objects, and their time.
+r"""Measure what trained transformers decide: where queries start, how many, the count of objects, tokens, and the time.
 
-    python benchmarks/quick_table.py --table transformers ...     # trains them
-    DETECTRON2_DATASETS=/data python benchmarks/queries.py
+    python benchmarks/quick_table.py --table hituav --rows dino_lite0 dino_lite0_dgq ...     # trains them
+    DETECTRON2_DATASETS=/data python benchmarks/queries.py output/quick_table/dino_lite0_seed0 ... \
+        --output hituav/queries.json
 
-The final weights of ``quick_table.py --table transformers`` run on the validation images one at a time, on one thread,
-in float32. All models process an image before the next one, so that other load on the machine affects all of them.
-Times are the best of some calls for each image, then the mean over the images. Results go to
-``results/transformers/queries.json``.
+Each argument is the folder of a run, with its config and final weights. The models run on the validation images one at
+a time, on one thread, in float32; all of them process an image before the next one, so that other load on the machine
+affects all. Times are the best of some calls for each image, then the mean over the images. The count of objects is
+compared with the constant that errs least on the same images, which no model is told.
 """
 
 from __future__ import annotations
@@ -17,106 +18,112 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from common import RESULTS, ROOT, make_parser, write_record
+from common import RESULTS, make_parser, write_record
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog
-from quick_table import TABLES, Row
 from tqdm import tqdm
 
 from d2tiny.config import load_config
 
+SIZES = {"under 8 px": (0, 8), "8 to 16 px": (8, 16), "over 16 px": (16, 10**9)}
 GROUPS = {"under 10 objects": (0, 10), "10 to 49": (10, 50), "50 and more": (50, 10**9)}
+Result = dict[str, Any]
 
 
-class MeasuredModel:
-    """A trained model whose number of queries, count of objects and time are recorded."""
+class MeasuredRun:
+    """A trained model, and what was measured of it for each image."""
 
-    def __init__(self, row: Row, weights: Path) -> None:
-        self.model = instantiate(load_config(f"quick/{row.config}", list(row.overrides)).model).eval()
-        DetectionCheckpointer(self.model).load(str(weights))
-        self.queries, self.count = 0, float("nan")
-        self.model.decoder.register_forward_pre_hook(self._record_queries)
-        if self.model.density is not None:
-            density = self.model.density.predict_density
-            self.model.density.predict_density = lambda *args: self._record_count(density(*args))
+    def __init__(self, folder: Path) -> None:
+        self.cfg = load_config(str(folder / "config.yaml"))
+        self.model = instantiate(self.cfg.model).eval()
+        DetectionCheckpointer(self.model).load(str(folder / "model_final.pth"))
+        self.images: list[Result] = []
 
-    def _record_queries(self, _: Any, args: tuple[Any, ...]) -> None:
-        self.queries = args[0].shape[1]
+    @torch.no_grad()
+    def measure(self, item: Result, boxes: np.ndarray, calls: int) -> None:
+        """Measure one image with true boxes (G, 4) x, y, w, h in px of the model's input."""
+        explained = self.model.explain(item)
+        points = explained.reference_points.cpu().numpy()
+        low, high = boxes[:, None, :2], boxes[:, None, :2] + boxes[:, None, 2:]
+        inside = ((points[None] >= low) & (points[None] <= high)).all(axis=2).any(axis=1) if len(points) else []
+        result: Result = {"queries": len(points), "started": np.asarray(inside, dtype=bool)}
+        if explained.num_objects is not None:
+            result["count"] = explained.num_objects
+            result["sum"] = float(explained.density.sum())
+        if explained.class_count is not None:
+            result["class count"] = explained.class_count
+        if explained.tokens is not None:
+            cells = sum(level.numel() for level in explained.tokens)
+            result["tokens"] = sum(int(level.sum()) for level in explained.tokens) / cells
+        result["seconds"] = min(self._seconds(item) for _ in range(calls)) if calls else float("nan")
+        self.images.append(result)
 
-    def _record_count(self, density: torch.Tensor) -> torch.Tensor:
-        self.count = float(density.sum())
-        return density
-
-    def __call__(self, item: dict[str, Any], calls: int) -> dict[str, float]:
-        """Return queries, count and shortest time in seconds for one image."""
-        times = []
-        for _ in range(calls):
-            start = time.perf_counter()
-            with torch.no_grad():
-                self.model([item])
-            times.append(time.perf_counter() - start)
-        return {"seconds": min(times), "queries": self.queries, "count": self.count}
+    def _seconds(self, item: Result) -> float:
+        start = time.perf_counter()
+        self.model([item])
+        return time.perf_counter() - start
 
 
-def summary(rows: list[dict[str, float]], objects: list[int]) -> dict[str, Any]:
-    """Return means over the images, of queries also by number of objects."""
-    means: dict[str, Any] = {
-        "queries": round(statistics.mean(r["queries"] for r in rows), 1),
-        "seconds": round(statistics.mean(r["seconds"] for r in rows), 4),
+def summary(images: list[Result], sides: list[np.ndarray]) -> Result:
+    """Return means over the images; ``sides`` holds √(w·h) of each image's objects in px."""
+    numbers = np.array([len(s) for s in sides])
+    means: Result = {
+        "seconds": round(statistics.mean(i["seconds"] for i in images), 4),
+        "queries": round(statistics.mean(i["queries"] for i in images), 1),
     }
     for name, (low, high) in GROUPS.items():
-        part = [r["queries"] for r, n in zip(rows, objects, strict=True) if low <= n < high]
+        part = [i["queries"] for i, n in zip(images, numbers, strict=True) if low <= n < high]
         means[f"queries, {name}"] = round(statistics.mean(part), 1) if part else None
-    if rows[0]["count"] == rows[0]["count"]:
-        errors = [abs(r["count"] - n) for r, n in zip(rows, objects, strict=True)]
-        means["mean error of the count"] = round(statistics.mean(errors), 1)
+    side, started = np.concatenate(sides), np.concatenate([i["started"] for i in images])
+    for name, (low, high) in SIZES.items():
+        of_size = (side >= low) & (side < high)
+        means[f"started inside, {name}"] = round(float(started[of_size].mean()), 3) if of_size.any() else None
+    for key, name in (("count", "count"), ("sum", "sum of the density"), ("class count", "count by classes")):
+        if key in images[0]:
+            error = np.array([i[key] for i in images]) - numbers
+            means[f"error of the {name}"] = round(float(np.abs(error).mean()), 2)
+            means[f"bias of the {name}"] = round(float(error.mean()), 2)
+    means["error of the best constant"] = round(float(np.abs(numbers - np.median(numbers)).mean()), 2)
+    if "tokens" in images[0]:
+        tokens = np.array([i["tokens"] for i in images])
+        means["tokens"] = round(float(tokens.mean()), 3)
+        for name, (low, high) in GROUPS.items():
+            of_group = (numbers >= low) & (numbers < high)
+            means[f"tokens, {name}"] = round(float(tokens[of_group].mean()), 3) if of_group.any() else None
     return means
 
 
 def main() -> None:
-    """Measure all trained models, print a table and write the record."""
+    """Measure all runs, print a table and write the record."""
     parser = make_parser(__doc__)
-    parser.add_argument("--work", type=Path, default=ROOT / "output" / "quick_table")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--calls", type=int, default=3, help="calls of each model for each image; the best counts")
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs, of models on the same data set")
+    parser.add_argument("--output", default="transformers/queries.json", help="file in results/")
+    parser.add_argument("--calls", type=int, default=3, help="calls of each model for each image; 0 measures no time")
     parser.add_argument("--every", type=int, default=1, help="take every n-th image")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    models = {}
-    for row in TABLES["transformers"]:
-        for seed in args.seeds:
-            weights = args.work / f"{row.name}_seed{seed}" / "model_final.pth"
-            if weights.is_file():
-                models[f"{row.name}_seed{seed}"] = MeasuredModel(row, weights)
-    if not models:
-        parser.error(f"no trained model in {args.work}: quick_table.py --table transformers trains them")
-    test = load_config(f"quick/{TABLES['transformers'][0].config}").dataloader.test
-    loader = instantiate(test)
-    counts = {
-        record["image_id"]: sum(not a.get("iscrowd", 0) for a in record["annotations"])
-        for record in DatasetCatalog.get(test.dataset.names)
-    }
-    rows: dict[str, list[dict[str, float]]] = {name: [] for name in models}
-    objects = []
-    for number, batch in enumerate(tqdm(loader, desc="images")):
+    runs = {folder.name: MeasuredRun(folder) for folder in args.runs}
+    test = next(iter(runs.values())).cfg.dataloader.test
+    records = {record["image_id"]: record for record in DatasetCatalog.get(test.dataset.names)}
+    sides: list[np.ndarray] = []
+    for number, batch in enumerate(tqdm(instantiate(test), desc="images")):
         for item in [] if number % args.every else batch:
-            objects.append(counts[item["image_id"]])
-            for name, model in models.items():
-                rows[name].append(model(item, args.calls))
-    means = {name: summary(results, objects) for name, results in rows.items()}
+            objects = [a["bbox"] for a in records[item["image_id"]]["annotations"] if not a.get("iscrowd", 0)]
+            # annotations are XYWH in px of the file; the model's input may be resized
+            boxes = np.array(objects, dtype=float).reshape(-1, 4) * item["image"].shape[1] / item["height"]
+            sides.append(np.sqrt(boxes[:, 2] * boxes[:, 3]))
+            for run in runs.values():
+                run.measure(item, boxes, args.calls)
+    means = {name: summary(run.images, sides) for name, run in runs.items()}
     columns = list(dict.fromkeys(key for row in means.values() for key in row))
     print("| model | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 1))
     for name, row in means.items():
         print(f"| {name} | " + " | ".join(str(row.get(key, "-")) for key in columns) + " |")
     write_record(
-        RESULTS / "transformers" / "queries.json",
-        command="python benchmarks/queries.py",
-        images=len(objects),
-        calls=args.calls,
-        objects={name: sum(low <= n < high for n in objects) for name, (low, high) in GROUPS.items()},
-        rows=means,
+        RESULTS / args.output, command="python benchmarks/queries.py", images=len(sides), calls=args.calls, rows=means
     )
 
 

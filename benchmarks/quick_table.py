@@ -224,8 +224,13 @@ TABLES["hituav"] = tuple(
         ("rs_tinynet_lite0", "RS-TinyNet (MDCA, ARB, PFDH) with YOLO11n neck and head"),
         ("dino_lite0", "DINO"),
         ("dino_lite0_dgq", "DINO, DGQ"),
+        ("dino_lite0_dgq_classes", "DINO, DGQ, number by classes as in DQ-DETR"),
+        ("dino_lite0_sparse", "DINO, sparse encoder"),
+        ("dino_lite0_dgq_sparse", "DINO, DGQ, sparse encoder"),
         ("dino_lite0_rem", "DINO, REM"),
+        ("dino_lite0_rem_scale", "DINO, REM, gate taught where tiny objects are"),
         ("scalebridge_lite0", "ScaleBridge-Det (DGQ, REM)"),
+        ("scalebridge_lite0_sparse", "ScaleBridge-Det, sparse encoder"),
     )
 )
 _DRAWN = "dataloader.train.dataset.names=synthetic_train"

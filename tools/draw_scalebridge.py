@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw the predicted density with the queries, and which expert of each category is selected where.
+"""Draw the predicted density with the queries, the tokens that are updated, and the experts that are used where.
 
 python tools/draw_scalebridge.py --config quick/scalebridge_r18 --weights model_final.pth --image tile.png \
     --output output/scalebridge.jpg
@@ -58,7 +58,7 @@ def _panel(picture: np.ndarray, title: str, legend: list[tuple[tuple[int, int, i
 
 
 def draw(model: TinyDINO, image: np.ndarray, *, blank: bool = False, truth: np.ndarray | None = None) -> np.ndarray:
-    """Draw image, density with queries, and for two levels the selected expert of each category.
+    """Draw image, density with queries, updated tokens, and for two levels what the mixture takes of each category.
 
     Args:
         model: a model in evaluation mode.
@@ -82,17 +82,22 @@ def draw(model: TinyDINO, image: np.ndarray, *, blank: bool = False, truth: np.n
     if explained.density is not None:
         points = explained.reference_points.cpu().numpy() * scale
         objects = None if truth is None else truth * scale
-        panels.append(_density_panel(below, explained.density.cpu().numpy(), points, objects))
+        count = explained.num_objects or 0.0
+        panels.append(_density_panel(below, explained.density.cpu().numpy(), count, points, objects))
+    if explained.tokens is not None:
+        panels.append(_token_panel(below, [level.cpu().numpy() for level in explained.tokens]))
     for level, weights in enumerate(explained.routing_weights or []):
         if level in (0, min(2, len(explained.routing_weights or []) - 1)):
-            panels += _expert_panels(below, weights.cpu().numpy(), level, explained.categories, 1.0 if blank else 0.5)
+            panels += _expert_panels(below, weights.cpu().numpy(), level, explained.categories)
     panels += [np.full_like(panels[0], 25)] * (-len(panels) % COLUMNS)
     return np.concatenate(
         [np.concatenate(panels[i : i + COLUMNS], axis=1) for i in range(0, len(panels), COLUMNS)], axis=0
     )
 
 
-def _density_panel(below: np.ndarray, density: np.ndarray, points: np.ndarray, truth: np.ndarray | None) -> np.ndarray:
+def _density_panel(
+    below: np.ndarray, density: np.ndarray, count: float, points: np.ndarray, truth: np.ndarray | None
+) -> np.ndarray:
     """Draw a density map over an image, with the queries' points and the true objects in px of the panel."""
     picture = draw_density(below, density, points)
     legend = [(QUERY_COLOR, f"{len(points)} queries start")]
@@ -100,22 +105,32 @@ def _density_panel(below: np.ndarray, density: np.ndarray, points: np.ndarray, t
         cv2.drawMarker(picture, (round(float(x)), round(float(y))), TRUE, cv2.MARKER_SQUARE, 9, 1)
     if truth is not None:
         legend.append((TRUE, f"{len(truth)} true objects"))
-    return _panel(picture, f"density: {density.sum():.0f} objects", legend)
+    return _panel(picture, f"density: {count:.0f} objects", legend)
+
+
+def _token_panel(below: np.ndarray, levels: list[np.ndarray]) -> np.ndarray:
+    """Draw the cells of the finest level that the encoder updates, and say the share of all levels' tokens."""
+    share = sum(int(level.sum()) for level in levels) / sum(level.size for level in levels)
+    colors = np.full((*levels[0].shape, 3), COLORS[0], np.float32)
+    return _panel(
+        blend_cells(below, colors, 0.6 * levels[0]), f"tokens: {share:.0%} updated", [(COLORS[0], "finest level")]
+    )
 
 
 def _expert_panels(
-    below: np.ndarray, weights: np.ndarray, level: int, categories: dict[str, list[str]], opacity: float
+    below: np.ndarray, shares: np.ndarray, level: int, categories: dict[str, list[str]]
 ) -> list[np.ndarray]:
-    """Draw for each category which of its experts has the largest routing weight (E, H, W) in a cell of a level."""
+    """Draw each category's share of the mixture (E, H, W) in the cells of a level, in its best expert's colour."""
     panels, start = [], 0
     for category, names in categories.items():
-        members = weights[start : start + len(names)]
+        members = shares[start : start + len(names)]
         start += len(names)
-        best = members.argmax(axis=0)
+        best, share = members.argmax(axis=0), members.sum(axis=0)
         colors = np.array(COLORS, dtype=np.float32)[best % len(COLORS)]
-        legend = [(COLORS[e % len(COLORS)], f"{name} {float((best == e).mean()):.0%}") for e, name in enumerate(names)]
-        picture = blend_cells(below, colors, np.full(best.shape, opacity))
-        panels.append(_panel(picture, f"level {level}, {category}: {members.sum(0).mean():.0%} of it", legend))
+        legend = [(COLORS[e % len(COLORS)], f"{name} {float(members[e].mean()):.0%}") for e, name in enumerate(names)]
+        picture = blend_cells(below, colors, share)
+        title = f"level {level}, {category}: {share.mean():.0%} ({share.min():.0%} to {share.max():.0%})"
+        panels.append(_panel(picture, title, legend))
     return panels
 
 

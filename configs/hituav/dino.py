@@ -22,7 +22,8 @@ def dino_lite0_dgq():
 
 def dino_lite0_dgq_classes():
     """The same; a classifier of the number of objects as in DQ-DETR chooses the number of queries."""
-    return experiment(count_classes(dgq(dino_lite0_4scale(K), **BUCKETS)), whole_images(DATASET, clip_norm=0.1))
+    model = count_classes(dgq(dino_lite0_4scale(K), **BUCKETS), hidden_dim=64)
+    return experiment(model, whole_images(DATASET, clip_norm=0.1))
 
 
 def dino_lite0_sparse():

@@ -136,6 +136,16 @@ def small(name="dino_r18", **changes):
     return instantiate(cfg)
 
 
+def settle(model):
+    """Give parameters that are zero at first other values, so that nothing is hidden."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            if not p.any():
+                p.normal_(std=0.05)
+    return model
+
+
 def step(model, batch):
     """Run a training step's forward and backward pass; every parameter must get a gradient."""
     model.train()

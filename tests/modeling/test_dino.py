@@ -18,17 +18,7 @@ from d2tiny.modeling.transformer import DecoderOutput, Denoising, DINOCriterion,
 from d2tiny.modeling.transformer.box_deltas import apply_deltas
 from d2tiny.ops.boxes import cxcywh_to_xyxy, pairwise_giou
 from tests.helpers.images import item, query_targets
-from tests.helpers.models import small
-
-
-def settle(model):
-    """Give parameters that are zero at first other values, so that nothing is hidden."""
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for p in model.parameters():
-            if not p.any():
-                p.normal_(std=0.05)
-    return model
+from tests.helpers.models import settle, small
 
 
 def step(model, batch):

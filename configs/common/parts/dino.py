@@ -21,11 +21,11 @@ def dgq(model, **settings):
     return model
 
 
-def count_classes(model):
+def count_classes(model, **settings):
     """A classifier of the number of objects as in DQ-DETR, on a model with density-guided queries."""
     model.density.rule = "classes"
     model.density.classifier = L(CountClassifier)(
-        embed_dim="${...embed_dim}", thresholds=model.density.get("thresholds", [10, 100, 500])
+        embed_dim="${...embed_dim}", thresholds=model.density.get("thresholds", [10, 100, 500]), **settings
     )
     return model
 

@@ -36,6 +36,7 @@ from d2tiny.modeling.transformer import (
     flatten_maps,
     padding_masks,
 )
+from d2tiny.modeling.transformer.density_map import count_objects
 from d2tiny.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 
 __all__ = ["Explanation", "TinyDINO"]
@@ -47,12 +48,18 @@ class Explanation:
 
     Attributes:
         density: (H, W) objects per cell of the finest level; None without DGQ.
+        num_objects: predicted number of objects, not rounded; None without DGQ.
+        class_count: number of objects by a classifier; None without one.
+        tokens: L tensors (H, W) boolean, cells that the encoder updates; None without sparsity.
         reference_points: (Q, 2) centres x, y of the queries' first reference boxes in px.
-        routing_weights: L tensors (E, H, W), weights of the experts; None without REM.
+        routing_weights: L tensors (E, H, W), shares of the experts in the mixture; None without REM.
         categories: names of the E experts by category, in order; empty without REM.
     """
 
     density: Tensor | None
+    num_objects: float | None
+    class_count: float | None
+    tokens: list[Tensor] | None
     reference_points: Tensor
     routing_weights: list[Tensor] | None
     categories: dict[str, list[str]]
@@ -204,12 +211,17 @@ class TinyDINO(nn.Module):
         tokens, density, routing = encoded.tokens, encoded.density, encoded.routing
         height, width = images.image_sizes[0]
         boxes = encoded.queries.reference_boxes[0]
-        sizes = [
-            (round(float(ratio[1]) * shape[0]), round(float(ratio[0]) * shape[1]))
-            for shape, ratio in zip(tokens.spatial_shapes, tokens.valid_ratios[0], strict=True)
-        ]
+        sizes = [tokens.valid_sizes(level)[0] for level in range(len(tokens.spatial_shapes))]
+        chosen = None if encoded.choice is None else tokens.maps(encoded.choice.mask[..., None])
+        num_objects, class_count = None, None
+        if self.density is not None and density is not None:
+            num_objects = float(count_objects(density, self.density.threshold))
+            class_count = self.density.expected_count(encoded.class_logits)
         return Explanation(
             density=None if density is None else density[0, : sizes[0][0], : sizes[0][1]],
+            num_objects=num_objects,
+            class_count=class_count,
+            tokens=None if chosen is None else [m[0, 0, :h, :w] for m, (h, w) in zip(chosen, sizes, strict=True)],
             reference_points=boxes[:, :2] * boxes.new_tensor((width, height)),
             routing_weights=None
             if routing is None

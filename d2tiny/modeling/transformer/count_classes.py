@@ -26,21 +26,24 @@ class CountClassifier(nn.Module):
 
     mean_counts: Tensor
 
-    def __init__(self, *, embed_dim: int = 256, thresholds: Sequence[float] = (10, 100, 500)) -> None:
+    def __init__(
+        self, *, embed_dim: int = 256, hidden_dim: int = 512, thresholds: Sequence[float] = (10, 100, 500)
+    ) -> None:
         """Build the layers.
 
         Args:
             embed_dim: C, channels of the finest level.
+            hidden_dim: channels of the first four convolutions, twice those of the last three.
             thresholds: numbers of objects from which on the next class begins.
         """
         super().__init__()
         self.thresholds = list(thresholds)
-        widths = [2 * embed_dim] * 4 + [embed_dim] * 3
+        widths = [hidden_dim] * 4 + [hidden_dim // 2] * 3
         layers: list[nn.Module] = [nn.Conv2d(embed_dim, widths[0], 1), nn.ReLU(inplace=True)]
         for inputs, outputs in itertools.pairwise(widths):
             layers += [nn.Conv2d(inputs, outputs, 3, padding=2, dilation=2), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers)
-        self.linear = nn.Linear(embed_dim, len(self.thresholds) + 1)
+        self.linear = nn.Linear(widths[-1], len(self.thresholds) + 1)
         edges = [0.0, *self.thresholds]
         self.register_buffer("mean_counts", torch.tensor(edges))
 

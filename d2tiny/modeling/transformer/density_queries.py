@@ -123,6 +123,12 @@ class DensityQueries(nn.Module):
         logits: Tensor = self.classifier(tokens.maps(features)[0], None if padding is None else padding[0])
         return logits
 
+    def expected_count(self, class_logits: Tensor | None) -> float | None:
+        """Return the classifier's number of objects of one image, not rounded; None without a classifier."""
+        if self.classifier is None or class_logits is None:
+            return None
+        return float(self.classifier.expected_count(class_logits))
+
     def num_queries(self, num_objects: Tensor | float) -> int:
         """Return the number of queries for an (estimated) number of objects in an image."""
         count = float(num_objects)

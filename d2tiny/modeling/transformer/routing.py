@@ -237,7 +237,7 @@ class REM(nn.Module):
         Returns:
             The mixture (B, C, H, W), and the share of each expert in it (B, E, H, W).
         """
-        of_expert = gate.repeat_interleave(torch.tensor(self.sizes, device=gate.device), dim=1)
+        of_expert = torch.cat([gate[:, c : c + 1].expand(-1, n, -1, -1) for c, n in enumerate(self.sizes)], dim=1)
         if not self.attends:
             share = probability * of_expert
             mixed = sum(f * share[:, e : e + 1].to(f.dtype) for e, f in enumerate(experts))
