@@ -70,7 +70,7 @@ def adapt_state(model: nn.Module, state: dict[str, Any]) -> None:
 @contextmanager
 def own_weights_hidden(model: nn.Module) -> Iterator[None]:
     """Keep parts with ``own_weights`` out of the model's state dict, so that tensors are not renamed to theirs."""
-    parts = [module for module in model.modules() if getattr(module, "own_weights", False)]
+    parts: list[Any] = [module for module in model.modules() if getattr(module, "own_weights", False)]
     for part in parts:
         part.hidden = True
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from detectron2.layers import get_norm
@@ -209,7 +210,7 @@ class FrozenExpert(nn.Module):
         return result
 
 
-def _channels(backbone: nn.Module, in_features: Sequence[str]) -> list[int]:
+def _channels(backbone: Any, in_features: Sequence[str]) -> list[int]:
     shapes = backbone.output_shape()
     for name in in_features:
         if name not in shapes:

@@ -34,6 +34,9 @@ class FrozenBackbone(nn.Module):
     """
 
     own_weights = True  # those that the detector starts from are not for what is inside
+    scale: Tensor
+    shift: Tensor
+    digest: Tensor
 
     def __init__(
         self,
