@@ -205,6 +205,7 @@ TABLES["hituav"] = tuple(
         ("cascade_rcnn_lite0_efpnbs_rfla_dcloss", "Cascade R-CNN, RFLA + E-FPN-BS + DCLoss"),
         ("cascade_rcnn_lite0_efpnbs_taught_rfla", "Cascade R-CNN, RFLA + E-FPN-BS, residual, taught masks (ours)"),
         ("faster_rcnn_lite0_efpnbs_taught_rfla_x2", "RFLA + E-FPN-BS, taught masks, images enlarged × 2 (ours)"),
+        ("cascade_rcnn_lite0_efpnbs_taught_rfla_x2", "Cascade R-CNN, the same, images enlarged × 2 (ours)"),
         ("detectors_lite0_rfp_rfla", "DetectoRS without SAC, RFLA"),
         ("detectors_lite0_efpnbs_rfla_dcloss", "DetectoRS without SAC, RFLA + E-FPN-BS + DCLoss"),
         ("fcos_lite0_p2", "FCOS, P2-P6"),

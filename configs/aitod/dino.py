@@ -3,7 +3,7 @@
 from ..common.data import aitod
 from ..common.models.dino import dino_r50_4scale, dino_r50_5scale, dino_timm_4scale, dino_timm_5scale
 from ..common.models.rcnn import CONVNEXT_T, SWIN_S, SWIN_T
-from ..common.parts.dino import dgq, rem
+from ..common.parts.dino import dgq, rem, sparse
 from ..common.parts.experts import vit_expert
 from ..common.recipes import dino_adamw, experiment
 
@@ -41,6 +41,11 @@ def dino_r50_5scale_rem_12e():
     return experiment(rem(dino_r50_5scale(K)), dino_adamw(DATASET, epochs=12))
 
 
+def dino_r50_5scale_sparse_12e():
+    """DINO on AI-TOD whose encoder updates only tokens where objects may be, 12 epochs."""
+    return experiment(sparse(dino_r50_5scale(K)), dino_adamw(DATASET, epochs=12))
+
+
 def dino_swin_s_5scale_12e():
     """DINO with a Swin-S on five scales on AI-TOD, 12 epochs."""
     return _on_timm(dino_timm_5scale, SWIN_S)
@@ -66,3 +71,9 @@ def scalebridge_r50_5scale_dinov2_24e():
     model = rem(dgq(dino_r50_5scale(K), warmup=DATASET.iterations(16)))
     model = vit_expert(model, "vit_small_patch14_dinov2.lvd142m", name="dinov2")
     return experiment(model, dino_adamw(DATASET, epochs=24))
+
+
+def scalebridge_r50_5scale_sparse_12e():
+    """ScaleBridge-Det on AI-TOD whose encoder updates only tokens where objects may be, 12 epochs."""
+    model = sparse(rem(dgq(dino_r50_5scale(K), warmup=DATASET.iterations(16))))
+    return experiment(model, dino_adamw(DATASET, epochs=12))
