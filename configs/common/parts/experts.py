@@ -15,7 +15,7 @@ def _add(model, backbone, in_features, settings):
             pixel_mean="${....pixel_mean}",
             pixel_std="${....pixel_std}",
             input_format="${....input_format}",
-            **settings,
+            **{"weights": "", **settings},  # empty: those that the backbone names
         )
     )
     return model
