@@ -223,6 +223,12 @@ TABLES["hituav"] = tuple(
         ("yolo11_lite0_n_arb", "YOLO11n neck and head, ARB"),
         ("yolo11_lite0_n_pfdh", "YOLO11n neck and head, PFDH with a skip round it"),
         ("rs_tinynet_lite0", "RS-TinyNet (MDCA, ARB, PFDH) with YOLO11n neck and head"),
+    )
+)
+# Three epochs of HIT-UAV: what the parts of ScaleBridge-Det and a sparse encoder do to DINO.
+TABLES["scalebridge"] = tuple(
+    Row(config, title, f"hituav/{config}", ("train.max_iter=762",))
+    for config, title in (
         ("dino_lite0", "DINO"),
         ("dino_lite0_dgq", "DINO, DGQ"),
         ("dino_lite0_dgq_classes", "DINO, DGQ, number by classes as in DQ-DETR"),
@@ -251,6 +257,7 @@ TABLES["sarl"] = (
 # The row of a table that the others are compared with.
 BASES = {
     "hituav": "faster_rcnn_lite0_fpn_rfla",
+    "scalebridge": "dino_lite0",
     "sarl": "faster_rcnn_lite0_fpn_rfla",
     "necks": "fpn",
     "pfdh": "yolo11_n",

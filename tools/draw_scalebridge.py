@@ -82,7 +82,7 @@ def draw(model: TinyDINO, image: np.ndarray, *, blank: bool = False, truth: np.n
     if explained.density is not None:
         points = explained.reference_points.cpu().numpy() * scale
         objects = None if truth is None else truth * scale
-        count = explained.num_objects or 0.0
+        count = explained.num_objects or 0
         panels.append(_density_panel(below, explained.density.cpu().numpy(), count, points, objects))
     if explained.tokens is not None:
         panels.append(_token_panel(below, [level.cpu().numpy() for level in explained.tokens]))
@@ -96,7 +96,7 @@ def draw(model: TinyDINO, image: np.ndarray, *, blank: bool = False, truth: np.n
 
 
 def _density_panel(
-    below: np.ndarray, density: np.ndarray, count: float, points: np.ndarray, truth: np.ndarray | None
+    below: np.ndarray, density: np.ndarray, count: int, points: np.ndarray, truth: np.ndarray | None
 ) -> np.ndarray:
     """Draw a density map over an image, with the queries' points and the true objects in px of the panel."""
     picture = draw_density(below, density, points)
@@ -105,7 +105,7 @@ def _density_panel(
         cv2.drawMarker(picture, (round(float(x)), round(float(y))), TRUE, cv2.MARKER_SQUARE, 9, 1)
     if truth is not None:
         legend.append((TRUE, f"{len(truth)} true objects"))
-    return _panel(picture, f"density: {count:.0f} objects", legend)
+    return _panel(picture, f"density: {count} objects", legend)
 
 
 def _token_panel(below: np.ndarray, levels: list[np.ndarray]) -> np.ndarray:

@@ -8,7 +8,7 @@ from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T
 
 from d2tiny.data.loading.mosaic import MosaicMapper
-from d2tiny.data.transforms import ObjectCrop, Photometric
+from d2tiny.data.transforms import ObjectCrop, Photometric, ResizeByFactor
 from d2tiny.engine.accumulation import Accumulation
 from d2tiny.engine.hooks import MomentumWarmup, SetAttribute
 from d2tiny.engine.optim import parameter_groups
@@ -146,12 +146,12 @@ def whole_images(dataset, weights=EFFICIENTNET_LITE0, epochs=12, batch_size=8, l
     return dataloader(dataset, batch_size, flips(dataset), num_workers=0), adamw(lr), schedule, train
 
 
-def enlarged(recipe, short_edge, long_edge):
-    """A recipe with images enlarged to these sides in px, in training and test: objects get larger for the detector."""
+def enlarged(recipe, factor):
+    """A recipe that enlarges all images, in training after cropping: objects get larger for the detector."""
     loaders, optimizer, schedule, train = recipe
-    resize = L(T.ResizeShortestEdge)(short_edge_length=short_edge, max_size=long_edge)
-    for part in ("train", "test"):
-        loaders[part].mapper.augmentations = [resize, *loaders[part].mapper.augmentations]
+    resize = L(ResizeByFactor)(factor=factor)
+    loaders["train"].mapper.augmentations = [*loaders["train"].mapper.augmentations, resize]
+    loaders["test"].mapper.augmentations = [resize, *loaders["test"].mapper.augmentations]
     return loaders, optimizer, schedule, train
 
 

@@ -131,9 +131,9 @@ def cascade_rcnn_lite0_efpnbs_taught_rfla():
 
 def faster_rcnn_lite0_efpnbs_taught_rfla_x2():
     """Faster R-CNN with RFLA and E-FPN-BS with taught masks (ours) on HIT-UAV, images enlarged to twice their sides."""
-    return experiment(efpnbs_taught(rfla(faster_rcnn_lite0(K))), enlarged(whole_images(DATASET), 512, 640))
+    return experiment(efpnbs_taught(rfla(faster_rcnn_lite0(K))), enlarged(whole_images(DATASET), 2.0))
 
 
 def cascade_rcnn_lite0_efpnbs_taught_rfla_x2():
     """Cascade R-CNN with RFLA and E-FPN-BS with taught masks (ours) on HIT-UAV, images at twice their sides."""
-    return experiment(efpnbs_taught(rfla(cascade_rcnn_lite0(K))), enlarged(whole_images(DATASET), 512, 640))
+    return experiment(efpnbs_taught(rfla(cascade_rcnn_lite0(K))), enlarged(whole_images(DATASET), 2.0))

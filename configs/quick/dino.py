@@ -2,16 +2,28 @@
 
 from ..common.data import aerial
 from ..common.models.dino import dino_lite0_4scale, dino_r18_4scale
-from ..common.parts.dino import dgq, rem
+from ..common.parts.dino import count_classes, dgq, rem
 from ..common.recipes import experiment, pretrained_quick, quick
 
 DATASET = aerial()
 K = DATASET.num_classes
+BUCKETS = dict(buckets=[100, 200, 300, 500], thresholds=[10, 50, 150])  # of objects in an image
 
 
 def dino_lite0():
     """Quick DINO on aerial_*, from ImageNet weights: EfficientNet-Lite0, four scales from stride 4, 300 queries."""
     return experiment(dino_lite0_4scale(K), pretrained_quick(DATASET, max_iter=450, clip_norm=0.1))
+
+
+def dino_lite0_dgq():
+    """Quick DINO with density-guided queries on aerial_*, from ImageNet weights."""
+    return experiment(dgq(dino_lite0_4scale(K), **BUCKETS), pretrained_quick(DATASET, max_iter=450, clip_norm=0.1))
+
+
+def dino_lite0_dgq_classes():
+    """The same; a classifier of the number of objects as in DQ-DETR chooses the number of queries."""
+    model = count_classes(dgq(dino_lite0_4scale(K), **BUCKETS), hidden_dim=64)
+    return experiment(model, pretrained_quick(DATASET, max_iter=450, clip_norm=0.1))
 
 
 def dino_r18():
@@ -22,7 +34,7 @@ def dino_r18():
 def dino_r18_dgq():
     """Quick DINO with density-guided queries on aerial_*."""
     return experiment(
-        dgq(dino_r18_4scale(K), buckets=[100, 200, 300, 500], thresholds=[10, 50, 150]),
+        dgq(dino_r18_4scale(K), **BUCKETS),
         quick(DATASET, max_iter=450, clip_norm=0.1),
     )
 
@@ -35,6 +47,6 @@ def dino_r18_rem():
 def scalebridge_r18():
     """Quick ScaleBridge-Det on aerial_*: DINO with density-guided queries and routed mixture attention."""
     return experiment(
-        rem(dgq(dino_r18_4scale(K), buckets=[100, 200, 300, 500], thresholds=[10, 50, 150])),
+        rem(dgq(dino_r18_4scale(K), **BUCKETS)),
         quick(DATASET, max_iter=450, clip_norm=0.1),
     )

@@ -1,15 +1,31 @@
 """Faster R-CNN, Cascade R-CNN and DetectoRS on small aerial tiles: quick trainings on a processor."""
 
 from ..common.data import aerial
-from ..common.models.rcnn import cascade_rcnn_r18, detectors_r18, faster_rcnn_lite0, faster_rcnn_r18
+from ..common.models.rcnn import (
+    cascade_rcnn_lite0,
+    cascade_rcnn_r18,
+    detectors_r18,
+    faster_rcnn_lite0,
+    faster_rcnn_r18,
+)
 from ..common.parts.rcnn import anchors_8_to_128, dcloss, efpnbs, efpnbs_taught, nwd, rfla, rka, sarl
-from ..common.recipes import experiment, pretrained_quick, quick
+from ..common.recipes import enlarged, experiment, pretrained_quick, quick
 
 DATASET = aerial()
 K = DATASET.num_classes
 # DetectoRS reads up to 9 cells of stride 32 around each cell and averages whole maps. From crops of 160 px it learns
 # that there is nothing around, and whole images drive its features to several times their size.
 LARGE_CROPS = aerial(crop=320)
+
+
+def cascade_rcnn_lite0_efpnbs_taught_rfla_x2():
+    """Cascade R-CNN with RFLA and E-FPN-BS with taught masks (ours) on aerial_*, images at twice their sides."""
+    return experiment(efpnbs_taught(rfla(cascade_rcnn_lite0(K))), enlarged(pretrained_quick(DATASET), 2.0))
+
+
+def cascade_rcnn_lite0_fpn_rfla():
+    """Quick Cascade R-CNN with RFLA on aerial_*, from ImageNet weights."""
+    return experiment(rfla(cascade_rcnn_lite0(K)), pretrained_quick(DATASET))
 
 
 def cascade_rcnn_r18_efpnbs_rfla():

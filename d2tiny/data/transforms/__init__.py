@@ -5,7 +5,7 @@ from d2tiny.data.transforms.copy_paste import BoxCopyPaste
 from d2tiny.data.transforms.crop import ObjectCrop
 from d2tiny.data.transforms.photometric import Photometric
 from d2tiny.data.transforms.rotate import QuarterTurn, RandomQuarterTurn
-from d2tiny.data.transforms.scale import GuardedScale
+from d2tiny.data.transforms.scale import GuardedScale, ResizeByFactor
 
 __all__ = [
     "AffineTransform",
@@ -16,4 +16,5 @@ __all__ = [
     "QuarterTurn",
     "RandomAffine",
     "RandomQuarterTurn",
+    "ResizeByFactor",
 ]

@@ -1,4 +1,4 @@
-"""Random scale with a lower limit for the size of objects."""
+"""Scales: a fixed factor, and a random one with a lower limit for the size of objects."""
 
 from __future__ import annotations
 
@@ -7,7 +7,30 @@ from collections.abc import Sequence
 import numpy as np
 from detectron2.data import transforms as T
 
-__all__ = ["GuardedScale"]
+__all__ = ["GuardedScale", "ResizeByFactor"]
+
+
+class ResizeByFactor(T.Augmentation):
+    """Scale every image by the same factor: small objects get larger for the detector, whatever the image's size."""
+
+    def __init__(self, factor: float) -> None:
+        """Create the augmentation.
+
+        Args:
+            factor: of both sides, over 0.
+
+        Raises:
+            ValueError: a factor of 0 or less.
+        """
+        super().__init__()
+        if not factor > 0:
+            raise ValueError(f"ResizeByFactor: factor={factor} must be over 0.")
+        self.factor = float(factor)
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """Return the scale of an image (H, W, 3) or (H, W)."""
+        height, width = image.shape[:2]
+        return T.ResizeTransform(height, width, max(1, round(height * self.factor)), max(1, round(width * self.factor)))
 
 
 class GuardedScale(T.Augmentation):

@@ -48,7 +48,7 @@ class Explanation:
 
     Attributes:
         density: (H, W) objects per cell of the finest level; None without DGQ.
-        num_objects: predicted number of objects, not rounded; None without DGQ.
+        num_objects: predicted number of objects; None without DGQ.
         class_count: number of objects by a classifier; None without one.
         tokens: L tensors (H, W) boolean, cells that the encoder updates; None without sparsity.
         reference_points: (Q, 2) centres x, y of the queries' first reference boxes in px.
@@ -57,7 +57,7 @@ class Explanation:
     """
 
     density: Tensor | None
-    num_objects: float | None
+    num_objects: int | None
     class_count: float | None
     tokens: list[Tensor] | None
     reference_points: Tensor
@@ -215,7 +215,7 @@ class TinyDINO(nn.Module):
         chosen = None if encoded.choice is None else tokens.maps(encoded.choice.mask[..., None])
         num_objects, class_count = None, None
         if self.density is not None and density is not None:
-            num_objects = float(count_objects(density, self.density.threshold))
+            num_objects = int(count_objects(density, self.density.threshold))
             class_count = self.density.expected_count(encoded.class_logits)
         return Explanation(
             density=None if density is None else density[0, : sizes[0][0], : sizes[0][1]],

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import numpy as np
+import torch
 from detectron2.config import CfgNode, instantiate
 from detectron2.modeling import META_ARCH_REGISTRY
 from omegaconf import DictConfig, OmegaConf
@@ -11,6 +14,7 @@ from torch import nn
 
 from d2tiny.config.defaults import read_key
 from d2tiny.config.lazy import load_config
+from d2tiny.data.transforms import ResizeByFactor
 from d2tiny.modeling.meta_arch.edits import refuse_ignored_edits
 from d2tiny.modeling.meta_arch.inputs import require_batch
 from d2tiny.utils.checkpoint_files import check_checkpoint
@@ -61,7 +65,7 @@ def LazyModel(cfg: CfgNode) -> nn.Module:
     It is the same model that training builds, so its checkpoints fit. In evaluation mode, in which ``DefaultPredictor``
     loads checkpoints, others are refused, which would leave parts of the model at random. Edits of :data:`SHARED_KEYS`
     in the CfgNode (score threshold, NMS threshold, number of detections, classes) take effect. Inputs that are no
-    images are refused.
+    images are refused. Where the config's test mapper resizes by a factor, the model does, too.
 
     Raises:
         ConfigError: no lazy config is named, or a key of the model was edited that would have no effect.
@@ -77,7 +81,36 @@ def LazyModel(cfg: CfgNode) -> nn.Module:
     model: nn.Module = instantiate(lazy.model)
     model.register_load_state_dict_post_hook(_refuse_mismatch)
     model.register_forward_pre_hook(_require_images)
+    if (factor := _resize_factor(lazy)) is not None:
+        model.register_forward_pre_hook(functools.partial(_resize_images, ResizeByFactor(factor)))
     return model
+
+
+def _resize_factor(lazy: DictConfig) -> float | None:
+    """Return the factor by which the config's test mapper resizes images; None if it does not."""
+    for augmentation in lazy.dataloader.test.mapper.augmentations:
+        if augmentation.get("_target_") in (ResizeByFactor, _name_of(ResizeByFactor)):
+            return float(augmentation.factor)
+    return None
+
+
+def _name_of(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _resize_images(resize: ResizeByFactor, model: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Resize the images of a batch as the test mapper does; ``DefaultPredictor`` knows no factors.
+
+    Detections come back in px of the image that was given.
+    """
+    batch = []
+    for item in args[0]:
+        image = item["image"]
+        pixels = image.permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+        resized = resize.get_transform(pixels).apply_image(pixels)
+        tensor = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1))).to(image)
+        batch.append({"height": image.shape[1], "width": image.shape[2], **item, "image": tensor})
+    return (batch, *args[1:])
 
 
 def _require_images(model: nn.Module, args: tuple[Any, ...]) -> None:

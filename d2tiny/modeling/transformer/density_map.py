@@ -62,17 +62,15 @@ def local_maxima(density: Tensor, threshold: float = 0.0) -> Tensor:
 
 
 def count_objects(density: Tensor, threshold: float) -> Tensor:
-    """Return the number of objects of each image, (B,), not rounded.
+    """Return the number of objects of each image, (B,) int64: that of the local maxima over the threshold.
 
-    The density is summed over cells that are, or touch, a cell over the threshold: small values over a wide background
-    are no objects, and the slopes of a peak belong to it.
+    A sum over all cells adds up small values over a wide background, and loses what the head is not sure of.
 
     Args:
         density: (B, H, W), objects per cell.
         threshold: objects per cell.
     """
-    near = F.max_pool2d(density[:, None], 3, stride=1, padding=1)[:, 0] > threshold
-    return (density * near).sum(dim=(1, 2))
+    return (local_maxima(density, threshold) > 0).sum(dim=1)
 
 
 def pool_density(density: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:

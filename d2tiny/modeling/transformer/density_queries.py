@@ -28,13 +28,13 @@ _SOURCES, _RULES = ("neck", "memory"), ("bucket", "linear", "classes")
 class DensityQueries(nn.Module):
     """Predicts a density map of the objects, and from it number and positions of the queries.
 
-    **Number.** The predicted number of objects N̂ is the sum of the map near cells over ``threshold``. With rule
+    **Number.** The predicted number of objects N̂ is that of the map's local maxima over ``threshold``. With rule
     ``bucket``, N̂ below 10, 100, 500 or above gives 300, 500, 900 or 1,500 queries; with ``linear`` it is 1.5 N̂ + 150,
     rounded up to a multiple of 64, in the same limits; with ``classes``, a classifier chooses the bucket as in DQ-DETR.
     In training there are at least as many queries as the true number asks for, and at least as many as objects up to
     the largest bucket; in the first ``warmup`` calls the true number alone decides.
 
-    **Positions.** Local maxima of the map over ``threshold`` become queries, the highest first, up to ``peak_share`` of
+    **Positions.** The same maxima become queries, the highest first, up to ``peak_share`` of
     all; the others start from the tokens with the best class score. No token is taken twice. Each image has its own
     number of queries and is padded to the largest of the batch, so that its result does not depend on the other images.
     """
@@ -52,7 +52,7 @@ class DensityQueries(nn.Module):
         thresholds: Sequence[float] = (10, 100, 500),
         rule: str = "bucket",
         classifier: CountClassifier | None = None,
-        threshold: float = 0.05,
+        threshold: float = 0.03,
         peak_share: float = 0.5,
         plain_peaks: bool = True,
         map_weight: float = 1.0,
@@ -74,7 +74,7 @@ class DensityQueries(nn.Module):
             rule: how the number of queries follows from that of objects: ``bucket``, ``linear`` or ``classes``.
             classifier: of the number of objects, with the same thresholds; needed by ``classes``. With another rule it
                 is trained and logged beside the map, for comparison.
-            threshold: density from which on a cell belongs to an object. A tiny object in the middle of its cell has
+            threshold: density from which on a local maximum is an object. A tiny object in the middle of its cell has
                 0.28 objects a cell there, a large one 0.07.
             peak_share: largest share of the queries that start from density peaks, in [0, 1].
             plain_peaks: queries at peaks start from the initial box of their token, with its features as content query;

@@ -174,7 +174,7 @@ class REM(nn.Module):
     def _category_weights(self, logits: Tensor) -> Tensor:
         """Return the softmax over the selected experts of a category, (B, experts of the category, H, W)."""
         topk = logits.topk(min(self.topk, logits.shape[1]), dim=1)
-        selected = torch.zeros_like(logits, dtype=torch.bool).scatter(1, topk.indices, True)
+        selected = torch.zeros_like(logits).scatter(1, topk.indices, 1.0) > 0  # torch.jit.trace scatters no booleans
         weights = logits.masked_fill(~selected, -torch.inf).softmax(dim=1)
         if topk.indices.shape[1] == 1:
             probability = logits.softmax(dim=1)
