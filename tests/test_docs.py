@@ -231,7 +231,7 @@ COMMANDS_PAGE = (ROOT / "docs" / "commands.md").read_text()
 
 
 def test_the_page_of_commands_names_all_and_only_what_exists():
-    assert re.findall(r"^\| `d2tiny (\w+)` \|", COMMANDS_PAGE, flags=re.MULTILINE) == list(COMMANDS)
+    assert re.findall(r"^\| `d2tiny ([\w-]+)` \|", COMMANDS_PAGE, flags=re.MULTILINE) == list(COMMANDS)
     assert re.findall(r"^\| (\d+) \| (.+) \|$", COMMANDS_PAGE, flags=re.MULTILINE) == re.findall(
         r"^  (\d+) +(.+)$", EXIT_CODES, flags=re.MULTILINE
     )

@@ -1,8 +1,8 @@
 """The ``d2tiny`` command.
 
-Each command is a module of this package with an ``EXAMPLE``, ``add_arguments(parser)`` and ``run(args)``. Only the
-module of the command that was given is imported, and its ``run`` imports what it needs: help and wrong arguments
-answer at once, and commands that only read json never import torch.
+Each command is a module of this package (with ``_`` for ``-``) with an ``EXAMPLE``, ``add_arguments(parser)`` and
+``run(args)``. Only the module of the command that was given is imported, and its ``run`` imports what it needs: help
+and wrong arguments answer at once, and commands that only read json never import torch.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import d2tiny
 from d2tiny.cli.common import EXIT_CODES, guarded
 
-__all__ = ["COMMANDS", "build_parser", "command_parser", "main"]
+__all__ = ["COMMANDS", "build_parser", "command_module", "command_parser", "main"]
 
 COMMANDS = {
     "train": "Train a detector, or evaluate its weights.",
     "evaluate": "Evaluate COCO results, with an error report.",
     "predict": "Detect objects in images of any size: maps, pictures, COCO json.",
     "merge": "Join the shards of d2tiny predict.",
+    "import-weights": "Let fine-tuning start from detrex's or the official DINO.",
     "demo": "Train a small detector on drawn scenes (or your tiles) and show what it finds.",
     "draw": "Draw aerial scenes with boxes, to train on.",
     "convert": "Turn a benchmark's own files into COCO json.",
@@ -36,9 +38,14 @@ COMMANDS = {
 }
 
 
+def command_module(name: str) -> ModuleType:
+    """Import the module of a command, a key of :data:`COMMANDS`."""
+    return import_module(f"d2tiny.cli.{name.replace('-', '_')}")
+
+
 def _fill(parser: argparse.ArgumentParser, name: str) -> argparse.ArgumentParser:
     """Add a command's arguments and its example to its parser."""
-    command = import_module(f"d2tiny.cli.{name}")
+    command = command_module(name)
     command.add_arguments(parser)
     parser.description = COMMANDS[name]
     parser.epilog = f"example:\n  {command.EXAMPLE}"
@@ -112,6 +119,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         build_parser().parse_args(words)  # prints help, version or completion, or says what is wrong, and leaves
     args = command_parser(words[0]).parse_intermixed_args(words[1:])
     output = getattr(args, "output", None)
-    return guarded(
-        lambda: import_module(f"d2tiny.cli.{words[0]}").run(args), output=output if isinstance(output, Path) else None
-    )
+    return guarded(lambda: command_module(words[0]).run(args), output=output if isinstance(output, Path) else None)

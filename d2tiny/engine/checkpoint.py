@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor
 
 from d2tiny.utils.checkpoint_files import is_finite, read_checkpoint
-from d2tiny.utils.errors import CheckpointError
+from d2tiny.utils.errors import CheckpointError, D2TinyError
 from d2tiny.utils.files import open_atomic, write_text
 from d2tiny.utils.weights import adapt_state, own_weights_hidden
 
-__all__ = ["LAST", "PREVIOUS", "TinyCheckpointer"]
+__all__ = ["LAST", "PREVIOUS", "TinyCheckpointer", "write_checkpoint"]
 
 LAST, PREVIOUS = "model_last.pth", "model_previous.pth"
 _POINTER = "last_checkpoint"
@@ -32,6 +32,38 @@ _OTHER_CONFIG = (
 )
 
 logger = logging.getLogger(__name__)
+
+
+def write_checkpoint(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write weights atomically, as :func:`~d2tiny.utils.checkpoint_files.read_checkpoint` reads them.
+
+    Raises:
+        CheckpointError: the file cannot be written, for example on a full disk.
+        ConfigError: ``path`` is a folder.
+    """
+    with _telling_disk_errors(path, "mend that, or name another file"):
+        _write(path, {"model": dict(state)})
+
+
+@contextmanager
+def _telling_disk_errors(path: Path, advice: str) -> Iterator[None]:
+    """Turn errors of the disk into a CheckpointError; torch turns them into RuntimeErrors."""
+    try:
+        yield
+    except D2TinyError:
+        raise
+    except (OSError, RuntimeError) as err:
+        raise CheckpointError(
+            f"{path}: cannot write this checkpoint: {err}. Free space or rights are missing; {advice}."
+        ) from err
+
+
+def _write(path: Path, data: Mapping[str, Any], keep_previous: bool = False) -> None:
+    with open_atomic(path) as file:
+        torch.save(data, file)
+        file.flush()
+        if keep_previous and path.exists():
+            path.replace(path.with_name(PREVIOUS))
 
 
 class TinyCheckpointer(DetectionCheckpointer):
@@ -60,19 +92,10 @@ class TinyCheckpointer(DetectionCheckpointer):
         if resumable:
             data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
         path = Path(self.save_dir) / f"{name}.pth"
-        try:
-            with open_atomic(path) as file:
-                torch.save(data, file)
-                file.flush()
-                if keep_previous and path.exists():
-                    path.replace(path.with_name(PREVIOUS))
+        with _telling_disk_errors(path, "mend that and go on with --resume from the checkpoint before"):
+            _write(path, data, keep_previous)
             if resumable:
                 self.tag_last_checkpoint(path.name)
-        except (OSError, RuntimeError) as err:  # torch turns errors of the disk into RuntimeErrors
-            raise CheckpointError(
-                f"{path}: cannot write this checkpoint: {err}. Free space or rights are missing; mend that and go on "
-                "with --resume from the checkpoint before."
-            ) from err
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Record the file that ``--resume`` continues from, with an atomic write."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import zipfile
@@ -166,6 +167,7 @@ def _check_zip(path: Path) -> None:
 
 
 def _torch_load(path: Path, start: bytes) -> Any:
+    torch.serialization.add_safe_globals([argparse.Namespace])  # a container; the DETR family saves its options so
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as err:  # torch raises nearly every kind of error on files that are no checkpoints

@@ -16,6 +16,7 @@ from d2tiny import model_zoo
 from d2tiny.cli import COMMANDS, main
 from d2tiny.utils.timm_weights import PackagedWeights
 from tests.helpers.cli import EXAMPLES, files, run
+from tests.helpers.dino_weights import NARROW_DINO, write_official
 from tests.helpers.published import CONFIG, random_model
 
 OUTPUTS = {
@@ -23,6 +24,7 @@ OUTPUTS = {
     "evaluate": ["output/report/index.html"],
     "predict": ["found/detections.json", "found/scene.jpg"],
     "merge": ["found/detections.json", "found/scene.jpg"],
+    "import-weights": ["coco.pth"],
     "demo": ["output/demo/pictures", "output/demo/report/index.html"],
     "draw": ["output/scenes/instances_train.json", "output/scenes/val"],
     "convert": ["visdrone/annotations/visdrone_val.json"],
@@ -39,6 +41,7 @@ SHORTER = {
     "train": ["dataloader.train.mapper.augmentations.0.size=[64,64]", "train.max_iter=1", "train.device=cpu"],
     "predict": ["--device", "cpu"],
     "merge": [],  # needs shards
+    "import-weights": NARROW_DINO,
     "demo": ["--data", ".", "--iterations", "1"],
 }
 
@@ -94,6 +97,11 @@ def test_example_of_prediction(folder, capsys):
     (folder / "images").mkdir()
     shutil.copyfile(next((folder / "val").iterdir()), folder / "images" / "scene.png")
     check_example(folder, "predict", capsys)
+
+
+def test_example_of_imported_weights(folder, capsys):
+    write_official(folder / "checkpoint.pth")
+    check_example(folder, "import-weights", capsys)
 
 
 def test_example_of_merging(folder, capsys):

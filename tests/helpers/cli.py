@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
-from importlib import import_module
 
 from PIL import Image
 
-from d2tiny.cli import COMMANDS, command_parser, main
+from d2tiny.cli import COMMANDS, command_module, command_parser, main
 from d2tiny.cli.predict import split_overrides
 from d2tiny.config import load_config, validate_config
 
-EXAMPLES = {name: import_module(f"d2tiny.cli.{name}").EXAMPLE for name in COMMANDS}
+EXAMPLES = {name: command_module(name).EXAMPLE for name in COMMANDS}
 
 
 def parsed(line):

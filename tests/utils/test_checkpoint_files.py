@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import os
 import pickle
@@ -202,3 +203,15 @@ def test_every_way_of_saving_weights_is_read(tmp_path):
             other = torch.nn.Linear(2, 2)
             load_weights(other, tmp_path / "a.pth")
             assert torch.equal(other.weight, state["weight"])
+
+
+def test_options_of_a_training_are_a_container(tmp_path):
+    """The DETR family saves its argparse options; a name among them that could run code is refused as everywhere."""
+    path, weights = tmp_path / "m.pth", {"w": torch.ones(2)}
+    torch.save({"model": weights, "args": argparse.Namespace(lr=1e-4, lrs=[1, 2])}, path)
+    checkpoint = read_checkpoint(path)
+    assert torch.equal(checkpoint["model"]["w"], weights["w"])
+    assert checkpoint["args"].lrs == [1, 2]
+    torch.save({"model": weights, "args": argparse.Namespace(run=os.system)}, path)
+    with pytest.raises(CheckpointError, match=r"it names \w+\.system besides tensors"):
+        read_checkpoint(path)

@@ -14,7 +14,6 @@ from torch import nn
 
 from d2tiny.config.defaults import read_key
 from d2tiny.config.lazy import load_config
-from d2tiny.data.transforms import ResizeByFactor
 from d2tiny.modeling.meta_arch.edits import refuse_ignored_edits
 from d2tiny.modeling.meta_arch.inputs import require_batch
 from d2tiny.utils.checkpoint_files import check_checkpoint
@@ -81,24 +80,21 @@ def LazyModel(cfg: CfgNode) -> nn.Module:
     model: nn.Module = instantiate(lazy.model)
     model.register_load_state_dict_post_hook(_refuse_mismatch)
     model.register_forward_pre_hook(_require_images)
-    if (factor := _resize_factor(lazy)) is not None:
-        model.register_forward_pre_hook(functools.partial(_resize_images, ResizeByFactor(factor)))
+    if (resize := _resize_by_factor(lazy)) is not None:
+        model.register_forward_pre_hook(functools.partial(_resize_images, resize))
     return model
 
 
-def _resize_factor(lazy: DictConfig) -> float | None:
-    """Return the factor by which the config's test mapper resizes images; None if it does not."""
+def _resize_by_factor(lazy: DictConfig) -> Any:
+    """Return the test mapper's augmentation that resizes images by a factor; None without one."""
     for augmentation in lazy.dataloader.test.mapper.augmentations:
-        if augmentation.get("_target_") in (ResizeByFactor, _name_of(ResizeByFactor)):
-            return float(augmentation.factor)
+        target = augmentation.get("_target_")
+        if str(getattr(target, "__name__", target)).rsplit(".", 1)[-1] == "ResizeByFactor":
+            return instantiate(augmentation)
     return None
 
 
-def _name_of(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _resize_images(resize: ResizeByFactor, model: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+def _resize_images(resize: Any, model: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """Resize the images of a batch as the test mapper does; ``DefaultPredictor`` knows no factors.
 
     Detections come back in px of the image that was given.

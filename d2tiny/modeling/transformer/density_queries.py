@@ -52,7 +52,7 @@ class DensityQueries(nn.Module):
         thresholds: Sequence[float] = (10, 100, 500),
         rule: str = "bucket",
         classifier: CountClassifier | None = None,
-        threshold: float = 0.03,
+        threshold: float = 0.05,
         peak_share: float = 0.5,
         plain_peaks: bool = True,
         map_weight: float = 1.0,
