@@ -177,6 +177,16 @@ def model_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def _tell_of_slow_precision(args: argparse.Namespace) -> None:
+    """Say it here, because what the contenders' processes say is not shown."""
+    import torch
+
+    from d2tiny.utils.precision import warn_of_slow_precision
+
+    if getattr(args, "amp", False):
+        warn_of_slow_precision(args.device, torch.bfloat16, "--amp")
+
+
 def compare(args: argparse.Namespace, measure: Callable[..., dict[str, Any]], columns: dict[str, str]) -> None:
     """Measure every contender in processes of its own, print a table and write the record.
 
@@ -188,6 +198,7 @@ def compare(args: argparse.Namespace, measure: Callable[..., dict[str, Any]], co
     if args.one:
         print(json.dumps(measure(args.one, args)))
         return
+    _tell_of_slow_precision(args)
     script = Path(sys.argv[0]).name
     rows: dict[str, dict[str, Any]] = {}
     args.contenders = args.contenders or list(FAMILIES[args.family])

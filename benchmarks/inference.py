@@ -23,17 +23,19 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     import torch
     from timing import batch, peak_mb
 
+    from d2tiny.utils.precision import mixed_precision
+
     model, watch = build(name, args)
     model.eval()
-    data, kind = batch(0, args.size, args.images), torch.device(args.device).type
-    before = peak_mb("cpu") if kind == "cpu" else 0
+    data = batch(0, args.size, args.images)
+    before = peak_mb("cpu") if args.device == "cpu" else 0
     row: dict[str, Any] = {}
     for label, half in (("float32", False), ("bfloat16", True)):
         if half:
             model.to(memory_format=torch.channels_last)
         watch.seconds.clear()
         # One context around all calls, because autocast caches cast weights within a context.
-        with torch.no_grad(), torch.autocast(kind, torch.bfloat16, enabled=half):
+        with torch.no_grad(), mixed_precision(args.device, torch.bfloat16 if half else None, label):
             for _ in range(args.steps + 1):
                 watch.timed("inference", model)(data)
         parts = watch.best()

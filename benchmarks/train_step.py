@@ -25,13 +25,15 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     from detectron2.utils.events import EventStorage
     from timing import batch, peak_mb
 
+    from d2tiny.utils.precision import mixed_precision
+
     model, watch = build(name, args)
     model.train()
-    data, kind = batch(args.objects, args.size, args.images), torch.device(args.device).type
-    before = peak_mb("cpu") if kind == "cpu" else 0
+    data, dtype = batch(args.objects, args.size, args.images), torch.bfloat16 if args.amp else None
+    before = peak_mb("cpu") if args.device == "cpu" else 0
 
     def step() -> None:
-        with watch.measure("forward"), EventStorage(0), torch.autocast(kind, enabled=args.amp):
+        with watch.measure("forward"), EventStorage(0), mixed_precision(args.device, dtype, "--amp"):
             total = sum(model(data).values())
         with watch.measure("backward"):
             total.backward()
@@ -45,7 +47,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 if __name__ == "__main__":
     parser = model_parser(__doc__)
-    parser.add_argument("--amp", action="store_true", help="autocast")
+    parser.add_argument("--amp", action="store_true", help="autocast to bfloat16")
     args = parser.parse_args()
     titles = {"step s": "step_s", "×": "step_s", "MB": "mb"}
     compare(args, measure, titles)

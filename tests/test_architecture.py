@@ -48,7 +48,7 @@ ALLOWED = {
     "modeling.roi_heads": _HEADS,
     "modeling.dense_heads": _HEADS,
     "modeling.transformer": _HEADS,
-    "modeling.meta_arch": _MODELING,
+    "modeling.meta_arch": _MODELING | {"visualization"},
     "modeling": _MODELING,
     "visualization": {"utils"},
     "data": {"utils", "visualization"},

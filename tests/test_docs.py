@@ -213,16 +213,16 @@ def test_config_with_a_frozen_expert(tmp_path):
     expert = cfg.model.routing.experts[4]
     torch.manual_seed(1)
     given = instantiate(expert.backbone).state_dict()
-    torch.save({"model": given}, tmp_path / "r50.pth")
-    expert.weights = str(tmp_path / "r50.pth")
+    torch.save({"model": given}, tmp_path / "expert.pth")
+    expert.weights = str(tmp_path / "expert.pth")
     model = instantiate(cfg.model).train()
-    assert model.routing.names == ["local", "detail", "wide", "context", "resnet50"]
+    assert model.routing.names == ["local", "detail", "wide", "context", str(expert.name)]
     torch.nn.init.ones_(model.routing.scale)
     with EventStorage(0) as storage:
         sum(model([item([[10, 10, 18, 17]])]).values()).backward()
-        assert "expert_resnet50" in storage.latest()
-    frozen = model.routing.experts["resnet50"]
-    assert all(torch.equal(v, given[k]) for k, v in frozen.backbone.state_dict().items())
+        assert f"expert_{expert.name}" in storage.latest()
+    frozen = model.routing.experts[expert.name]
+    assert all(torch.equal(v, given[k]) for k, v in frozen.backbone.model.state_dict().items())
     assert all(p.grad is None for p in frozen.backbone.parameters())
     assert all(p.grad is not None for p in frozen.adapters.parameters())
 

@@ -24,11 +24,12 @@ from d2tiny.data.datasets import read_coco_json
 from d2tiny.data.loading.images import read_image
 from d2tiny.modeling.meta_arch import TinyDINO
 from d2tiny.utils.errors import ConfigError, DatasetError
+from d2tiny.visualization import QUERY_COLOR, blend_cells, draw_density
 
 SIDE, COLUMNS = 480, 3  # longest side of a panel in px, panels in a row
 # RGB colours of the experts of a category
 COLORS = ((255, 190, 0), (0, 190, 255), (255, 90, 80), (120, 255, 120), (190, 120, 255), (255, 255, 255))
-QUERY, TRUE = (0, 255, 200), (255, 255, 255)
+TRUE = (255, 255, 255)
 
 
 def _fit(image: np.ndarray) -> np.ndarray:
@@ -54,15 +55,6 @@ def _panel(picture: np.ndarray, title: str, legend: list[tuple[tuple[int, int, i
         _write(canvas, text, x + 18, height + 37)
         x += 34 + 8 * len(text)
     return canvas
-
-
-def _overlay(image: np.ndarray, colors: np.ndarray, opacity: np.ndarray) -> np.ndarray:
-    """Blend colours (h, w, 3) over an image with opacities (h, w) in [0, 1], one for each cell."""
-    size = image.shape[1::-1]
-    colors = cv2.resize(colors.astype(np.float32), size, interpolation=cv2.INTER_NEAREST)
-    alpha = cv2.resize(opacity.astype(np.float32), size, interpolation=cv2.INTER_NEAREST)[..., None]
-    grey = image.mean(axis=2, keepdims=True) * 0.7
-    return (grey * (1 - alpha) + colors * alpha).clip(0, 255).astype(np.uint8)
 
 
 def draw(model: TinyDINO, image: np.ndarray, *, blank: bool = False, truth: np.ndarray | None = None) -> np.ndarray:
@@ -107,12 +99,8 @@ def _density_panel(
     below: np.ndarray, density: np.ndarray, count: int, points: np.ndarray, truth: np.ndarray | None
 ) -> np.ndarray:
     """Draw a density map over an image, with the queries' points and the true objects in px of the panel."""
-    peak = max(density.max(), 1e-6)
-    heat = cv2.applyColorMap((255 * density / peak).astype(np.uint8), cv2.COLORMAP_INFERNO)
-    picture = _overlay(below, heat[:, :, ::-1], np.sqrt(density / peak))
-    for x, y in points:
-        cv2.circle(picture, (round(float(x)), round(float(y))), 1, QUERY, -1)
-    legend = [(QUERY, f"{len(points)} queries start")]
+    picture = draw_density(below, density, points)
+    legend = [(QUERY_COLOR, f"{len(points)} queries start")]
     for x, y in [] if truth is None else truth:
         cv2.drawMarker(picture, (round(float(x)), round(float(y))), TRUE, cv2.MARKER_SQUARE, 9, 1)
     if truth is not None:
@@ -125,7 +113,7 @@ def _token_panel(below: np.ndarray, levels: list[np.ndarray]) -> np.ndarray:
     share = sum(int(level.sum()) for level in levels) / sum(level.size for level in levels)
     colors = np.full((*levels[0].shape, 3), COLORS[0], np.float32)
     return _panel(
-        _overlay(below, colors, 0.6 * levels[0]), f"tokens: {share:.0%} updated", [(COLORS[0], "finest level")]
+        blend_cells(below, colors, 0.6 * levels[0]), f"tokens: {share:.0%} updated", [(COLORS[0], "finest level")]
     )
 
 
@@ -140,7 +128,7 @@ def _expert_panels(
         best, share = members.argmax(axis=0), members.sum(axis=0)
         colors = np.array(COLORS, dtype=np.float32)[best % len(COLORS)]
         legend = [(COLORS[e % len(COLORS)], f"{name} {float(members[e].mean()):.0%}") for e, name in enumerate(names)]
-        picture = _overlay(below, colors, share)
+        picture = blend_cells(below, colors, share)
         title = f"level {level}, {category}: {share.mean():.0%} ({share.min():.0%} to {share.max():.0%})"
         panels.append(_panel(picture, title, legend))
     return panels

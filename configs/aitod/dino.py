@@ -1,12 +1,24 @@
 """DINO and ScaleBridge-Det on AI-TOD."""
 
 from ..common.data import aitod
-from ..common.models.dino import dino_r50_4scale, dino_r50_5scale
+from ..common.models.dino import dino_r50_4scale, dino_r50_5scale, dino_timm_4scale, dino_timm_5scale
+from ..common.models.rcnn import CONVNEXT_T, SWIN_S, SWIN_T
 from ..common.parts.dino import dgq, rem, sparse
+from ..common.parts.experts import vit_expert
 from ..common.recipes import dino_adamw, experiment
 
 DATASET = aitod()
 K = DATASET.num_classes
+
+
+def _on_timm(build, name):
+    """DINO on a model of timm, 12 epochs: drop path 0.2 and a tenth of the rate, as DINO trains Swin."""
+    return experiment(build(name, K, drop_path_rate=0.2), dino_adamw(DATASET, epochs=12, weights=f"timm://{name}"))
+
+
+def dino_convnext_t_5scale_12e():
+    """DINO with a ConvNeXt-T on five scales on AI-TOD, 12 epochs."""
+    return _on_timm(dino_timm_5scale, CONVNEXT_T)
 
 
 def dino_r50_4scale_12e():
@@ -34,9 +46,31 @@ def dino_r50_5scale_sparse_12e():
     return experiment(sparse(dino_r50_5scale(K)), dino_adamw(DATASET, epochs=12))
 
 
+def dino_swin_s_5scale_12e():
+    """DINO with a Swin-S on five scales on AI-TOD, 12 epochs."""
+    return _on_timm(dino_timm_5scale, SWIN_S)
+
+
+def dino_swin_t_4scale_12e():
+    """DINO with a Swin-T on four scales on AI-TOD, 12 epochs."""
+    return _on_timm(dino_timm_4scale, SWIN_T)
+
+
+def dino_swin_t_5scale_12e():
+    """DINO with a Swin-T on five scales on AI-TOD, 12 epochs."""
+    return _on_timm(dino_timm_5scale, SWIN_T)
+
+
 def scalebridge_r50_5scale_12e():
     """ScaleBridge-Det on AI-TOD, 12 epochs."""
     return experiment(rem(dgq(dino_r50_5scale(K), warmup=DATASET.iterations(16))), dino_adamw(DATASET, epochs=12))
+
+
+def scalebridge_r50_5scale_dinov2_24e():
+    """ScaleBridge-Det with a frozen DINOv2 (ViT-S/14) as a further general expert on AI-TOD, 24 epochs."""
+    model = rem(dgq(dino_r50_5scale(K), warmup=DATASET.iterations(16)))
+    model = vit_expert(model, "vit_small_patch14_dinov2.lvd142m", name="dinov2")
+    return experiment(model, dino_adamw(DATASET, epochs=24))
 
 
 def scalebridge_r50_5scale_sparse_12e():

@@ -2,6 +2,9 @@
 
 from ..common.data import aitod
 from ..common.models.rcnn import (
+    CONVNEXT_T,
+    R50_RSB,
+    SWIN_T,
     cascade_rcnn_r50,
     detectors_r50,
     faster_rcnn_lite0,
@@ -14,7 +17,6 @@ from ..common.recipes import adamw_1x, convnext_factors, experiment, nwd_1x, rcn
 
 DATASET = aitod()
 K = DATASET.num_classes
-CONVNEXT_T, SWIN_T, R50_RSB = "convnext_tiny.fb_in1k", "swin_tiny_patch4_window7_224.ms_in1k", "resnet50.a1_in1k"
 
 
 def cascade_rcnn_r50_fpn_nwd_1x():

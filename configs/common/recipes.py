@@ -264,8 +264,11 @@ def ultralytics_sgd(dataset, epochs=600, batch_size=16, size=800, close_epochs=1
     return loaders, _nesterov(0.01, momentum=0.937, weight_decay=weight_decay), schedule, train
 
 
-def dino_adamw(dataset, epochs, batch_size=16):
-    """DINO: AdamW, gradients clipped at 0.1, the rate divided by ten for the last twelfth of the epochs."""
+def dino_adamw(dataset, epochs, batch_size=16, weights=RESNET50):
+    """DINO: AdamW, gradients clipped at 0.1, the rate divided by ten once; images of one size, with flips.
+
+    The step comes after 11, 20 and 30 epochs of 12, 24 and 36, as in DINO's paper, else in the last twelfth.
+    """
     optimizer = L(torch.optim.AdamW)(
         params=L(parameter_groups)(
             model=None, weight_decay_norm=None, base_lr="${..lr}", lr_factors={"backbone.backbone.": 0.1}
@@ -275,8 +278,29 @@ def dino_adamw(dataset, epochs, batch_size=16):
         weight_decay=1e-4,
     )
     epoch = dataset.iterations(batch_size)
-    train = settings(max_iter=epochs * epoch, eval_period=epoch, clip_norm=0.1, init_checkpoint=RESNET50)
-    schedule = L(warmup_multistep)(
-        max_iter="${train.max_iter}", milestones=[1 - max(1, epochs // 12) / epochs], warmup_iters=1000
-    )
+    train = settings(max_iter=epochs * epoch, eval_period=epoch, clip_norm=0.1, init_checkpoint=weights)
+    step = {24: 20, 36: 30}.get(epochs, epochs - max(1, epochs // 12))
+    schedule = L(warmup_multistep)(max_iter="${train.max_iter}", milestones=[step / epochs], warmup_iters=1000)
     return dataloader(dataset, batch_size, flips(dataset)), optimizer, schedule, train
+
+
+def dino_published(dataset, epochs=36, batch_size=16):
+    """The same with the images of DINO's released training, as published numbers have it.
+
+    A short side of 480 to 800 px, the long one at most 1333; of half of the images first a crop of 384 to 600 px after
+    a resize to 400 to 600. Tests see a short side of 800 px.
+    """
+    loaders, optimizer, schedule, train = dino_adamw(dataset, epochs, batch_size)
+    crop = L(T.AugmentationList)(
+        augs=[
+            L(T.ResizeShortestEdge)(short_edge_length=[400, 500, 600], sample_style="choice"),
+            L(T.RandomCrop)(crop_type="absolute_range", crop_size=[384, 600]),
+        ]
+    )
+    loaders["train"].mapper.augmentations = [
+        L(T.RandomFlip)(prob=0.5, horizontal=True),
+        L(T.RandomApply)(tfm_or_aug=crop, prob=0.5),
+        L(T.ResizeShortestEdge)(short_edge_length=list(range(480, 801, 32)), max_size=1333, sample_style="choice"),
+    ]
+    loaders["test"].mapper.augmentations = [L(T.ResizeShortestEdge)(short_edge_length=800, max_size=1333)]
+    return loaders, optimizer, schedule, train

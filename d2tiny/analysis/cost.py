@@ -8,14 +8,18 @@ from typing import Any
 
 import torch
 from detectron2.config import instantiate
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from d2tiny import model_zoo
 from d2tiny.analysis.zoo_table import PROPOSALS, SIDE
+from d2tiny.config.signature import resolve_target
+from d2tiny.config.validate import components
 from d2tiny.layers import SAConv2d
-from d2tiny.modeling.transformer import flatten_maps
+from d2tiny.modeling.transformer import FrozenExpert, flatten_maps
+from d2tiny.modeling.transformer.frozen_backbone import RANDOM
 
 __all__ = ["cost"]
 
@@ -46,6 +50,10 @@ def cost(name: str) -> dict[str, float]:
         ``params_m``: parameters in millions; ``gmac``: multiply-adds in billions for one 800 × 800 px image.
     """
     cfg = model_zoo.get_config(name)
+    OmegaConf.set_struct(cfg, False)
+    for _, node in components(cfg.model):
+        if resolve_target(node._target_, "model") is FrozenExpert:
+            node.weights = RANDOM  # fetching them would change nothing
     model = instantiate(cfg.model).eval()
     parameters = sum(p.numel() for p in model.parameters())
     model.to("meta")
@@ -77,7 +85,8 @@ def _transformer(model: Any, features: dict[str, Tensor]) -> None:
     masks = [torch.zeros(1, *m.shape[-2:], dtype=torch.bool, device="meta") for m in maps]
     if model.routing is not None:
         # REM checks whether there is padding, which is impossible on the meta device.
-        maps, _ = model.routing(maps, [torch.zeros(m.shape, dtype=torch.bool) for m in masks])
+        unpadded = [torch.zeros(m.shape, dtype=torch.bool) for m in masks]
+        maps, _ = model.routing(maps, unpadded, torch.zeros(1, 3, SIDE, SIDE, device="meta"))
     positions = [model.position(m) for m in masks]
     tokens = flatten_maps(maps, positions, masks, model.level_embed, has_padding=False)
     memory = model.encoder(tokens)

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from d2tiny.utils.checkpoint_files import is_finite, read_checkpoint
 from d2tiny.utils.errors import CheckpointError, D2TinyError
 from d2tiny.utils.files import open_atomic, write_text
+from d2tiny.utils.weights import adapt_state, own_weights_hidden
 
 __all__ = ["LAST", "PREVIOUS", "TinyCheckpointer", "write_checkpoint"]
 
@@ -196,21 +197,13 @@ class TinyCheckpointer(DetectionCheckpointer):
             raise CheckpointError(f"{path}: its tensors do not fit the model: {type(err).__name__}: {err}") from err
         self._log_incompatible_keys(incompatible)
 
-    def _adapt(self, state: dict[str, Any]) -> None:
-        """Let modules rename or cut tensors, in place, that they can use under other names or of other sizes."""
-        taken: set[str] = set()
-        for name, module in self.model.named_modules():
-            adapt = getattr(module, "adapt_state", None)
-            if adapt is not None:
-                taken |= adapt(state, f"{name}." if name else "") or set()
-        for key in taken:
-            del state[key]
-
     def _load_model(self, checkpoint: Any) -> Any:
         num_tensors = len(checkpoint["model"])
         if not self._strict:
-            self._adapt(checkpoint["model"])
-        incompatible = super()._load_model(checkpoint)
+            adapt_state(self.model, checkpoint["model"])
+        renamed = bool(checkpoint.get("matching_heuristics"))
+        with own_weights_hidden(self.model) if renamed else nullcontext():
+            incompatible = super()._load_model(checkpoint)
         if num_tensors and len(incompatible.unexpected_keys) + len(incompatible.incorrect_shapes) >= num_tensors:
             raise CheckpointError(
                 f"none of the checkpoint's {num_tensors} tensors fits the model; is it of another config?"

@@ -35,18 +35,21 @@ from d2tiny.engine.ema import ModelEMA
 from d2tiny.engine.hooks import EMAHook, EvalAndSave, ProgressBar, StopHook
 from d2tiny.engine.metrics import MetricsWriter
 from d2tiny.engine.sync_norm import synchronise_norms
-from d2tiny.engine.trainer import AMP_DTYPES, Trainer
+from d2tiny.engine.trainer import Trainer
 from d2tiny.inference.tta import with_tta
 from d2tiny.layers.depthwise import float32_layers
-from d2tiny.utils.env import advise_on_bf16, describe_hardware, resolve_device
+from d2tiny.utils.env import describe_hardware, resolve_device
 from d2tiny.utils.errors import CheckpointError, ConfigError, D2TinyError, did_you_mean
 from d2tiny.utils.files import open_atomic, write_text
 from d2tiny.utils.folders import lock_folder
 from d2tiny.utils.logs import setup_loggers
+from d2tiny.utils.precision import amp_dtype, mixed_precision, warn_of_slow_precision
 from d2tiny.utils.stop import StopSignals
 from d2tiny.utils.weights import load_weights
 
 __all__ = ["Evaluation", "run"]
+
+_AMP = "train.amp.enabled=true"
 
 logger = logging.getLogger(__name__)
 
@@ -108,17 +111,20 @@ class Evaluation:
         Args:
             cfg: config with ``dataloader.test``, ``dataloader.evaluator`` and ``train.amp``.
             device: ``cpu``, ``cuda`` or ``cuda:N``, for autocast.
+
+        Raises:
+            D2TinyError: wrong settings or broken data.
         """
         self._loader = _build(cfg, "dataloader.test")
         self._evaluator = _build(cfg, "dataloader.evaluator")
-        self._device = device.split(":")[0]
-        self._amp = AMP_DTYPES[cfg.train.amp.dtype] if cfg.train.amp.enabled else None
+        self._device = device
+        self._amp = amp_dtype(cfg.train.amp.dtype if cfg.train.amp.enabled else None, device)
         self._tta = cfg.train.get("tta")
         with_tta(nn.Identity(), self._tta)  # wrong settings are told before a training
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """Return the metrics of a model on the main process, an empty dict on the others."""
-        with torch.autocast(self._device, dtype=self._amp, enabled=self._amp is not None):
+        with mixed_precision(self._device, self._amp, _AMP):
             results = inference_on_dataset(with_tta(model, self._tta), self._loader, self._evaluator)
         return dict(results.get("bbox", {})) if results else {}
 
@@ -217,8 +223,7 @@ def _log_precision(cfg: DictConfig, model: nn.Module, device: str) -> None:
     count = 0 if device.startswith("cuda") else float32_layers(model)
     rest = f"; {count} depth-wise convolutions stay in float32, which is faster on processors" if count else ""
     logger.info("Mixed precision: %s under autocast%s.", cfg.train.amp.dtype, rest)
-    if advice := advise_on_bf16(device):
-        logger.warning("train.amp.enabled=true: %s train.amp.enabled=false turns it off.", advice)
+    warn_of_slow_precision(device, amp_dtype(cfg.train.amp.dtype, device), _AMP)
 
 
 def _build_model(cfg: DictConfig, device: str) -> nn.Module:

@@ -17,12 +17,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from d2tiny.engine.accumulation import Accumulation
 from d2tiny.engine.early_stopping import EarlyStop
-from d2tiny.utils.errors import CheckpointError, ConfigError, NonFiniteLossError
+from d2tiny.utils import precision
+from d2tiny.utils.errors import CheckpointError, NonFiniteLossError
 
 __all__ = ["Trainer"]
 
 _MAX_ITER = 2**31
-AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class Trainer(TrainerBase):
@@ -54,17 +54,13 @@ class Trainer(TrainerBase):
             ConfigError: unknown ``amp_dtype``, or float16 on the CPU.
         """
         super().__init__()
-        if amp_dtype is not None and amp_dtype not in AMP_DTYPES:
-            raise ConfigError(f"train.amp.dtype must be one of {sorted(AMP_DTYPES)}, got {amp_dtype!r}.")
-        if amp_dtype == "float16" and device == "cpu":
-            raise ConfigError("train.amp.dtype=float16 needs a GPU; use bfloat16 on the CPU.")
+        self._amp = precision.amp_dtype(amp_dtype, device)
         model.train()
         self.model = model
         self.optimizer = optimizer
         self._batches: Iterator[list[dict[str, Any]]] = iter(())
         self._seed = seed
         self._device = device
-        self._amp = AMP_DTYPES[amp_dtype] if amp_dtype else None
         self._clip_norm = clip_norm
         self._accumulation = accumulation or Accumulation()
         self._accumulated = 0  # iterations since the last step
@@ -100,7 +96,7 @@ class Trainer(TrainerBase):
         data_time = time.perf_counter() - start
         torch.manual_seed(int(np.random.SeedSequence((self._seed, self.iter, comm.get_rank())).generate_state(1)[0]))
         try:
-            with torch.autocast(self._device, dtype=self._amp, enabled=self._amp is not None):
+            with precision.mixed_precision(self._device, self._amp, "train.amp.enabled=true"):
                 losses = self.model(data)
         except FloatingPointError as err:
             raise self._divergence_error(data, str(err)) from err

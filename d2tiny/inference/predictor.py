@@ -29,8 +29,8 @@ from d2tiny.inference.tiles import STRIDE, TileGrid
 from d2tiny.inference.tta import TestTimeAugmentation
 from d2tiny.modeling.meta_arch.lazy import shared_path
 from d2tiny.ops.grid_nms import LEAST_THRESHOLD
-from d2tiny.utils.env import advise_on_bf16
 from d2tiny.utils.errors import ConfigError, DatasetError
+from d2tiny.utils.precision import mixed_precision, warn_of_slow_precision
 from d2tiny.utils.weights import load_weights
 
 __all__ = ["TileSettings", "TiledPredictor", "dataset_classes"]
@@ -131,12 +131,11 @@ class TiledPredictor:
         if weights:  # strictly: weights of another config would leave parts of the model at random
             load_weights(self._predictor.model, weights)
         self.cfg.MODEL.WEIGHTS = weights
-        self._device = torch.device(self.cfg.MODEL.DEVICE).type
-        self._bf16 = bf16
+        self._device = self.cfg.MODEL.DEVICE
+        self._dtype = torch.bfloat16 if bf16 else None
         if bf16:  # a layout that bfloat16 convolutions prefer
             self._predictor.model.to(memory_format=torch.channels_last)
-            if advice := advise_on_bf16(self._device):
-                logger.warning("--bf16: %s", advice)
+            warn_of_slow_precision(self._device, self._dtype, "--bf16")
         if tta:
             self._predictor.model = TestTimeAugmentation(self._predictor.model).eval()
         known, heads = list(self.cfg.D2TINY.CLASSES), self.cfg.MODEL.ROI_HEADS
@@ -225,7 +224,7 @@ class TiledPredictor:
 
     def autocast(self) -> Any:
         """Return a context for predictions; around many, because it keeps weights that it has cast until it is left."""
-        return torch.autocast(self._device, torch.bfloat16, enabled=self._bf16)
+        return mixed_precision(self._device, self._dtype, "--bf16")
 
     def grid(self, pixels: ScenePixels) -> TileGrid:
         """Return the tiles of a scene; where the overlap is automatic, look at some of them."""

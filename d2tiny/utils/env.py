@@ -104,22 +104,22 @@ def has_fast_bf16(device: str = "auto") -> bool:
     """
     import torch
 
-    if resolve_device(device).startswith("cuda"):
-        return torch.cuda.is_bf16_supported()
+    if (device := resolve_device(device)).startswith("cuda"):
+        return bool(torch.version.hip) or torch.cuda.get_device_capability(device)[0] >= 8  # older ones emulate it
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text() if cpuinfo.exists() else ""
     return re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", flags) is not None  # the last on ARM
 
 
 def advise_on_bf16(device: str) -> str:
-    """Return a warning for bfloat16 on a CPU without instructions for it; empty elsewhere.
+    """Return a warning for bfloat16 on a processor or GPU without instructions for it; empty elsewhere.
 
     Args:
         device: ``cpu``, ``cuda`` or ``cuda:N``, on which autocast to bfloat16 was asked for.
     """
-    if device.startswith("cuda") or has_fast_bf16(device):
+    if has_fast_bf16(device):
         return ""
-    return (
-        "bfloat16 was asked for, but this processor has no instructions for it (avx512_bf16 or amx_bf16): everything "
-        "takes several times as long as in float32."
-    )
+    what = "GPU has no units for it (compute capability 8 or later)"
+    if not device.startswith("cuda"):
+        what = "processor has no instructions for it (avx512_bf16 or amx_bf16)"
+    return f"bfloat16 was asked for, but this {what}: everything takes several times as long as in float32."

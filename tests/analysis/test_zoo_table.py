@@ -23,6 +23,18 @@ def test_every_config_has_a_cost_and_every_published_number_a_config():
     assert set(json.loads((ROOT / "results/zoo/published.json").read_text())) <= names
 
 
+def test_published_numbers_are_quoted_beside_as_many_epochs():
+    """Of tables that say how long was trained, and with which images."""
+    published = json.loads((ROOT / "results/zoo/published.json").read_text())
+    known = {name: entry["epochs"] for name, entry in published.items() if "epochs" in entry}
+    assert known
+    for name, epochs in known.items():
+        train = model_zoo.get_config(name).train
+        assert train.max_iter == epochs * train.eval_period, name
+        assert name.endswith(f"_{epochs}e"), name
+    assert not [name for name, entry in published.items() if "DQ-DETR" in entry["source"] and name not in known]
+
+
 def test_costs_are_those_of_the_models():
     stored = json.loads((ROOT / "results/zoo/cost.json").read_text())
     for name in ("quick/faster_rcnn_r18_efpnbs_rfla", "quick/detectors_r18_rfp_rfla", "quick/fcos_r18_p2_rfla"):

@@ -20,6 +20,7 @@ from d2tiny.engine.run import run
 from d2tiny.engine.schedule import warmup_cosine, warmup_multistep
 from d2tiny.layers.depthwise import keep_depthwise_float32
 from d2tiny.modeling.losses import DCLoss
+from d2tiny.utils import precision
 from d2tiny.utils.errors import CheckpointError, ConfigError, DatasetError, NonFiniteLossError
 from d2tiny.utils.weights import load_weights
 from tests.helpers.training import CONFIG, SMALL, losses, settings
@@ -99,7 +100,7 @@ def test_the_log_says_which_precision_was_chosen(fast, monkeypatch, caplog):
     """Once, for trainings and evaluations alike, and that it is slow where it is."""
     caplog.set_level("INFO")
     engine = importlib.import_module("d2tiny.engine.run")  # the package's name `run` is the function
-    monkeypatch.setattr(engine, "advise_on_bf16", lambda device: "" if fast else "It is slow.")
+    monkeypatch.setattr(precision, "advise_on_bf16", lambda device: "" if fast else "It is slow.")
     model = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 3, groups=2), torch.nn.Conv2d(2, 2, 1))
     keep_depthwise_float32(model)
     for enabled in (False, True):
@@ -108,7 +109,8 @@ def test_the_log_says_which_precision_was_chosen(fast, monkeypatch, caplog):
     lines = [record.getMessage() for record in caplog.records]
     assert "bfloat16 under autocast; 1 depth-wise convolutions stay in float32" in lines[0]
     assert [record.levelname for record in caplog.records] == ["INFO"] + ["WARNING"] * (not fast)
-    assert fast or lines[1] == "train.amp.enabled=true: It is slow. train.amp.enabled=false turns it off."
+    without = "Without it, everything is computed in float32."
+    assert fast or lines[1] == f"train.amp.enabled=true: It is slow. {without}"
 
 
 def test_bf16_and_float16(datasets, tmp_path):
@@ -116,6 +118,8 @@ def test_bf16_and_float16(datasets, tmp_path):
     cfg = settings(tmp_path, "train.max_iter=2", "train.amp.enabled=true", "train.amp.dtype=float16")
     with pytest.raises(ConfigError, match="float16 needs a GPU"):
         run(load_config(CONFIG, cfg))
+    with pytest.raises(ConfigError, match="float16 needs a GPU"):
+        run(load_config(CONFIG, cfg), eval_only=True)
 
 
 def test_command_line(datasets, tmp_path, capsys):

@@ -93,9 +93,16 @@ _NARROW = {
     "TinyDINO": {"embed_dim": 32},
     "DeformableEncoder": {"num_layers": 1, "num_heads": 2, "feedforward_dim": 32},
     "DINODecoder": {"num_layers": 2},
+    "FrozenExpert": {"weights": "random"},
 }
 
-_SMALLER = {"convnext_tiny.fb_in1k": "convnext_atto", "resnet50.a1_in1k": "resnet10t"}  # models of timm
+_SWIN = "swin_{}_patch4_window7_224.ms_in1k"
+_SMALLER = {  # models of timm
+    "convnext_tiny.fb_in1k": "convnext_atto",
+    "resnet50.a1_in1k": "resnet10t",
+    "vit_small_patch14_dinov2.lvd142m": "test_vit",
+    _SWIN.format("small"): _SWIN.format("tiny"),
+}
 
 
 def narrow(cfg):
@@ -104,7 +111,7 @@ def narrow(cfg):
     for _, node in components(cfg.model):
         name = getattr(node._target_, "__qualname__", str(node._target_).rsplit("d2tiny.", 1)[-1])
         node.update(_NARROW.get(name, {}))
-        if name == "TimmBackbone":
+        if name in ("TimmBackbone", "TimmViT"):
             node.model_name = _SMALLER.get(node.model_name, node.model_name)
         if name == "ResNet.make_default_stages":
             node.pop("stride_in_1x1", None)

@@ -49,7 +49,7 @@ class SquarePredictor(TiledPredictor):
     def __init__(self, cfg: Any, tile: int, overlap: int | str, *, batch: int, **_: Any) -> None:
         self.settings = TileSettings(tile, overlap, batch)
         self.classes, self.merge_settings = CLASSES, MergeSettings()
-        self._device, self._bf16 = "cpu", False
+        self._device, self._dtype = "cpu", None
 
     def detect(self, images: Any, *, whole: bool = False) -> list[Instances]:
         """Find squares in images (h, w, 3)."""

@@ -464,7 +464,7 @@ def test_frozen_experts_never_learn():
         def forward(self, image):
             return {"out": self.body(image)}
 
-    frozen = FrozenExpert(backbone=Net(), in_features=["out"] * 3, in_channels=[8] * 3, embed_dim=32)
+    frozen = FrozenExpert(backbone=Net(), in_features=["out"] * 3, in_channels=[8] * 3, embed_dim=32, weights="random")
     module = REM(experts=[LocalExpert(32), frozen], embed_dim=32, num_heads=4, hidden_dim=32, topk=1).train()
     nn.init.ones_(module.scale)
     before = {k: v.clone() for k, v in backbone.state_dict().items()}

@@ -93,6 +93,40 @@ def test_frozen_stages(name, freeze_at):
         assert any(x.requires_grad for x in maps.values())
 
 
+@pytest.mark.parametrize(("name", "share"), [("resnet18", 0.9), ("convnext_atto", 0.4)])
+def test_checkpointing_keeps_less_and_gives_the_same(name, share):
+    """Gradients to the last bit, drop paths included; fewer bytes stay for the backward pass."""
+    results = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = TimmBackbone(name, drop_path_rate=0.3, checkpointing=checkpointing).train()
+        kept = {}
+        torch.manual_seed(1)
+        image = torch.randn(2, 3, 64, 64)
+
+        def keep(x, kept=kept):
+            kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            maps = model(image)
+        weights = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
+        sum(x.square().mean() for x in maps.values()).backward()
+        size = sum(n for place, n in kept.items() if place not in weights)
+        results.append((size, [p.grad for p in model.parameters() if p.requires_grad]))
+    (plain, expected), (less, found) = results
+    assert less < share * plain
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"), [({"feedback_channels": 8}, "feedback_channels"), ({"norm": "BN"}, "norm=BN")]
+)
+def test_checkpointing_that_would_be_wrong_is_refused(settings, words):
+    with pytest.raises(ConfigError, match=f"checkpointing=true: it does not go with {words}"):
+        TimmBackbone(SMALL, checkpointing=True, **settings)
+
+
 def test_batch_norms_of_frozen_stages_are_frozen():
     """Statistics stay, and drop paths are off: the same image twice gives the same maps up to the last frozen one."""
     model = TimmBackbone(LITE0, freeze_at=3, norm="BN", drop_path_rate=0.5).train()

@@ -25,8 +25,12 @@ def test_bfloat16_of_processors(flags, fast, tmp_path, monkeypatch):
         cpuinfo.write_text(flags)
     monkeypatch.setattr(env, "Path", lambda name: cpuinfo)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     assert env.has_fast_bf16("cpu") == fast
     assert env.has_fast_bf16("auto")
     assert ("several times as long" in env.advise_on_bf16("cpu")) != fast
     assert not env.advise_on_bf16("cuda:1")
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))  # it emulates bfloat16
+    assert not env.has_fast_bf16("auto")
+    assert "this GPU has no units" in env.advise_on_bf16("cuda:1")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from d2tiny.visualization import Boxes2D, class_color, draw_boxes, side_by_side
+from d2tiny.visualization import QUERY_COLOR, Boxes2D, class_color, draw_boxes, draw_density, side_by_side
 
 NAMES = ["ship", "car"]
 
@@ -55,3 +55,13 @@ def test_side_by_side():
 
 def test_colors_are_distinct_and_endless():
     assert len({class_color(i) for i in range(40)}) == 40
+
+
+def test_density_is_brightest_where_it_is_largest():
+    image, density = np.full((8, 8, 3), 100, np.uint8), np.zeros((4, 4))
+    density[0, 3] = 2.0
+    picture = draw_density(image, density, np.array([[1.0, 6.0]]))
+    assert picture[1, 7].sum() > 3 * 200
+    assert (picture[1, 1] == 70).all()
+    assert (picture[6, 1] == QUERY_COLOR).all()
+    assert (draw_density(image, None, np.zeros((0, 2))) == 70).all()

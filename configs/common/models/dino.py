@@ -7,7 +7,7 @@ from d2tiny.modeling.meta_arch import TinyDINO
 from d2tiny.modeling.necks import ChannelMapper, NeckedBackbone
 from d2tiny.modeling.transformer import DeformableEncoder, Denoising, DINOCriterion, DINODecoder, QuerySelection
 
-from .rcnn import PIXEL_MEAN, PIXEL_STD, on_lite0, resnet18, resnet50
+from .rcnn import PIXEL_MEAN, PIXEL_STD, for_weights_of, on_lite0, resnet18, resnet50, timm_backbone
 
 
 def _dino(stages, extra, num_classes):
@@ -102,3 +102,13 @@ def dino_r18_4scale(num_classes):
 def dino_lite0_4scale(num_classes):
     """The same for quick trainings from ImageNet weights."""
     return on_lite0(dino_r18_4scale(num_classes))
+
+
+def dino_timm_4scale(model_name, num_classes, **settings):
+    """DINO with a model of timm (Swin, ConvNeXt, ...) on four scales, the finest of stride 8."""
+    return for_weights_of(timm_backbone(model_name, **settings), dino_r50_4scale(num_classes))
+
+
+def dino_timm_5scale(model_name, num_classes, **settings):
+    """The same on five scales, the finest of stride 4."""
+    return for_weights_of(timm_backbone(model_name, **settings), dino_r50_5scale(num_classes))

@@ -20,6 +20,8 @@ from d2tiny.modeling.roi_heads import TinyCascadeROIHeads, TinyFastRCNNOutputLay
 
 from ..parts.rcnn import detectors, recursive
 
+CONVNEXT_T, R50_RSB = "convnext_tiny.fb_in1k", "resnet50.a1_in1k"  # names of timm
+SWIN_T, SWIN_S = (f"swin_{size}_patch4_window7_224.ms_in1k" for size in ("tiny", "small"))
 PIXEL_MEAN, PIXEL_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # ImageNet's, RGB
 
 

@@ -32,6 +32,7 @@ class TimmBackbone(Backbone):
     Attributes:
         pixel_mean: RGB mean of the images that the weights were trained with, 0 to 255.
         pixel_std: likewise, the standard deviation.
+        weights_url: where its weights are, as a checkpoint is named: ``timm://NAME``.
         no_weight_decay: last names of parameters that the optimizer must not decay.
     """
 
@@ -44,6 +45,7 @@ class TimmBackbone(Backbone):
         norm: str = "FrozenBN",
         drop_path_rate: float = 0.0,
         feedback_channels: int = 0,
+        checkpointing: bool = False,
         **kwargs: Any,
     ) -> None:
         """Build the model with random weights.
@@ -60,6 +62,8 @@ class TimmBackbone(Backbone):
             feedback_channels: channels of the maps that a recursive pyramid feeds back, through a 1×1 convolution that
                 starts at zero, behind the first part of each returned stage but the finest; 0 builds no inputs for
                 them.
+            checkpointing: recompute the inside of stages in the backward pass instead of keeping it; not with feedback
+                and not with batch norms that are trained, whose statistics would move twice.
             **kwargs: handed on to ``timm.create_model``.
 
         Raises:
@@ -70,7 +74,7 @@ class TimmBackbone(Backbone):
         super().__init__()
         _check(out_features, freeze_at, norm, drop_path_rate, kwargs)
         timm = import_timm()
-        pretrained_cfg = _pretrained_cfg(timm, model_name)
+        pretrained_cfg = pretrained_cfg_of(timm, model_name)
         if drop_path_rate:
             kwargs["drop_path_rate"] = drop_path_rate
         facts = timm_facts(timm, model_name, kwargs, bool(getattr(pretrained_cfg, "fixed_input_size", False)))
@@ -82,10 +86,13 @@ class TimmBackbone(Backbone):
         self._shapes = {name: ShapeSpec(channels=facts.channels[name], stride=STAGES[name]) for name in facts.channels}
         self._channels_last = is_nhwc(self.body)
         self._architecture = model_name.partition(".")[0]
-        self.pixel_mean, self.pixel_std = _normalisation(model_name, pretrained_cfg)
+        self.weights_url = f"timm://{model_name}"
+        self.pixel_mean, self.pixel_std = normalisation(model_name, pretrained_cfg)
         used = frozenset().union(*(facts.used[name] for name in self._out_features))
         self._freeze(_frozen_parameters(model_name, facts, freeze_at), used)
         self._freeze_norms(norm)
+        if checkpointing:
+            _checkpoint(self.body, feedback_channels)
         keep_depthwise_float32(self.body)
         self.no_weight_decay = _undecayed(self.body)
         self.feedback_channels = feedback_channels
@@ -177,17 +184,21 @@ class TimmBackbone(Backbone):
         Raises:
             CheckpointError: they are of another model.
         """
-        architecture, given = timm_tensors(state)
-        if not given:
-            return set()
-        if architecture != self._architecture:
-            raise CheckpointError(
-                f"these are weights of {architecture}, but the model {prefix.rstrip('.')} is {self._architecture}."
-            )
-        own = self.body.state_dict()
-        _require_same(own, {name: state[key] for name, key in given.items()})
-        state.update({f"{prefix}body.{name}": state[key] for name, key in given.items() if name in own})
-        return set(given.values())
+        return take_timm_tensors(self.body, self._architecture, state, prefix)
+
+
+def take_timm_tensors(body: nn.Module, architecture: str, state: dict[str, Any], prefix: str) -> set[str]:
+    """Take the weights of ``timm://NAME`` for the module ``body`` of a backbone; see ``TimmBackbone.adapt_state``."""
+    other, given = timm_tensors(state)
+    if not given:
+        return set()
+    if other != architecture:
+        place = f"the model {prefix}".rstrip(". ")
+        raise CheckpointError(f"these are weights of {other}, but {place} is {architecture}.")
+    own = body.state_dict()
+    _require_same(own, {name: state[key] for name, key in given.items()})
+    state.update({f"{prefix}body.{name}": state[key] for name, key in given.items() if name in own})
+    return set(given.values())
 
 
 def _require_same(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
@@ -220,6 +231,16 @@ def _check(
             raise ConfigError(f"{name} cannot be set: out_features and the checkpoint timm://NAME decide it.")
 
 
+def _checkpoint(body: Any, feedback_channels: int) -> None:
+    trained = [m for m in body.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if feedback_channels or trained or not hasattr(body, "set_grad_checkpointing"):
+        why = "timm has none for this model"
+        if feedback_channels or trained:
+            why = f"it does not go with {'feedback_channels' if feedback_channels else 'norm=BN'}"
+        raise ConfigError(f"checkpointing=true: {why}; leave it out.")
+    body.set_grad_checkpointing(True)
+
+
 def _is_frozen(module: nn.Module, *, recurse: bool) -> bool:
     """Whether a module has parameters and none is trained."""
     trained = [parameter.requires_grad for parameter in module.parameters(recurse=recurse)]
@@ -236,7 +257,7 @@ def _undecayed(body: nn.Module) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _pretrained_cfg(timm: Any, model_name: str) -> Any:
+def pretrained_cfg_of(timm: Any, model_name: str) -> Any:
     """Return what timm knows about the weights of a model; None where it knows nothing."""
     if not timm.is_model(model_name):
         raise ConfigError(f"model_name: timm has no '{model_name}'. {did_you_mean(model_name, timm.list_models())}")
@@ -263,7 +284,8 @@ def _frozen_parameters(model_name: str, facts: TimmFacts, freeze_at: int) -> fro
     return stem
 
 
-def _normalisation(model_name: str, pretrained_cfg: Any) -> tuple[list[float], list[float]]:
+def normalisation(model_name: str, pretrained_cfg: Any) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation of the RGB images that a model's weights were trained with, 0 to 255."""
     if (packaged := PACKAGED.get(model_name)) is not None:
         return [packaged.pixel_mean] * 3, [packaged.pixel_std] * 3
     if pretrained_cfg is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import ImageList, Instances
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from d2tiny.layers.contrast import norms_for
 from d2tiny.modeling.contracts import AuxiliaryNeck, Backbone, DenseHead, HeadOutputs
 from d2tiny.modeling.meta_arch.inputs import require_batch
+from d2tiny.modeling.meta_arch.pictures import check_period, picture_is_due, put_detections
 from d2tiny.modeling.necks.levels import check_levels
 
 __all__ = ["AuxiliaryBranch", "TinyDenseDetector"]
@@ -103,6 +105,7 @@ class TinyDenseDetector(DenseDetector):
         pixel_std: Sequence[float],
         input_format: str = "RGB",
         auxiliary: AuxiliaryBranch | None = None,
+        vis_period: int = 0,
     ) -> None:
         """Put the parts together.
 
@@ -114,12 +117,14 @@ class TinyDenseDetector(DenseDetector):
             pixel_std: standard deviation of each channel.
             input_format: order of the channels, ``RGB`` or ``BGR``, for visualisation.
             auxiliary: a branch whose losses are added in training; predictions do not use it.
+            vis_period: iterations between two pictures of ground truth and detections in the event storage; 0 for none.
 
         Raises:
-            ValueError: a head for other channels or strides than the backbone's.
+            ValueError: a head for other channels or strides than the backbone's, or a negative period.
         """
         super().__init__(backbone, head, list(in_features), pixel_mean=pixel_mean, pixel_std=pixel_std)
-        self.input_format = input_format
+        check_period(type(self).__name__, vis_period)
+        self.input_format, self.vis_period = input_format, vis_period
         shapes = backbone.output_shape()
         if all(name in shapes for name in in_features):  # the engine reports missing levels
             specs = [shapes[name] for name in in_features]
@@ -152,13 +157,19 @@ class TinyDenseDetector(DenseDetector):
         images = self.preprocess_image(batched_inputs)
         instances = [item["instances"].to(self.device) for item in batched_inputs]
         features = self.backbone(images.tensor)
-        losses = compute_losses(self.head, [features[name] for name in self.head_in_features], instances)
+        levels = [features[name] for name in self.head_in_features]
+        losses = self.forward_training(images, levels, self.head(levels), instances)
         return losses | self.auxiliary(images.tensor, features, instances)
 
     def forward_training(
         self, images: ImageList, features: list[Tensor], predictions: HeadOutputs, gt_instances: list[Instances]
     ) -> dict[str, Tensor]:
-        """Return the losses of a batch by name."""
+        """Return the losses of a batch by name; where a picture of it is due, hand it to the event storage."""
+        if picture_is_due(self.vis_period):
+            with torch.no_grad():
+                found = self.forward_inference(images, features, predictions)[0]
+                first = {"image": images[0] * self.pixel_std + self.pixel_mean, "instances": gt_instances[0]}
+            put_detections(first, found, self.input_format)
         return compute_losses(self.head, features, gt_instances, predictions)
 
     def forward_inference(self, images: ImageList, features: list[Tensor], predictions: HeadOutputs) -> list[Instances]:

@@ -17,6 +17,7 @@ from d2tiny.layers.contrast import norms_for
 from d2tiny.layers.position import PositionEmbeddingSine
 from d2tiny.modeling.contracts import Backbone, QueryPredictions, Targets
 from d2tiny.modeling.meta_arch.inputs import require_batch
+from d2tiny.modeling.meta_arch.pictures import check_period, picture_is_due, put_detections, put_queries
 from d2tiny.modeling.targets import split_ignored
 from d2tiny.modeling.transformer import (
     REM,
@@ -116,6 +117,7 @@ class TinyDINO(nn.Module):
         max_detections: int = 1500,
         score_thresh: float = 0.0,
         input_format: str = "RGB",
+        vis_period: int = 0,
     ) -> None:
         """Assemble the detector.
 
@@ -139,6 +141,8 @@ class TinyDINO(nn.Module):
             max_detections: largest number of detections of an image.
             score_thresh: detections have a score above this, in [0, 1).
             input_format: order of the channels, for visualisation.
+            vis_period: iterations between two pictures in the event storage: ground truth beside detections, and where
+                queries start; 0 for none.
 
         Raises:
             ValueError: components that do not fit together, or a setting outside its range.
@@ -165,7 +169,8 @@ class TinyDINO(nn.Module):
         self.encoder, self.selection, self.decoder, self.criterion = encoder, selection, decoder, criterion
         self.denoising, self.density, self.routing = denoising, density, routing
         self.num_classes, self.max_detections, self.score_thresh = num_classes, max_detections, score_thresh
-        self.input_format = input_format
+        check_period("TinyDINO", vis_period)
+        self.input_format, self.vis_period = input_format, vis_period
         self.position = PositionEmbeddingSine(embed_dim // 2, temperature, position_offset)
         self.level_embed = nn.Parameter(torch.randn(len(in_features), embed_dim))
         self.register_buffer("pixel_mean", torch.tensor(list(pixel_mean)).view(-1, 1, 1), persistent=False)
@@ -184,7 +189,8 @@ class TinyDINO(nn.Module):
         if self.training:
             targets = self._targets([item["instances"].to(self.device) for item in batched_inputs])
             with norms_for(self, [item["image"] for item in batched_inputs]):
-                return self._losses(self._encode(images, targets), targets, images.image_sizes)
+                encoded = self._encode(images, targets)
+                return self._losses(encoded, targets, images.image_sizes, batched_inputs[0])
         encoded = self._encode(images, None)
         _, outputs = self._decode(encoded, None)
         results = self._detections(outputs.layers[-1], encoded.queries.padding_mask, images.image_sizes)
@@ -304,7 +310,11 @@ class TinyDINO(nn.Module):
         return outputs.split(num_denoising)
 
     def _losses(
-        self, encoded: _EncoderOutput, targets: Targets, image_sizes: Sequence[tuple[int, int]]
+        self,
+        encoded: _EncoderOutput,
+        targets: Targets,
+        image_sizes: Sequence[tuple[int, int]],
+        first: dict[str, Any],
     ) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}
         queries, valid_mask = encoded.queries, encoded.queries.valid_mask
@@ -329,7 +339,22 @@ class TinyDINO(nn.Module):
             losses |= encoded.routing.losses
             losses |= self.routing.scale_losses(encoded.routing, targets.boxes, image_sizes)
         self._log(encoded, targets)
+        if picture_is_due(self.vis_period):
+            self._draw(first, encoded, outputs.layers[-1])
         return losses
+
+    @torch.no_grad()
+    def _draw(self, first: dict[str, Any], encoded: _EncoderOutput, predictions: QueryPredictions) -> None:
+        """Hand pictures of the first image of a batch to the event storage."""
+        height, width = first["image"].shape[-2:]
+        mask, density = encoded.queries.padding_mask, encoded.density
+        own = QueryPredictions(predictions.pred_logits[:1].float(), predictions.pred_boxes[:1].float())
+        found = self._detections(own, None if mask is None else mask[:1], [(height, width)])[0]
+        put_detections(first, found, self.input_format)
+        points = encoded.queries.reference_boxes[0, :, :2]
+        points = (points if mask is None else points[~mask[0]]) * points.new_tensor((width, height))
+        rows, columns = encoded.tokens.valid_sizes(0)[0]
+        put_queries(first, points, None if density is None else density[0, :rows, :columns], self.input_format)
 
     def _log(self, encoded: _EncoderOutput, targets: Targets) -> None:
         """Log mean numbers of an image, the error of the count, and the experts' mean shares."""

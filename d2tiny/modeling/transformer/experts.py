@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.layers import get_norm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from d2tiny.layers import DilatedDepthwise
 from d2tiny.layers.masked_norm import masked_norm
+from d2tiny.modeling.transformer.frozen_backbone import FrozenBackbone
+from d2tiny.utils.errors import did_you_mean
 
 __all__ = ["ContextExpert", "DetailExpert", "FrozenExpert", "LocalExpert", "ValidMasks", "WideExpert"]
 
@@ -119,53 +121,64 @@ class ContextExpert(_LightExpert):
 
 
 class FrozenExpert(nn.Module):
-    """A pretrained backbone that is never trained, with a 1×1 adapter for each level that is."""
+    """A pretrained backbone that is never trained, with a 1×1 adapter for each level that is.
+
+    The backbone sees each image alone, without the padding of its batch: a foundation model attends to all it is given.
+    """
 
     def __init__(
         self,
         *,
         backbone: nn.Module,
         in_features: Sequence[str],
-        in_channels: Sequence[int],
         embed_dim: int,
+        in_channels: Sequence[int] | None = None,
         category: str = "general",
         name: str = "frozen",
         norm: str = "GN",
         weights: str = "",
+        in_checkpoint: bool = False,
+        pixel_mean: Sequence[float] | None = None,
+        pixel_std: Sequence[float] | None = None,
+        input_format: str = "RGB",
     ) -> None:
-        """Wrap a backbone.
+        """Wrap a backbone, and load its weights.
 
         Args:
-            backbone: maps images (B, 3, H, W) to a dict of feature maps.
+            backbone: see :class:`~d2tiny.modeling.transformer.frozen_backbone.FrozenBackbone`.
             in_features: names of its feature maps, one for each level, finest first; a name may be repeated.
-            in_channels: channels of these feature maps.
             embed_dim: C, channels of the levels.
+            in_channels: channels of these feature maps; None asks the backbone's ``output_shape()``.
             category: category of experts to which it belongs.
             name: its name in logs and pictures.
             norm: normalisation in the adapters.
-            weights: file or URL of the backbone's weights, loaded here; a checkpoint of the detector contains them too.
+            weights: of the backbone; empty takes those that it names itself, ``random`` none.
+            in_checkpoint: keep them in checkpoints of the detector.
+            pixel_mean: what the detector normalises images with.
+            pixel_std: likewise.
+            input_format: order of the channels that the detector reads, ``RGB`` or ``BGR``.
 
         Raises:
-            ValueError: ``in_features`` and ``in_channels`` differ in length.
+            ValueError: settings that do not fit the backbone, or no weights.
+            CheckpointError: the weights cannot be fetched or read, or do not fit.
         """
         super().__init__()
-        if len(in_features) != len(in_channels):
-            raise ValueError(
-                f"FrozenExpert: in_features {list(in_features)} and in_channels {list(in_channels)} must pair."
-            )
-        self.category, self.name = category, name
-        if weights:
-            DetectionCheckpointer(backbone).load(weights)
-        self.backbone, self.in_features = backbone.requires_grad_(False).eval(), tuple(in_features)
-        self.adapters = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(c, embed_dim, 1, bias=False), get_norm(norm, embed_dim)) for c in in_channels
+        channels = _channels(backbone, in_features) if in_channels is None else list(in_channels)
+        if len(in_features) != len(channels):
+            raise ValueError(f"FrozenExpert: in_features {list(in_features)} and in_channels {channels} must pair.")
+        self.category, self.name, self.in_features = category, name, tuple(in_features)
+        self.backbone = FrozenBackbone(
+            backbone,
+            weights=weights,
+            in_checkpoint=in_checkpoint,
+            name=name,
+            pixel_mean=pixel_mean,
+            pixel_std=pixel_std,
+            input_format=input_format,
         )
-
-    def train(self, mode: bool = True) -> FrozenExpert:
-        """Set the mode of the adapters; the backbone stays in evaluation mode."""
-        super().train(mode)
-        self.backbone.eval()
-        return self
+        self.adapters = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(c, embed_dim, 1, bias=False), get_norm(norm, embed_dim)) for c in channels
+        )
 
     def forward(
         self, features: Sequence[Tensor], valid_masks: ValidMasks | None = None, image: Tensor | None = None
@@ -186,12 +199,56 @@ class FrozenExpert(nn.Module):
             raise ValueError(
                 f"FrozenExpert: {len(features)} levels, but in_features {list(self.in_features)}; name one for each."
             )
-        with torch.no_grad():
-            maps = self.backbone(image)
-        result = []
         masks = valid_masks or [None] * len(features)
+        runs = [self.backbone(part) for part in _unpadded(image, masks[0])]
+        extent, result = (image.shape[-2], image.shape[-1]), []
         for x, name, adapter, mask in zip(features, self.in_features, self.adapters, masks, strict=True):
-            resized = F.interpolate(maps[name], size=x.shape[-2:], mode="bilinear", align_corners=False)
+            size = (x.shape[-2], x.shape[-1])
+            resampled = torch.cat([resampled_map(maps[name], covered, size, extent) for maps, covered in runs])
             assert isinstance(adapter, nn.Sequential)
-            result.append(masked_norm(adapter[1], adapter[0](resized), mask))
+            result.append(masked_norm(adapter[1], adapter[0](resampled), mask))
         return result
+
+
+def _channels(backbone: Any, in_features: Sequence[str]) -> list[int]:
+    shapes = backbone.output_shape()
+    for name in in_features:
+        if name not in shapes:
+            raise ValueError(f"FrozenExpert: the backbone has no feature map '{name}'. {did_you_mean(name, shapes)}")
+    return [shapes[name].channels for name in in_features]
+
+
+def _unpadded(image: Tensor, valid_mask: Tensor | None) -> list[Tensor]:
+    """Return the images (1, 3, h, w) of a batch without what its finest level calls padding; unpadded ones together."""
+    if valid_mask is None:
+        return [image]
+    height, width = (side / cells for side, cells in zip(image.shape[-2:], valid_mask.shape[-2:], strict=True))
+    rows, columns = valid_mask[:, 0].any(dim=2).sum(dim=1).tolist(), valid_mask[:, 0].any(dim=1).sum(dim=1).tolist()
+    return [
+        image[i : i + 1, :, : round(r * height), : round(c * width)]
+        for i, (r, c) in enumerate(zip(rows, columns, strict=True))
+    ]
+
+
+def resampled_map(features: Tensor, covered: tuple[int, int], size: tuple[int, int], extent: tuple[int, int]) -> Tensor:
+    """Return a feature map on the cells of a level: bilinear between its own cells, a mean over several of them.
+
+    Args:
+        features: (B, C, h, w).
+        covered: height and width in px that its cells share; their upper left corner is that of the image.
+        size: height and width of the level in cells.
+        extent: height and width in px that these share. Cells outside what the map covers repeat its border.
+
+    Returns:
+        (B, C, *size) float32.
+    """
+    axes, factors = [], []
+    for own, px, cells, side in zip(features.shape[-2:], covered, size, extent, strict=True):
+        factor = max(1, round((side / cells) / (px / own)))
+        count = cells * factor
+        axes.append((torch.arange(count, device=features.device) + 0.5) * (2 * side / count / px) - 1)
+        factors.append(factor)
+    grid = torch.stack(torch.meshgrid(axes[1], axes[0], indexing="xy"), dim=-1)
+    grid = grid.expand(len(features), -1, -1, -1)
+    found = F.grid_sample(features.float(), grid, padding_mode="border", align_corners=False)
+    return F.avg_pool2d(found, factors) if max(factors) > 1 else found
