@@ -95,8 +95,7 @@ class MSDeformAttn(nn.Module):
             (B, Q, C).
         """
         offsets, logits = self.sampling_offsets(query), self.attention_weights(query)
-        samples, queries = self.num_levels * self.num_points, query.shape[1]
-        if sampling_first_pays(value, queries, self.num_heads, samples, reference_points):
+        if sampling_first_pays(value, self.num_heads, offsets, reference_points):
             where = (spatial_shapes, offsets, logits, reference_points, key_padding_mask)
             return self.output_proj(sample_then_project(value, self.value_proj, self.num_heads, *where))
         value = self.value_proj(value)

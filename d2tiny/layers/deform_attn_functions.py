@@ -27,7 +27,10 @@ __all__ = [
 
 SpatialShapes = Sequence[tuple[int, int]]
 
-_TAP = 4  # time of a multiply-add of a sample in those of a matrix product, measured on one thread
+# Time of a multiply-add of a sample, forward and backward, in those of a matrix product, on one thread of a processor
+# with AVX-512: products in bfloat16 are the faster ones.
+_TAP = {torch.float32: 4, torch.float64: 4}
+_TAP_HALF = 10
 
 
 def ms_deform_attn(
@@ -158,21 +161,24 @@ def sample_then_project(
         return (torch.einsum("bqmc,mdc->bqmd", sampled, weight) + mass[..., None] * bias).flatten(2).to(offsets.dtype)
 
 
-def sampling_first_pays(value: Tensor, queries: int, num_heads: int, samples: int, reference_points: Tensor) -> bool:
-    """Return whether :func:`sample_then_project` takes fewer operations than projecting all S tokens of ``value``.
+def sampling_first_pays(value: Tensor, num_heads: int, offsets: Tensor, reference_points: Tensor) -> bool:
+    """Return whether :func:`sample_then_project` takes less time than projecting all S tokens of ``value``.
+
+    By the number of operations: ``Q·M·L·P·4·C`` of samples and ``Q·C·C`` of their projection against ``S·C·C`` of all
+    tokens and ``Q·L·P·4·C`` of samples of single heads.
 
     Args:
         value: (B, S, C), not projected.
-        queries: Q.
         num_heads: M.
-        samples: L·P of a head.
+        offsets: (B, Q, M·L·P·2).
         reference_points: what is sampled around; with a gradient only the other way is possible.
     """
+    samples = offsets.shape[2] // (2 * num_heads)
     if not _numba_takes(value, samples) or _needs_gradient(reference_points):
         return False
-    cells, channels = value.shape[1:]
-    first = queries * num_heads * samples * 4 * channels * _TAP + queries * channels * channels
-    return first < cells * channels * channels + queries * samples * 4 * channels * _TAP
+    (cells, channels), queries = value.shape[1:], offsets.shape[1]
+    tap = samples * 4 * channels * _TAP.get(offsets.dtype, _TAP_HALF)
+    return queries * (num_heads * tap + channels * channels) < cells * channels * channels + queries * tap
 
 
 def _on_cpu(
@@ -186,8 +192,11 @@ def _on_cpu(
 
 def _numba_takes(value: Tensor, samples: int) -> bool:
     """Return whether the numba kernels compute this: on a CPU, not traced, no more samples than they have room for."""
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return value.device.type == "cpu" and not traced and 0 < samples <= MOST_SAMPLES
+    return value.device.type == "cpu" and not _traced() and 0 < samples <= MOST_SAMPLES
+
+
+def _traced() -> bool:
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def _needs_gradient(x: Tensor) -> bool:
@@ -213,6 +222,8 @@ def _has_triton() -> bool:
 
 
 def _check(value: Tensor, spatial_shapes: SpatialShapes, locations: Tensor, weights: Tensor) -> None:
+    if _traced():
+        return
     cells = sum(h * w for h, w in spatial_shapes)
     fits = value.dim() == 4 and value.shape[1] == cells and locations.dim() == 6 and locations.shape[-1] == 2
     fits = fits and locations.shape[:-1] == weights.shape and weights.shape[3] == len(spatial_shapes)
@@ -232,11 +243,13 @@ def _check_raw(
     logits: Tensor,
     reference_points: Tensor,
 ) -> None:
+    if _traced():
+        return
     (batch, cells), levels = tokens, len(spatial_shapes)
     fits = logits.dim() == 3 and logits.shape[0] == batch and cells == sum(h * w for h, w in spatial_shapes)
     fits = fits and logits.shape[2] > 0 and logits.shape[2] % (heads * levels) == 0
     fits = fits and offsets.shape == (*logits.shape[:2], 2 * logits.shape[2])
-    if not fits or reference_points.shape not in {(*logits.shape[:2], levels, n) for n in (2, 4)}:
+    if not fits or reference_points.shape not in [(*logits.shape[:2], levels, n) for n in (2, 4)]:
         raise ValueError(
             f"deformable attention: {batch} images of {cells} cells, {heads} heads, levels {tuple(spatial_shapes)}, "
             f"offsets {tuple(offsets.shape)} (B, Q, M·L·P·2), logits {tuple(logits.shape)} (B, Q, M·L·P), "
