@@ -32,6 +32,16 @@ _ARGUMENTS = ("values", "first", "stride", "cells", "work", "room", "count", "ro
 class _Emitter:
     """Writes the instructions that the loops share; the arguments are its attributes, arrays as pointers."""
 
+    values: Any
+    first: Any
+    stride: Any
+    cells: Any
+    work: Any
+    room: Any
+    count: Any
+    row: Any
+    spare: Any
+
     def __init__(self, context: Any, builder: Any, sig: Any, args: Any) -> None:
         self.builder = builder
         for name, kind, value in zip(_ARGUMENTS, sig.args, args, strict=False):
