@@ -163,10 +163,10 @@ def _arrays(
     for height, width in spatial_shapes:
         levels.append((height, width, start))
         start += height * width
-    optional = (None if x is None else _numpy(x) for x in (references, padding))
+    around, hidden = (None if x is None else _numpy(x) for x in (references, padding))
     real = np.float64 if value.dtype == torch.float64 else np.float32
     shape = np.array(levels, dtype=np.int32).reshape(-1, 3)
-    return _Arrays(_numpy(value), shape, _numpy(offsets), _numpy(logits), *optional, real)
+    return _Arrays(_numpy(value), shape, _numpy(offsets), _numpy(logits), around, hidden, real)
 
 
 def _numpy(x: Tensor) -> np.ndarray:

@@ -57,8 +57,8 @@ def ms_deform_attn(
     _check(value, spatial_shapes, sampling_locations, attention_weights)
     with without_autocast(value.device):
         if _numba_takes(value, attention_weights.shape[3] * attention_weights.shape[4]):
-            inputs = (x.to(_real(value)).flatten(3) for x in (sampling_locations, attention_weights))
-            return _on_cpu(value, spatial_shapes, *inputs, None)
+            where, weights = (x.to(_real(value)).flatten(3) for x in (sampling_locations, attention_weights))
+            return _on_cpu(value, spatial_shapes, where, weights, None)
         if value.device.type == "cuda" and value.dtype != torch.float64 and _has_triton():
             from d2tiny.layers.deform_attn_gpu import DeformAttnGPU
 
@@ -94,8 +94,8 @@ def fused_deform_attn(
     if not _numba_takes(value, logits.shape[2] // heads) or _needs_gradient(reference_points):
         return unfused_deform_attn(value, spatial_shapes, offsets, logits, reference_points)
     with without_autocast(value.device):
-        inputs = _of_heads(offsets, logits, heads, _real(value))
-        return _on_cpu(value, spatial_shapes, *inputs, reference_points.to(_real(value)))
+        where, weights = _of_heads(offsets, logits, heads, _real(value))
+        return _on_cpu(value, spatial_shapes, where, weights, reference_points.to(_real(value)))
 
 
 def unfused_deform_attn(
