@@ -115,7 +115,7 @@ class DeformAttnCPU(torch.autograd.Function):
         arrays = _arrays(spatial_shapes, *saved)
         kernel, _ = deform_attn_kernels(value.shape[-1], logits.shape[3], arrays.real is np.float32)
         out = np.empty((*logits.shape[:3], value.shape[-1]), arrays.real)
-        mass = np.empty(logits.shape[:3] if arrays.shared else (0,), arrays.real)
+        mass: np.ndarray = np.empty(logits.shape[:3] if arrays.shared else (0,), arrays.real)
 
         def gather(b: int, m: int, queries: tuple[int, int]) -> None:
             kernel(*arrays.rows(b, m), *arrays.arguments(b, m, queries, out, mass))
