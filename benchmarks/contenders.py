@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,7 @@ def build(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
 
     from d2tiny.config import load_config
     from d2tiny.layers import deform_attn
+    from d2tiny.layers.deform_attn_functions import unfused_deform_attn
 
     if args.device == "cpu":
         torch.set_num_threads(1)
@@ -144,7 +146,9 @@ def build(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
         elif "head" in cfg:
             cfg.head.nms_thresh, cfg.head.score_thresh = 1.0, 0.0
         elif name.endswith("grid_sample"):
-            deform_attn.ms_deform_attn = deform_attn.reference_deform_attn
+            reference = partial(unfused_deform_attn, attend=deform_attn.reference_deform_attn)
+            deform_attn.fused_deform_attn = reference
+            deform_attn.sampling_first_pays = lambda *_: False
         model = instantiate(stock(cfg) if name == "stock" else cfg).to(args.device)
     if args.channels_last:
         model = model.to(memory_format=torch.channels_last)

@@ -1,96 +1,187 @@
-"""Multi-scale deformable attention on CPUs: no intermediate tensors, inner loops along the channels of a head.
+"""Multi-scale deformable attention on CPUs: offsets, logits and values are read once, and nothing but the sum is kept.
 
-``grid_sample`` writes all samples before they are weighted, 3.4 GB in an encoder layer of 800² px. Here each sample is
-added to its sum as it is read. Heads are independent, also in the gradient of the values, so that any number of threads
-gives the same bits. The values of one head are first copied into a contiguous array: with all heads interleaved, their
-rows would compete for a few cache lines.
+``grid_sample`` writes all samples before they are weighted, 3.4 GB in an encoder layer of 800² px, and needs a tensor
+of locations and one of weights, 100 MB each with what they are computed from. Here softmax, locations and samples of a
+query and head live in registers and a few cache lines.
+
+Heads are independent, also in the gradient of the values, so that any number of threads gives the same bits. The values
+of one head are first copied into a contiguous array: with all heads interleaved, their rows would compete for a few
+cache lines. Rows that are not projected yet are shared by the heads; there queries are independent, and the gradient is
+computed image by image.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["DeformAttnCPU"]
+from d2tiny.layers.deform_attn_kernels import MOST_SAMPLES, deform_attn_kernels
 
-_FAST = {"reassoc", "contract", "nsz"}  # NaN and infinity keep their meaning
+__all__ = ["MOST_SAMPLES", "DeformAttnCPU"]
+
+_QUERIES = 64  # of one piece of work on rows that the heads share
+
+
+@dataclass(frozen=True)
+class _Arrays:
+    """What the kernels read, as arrays; bfloat16 as its bits."""
+
+    value: np.ndarray  # (B, S, M, D), or (B, S, C) if the heads share rows
+    levels: np.ndarray  # (L, 3) height, width, first cell
+    offsets: np.ndarray  # (B, Q, M, 2·L·P)
+    logits: np.ndarray  # (B, Q, M, L·P)
+    references: np.ndarray | None  # (B, Q, L, 2 or 4)
+    padding: np.ndarray | None  # (B, S)
+    real: type
+
+    @property
+    def shared(self) -> bool:
+        return self.value.ndim == 3
+
+    @property
+    def worth_copying(self) -> bool:
+        """Whether the values of a head are read so often that a contiguous copy of them pays."""
+        queries, samples = self.logits.shape[1], self.logits.shape[3]
+        return self.value.dtype == np.uint16 or queries * samples * 4 >= 2 * self.value.shape[1]
+
+    def pieces(self) -> list[tuple[int, int, tuple[int, int]]]:
+        """Return image, head and queries of independent pieces of work; head −1 means all."""
+        batch, queries, heads, _ = self.logits.shape
+        if not self.shared:
+            return [(b, m, (0, queries)) for b in range(batch) for m in range(heads)]
+        starts = range(0, queries, _QUERIES)
+        return [(b, -1, (start, min(start + _QUERIES, queries))) for b in range(batch) for start in starts]
+
+    def rows(self, b: int, m: int) -> tuple[np.ndarray, int, int]:
+        """Return the values of a piece as a flat array, the entry where they start, and the stride of rows."""
+        if self.shared:
+            return self.value[b].reshape(-1), 0, self.value.shape[2]
+        cells, heads, depth = self.value.shape[1:]
+        if self.worth_copying:
+            return _floats(self.value[b, :, m]).reshape(-1), 0, depth
+        return self.value.reshape(-1), (b * cells * heads + m) * depth, heads * depth
+
+    def arguments(self, b: int, m: int, queries: tuple[int, int], out: np.ndarray, mass: np.ndarray) -> tuple[Any, ...]:
+        """Return the arguments of both kernels after the rows."""
+        part = slice(m, m + 1) if self.offsets.dtype == np.uint16 else slice(None)
+        offsets, logits = (_floats(x[b, :, part]) for x in (self.offsets, self.logits))
+        references = np.empty((0, 0, 0), self.real) if self.references is None else self.references[b]
+        padding = np.empty(0, np.bool_) if self.padding is None else self.padding[b]
+        heads = (m, m + 1) if m >= 0 else (0, self.logits.shape[2])
+        given = (self.levels, offsets, logits, references, padding, self.references is not None)
+        return *given, out[b], mass[b] if self.shared else np.empty((0, 0), self.real), queries, heads, part.start or 0
 
 
 class DeformAttnCPU(torch.autograd.Function):
-    """Autograd function of :func:`d2tiny.layers.deform_attn.ms_deform_attn`; all float32 or all float64."""
+    """Autograd function behind the doors of :mod:`d2tiny.layers.deform_attn`, in float32 or float64.
+
+    Offsets and logits may be bfloat16, also the values if heads do not share rows; they are converted head by head.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
         value: Tensor,
         spatial_shapes: tuple[tuple[int, int], ...],
-        sampling_locations: Tensor,
-        attention_weights: Tensor,
-    ) -> Tensor:
-        """Return (B, Q, M·D) for value (B, S, M, D), locations (B, Q, M, L, P, 2) and weights (B, Q, M, L, P)."""
-        ctx.save_for_backward(value, sampling_locations, attention_weights)
-        ctx.spatial_shapes = np.array(spatial_shapes, dtype=np.int64).reshape(-1, 2)
-        out = value.new_empty(*attention_weights.shape[:3], value.shape[3])
-        kernel, _ = _kernels(value.shape[3])
-        values = value.detach().numpy()
-        arrays = (ctx.spatial_shapes, _np(sampling_locations), _np(attention_weights), out.numpy())
-        copy = _worth_copying(value, attention_weights)
+        offsets: Tensor,
+        logits: Tensor,
+        references: Tensor | None,
+        padding: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Compute.
 
-        def gather(b: int, m: int) -> None:
-            head = values[b, :, m]
-            kernel(np.ascontiguousarray(head) if copy else head, *arrays, b, m)
+        Args:
+            ctx: what PyTorch keeps for the gradient.
+            value: (B, S, M, D), or (B, S, C) rows that all heads share.
+            spatial_shapes: (H, W) of the levels.
+            offsets: (B, Q, M, 2·L·P) offsets, or locations without ``references``.
+            logits: (B, Q, M, L·P) attention logits, or weights without ``references``.
+            references: (B, Q, L, 2 or 4) reference points or boxes.
+            padding: (B, S) boolean, True for rows that count as zero.
 
-        _for_each_head(gather, attention_weights)
-        return out.flatten(2)
+        Returns:
+            (B, Q, M, D or C) sums, and for shared rows (B, Q, M), the sum of the shares that fell on unpadded cells.
+        """
+        saved = (value, offsets, logits, references, padding)
+        ctx.save_for_backward(*saved)
+        ctx.spatial_shapes = spatial_shapes
+        arrays = _arrays(spatial_shapes, *saved)
+        kernel, _ = deform_attn_kernels(value.shape[-1], logits.shape[3], arrays.real is np.float32)
+        out = np.empty((*logits.shape[:3], value.shape[-1]), arrays.real)
+        mass: np.ndarray = np.empty(logits.shape[:3] if arrays.shared else (0,), arrays.real)
+
+        def gather(b: int, m: int, queries: tuple[int, int]) -> None:
+            kernel(*arrays.rows(b, m), *arrays.arguments(b, m, queries, out, mass))
+
+        _run(gather, arrays.pieces())
+        return torch.from_numpy(out), torch.from_numpy(mass)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of value, sampling locations and attention weights."""
-        value, locations, weights = ctx.saved_tensors
-        grad_out = grad.contiguous().view(*weights.shape[:3], -1)
-        grad_value, grad_locations, grad_weights = (
-            torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (value, locations, weights)
-        )
-        _, kernel = _kernels(value.shape[3])
-        values, grad_values = value.numpy(), grad_value.numpy()
-        arrays = (ctx.spatial_shapes, *map(_np, (locations, weights, grad_out, grad_locations, grad_weights)))
-        copy = _worth_copying(value, weights)
+    def backward(ctx: Any, grad: Tensor, grad_mass: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of value, offsets and logits."""
+        saved = ctx.saved_tensors
+        arrays = _arrays(ctx.spatial_shapes, *saved)
+        _, kernel = deform_attn_kernels(saved[0].shape[-1], saved[2].shape[3], arrays.real is np.float32)
+        grads = [np.zeros(x.shape, arrays.real) for x in saved[:3]]
+        to_value, to_offsets, to_logits = grads
+        out, mass = grad.contiguous().numpy(), grad_mass.contiguous().numpy()
 
-        def scatter(b: int, m: int) -> None:
-            head, grad_head = values[b, :, m], grad_values[b, :, m]
-            if not copy:
-                kernel(head, grad_head, *arrays, b, m)
-                return
-            contiguous = np.zeros(grad_head.shape, grad_head.dtype)
-            kernel(np.ascontiguousarray(head), contiguous, *arrays, b, m)
-            grad_head[:] = contiguous
+        def scatter(b: int, m: int, queries: tuple[int, int]) -> None:
+            values, first, stride = arrays.rows(b, m)
+            copied = arrays.worth_copying and not arrays.shared
+            target = np.zeros_like(values) if copied else to_value[b if arrays.shared else slice(None)].reshape(-1)
+            to_inputs = (to_offsets[b], to_logits[b])
+            rows = (values, first, stride)
+            kernel(*rows, *arrays.arguments(b, m, queries, out, mass), target, first, stride, *to_inputs)
+            if copied:
+                to_value[b, :, m] = target.reshape(-1, to_value.shape[3])
 
-        _for_each_head(scatter, weights)
-        return grad_value, None, grad_locations, grad_weights
-
-
-def _worth_copying(value: Tensor, weights: Tensor) -> bool:
-    """Return whether the values of a head are read so often that a contiguous copy of them pays."""
-    _, queries, _, levels, points = weights.shape
-    return queries * levels * points * 4 >= 2 * value.shape[1]
+        queries = (0, saved[2].shape[1])
+        _run(scatter, [(b, -1, queries) for b in range(len(out))] if arrays.shared else arrays.pieces())
+        back = (torch.from_numpy(g).to(x.dtype) for g, x in zip(grads, saved[:3], strict=True))
+        by_value, by_offsets, by_logits = back
+        return by_value, None, by_offsets, by_logits, None, None
 
 
-def _np(x: Tensor) -> np.ndarray:
-    return x.detach().contiguous().numpy()
+def _arrays(
+    spatial_shapes: tuple[tuple[int, int], ...],
+    value: Tensor,
+    offsets: Tensor,
+    logits: Tensor,
+    references: Tensor | None,
+    padding: Tensor | None,
+) -> _Arrays:
+    start, levels = 0, []
+    for height, width in spatial_shapes:
+        levels.append((height, width, start))
+        start += height * width
+    around, hidden = (None if x is None else _numpy(x) for x in (references, padding))
+    real = np.float64 if value.dtype == torch.float64 else np.float32
+    shape = np.array(levels, dtype=np.int32).reshape(-1, 3)
+    return _Arrays(_numpy(value), shape, _numpy(offsets), _numpy(logits), around, hidden, real)
 
 
-def _for_each_head(work: Callable[[int, int], None], weights: Tensor) -> None:
-    """Call ``work(image, head)`` for all heads of all images on as many threads as PyTorch uses."""
-    pieces = [(b, m) for b in range(weights.shape[0]) for m in range(weights.shape[2])]
+def _numpy(x: Tensor) -> np.ndarray:
+    x = x.detach().contiguous()
+    return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
+
+
+def _floats(x: np.ndarray) -> np.ndarray:
+    """Return a contiguous array of floats of floats or of the bits of bfloat16."""
+    return (x.astype(np.uint32) << 16).view(np.float32) if x.dtype == np.uint16 else np.ascontiguousarray(x)
+
+
+def _run(work: Callable[..., None], pieces: Iterable[tuple[Any, ...]]) -> None:
+    """Call ``work`` for all pieces on as many threads as PyTorch uses."""
+    pieces = list(pieces)
     workers = min(torch.get_num_threads(), len(pieces))
     if workers <= 1:
         for piece in pieces:
@@ -98,107 +189,3 @@ def _for_each_head(work: Callable[[int, int], None], weights: Tensor) -> None:
         return
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(lambda piece: work(*piece), pieces))
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _cells(x, y, height, width, start):  # type: ignore[no-untyped-def]
-    """Return column and row of the upper left neighbour, the distances to it, and the rows of the four neighbours.
-
-    Neighbours outside the map are moved to its border; the caller gives them the weight zero.
-    """
-    xf, yf = np.floor(x), np.floor(y)
-    x0, y0 = int(xf), int(yf)
-    left, right = max(x0, 0), min(x0 + 1, width - 1)
-    upper, lower = start + max(y0, 0) * width, start + min(y0 + 1, height - 1) * width
-    return x0, y0, x - xf, y - yf, upper + left, upper + right, lower + left, lower + right
-
-
-@functools.lru_cache(maxsize=8)
-def _kernels(depth: int) -> tuple[Callable[..., None], Callable[..., None]]:
-    """Compile forward and backward for heads of ``depth`` channels; a constant lets the compiler vectorise."""
-
-    @njit(cache=True, nogil=True, fastmath=_FAST)
-    def gather(values, spatial_shapes, locations, weights, out, b, m):  # type: ignore[no-untyped-def]
-        one, half, zero = values.dtype.type(1), values.dtype.type(0.5), values.dtype.type(0)
-        total = np.empty(depth, values.dtype)
-        for q in range(weights.shape[1]):
-            total[:] = 0
-            start = 0
-            for level in range(weights.shape[3]):
-                height, width = spatial_shapes[level, 0], spatial_shapes[level, 1]
-                wide, high = values.dtype.type(width), values.dtype.type(height)
-                for p in range(weights.shape[4]):
-                    x = locations[b, q, m, level, p, 0] * wide - half
-                    y = locations[b, q, m, level, p, 1] * high - half
-                    if not (x > -one and y > -one and x < wide and y < high):
-                        continue
-                    x0, y0, fx, fy, c0, c1, c2, c3 = _cells(x, y, height, width, start)
-                    weight = weights[b, q, m, level, p]
-                    left = weight * (one - fx) if x0 >= 0 else zero
-                    right = weight * fx if x0 + 1 < width else zero
-                    upper = one - fy if y0 >= 0 else zero
-                    lower = fy if y0 + 1 < height else zero
-                    w0, w1, w2, w3 = upper * left, upper * right, lower * left, lower * right
-                    v0, v1, v2, v3 = values[c0], values[c1], values[c2], values[c3]
-                    for c in range(depth):
-                        total[c] += w0 * v0[c] + w1 * v1[c] + w2 * v2[c] + w3 * v3[c]
-                start += height * width
-            out[b, q, m] = total
-
-    @njit(cache=True, nogil=True, fastmath=_FAST)
-    def scatter(  # type: ignore[no-untyped-def]
-        values, grad_values, spatial_shapes, locations, weights, grad_out, grad_locations, grad_weights, b, m
-    ):
-        one, half, zero = values.dtype.type(1), values.dtype.type(0.5), values.dtype.type(0)
-        grad_query = np.empty(depth, values.dtype)
-        for q in range(weights.shape[1]):
-            grad_query[:] = grad_out[b, q, m]
-            start = 0
-            for level in range(weights.shape[3]):
-                height, width = spatial_shapes[level, 0], spatial_shapes[level, 1]
-                wide, high = values.dtype.type(width), values.dtype.type(height)
-                for p in range(weights.shape[4]):
-                    x = locations[b, q, m, level, p, 0] * wide - half
-                    y = locations[b, q, m, level, p, 1] * high - half
-                    if not (x > -one and y > -one and x < wide and y < high):
-                        continue
-                    x0, y0, fx, fy, c0, c1, c2, c3 = _cells(x, y, height, width, start)
-                    v0, v1, v2, v3 = values[c0], values[c1], values[c2], values[c3]
-                    d0, d1, d2, d3 = zero, zero, zero, zero
-                    for c in range(depth):
-                        d0 += grad_query[c] * v0[c]
-                        d1 += grad_query[c] * v1[c]
-                        d2 += grad_query[c] * v2[c]
-                        d3 += grad_query[c] * v3[c]
-                    # values outside the map are zero
-                    if x0 < 0:
-                        d0, d2 = zero, zero
-                    if x0 + 1 >= width:
-                        d1, d3 = zero, zero
-                    if y0 < 0:
-                        d0, d1 = zero, zero
-                    if y0 + 1 >= height:
-                        d2, d3 = zero, zero
-                    weight = weights[b, q, m, level, p]
-                    top, bottom = (one - fx) * d0 + fx * d1, (one - fx) * d2 + fx * d3
-                    grad_weights[b, q, m, level, p] = (one - fy) * top + fy * bottom
-                    grad_locations[b, q, m, level, p, 0] = weight * wide * ((one - fy) * (d1 - d0) + fy * (d3 - d2))
-                    grad_locations[b, q, m, level, p, 1] = weight * high * (bottom - top)
-                    left = weight * (one - fx) if x0 >= 0 else zero
-                    right = weight * fx if x0 + 1 < width else zero
-                    upper = one - fy if y0 >= 0 else zero
-                    lower = fy if y0 + 1 < height else zero
-                    # In separate loops: at the border two of these neighbours may be the same cell.
-                    w0, w1, w2, w3 = upper * left, upper * right, lower * left, lower * right
-                    g0, g1, g2, g3 = grad_values[c0], grad_values[c1], grad_values[c2], grad_values[c3]
-                    for c in range(depth):
-                        g0[c] += w0 * grad_query[c]
-                    for c in range(depth):
-                        g1[c] += w1 * grad_query[c]
-                    for c in range(depth):
-                        g2[c] += w2 * grad_query[c]
-                    for c in range(depth):
-                        g3[c] += w3 * grad_query[c]
-                start += height * width
-
-    return gather, scatter
