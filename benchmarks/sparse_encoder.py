@@ -6,8 +6,8 @@
 
 Random weights find no objects: the density head runs, and its map is then replaced by the true one of so many objects
 of 12 px. Plain DINO, ScaleBridge-Det and their sparse forms run in processes of their own, on one thread; times are
-those of the processor, the best of some calls. Beside each time stands what its matrix products need at least: the
-multiply-adds over those that a large matrix product reaches in the same process. Results go to
+those of the processor, the best of some calls after the first. Beside each time stands what its matrix products need at
+least: the multiply-adds over those that a large matrix product reaches in the same process. Results go to
 ``results/transformers/sparse_encoder.json``.
 """
 
@@ -86,12 +86,9 @@ def measure(name: str, objects: int, size: int, calls: int, overrides: list[str]
         for _ in range(calls + 1):
             watch.timed("model", model)(data)
     speed, kind = 2 * _products_per_second(), type(model).__name__
-    floors = {
-        part: round(sum(counts.get(f"{kind}.{attribute}", {}).values()) / speed, 3)
-        for part, (attribute, _) in {**PARTS, "model": ("", "")}.items()
-        if attribute
-    }
-    floors["model"] = round(sum(counts[kind].values()) / speed, 3)
+    counted = {part: f"{kind}.{attribute}" for part, (attribute, _) in PARTS.items()}
+    counted |= {"model": kind, "density": f"{kind}.density.head", "proposals": f"{kind}.selection.enc_output"}
+    floors = {part: round(sum(counts[key].values()) / speed, 3) for part, key in counted.items() if key in counts}
     return {"seconds": watch.best(), "floor_seconds": floors, **seen}
 
 
