@@ -34,6 +34,7 @@ from torch import Tensor
 
 from d2tiny.layers import deform_attn
 from d2tiny.layers.deform_attn_functions import unfused_deform_attn
+from d2tiny.utils.precision import mixed_precision
 
 SHAPES = ((200, 200), (100, 100), (50, 50), (25, 25), (13, 13))
 CELLS = sum(h * w for h, w in SHAPES)
@@ -79,7 +80,7 @@ def measure(name: str, queries: int, args: argparse.Namespace) -> dict[str, floa
     leaves = [query.requires_grad_(), value.requires_grad_(), *attention.parameters()]
 
     def forward(count: int | None = None) -> Tensor:
-        with torch.autocast(args.device, dtype, enabled=dtype != torch.float32):
+        with mixed_precision(args.device, None if dtype is torch.float32 else dtype, "--dtype"):
             out: Tensor = attention(query[:, :count], reference[:, :count], value, SHAPES)
         return out
 

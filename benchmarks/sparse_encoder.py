@@ -70,9 +70,9 @@ def measure(name: str, objects: int, size: int, calls: int, overrides: list[str]
         choose = sparsity.choose
 
         def chosen(*args: Any) -> Any:
-            choice = choose(*args)
-            seen["tokens"] = float(choice.mask.float().mean())
-            return choice
+            updated = choose(*args)
+            seen["tokens"] = float(updated.float().mean())
+            return updated
 
         sparsity.choose = chosen
     watch = Stopwatch("cpu")
@@ -109,11 +109,12 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for name in args.models:
         sparse = name.endswith("sparse")
-        for objects in args.objects if sparse else args.objects[:1]:
+        # plain DINO costs the same for any image; with a density the number of queries follows the objects
+        for objects in args.objects[:1] if name == "dino" else args.objects:
             overrides = args.overrides if sparse else []
             options = ["--size", str(args.size), "--calls", str(args.calls)]
             row = in_own_process("--one", name, str(objects), *options, *overrides)
-            rows.append({"model": name, "objects": objects if sparse else "any", **row})
+            rows.append({"model": name, "objects": "any" if name == "dino" else objects, **row})
             _print(rows[-1], rows)
     write_record(
         RESULTS / "transformers" / "sparse_encoder.json",
@@ -125,7 +126,8 @@ def main() -> None:
 
 def _print(row: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """Print a row, with ratios to the dense model of its kind."""
-    dense = next((r for r in rows if r["model"] == row["model"].split(",")[0]), row)
+    same = [r for r in rows if r["model"] == row["model"].split(",")[0] and r["objects"] in ("any", row["objects"])]
+    dense = same[0] if same else row
     parts = " ".join(f"{k} {v:.2f} ({row['floor_seconds'].get(k, 0):.2f})" for k, v in row["seconds"].items())
     ratios = "  ".join(f"{k} × {row['seconds'][k] / dense['seconds'][k]:.2f}" for k in ("encoder", "model"))
     print(f"{row['model']}, {row['objects']} objects: tokens {row.get('tokens', 1):.1%}, {ratios}; {parts}", flush=True)

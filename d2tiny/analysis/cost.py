@@ -93,6 +93,7 @@ def _transformer(model: Any, features: dict[str, Tensor]) -> None:
     model.selection.propose(memory, tokens)
     if model.density is not None:
         model.density.predict_density(memory, tokens)
+        model.density.classify(memory, tokens)
     content = model.selection.content.weight.detach()[None]
     boxes = torch.zeros(1, content.shape[1], 4, device="meta")
     model.selection.predict_boxes(content, boxes)

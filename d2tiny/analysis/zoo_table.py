@@ -25,7 +25,7 @@ Made by `python tools/make_model_zoo.py`; do not edit. First [what was trained h
 configs by dataset with their costs and published numbers, {" / ".join(METRICS)}. GMAC are multiply-adds
 of one image of {SIDE} px: backbone, neck, heads, and box heads for {PROPOSALS:,} proposals; deformable convolutions
 count as plain ones. Of transformers the samples of deformable attention are not counted; they have the most
-queries.
+queries, and a sparse encoder updates all tokens, its worst case.
 """
 _MEASURED = """## Measured here
 

@@ -32,6 +32,11 @@ _BOTH: dict[str, Any] = {
     "model.selection.delta_unit": None,
     "model.decoder.delta_unit": None,
     "model.decoder.look_forward_twice": True,
+    # shapes do not tell these two apart: 8 × 4 and 4 × 8 are as many numbers
+    "model.decoder.num_heads": 8,
+    "model.decoder.num_points": 4,
+    "model.encoder.num_heads": 8,
+    "model.encoder.num_points": 4,
     "model.pixel_mean": _MEAN,
     "model.pixel_std": _STD,
     "model.input_format": "RGB",
@@ -246,6 +251,7 @@ def _current(model: TinyDINO, key: str) -> Any:
     mean: Any = model.pixel_mean
     std: Any = model.pixel_std
     first: Any = encoder.layers[0] if len(encoder.layers) else None
+    decoder_layer: Any = decoder.layers[0]
     return {
         "model.embed_dim": model.level_embed.shape[1],
         "model.encoder.num_layers": len(encoder.layers),
@@ -255,6 +261,10 @@ def _current(model: TinyDINO, key: str) -> Any:
         "model.decoder.shared_heads": len(decoder.box_heads) == 1,
         "model.decoder.look_forward_twice": decoder.look_forward_twice,
         "model.decoder.delta_unit": decoder.delta_unit,
+        "model.decoder.num_heads": decoder.num_heads,
+        "model.decoder.num_points": decoder_layer.cross_attention.num_points,
+        "model.encoder.num_heads": None if first is None else first.attention.num_heads,
+        "model.encoder.num_points": None if first is None else first.attention.num_points,
         "model.selection.base_cells": selection.base_cells,
         "model.selection.base_wh": selection.base_wh,
         "model.selection.delta_unit": selection.delta_unit,

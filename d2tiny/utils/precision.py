@@ -49,6 +49,7 @@ def mixed_precision(device: str, dtype: torch.dtype | None, setting: str) -> Abs
     """
     if dtype is not None and setting not in _WARNED:
         warn_of_slow_precision(device, dtype, setting)
+        _WARNED.add(setting)  # the advice is not worked out in each iteration
     return torch.autocast(device.partition(":")[0], dtype=dtype, enabled=dtype is not None)
 
 

@@ -293,6 +293,10 @@ def test_deltas_by_hand():
     logit = math.log(0.02 / 0.98)
     expected = torch.tensor([0.5, -0.25, logit + math.log(2), math.log(0.04 / 0.96) - math.log(2)]).sigmoid()
     torch.testing.assert_close(apply_deltas(box, deltas, None), expected)
+    large = torch.tensor([[0.5, 0.5, 0.9, 0.9]])
+    grow = torch.full((1, 4), 0.5, requires_grad=True)
+    apply_deltas(large, grow, "box").sum().backward()
+    assert (grow.grad > 0).all(), "a box as large as the image may still shrink"
     far = apply_deltas(box, torch.tensor([0.0, 0.0, 100.0, -100.0]), "box")
     torch.testing.assert_close(far[2:], torch.tensor([1.0, 0.04 * 16 / 1000]))
     with pytest.raises(ValueError, match=r"unknown delta_unit 'boxes'.*Did you mean 'box'"):

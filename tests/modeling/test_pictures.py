@@ -66,7 +66,7 @@ def test_ground_truth_is_left_and_detections_are_right():
     first["image"] = torch.zeros_like(first["image"])
     pictures, _ = train(model, batch=[first, item(BOXES, (128, 160))])
     (title, picture, _), (queries, density, _) = pictures
-    assert title == "Left: ground truth; right: the 20 best detections"
+    assert title == "Left: ground truth; right: best detections"
     left, right = picture[: 64 * 4, : 96 * 4], picture[: 64 * 4, -96 * 4 :]
     for index, (x1, y1, x2, y2) in enumerate(BOXES):
         assert colored(left, class_color(index)) == 2 * 4 * (x2 - x1 + y2 - y1) + 4

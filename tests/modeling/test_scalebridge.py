@@ -113,23 +113,34 @@ def test_ignore_regions_count_neither_in_the_map_nor_in_the_number():
     right = density_target(box[0] * 8, (8, 8))[None]
     wrong = right.clone()
     wrong[0, :, 4:] += 3.0
-    assert float(dgq.losses(right, tokens, plain)["loss_density"]) == pytest.approx(0, abs=1e-6)
-    for key, value in dgq.losses(wrong, tokens, ignoring).items():
+    plain, ignoring = dgq.targets(tokens, plain), dgq.targets(tokens, ignoring)
+    assert float(dgq.losses(right, plain)["loss_density"]) == pytest.approx(0, abs=1e-6)
+    for key, value in dgq.losses(wrong, ignoring).items():
         assert float(value) == pytest.approx(0, abs=0.02), key
-        assert float(dgq.losses(wrong, tokens, plain)[key]) > 0.1
+        assert float(dgq.losses(wrong, plain)[key]) > 0.1
+    peak = right.clone()
+    peak[0, 4, 6] = 1.0
+    for truth, bias in ((plain, 1.0), (ignoring, 0.0)):
+        with EventStorage(0) as storage:
+            dgq.log(storage, peak, truth)
+            assert storage.latest()["count_bias"][0] == bias
     wrong[0, 7, 0] += 30.0
-    assert all(float(v) > 0.1 for v in dgq.losses(wrong, tokens, ignoring).values())
+    assert all(float(v) > 0.1 for v in dgq.losses(wrong, ignoring).values())
 
 
 def test_density_of_coarse_levels_lies_where_the_finest_has_it():
     """800 px: 200, 100, 50, 25 and 13 cells, the last of 16 of the first."""
-    sizes = tuple((s, s) for s in (200, 100, 50, 25, 13))
-    density = torch.zeros(1, 200, 200)
-    density[0, 190, 3] = density[0, 197, 197] = 0.5
-    for level, (values, (height, width)) in enumerate(zip(pool_density(density, sizes), sizes, strict=True)):
-        expected = torch.zeros(1, height, width)
-        expected[0, 190 >> level, 3 >> level] = expected[0, 197 >> level, 197 >> level] = 0.5
-        torch.testing.assert_close(values, expected)
+    for side in (200, 10, 17, 18, 20, 33, 36, 40):
+        sizes = [(side, side)]
+        while len(sizes) < 5:
+            sizes.append((-(-sizes[-1][0] // 2),) * 2)
+        density = torch.zeros(1, side, side)
+        y, x = side - 3, side // 7
+        density[0, y, x] = density[0, y, y] = 0.5
+        for level, (values, (height, width)) in enumerate(zip(pool_density(density, sizes), sizes, strict=True)):
+            expected = torch.zeros(1, height, width)
+            expected[0, y >> level, x >> level] = expected[0, y >> level, y >> level] = 0.5
+            torch.testing.assert_close(values, expected)
 
 
 def test_count_by_hand():
@@ -139,6 +150,9 @@ def test_count_by_hand():
     assert (local_maxima(density, 0.05) > 0)[0].nonzero()[:, 0].tolist() == [2 * 9 + 2, 7 * 9 + 7]
     assert count_objects(density, 0.05).tolist() == [2, 0]
     assert float(density[1].sum()) > 1.5, "a sum would see them"
+    border = density_target(torch.tensor([[4.0, 4.5, 1, 1], [7.5, 2.0, 1, 1]]), (9, 9))  # two cells are equally high
+    assert count_objects(border[None], 0.05).tolist() == [2]
+    assert count_objects(torch.ones(1, 9, 9), 0.05).tolist() == [1], "a plateau is one object"
 
 
 def test_density_loss_by_hand():
@@ -147,9 +161,10 @@ def test_density_loss_by_hand():
     assert float(density_loss(target, target)) == pytest.approx(0, abs=1e-6)
     doubled = density_loss(2 * target, target)
     assert float(doubled) == pytest.approx((2 - 2 * math.log(2)) / 2, abs=1e-6)
-    logits = torch.full((3,), -12.0, requires_grad=True)
-    density_loss(F.softplus(logits), target).backward()
-    torch.testing.assert_close(logits.grad, -target / 2, atol=1e-4, rtol=1e-4)
+    for start in (-12.0, -40.0):
+        logits = torch.full((3,), start, requires_grad=True)
+        density_loss(F.softplus(logits), target).backward()
+        torch.testing.assert_close(logits.grad, -target / 2, atol=1e-4, rtol=1e-4)
     empty = torch.full((3,), 0.2)
     assert float(density_loss(empty, torch.zeros(3))) == pytest.approx(0.6, abs=1e-6)
 
@@ -205,7 +220,7 @@ def test_a_classifier_chooses_the_number_of_queries(count):
     objects = query_targets([torch.zeros(count, dtype=torch.int64)], [torch.rand(count, 4) * 0.2 + 0.3])
     for _ in range(40):
         logits = dgq.classify(tokens.features, tokens)
-        loss = dgq.losses(density, tokens, objects, logits)["loss_count_class"]
+        loss = dgq.losses(density, dgq.targets(tokens, objects), logits)["loss_count_class"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -214,13 +229,23 @@ def test_a_classifier_chooses_the_number_of_queries(count):
     assert float(classifier.expected_count(logits)) == pytest.approx(count, abs=8 if count == 20 else 1.5)
 
 
+def test_a_classifier_sees_no_padding():
+    """The same map alone and in a larger batch, with anything around it."""
+    torch.manual_seed(0)
+    classifier, x = CountClassifier(embed_dim=16, hidden_dim=32).eval(), torch.randn(1, 16, 12, 12)
+    wide, padding = torch.full((1, 16, 20, 24), 7.0), torch.ones(1, 1, 20, 24, dtype=torch.bool)
+    wide[..., :12, :12], padding[..., :12, :12] = x, False
+    torch.testing.assert_close(classifier(wide, padding), classifier(x, None), atol=1e-5, rtol=1e-5)
+
+
 def test_errors_of_the_count_are_logged():
+    tokens, _ = toy(batch=2)
     dgq = DensityQueries(embed_dim=32, hidden_dim=32)
     density = torch.zeros(2, 8, 8)
     density[0, 2, 2] = density[1, 5, 5] = density[1, 1, 1] = 1.0
     labels = [torch.zeros(2, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)]
     with EventStorage(0) as storage:
-        dgq.log(storage, density, query_targets(labels, [torch.rand(2, 4), torch.rand(0, 4)]))
+        dgq.log(storage, density, dgq.targets(tokens, query_targets(labels, [torch.rand(2, 4), torch.rand(0, 4)])))
         found = {k: v[0] for k, v in storage.latest().items()}
     assert found == {"count_error": 1.5, "count_bias": 0.5}  # 1 for 2, and 2 for none
 
@@ -271,7 +296,7 @@ def test_density_head_learns_and_knows_no_padding():
     optimizer = torch.optim.Adam(dgq.parameters(), lr=5e-3)
     first = None
     for _ in range(150):
-        loss = sum(dgq.losses(dgq.predict_density(tokens.features, tokens), tokens, objects).values())
+        loss = sum(dgq.losses(dgq.predict_density(tokens.features, tokens), dgq.targets(tokens, objects)).values())
         first = first or float(loss)
         optimizer.zero_grad()
         loss.backward()
@@ -302,10 +327,13 @@ def test_target_is_float32_under_autocast():
 
 def test_density_is_summed_in_float32_under_autocast():
     tokens, _ = toy(batch=1)
+    dgq = DensityQueries(embed_dim=32, hidden_dim=32)
+    nn.init.normal_(dgq.head.last.weight)
     with torch.autocast("cpu", torch.bfloat16):
-        density = DensityQueries(embed_dim=32, hidden_dim=32).predict_density(tokens.features.bfloat16(), tokens)
+        density = dgq.predict_density(tokens.features.bfloat16(), tokens)
     assert density.dtype == torch.float32
     assert torch.isfinite(density).all()
+    assert not torch.equal(density, density.bfloat16().float()), "it is not rounded to bfloat16"
 
 
 @pytest.mark.parametrize(
@@ -320,6 +348,7 @@ def test_density_is_summed_in_float32_under_autocast():
         ({"source": "backbone"}, "unknown source"),
         ({"rule": "classes"}, "needs a classifier"),
         ({"threshold": -1.0}, "threshold"),
+        ({"map_weight": -1.0}, "weights of losses"),
     ],
 )
 def test_bad_density_settings_are_refused(kwargs, words):
@@ -439,16 +468,19 @@ def test_the_gate_learns_where_tiny_objects_are():
         [3, 3]
     ]
     optimizer = torch.optim.Adam(module.parameters(), lr=0.02)
+    objects, cells = query_targets([torch.zeros(2, dtype=torch.int64)], boxes), [[(16, 16)], [(8, 8)]]
     for _ in range(60):
         _, routing = module(levels, paddings)
-        loss = module.scale_losses(routing, boxes, [(64, 64)])["loss_scale"]
+        loss = module.scale_losses(routing, objects, cells, [(64, 64)])["loss_scale"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     shares = routing.routing_weights[0][0, :2].sum(0)
     assert shares[3, 3] > 0.8
     assert shares[~covered].mean() < 0.2
-    assert rem().scale_losses(routing, boxes, [(64, 64)]) == {}
+    assert rem().scale_losses(routing, objects, cells, [(64, 64)]) == {}
+    everything = query_targets(objects.labels, boxes, [torch.tensor([[0.5, 0.5, 1.0, 1.0]])])
+    assert float(module.scale_losses(routing, everything, cells, [(64, 64)])["loss_scale"]) == 0
     with pytest.raises(ValueError, match="category 'tiny'"):
         REM(experts=[WideExpert(32)], embed_dim=32, num_heads=4, topk=1, scale_weight=0.1)
 
@@ -527,7 +559,7 @@ def test_one_expert_is_a_residual():
     assert all((pi == 1).all() for pi in routing.routing_weights)
 
 
-@pytest.mark.parametrize("kwargs", [{"topk": 0}, {"topk": 3}, {"min_gate": 0.6}])
+@pytest.mark.parametrize("kwargs", [{"topk": 0}, {"topk": 3}, {"min_gate": 0.6}, {"scale_weight": -1.0}])
 def test_bad_routing_settings_are_refused(kwargs):
     with pytest.raises(ValueError, match="REM"):
         rem(**kwargs)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from d2tiny.modeling.transformer import DeformableEncoder, TokenChoice, Tokens, TokenSparsity
+from d2tiny.modeling.transformer import DeformableEncoder, Tokens, TokenSparsity
+from d2tiny.modeling.transformer.sparsity import token_index
 from tests.helpers.images import item
 from tests.helpers.models import settle, small, step
 
@@ -41,31 +42,31 @@ def test_choice_by_hand():
     density = torch.zeros(1, 8, 12)
     density[0, 1, 4], density[0, 7, 0] = 0.02, 0.005
     given = tokens(1)
-    chosen = TokenSparsity(threshold=0.01, dilation=1, dense_from=2).choose(density, given).mask
+    chosen = TokenSparsity(threshold=0.01, dilation=1, dense_from=2).choose(density, given)
     finest, middle, coarse = (m[0, 0] for m in given.maps(chosen[..., None].float()))
     assert finest.nonzero().tolist() == [[y, x] for y in (0, 1, 2) for x in (3, 4, 5)]
     assert middle.nonzero().tolist() == [[y, x] for y in (0, 1) for x in (1, 2, 3)]
     assert coarse.all()
-    alone = TokenSparsity(threshold=0.01, dilation=0, dense_from=3).choose(density, given).mask
+    alone = TokenSparsity(threshold=0.01, dilation=0, dense_from=3).choose(density, given)
     assert alone.sum() == 3
     truth = [torch.zeros(8, 12)]
     truth[0][7, 11] = 0.1
-    taught = TokenSparsity(threshold=0.01, dilation=0, dense_from=3).choose(density, given, truth).mask
+    taught = TokenSparsity(threshold=0.01, dilation=0, dense_from=3).choose(density, given, truth)
     assert taught.sum() == 6, "objects are chosen in training"
     assert not density[0, 7, 11], "the prediction stays what it is"
-    assert TokenSparsity(threshold=0.0).choose(density, given).mask.all()
+    assert TokenSparsity(threshold=0.0).choose(density, given).all()
 
 
 def test_index_of_a_mask():
     mask = torch.tensor([[True, False, True, True], [False, True, False, False]])
-    assert TokenChoice(mask).index(mask).tolist() == [[0, 2, 3], [1, 4, 4]]
+    assert token_index(mask).tolist() == [[0, 2, 3], [1, 4, 4]]
 
 
 @pytest.mark.parametrize("padded", [False, True])
 def test_all_tokens_are_the_dense_encoder_bit_for_bit(padded):
     given, dense, sparse = tokens(padded=padded), encoder(), encoder(sparsity=TokenSparsity(threshold=0.0))
     choice = sparse.sparsity.choose(torch.zeros(2, 8, 12), given)
-    assert torch.equal(choice.mask, ~given.key_padding_mask)
+    assert torch.equal(choice, ~given.key_padding_mask)
     valid = ~given.key_padding_mask
     assert torch.equal(sparse(given, choice)[valid], dense(given)[valid])
     assert torch.equal(sparse(given, None), dense(given))
@@ -77,7 +78,7 @@ def test_chosen_tokens_are_updated_and_others_stay(every):
     given, made = tokens(), encoder(sparsity=TokenSparsity(finest_every=every))
     mask = torch.rand(2, 126) < torch.tensor([[0.3], [0.7]])
     made.layers = made.layers[:1]
-    out, dense = made(given, TokenChoice(mask)), encoder().layers[0]
+    out, dense = made(given, mask), encoder().layers[0]
     full = dense(given.features, given, given.per_level(given.reference_points))
     updated = mask.clone()
     if every == 3:
@@ -90,7 +91,7 @@ def test_gradients_equal_those_of_a_loop():
     """Unused entries of shorter images take no part: the gradient is that of each image alone."""
     given, made = tokens(), encoder(sparsity=TokenSparsity())
     mask = torch.rand(2, 126) < torch.tensor([[0.2], [0.8]])
-    made(given, TokenChoice(mask)).square().sum().backward()
+    made(given, mask).square().sum().backward()
     together = {n: p.grad.clone() for n, p in made.named_parameters()}
     made.zero_grad()
     for i in range(2):
@@ -98,7 +99,7 @@ def test_gradients_equal_those_of_a_loop():
             given.features[i : i + 1], given.pos_embed[i : i + 1], given.key_padding_mask[i : i + 1], SIZES,
             given.valid_ratios[i : i + 1], False,
         )  # fmt: skip
-        made(alone, TokenChoice(mask[i : i + 1])).square().sum().backward()
+        made(alone, mask[i : i + 1]).square().sum().backward()
     for name, p in made.named_parameters():
         torch.testing.assert_close(p.grad, together[name], atol=1e-4, rtol=1e-4)
 
@@ -120,9 +121,28 @@ def test_a_sparse_model_trains_and_is_dino_if_all_tokens_are_chosen(checkpointin
     step(sparse, [item([[10, 10, 18, 17], [30, 40, 36, 47]]), item([])])
 
 
+def test_batches_of_different_sizes():
+    """Beside a larger image, too, a model that chooses all tokens is the dense one; it trains on such a batch."""
+    model = settle(small("scalebridge_r18", density__source="neck")).eval()
+    images = [{"image": torch.randint(0, 255, (3, h, w), dtype=torch.uint8)} for h, w in ((96, 128), (70, 90))]
+    model.encoder.sparsity = TokenSparsity(threshold=0.0)
+    with torch.no_grad():
+        chosen = [r["instances"] for r in model(images)]
+        model.encoder.sparsity = None
+        dense = [r["instances"] for r in model(images)]
+    for a, b in zip(chosen, dense, strict=True):
+        assert torch.equal(a.scores, b.scores)
+        assert torch.equal(a.pred_boxes.tensor, b.pred_boxes.tensor)
+    model.encoder.sparsity = TokenSparsity()
+    step(model, [item([[10, 10, 18, 17]], (96, 128)), item([[5, 5, 9, 9]], (70, 90))])
+
+
 def test_settings_are_checked():
     with pytest.raises(ValueError, match="finest_every"):
         TokenSparsity(finest_every=0)
+    for wrong in ({"finest_every": 2}, {"dense_from": 3}):
+        with pytest.raises(ValueError, match="must divide num_layers=3"):
+            encoder(sparsity=TokenSparsity(**wrong))
     model = small("scalebridge_r18")
     with pytest.raises(ValueError, match="source='neck'"):
         type(model)(

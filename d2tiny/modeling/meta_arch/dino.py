@@ -26,12 +26,12 @@ from d2tiny.modeling.transformer import (
     Denoising,
     DenoisingQueries,
     DensityQueries,
+    DensityTarget,
     DINOCriterion,
     DINODecoder,
     InitialQueries,
     QuerySelection,
     RoutingOutput,
-    TokenChoice,
     Tokens,
     flatten_maps,
     padding_masks,
@@ -74,8 +74,9 @@ class _EncoderOutput:
         memory: (B, S, C), output of the encoder.
         queries: matching queries.
         density: (B, H, W) objects per cell of the finest level; None without DGQ.
+        density_targets: what it should be, for each image; None without DGQ, and in tests.
         class_logits: (B, classes) of the number of objects; None without a classifier.
-        choice: tokens that the encoder has updated; None for all.
+        updated: (B, S) boolean, tokens that the encoder has updated; None for all.
         routing: decisions of REM; None without it.
     """
 
@@ -83,8 +84,9 @@ class _EncoderOutput:
     memory: Tensor
     queries: InitialQueries
     density: Tensor | None = None
+    density_targets: list[DensityTarget] | None = None
     class_logits: Tensor | None = None
-    choice: TokenChoice | None = None
+    updated: Tensor | None = None
     routing: RoutingOutput | None = None
 
 
@@ -165,6 +167,10 @@ class TinyDINO(nn.Module):
                 "TinyDINO: encoder.sparsity needs a density that is known before the encoder: density with "
                 "source='neck' (in a config, dgq(model, source='neck'))."
             )
+        if density is not None and len(density.head.lateral) > len(in_features):
+            raise ValueError(
+                f"TinyDINO: density.num_levels={len(density.head.lateral)}, but there are {len(in_features)} levels."
+            )
         self.backbone, self.head_in_features = backbone, list(in_features)
         self.encoder, self.selection, self.decoder, self.criterion = encoder, selection, decoder, criterion
         self.denoising, self.density, self.routing = denoising, density, routing
@@ -212,7 +218,7 @@ class TinyDINO(nn.Module):
         height, width = images.image_sizes[0]
         boxes = encoded.queries.reference_boxes[0]
         sizes = [tokens.valid_sizes(level)[0] for level in range(len(tokens.spatial_shapes))]
-        chosen = None if encoded.choice is None else tokens.maps(encoded.choice.mask[..., None])
+        chosen = None if encoded.updated is None else tokens.maps(encoded.updated[..., None])
         num_objects, class_count = None, None
         if self.density is not None and density is not None:
             num_objects = int(count_objects(density, self.density.threshold))
@@ -251,29 +257,31 @@ class TinyDINO(nn.Module):
     def _encode(self, images: ImageList, targets: Targets | None) -> _EncoderOutput:
         """Compute all inputs of the decoder; in training with the objects of the images."""
         tokens, routing = self._tokens(images)
-        density, choice = None, None
-        if self.density is not None and self.density.source == "neck":
-            density = self.density.predict_density(tokens.features, tokens)
-            choice = self._choose_tokens(density, tokens, targets)
-        memory = self.encoder(tokens, choice)
-        proposals = self.selection.propose(memory, tokens, None if choice is None else choice.mask)
         if self.density is None:
+            memory = self.encoder(tokens)
+            proposals = self.selection.propose(memory, tokens)
             queries = self.selection.initial_queries(proposals, self.selection.select(proposals))
             return _EncoderOutput(tokens, memory, queries, routing=routing)
+        density, updated = None, None
+        truth = None if targets is None else self.density.targets(tokens, targets)
+        if self.density.source == "neck":
+            density = self.density.predict_density(tokens.features, tokens)
+            updated = self._updated_tokens(density.detach(), tokens, truth)
+        memory = self.encoder(tokens, updated)
+        proposals = self.selection.propose(memory, tokens, updated)
         density = self.density.predict_density(memory, tokens) if density is None else density
         class_logits = self.density.classify(memory, tokens)
         gt_counts = None if targets is None else [len(labels) for labels in targets.labels]
         selected = self.density.select(proposals, density.detach(), gt_counts, class_logits)
         queries = self.selection.initial_queries(proposals, selected, plain_peaks=self.density.plain_peaks)
-        return _EncoderOutput(tokens, memory, queries, density, class_logits, choice, routing)
+        return _EncoderOutput(tokens, memory, queries, density, truth, class_logits, updated, routing)
 
-    def _choose_tokens(self, density: Tensor, tokens: Tokens, targets: Targets | None) -> TokenChoice | None:
-        """Choose the tokens that the encoder updates; None without sparsity."""
-        if self.encoder.sparsity is None or self.density is None:
+    @torch.no_grad()
+    def _updated_tokens(self, density: Tensor, tokens: Tokens, truth: list[DensityTarget] | None) -> Tensor | None:
+        """Choose the tokens that the encoder updates, (B, S) boolean; None without sparsity."""
+        if self.encoder.sparsity is None:
             return None
-        truth = None if targets is None else [target for target, _ in self.density.targets(tokens, targets)]
-        with torch.no_grad():
-            return self.encoder.sparsity.choose(density.detach(), tokens, truth)
+        return self.encoder.sparsity.choose(density, tokens, None if truth is None else [t.density for t in truth])
 
     def _tokens(self, images: ImageList) -> tuple[Tokens, RoutingOutput | None]:
         """Compute the levels of the backbone, mix experts into them, and flatten them."""
@@ -318,8 +326,8 @@ class TinyDINO(nn.Module):
     ) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}
         queries, valid_mask = encoded.queries, encoded.queries.valid_mask
-        if self.density is not None and encoded.density is not None:
-            losses |= self.density.losses(encoded.density, encoded.tokens, targets, encoded.class_logits)
+        if self.density is not None and encoded.density is not None and encoded.density_targets is not None:
+            losses |= self.density.losses(encoded.density, encoded.density_targets, encoded.class_logits)
         denoising = None
         if self.denoising is not None:
             denoising = self.denoising(targets, queries.content.shape[1])
@@ -328,7 +336,7 @@ class TinyDINO(nn.Module):
         num_boxes, num_denoised = self.criterion.num_boxes(targets, num_positives)
         denoising_outputs, outputs = self._decode(encoded, denoising)
         losses |= self.criterion.decoder_losses(outputs, targets, num_boxes, valid_mask)
-        losses |= self.criterion.encoder_losses(_finite(queries), targets, num_boxes, valid_mask)
+        losses |= self.criterion.encoder_losses(_with_finite_logits(queries), targets, num_boxes, valid_mask)
         if denoising is not None:
             losses |= self.criterion.denoising_losses(denoising_outputs, denoising, targets, num_denoised)
         elif self.denoising is not None:
@@ -337,7 +345,8 @@ class TinyDINO(nn.Module):
             losses |= self.criterion.zero_denoising_losses(len(outputs.pred_logits), zero)
         if encoded.routing is not None and self.routing is not None:
             losses |= encoded.routing.losses
-            losses |= self.routing.scale_losses(encoded.routing, targets.boxes, image_sizes)
+            cells = [encoded.tokens.valid_sizes(level) for level in range(len(encoded.routing.gates))]
+            losses |= self.routing.scale_losses(encoded.routing, targets, cells, image_sizes)
         self._log(encoded, targets)
         if picture_is_due(self.vis_period):
             self._draw(first, encoded, outputs.layers[-1])
@@ -363,11 +372,11 @@ class TinyDINO(nn.Module):
         used = queries.content.shape[1] if valid_mask is None else float(valid_mask.sum(1).float().mean())
         storage.put_scalar("queries", used)
         storage.put_scalar("objects", sum(map(len, targets.labels)) / max(len(targets.labels), 1))
-        if encoded.choice is not None:
-            share = encoded.choice.mask.sum() / (~encoded.tokens.key_padding_mask).sum()
+        if encoded.updated is not None:
+            share = encoded.updated.sum() / (~encoded.tokens.key_padding_mask).sum()
             storage.put_scalar("tokens", float(share))
-        if self.density is not None and encoded.density is not None:
-            self.density.log(storage, encoded.density.detach(), targets, encoded.class_logits)
+        if self.density is not None and encoded.density is not None and encoded.density_targets is not None:
+            self.density.log(storage, encoded.density.detach(), encoded.density_targets, encoded.class_logits)
         if encoded.routing is not None:
             storage.put_scalars(**encoded.routing.statistics())
 
@@ -393,7 +402,7 @@ class TinyDINO(nn.Module):
         return results
 
 
-def _finite(queries: InitialQueries) -> QueryPredictions:
+def _with_finite_logits(queries: InitialQueries) -> QueryPredictions:
     """Return the encoder's predictions with finite logits for padding queries, whose tokens have logits of −∞."""
     predictions = queries.predictions
     if queries.padding_mask is None:

@@ -87,7 +87,7 @@ def LazyModel(cfg: CfgNode) -> nn.Module:
 
 def _resize_by_factor(lazy: DictConfig) -> Any:
     """Return the test mapper's augmentation that resizes images by a factor; None without one."""
-    for augmentation in lazy.dataloader.test.mapper.augmentations:
+    for augmentation in OmegaConf.select(lazy, "dataloader.test.mapper.augmentations") or []:
         target = augmentation.get("_target_")
         if str(getattr(target, "__name__", target)).rsplit(".", 1)[-1] == "ResizeByFactor":
             return instantiate(augmentation)
@@ -97,8 +97,10 @@ def _resize_by_factor(lazy: DictConfig) -> Any:
 def _resize_images(resize: Any, model: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """Resize the images of a batch as the test mapper does; ``DefaultPredictor`` knows no factors.
 
-    Detections come back in px of the image that was given.
+    Detections come back in px of the image that was given. In training the mapper resizes images and objects.
     """
+    if model.training:
+        return args
     batch = []
     for item in args[0]:
         image = item["image"]

@@ -57,7 +57,7 @@ def put_detections(batched_input: dict[str, Any], found: Instances, input_format
     drawn = Boxes2D(_numpy(best.pred_boxes.tensor), _numpy(best.pred_classes), _numpy(best.scores))
     classes = [f"class {i}" for i in range(max(truth.classes.max(initial=-1), drawn.classes.max(initial=-1)) + 1)]
     picture = side_by_side(_rgb(batched_input["image"], input_format), truth, drawn, classes)
-    _put(f"Left: ground truth; right: the {count} best detections", picture)
+    _put("Left: ground truth; right: best detections", picture)  # the same title in every iteration
 
 
 def put_queries(batched_input: dict[str, Any], points: Tensor, density: Tensor | None, input_format: str) -> None:

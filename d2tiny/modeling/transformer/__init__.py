@@ -5,7 +5,7 @@ from d2tiny.modeling.transformer.criterion import DINOCriterion
 from d2tiny.modeling.transformer.decoder import DecoderOutput, DINODecoder
 from d2tiny.modeling.transformer.denoising import Denoising, DenoisingQueries
 from d2tiny.modeling.transformer.density_map import density_target
-from d2tiny.modeling.transformer.density_queries import DensityQueries
+from d2tiny.modeling.transformer.density_queries import DensityQueries, DensityTarget
 from d2tiny.modeling.transformer.encoder import DeformableEncoder
 from d2tiny.modeling.transformer.experts import (
     ContextExpert,
@@ -16,7 +16,7 @@ from d2tiny.modeling.transformer.experts import (
 )
 from d2tiny.modeling.transformer.routing import REM, RoutingOutput
 from d2tiny.modeling.transformer.selection import InitialQueries, Proposals, QuerySelection, SelectedTokens
-from d2tiny.modeling.transformer.sparsity import TokenChoice, TokenSparsity
+from d2tiny.modeling.transformer.sparsity import TokenSparsity
 from d2tiny.modeling.transformer.tokens import Tokens, flatten_maps, padding_masks
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Denoising",
     "DenoisingQueries",
     "DensityQueries",
+    "DensityTarget",
     "DetailExpert",
     "FrozenExpert",
     "InitialQueries",
@@ -38,7 +39,6 @@ __all__ = [
     "QuerySelection",
     "RoutingOutput",
     "SelectedTokens",
-    "TokenChoice",
     "TokenSparsity",
     "Tokens",
     "WideExpert",

@@ -13,7 +13,7 @@ from d2tiny.utils.errors import did_you_mean
 __all__ = ["apply_deltas", "check_delta_unit"]
 
 _MAX_LOG_SCALE = math.log(1000 / 16)  # a side grows or shrinks at most so much in one step, as in Detectron2's R-CNN
-_MIN_SIDE, _MAX_SIDE = 1e-6, 1.0  # shares of the image
+_MIN_SIDE, _MAX_SIDE = 1e-6, 1.0  # shares of the image; at a limit the gradient goes on, else a box could not leave it
 _UNITS = ("box",)
 
 
@@ -46,5 +46,10 @@ def apply_deltas(boxes: Tensor, deltas: Tensor, delta_unit: str | None) -> Tenso
         return (deltas + inverse_sigmoid(boxes)).sigmoid()
     centres, sides = boxes[..., :2], boxes[..., 2:]
     moved = centres + deltas[..., :2] * sides
-    scale = deltas[..., 2:].clamp(min=-_MAX_LOG_SCALE, max=_MAX_LOG_SCALE).exp()
-    return torch.cat((moved, (sides * scale).clamp(_MIN_SIDE, _MAX_SIDE)), dim=-1)
+    scaled = sides * _limited(deltas[..., 2:], -_MAX_LOG_SCALE, _MAX_LOG_SCALE).exp()
+    return torch.cat((moved, _limited(scaled, _MIN_SIDE, _MAX_SIDE)), dim=-1)
+
+
+def _limited(x: Tensor, low: float, high: float) -> Tensor:
+    """Clamp the values and pass the gradient through."""
+    return x + (x.clamp(low, high) - x).detach()

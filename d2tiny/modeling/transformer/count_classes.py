@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from d2tiny.layers.padding import masked_mean
+
 __all__ = ["CountClassifier"]
 
-_MOMENTUM = 0.98
+_LEAST_RATE = 0.02  # of the running means, after the plain mean of 50 images
 
 
 class CountClassifier(nn.Module):
@@ -25,6 +27,7 @@ class CountClassifier(nn.Module):
     """
 
     mean_counts: Tensor
+    seen: Tensor
 
     def __init__(
         self, *, embed_dim: int = 256, hidden_dim: int = 512, thresholds: Sequence[float] = (10, 100, 500)
@@ -46,29 +49,35 @@ class CountClassifier(nn.Module):
         self.linear = nn.Linear(widths[-1], len(self.thresholds) + 1)
         edges = [0.0, *self.thresholds]
         self.register_buffer("mean_counts", torch.tensor(edges))
+        self.register_buffer("seen", torch.zeros(len(edges), dtype=torch.int64))
 
     def forward(self, finest: Tensor, padding: Tensor | None) -> Tensor:
         """Return (B, classes) logits of (B, C, H, W); ``padding`` (B, 1, H, W) is left out of the mean."""
-        x = self.layers(finest if padding is None else finest.masked_fill(padding, 0.0)).float()
-        if padding is None:
-            return self.linear(x.mean(dim=(2, 3)))
-        inside = (~padding).float()
-        return self.linear((x * inside).sum(dim=(2, 3)) / inside.sum(dim=(2, 3)).clamp(min=1))
+        x = finest if padding is None else finest.masked_fill(padding, 0.0)
+        for layer in self.layers:
+            x = layer(x)
+            x = x if padding is None else x.masked_fill(padding, 0.0)  # it must not reach the cells next to it
+        logits: Tensor = self.linear(masked_mean(x.float(), padding).flatten(1))
+        return logits.float()
 
-    def class_of(self, counts: Sequence[float]) -> Tensor:
-        """Return the classes of numbers of objects."""
-        classes = [sum(count >= t for t in self.thresholds) for count in counts]
-        return torch.tensor(classes, device=self.linear.weight.device)
+    def class_of(self, count: float) -> int:
+        """Return the class of a number of objects."""
+        return sum(count >= t for t in self.thresholds)
 
     def expected_count(self, logits: Tensor) -> Tensor:
         """Return the expected number of objects of each image, (B,)."""
-        return logits.softmax(dim=1) @ self.mean_counts
+        return (logits.float().softmax(dim=1) * self.mean_counts).sum(dim=1)
 
     def loss(self, logits: Tensor, counts: Sequence[float]) -> Tensor:
-        """Return the cross-entropy of the classes, and update the classes' mean numbers in training."""
-        classes = self.class_of(counts)
+        """Return the cross-entropy of the classes, and update the classes' mean numbers in training.
+
+        Each process has the means of its own images; checkpoints keep those of the first.
+        """
+        classes = [self.class_of(count) for count in counts]
         if self.training:
             with torch.no_grad():
-                for label, count in zip(classes.tolist(), counts, strict=True):
-                    self.mean_counts[label] += (1 - _MOMENTUM) * (count - self.mean_counts[label])
-        return F.cross_entropy(logits, classes)
+                for label, count in zip(classes, counts, strict=True):
+                    self.seen[label] += 1
+                    rate = (1.0 / self.seen[label]).clamp(min=_LEAST_RATE)
+                    self.mean_counts[label] += rate * (count - self.mean_counts[label])
+        return F.cross_entropy(logits, torch.tensor(classes, device=logits.device))

@@ -17,7 +17,7 @@ __all__ = ["DensityHead", "density_loss"]
 
 # Logit of the density at first: 6·10⁻⁶ objects a cell, a quarter of an object in 800² px at stride 4.
 _FIRST_LOGIT = -12.0
-_MIN_DENSITY = 1e-9
+_MIN_DENSITY = 1e-30  # so that a density near 0 still has a gradient
 
 
 class DensityHead(nn.Module):
@@ -74,9 +74,8 @@ class DensityHead(nn.Module):
         for layer in self.blocks:
             x = masked_norm(layer, x, None if outside is None else ~outside)
             x = x if outside is None else x.masked_fill(outside, 0.0)
-        logits = self.last(x)
-        with without_autocast(x.device):
-            density = F.softplus(logits.float())
+        with without_autocast(x.device):  # rounded densities would tie
+            density = F.softplus(self.last(x.float()))
             return (density if outside is None else density.masked_fill(outside, 0.0))[:, 0]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -50,6 +49,8 @@ def density_target(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 def local_maxima(density: Tensor, threshold: float = 0.0) -> Tensor:
     """Return the density in cells that are the highest of their 3×3 neighbours and over the threshold, elsewhere 0.
 
+    Of neighbours that are equal, the first is the maximum.
+
     Args:
         density: (B, H, W).
         threshold: objects per cell.
@@ -57,8 +58,12 @@ def local_maxima(density: Tensor, threshold: float = 0.0) -> Tensor:
     Returns:
         (B, H·W).
     """
-    highest = F.max_pool2d(density[:, None], 3, stride=1, padding=1)[:, 0]
-    return torch.where((density == highest) & (density > threshold), density, 0.0).flatten(1)
+    height, width = density.shape[1:]
+    padded = F.pad(density, (1, 1, 1, 1), value=-torch.inf)
+    shifted = [padded[:, y : y + height, x : x + width] for y in range(3) for x in range(3)]
+    earlier, later = (torch.stack(part).amax(dim=0) for part in (shifted[:4], shifted[5:]))
+    is_peak = (density > earlier) & (density >= later) & (density > threshold)
+    return torch.where(is_peak, density, 0.0).flatten(1)
 
 
 def count_objects(density: Tensor, threshold: float) -> Tensor:
@@ -81,9 +86,8 @@ def pool_density(density: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tens
         sizes: (H_l, W_l) of the levels; each halves the last, rounding up.
     """
     levels = []
-    for size in sizes:
-        # 200 cells become 13, each of 16
-        step = [2 ** max(0, round(math.log2(a / b))) for a, b in zip(density.shape[1:], size, strict=True)]
+    for level, size in enumerate(sizes):  # 200 cells become 13, each of 16
+        step = [2**level] * 2
         missing = [max(0, cells * s - given) for cells, s, given in zip(size, step, density.shape[1:], strict=True)]
         padded = F.pad(density, (0, missing[1], 0, missing[0]))
         levels.append(F.max_pool2d(padded[:, None], step, stride=step)[:, 0, : size[0], : size[1]])
@@ -98,4 +102,6 @@ def covered_cells(regions: Tensor, size: tuple[int, int]) -> Tensor:
         return (cell - centre[:, None]).abs() <= side[:, None] / 2
 
     rows, columns = covered(regions[:, 1], regions[:, 3], size[0]), covered(regions[:, 0], regions[:, 2], size[1])
-    return (rows[:, :, None] & columns[:, None]).any(dim=0)
+    # the outer products of all regions are one matrix product
+    with without_autocast(regions.device):
+        return rows.float().T @ columns.float() > 0

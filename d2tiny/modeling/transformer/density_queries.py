@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from detectron2.utils.events import EventStorage
@@ -20,9 +21,21 @@ from d2tiny.modeling.transformer.selection import Proposals, SelectedTokens
 from d2tiny.modeling.transformer.tokens import Tokens
 from d2tiny.utils.errors import did_you_mean
 
-__all__ = ["DensityQueries"]
+__all__ = ["DensityQueries", "DensityTarget"]
 
 _SOURCES, _RULES = ("neck", "memory"), ("bucket", "linear", "classes")
+
+
+class DensityTarget(NamedTuple):
+    """What the density of an image should be.
+
+    Attributes:
+        density: (h, w) objects per cell.
+        learned: (h, w) boolean, False in ignore regions.
+    """
+
+    density: Tensor
+    learned: Tensor
 
 
 class DensityQueries(nn.Module):
@@ -90,10 +103,11 @@ class DensityQueries(nn.Module):
         """
         super().__init__()
         _check_settings(buckets, thresholds, rule, source, classifier)
-        if not 0 <= peak_share <= 1 or threshold < 0 or warmup < 0:
+        weights = (map_weight, count_weight, class_weight)
+        if not 0 <= peak_share <= 1 or threshold < 0 or warmup < 0 or min(weights) < 0:
             raise ValueError(
-                "DensityQueries: peak_share in [0, 1], threshold >= 0 and warmup >= 0, got "
-                f"{peak_share}, {threshold}, {warmup}."
+                "DensityQueries: peak_share in [0, 1]; threshold, warmup and the weights of losses >= 0, got "
+                f"{peak_share}; {threshold}, {warmup}, {weights}."
             )
         self.buckets, self.thresholds, self.rule, self.source = list(buckets), list(thresholds), rule, source
         self.threshold, self.peak_share, self.plain_peaks = threshold, peak_share, plain_peaks
@@ -215,7 +229,7 @@ class DensityQueries(nn.Module):
         return at_peaks, score.argsort(descending=True, stable=True)[: num_queries - num_peaks]
 
     def losses(
-        self, density: Tensor, tokens: Tokens, targets: Targets, class_logits: Tensor | None = None
+        self, density: Tensor, truth: Sequence[DensityTarget], class_logits: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Return the losses, means over the images.
 
@@ -224,47 +238,55 @@ class DensityQueries(nn.Module):
 
         Args:
             density: (B, H, W) predicted map.
-            tokens: the encoder's tokens.
-            targets: objects of the images; cells in their ignore regions count neither in the map nor in the number.
+            truth: of :meth:`targets`.
             class_logits: (B, classes) of :meth:`classify`.
         """
         if self.training:
             self.updates += 1
-        map_losses, count_losses = [], []
-        for i, (target, learned) in enumerate(self.targets(tokens, targets)):
-            predicted = density[i, : target.shape[0], : target.shape[1]]
-            if learned is not None:
-                target, predicted = target * learned, predicted * learned
+        map_losses, count_losses, counts = [], [], []
+        for predicted, (target, learned) in zip(density, truth, strict=True):
+            predicted, target = predicted[: target.shape[0], : target.shape[1]] * learned, target * learned
             map_losses.append(density_loss(predicted, target))
-            count_losses.append((torch.log1p(predicted.sum()) - torch.log1p(target.sum())).abs())
+            counts.append(target.sum())
+            count_losses.append((torch.log1p(predicted.sum()) - torch.log1p(counts[-1])).abs())
         losses = {
             "loss_density": self.map_weight * torch.stack(map_losses).mean(),
             "loss_count": self.count_weight * torch.stack(count_losses).mean(),
         }
         if self.classifier is not None and class_logits is not None:
-            counts = [float(len(labels)) for labels in targets.labels]
-            losses["loss_count_class"] = self.class_weight * self.classifier.loss(class_logits, counts)
+            numbers = torch.stack(counts).round().tolist()
+            losses["loss_count_class"] = self.class_weight * self.classifier.loss(class_logits, numbers)
         return losses
 
     @staticmethod
-    def targets(tokens: Tokens, targets: Targets) -> list[tuple[Tensor, Tensor | None]]:
-        """Return for each image the true density (h, w) of its cells, and which of them are outside ignore regions."""
-        result: list[tuple[Tensor, Tensor | None]] = []
+    def targets(tokens: Tokens, targets: Targets) -> list[DensityTarget]:
+        """Return the true density of each image, and which of its cells are outside ignore regions."""
+        result = []
         sizes = tokens.valid_sizes(0)
-        for (height, width), boxes, regions in zip(sizes, targets.boxes, targets.ignore_boxes, strict=True):
-            scale = boxes.new_tensor([width, height]).repeat(2)
-            learned = ~covered_cells(regions.float() * scale, (height, width)) if len(regions) else None
-            result.append((density_target(boxes.float() * scale, (height, width)), learned))
+        for size, boxes, regions in zip(sizes, targets.boxes, targets.ignore_boxes, strict=True):
+            scale = boxes.new_tensor(size[::-1]).repeat(2)
+            learned = ~covered_cells(regions.float() * scale, size)
+            result.append(DensityTarget(density_target(boxes.float() * scale, size), learned))
         return result
 
     @torch.no_grad()
-    def log(self, storage: EventStorage, density: Tensor, targets: Targets, class_logits: Tensor | None = None) -> None:
-        """Log the mean error of the number of objects, and its bias (too many are positive)."""
-        truth = density.new_tensor([len(labels) for labels in targets.labels])
-        error = count_objects(density, self.threshold) - truth
+    def log(
+        self,
+        storage: EventStorage,
+        density: Tensor,
+        truth: Sequence[DensityTarget],
+        class_logits: Tensor | None = None,
+    ) -> None:
+        """Log the mean error of the number of objects outside ignore regions, and its bias (too many are positive)."""
+        counts, errors = [], []
+        for predicted, (target, learned) in zip(density, truth, strict=True):
+            counts.append((target * learned).sum().round())
+            inside = predicted[: target.shape[0], : target.shape[1]] * learned
+            errors.append(count_objects(inside[None], self.threshold)[0] - counts[-1])
+        error = torch.stack(errors)
         storage.put_scalars(count_error=float(error.abs().mean()), count_bias=float(error.mean()))
         if self.classifier is not None and class_logits is not None:
-            error = self.classifier.expected_count(class_logits) - truth
+            error = self.classifier.expected_count(class_logits) - torch.stack(counts)
             storage.put_scalars(class_count_error=float(error.abs().mean()))
 
 

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from d2tiny.layers.deform_attn import MSDeformAttn
 from d2tiny.layers.mlp import FeedForward
-from d2tiny.modeling.transformer.sparsity import TokenChoice, TokenSparsity
+from d2tiny.modeling.transformer.sparsity import TokenSparsity, token_index
 from d2tiny.modeling.transformer.tokens import Tokens
 
 __all__ = ["DeformableEncoder"]
@@ -38,7 +38,8 @@ class _EncoderLayer(nn.Module):
         position = tokens.pos_embed.gather(1, known[..., None].expand_as(places))
         points = reference_points.gather(1, known[..., None, None].expand(-1, -1, *reference_points.shape[2:]))
         updated = self._update(extended.gather(1, places), position, points, x, tokens)
-        return extended.scatter(1, places, updated.to(x.dtype))[:, :-1]
+        # the dense path keeps the type of its last norm, float32 under autocast
+        return extended.to(updated.dtype).scatter(1, places, updated)[:, :-1]
 
     def _update(self, x: Tensor, position: Tensor, points: Tensor, value: Tensor, tokens: Tokens) -> Tensor:
         attended = self.attention(x + position, points, value, tokens.spatial_shapes, tokens.padding)
@@ -79,32 +80,38 @@ class DeformableEncoder(nn.Module):
             checkpointing: recompute each layer in the backward pass instead of keeping its activations.
 
         Raises:
-            ValueError: ``num_heads`` does not divide ``embed_dim``, or there are no levels or points.
+            ValueError: ``num_heads`` does not divide ``embed_dim``, there are no levels or points, or a sparsity that
+                leaves a level without updates.
         """
         super().__init__()
+        if sparsity is not None and (sparsity.dense_from >= num_levels or num_layers % sparsity.finest_every):
+            raise ValueError(
+                f"DeformableEncoder: sparsity.dense_from={sparsity.dense_from} must be below num_levels={num_levels}, "
+                f"and sparsity.finest_every={sparsity.finest_every} must divide num_layers={num_layers}."
+            )
         self.num_levels = num_levels
         shape = (embed_dim, num_heads, num_levels, num_points, feedforward_dim, dropout)
         self.layers = nn.ModuleList(_EncoderLayer(*shape) for _ in range(num_layers))
         self.sparsity, self.checkpointing = sparsity, checkpointing
 
-    def forward(self, tokens: Tokens, choice: TokenChoice | None = None) -> Tensor:
-        """Return the encoder's output ("memory"), (B, S, C); tokens that are not in ``choice`` stay as they are."""
+    def forward(self, tokens: Tokens, updated: Tensor | None = None) -> Tensor:
+        """Return the encoder's output ("memory"), (B, S, C); tokens out of ``updated`` (B, S) stay as they are."""
         x, reference_points = tokens.features, tokens.per_level(tokens.reference_points)
-        every, coarse = self._indices(tokens, choice)
+        every, coarse = self._indices(tokens, updated)
         for i, layer in enumerate(self.layers):
             index = every if self.sparsity is None or self.sparsity.updates_finest(i) else coarse
             x = run_layer(layer, self.checkpointing and self.training, x, tokens, reference_points, index)
         return x
 
-    def _indices(self, tokens: Tokens, choice: TokenChoice | None) -> tuple[Tensor | None, Tensor | None]:
+    def _indices(self, tokens: Tokens, updated: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Return the places of all chosen tokens, and of those coarser than the finest level; None for all tokens."""
-        if choice is None or self.sparsity is None:
+        if updated is None or self.sparsity is None:
             return None, None
         height, width = tokens.spatial_shapes[0]
-        every = None if bool(choice.mask.all()) else choice.index(choice.mask)
-        coarse = choice.mask.clone()
+        every = None if bool(updated.all()) else token_index(updated)
+        coarse = updated.clone()
         coarse[:, : height * width] = False
-        return every, choice.index(coarse) if self.sparsity.finest_every > 1 else None
+        return every, token_index(coarse) if self.sparsity.finest_every > 1 else None
 
 
 def run_layer(layer: nn.Module, checkpointing: bool, *args: Any) -> Any:

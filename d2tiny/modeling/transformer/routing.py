@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from d2tiny.layers.masked_norm import masked_norm
+from d2tiny.modeling.contracts import Targets
 from d2tiny.modeling.transformer.density_map import covered_cells
 from d2tiny.modeling.transformer.experts import FrozenExpert, ValidMasks
 from d2tiny.utils.precision import without_autocast
@@ -125,8 +126,15 @@ class REM(nn.Module):
         self.topk, self.min_gate, self.router_noise = topk, min_gate, router_noise
         self.balance_weight, self.z_weight = balance_weight, z_weight
         self.scale_weight, self.tiny_size = scale_weight, tiny_size
-        if scale_weight and "tiny" not in self.categories:
-            raise ValueError(f"REM: scale_weight={scale_weight} needs a category 'tiny', but there are {kinds}.")
+        if scale_weight and ("tiny" not in self.categories or len(self.categories) < 2):
+            raise ValueError(
+                f"REM: scale_weight={scale_weight} needs a category 'tiny' and another one, but there are {kinds}."
+            )
+        if min(router_noise, balance_weight, z_weight, scale_weight) < 0:
+            raise ValueError(
+                f"REM: router_noise={router_noise} and the weights of losses {balance_weight}, {z_weight}, "
+                f"{scale_weight} must be at least 0."
+            )
         self.checkpointing = checkpointing
         self.num_heads, num_experts = num_heads, sum(sizes)
         self.router = nn.Sequential(
@@ -257,31 +265,36 @@ class REM(nn.Module):
         return out, weight.detach().mean(dim=1)
 
     def scale_losses(
-        self, routing: RoutingOutput, boxes: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]
+        self,
+        routing: RoutingOutput,
+        targets: Targets,
+        cells: Sequence[Sequence[tuple[int, int]]],
+        image_sizes: Sequence[tuple[int, int]],
     ) -> dict[str, Tensor]:
         """Return ``loss_scale``, which ties the gate of the category ``tiny`` to tiny objects; {} without a weight.
 
         It is the binary cross-entropy of the gate, the mean of cells that a tiny object covers plus that of the others,
-        a mean over images and levels.
+        a mean over images and levels. Cells in ignore regions teach nothing.
 
         Args:
             routing: decisions of the router.
-            boxes: for each image (G, 4) cx, cy, w, h in shares of the image.
+            targets: objects of the images.
+            cells: for each level the (H, W) of each image in cells, without padding.
             image_sizes: (height, width) of the images in px.
         """
         if not self.scale_weight:
             return {}
         parts = []
-        for gate, mask in zip(routing.gates, routing.valid_masks, strict=True):
+        for gate, sizes in zip(routing.gates, cells, strict=True):
             probability = gate.softmax(dim=1)[:, self.categories.index("tiny")].clamp(1e-6, 1 - 1e-6)
-            for i, (image_boxes, size) in enumerate(zip(boxes, image_sizes, strict=True)):
-                valid = torch.ones_like(probability[i], dtype=torch.bool) if mask is None else mask[i, 0]
-                rows, columns = int(valid.any(dim=1).sum()), int(valid.any(dim=0).sum())
-                tiny = covered_by_tiny(image_boxes, size, (rows, columns), self.tiny_size)
-                p = probability[i, :rows, :columns]
-                losses = torch.where(tiny, -p.log(), -(1 - p).log())
-                parts += [losses[cells].mean() / len(boxes) for cells in (tiny, ~tiny) if bool(cells.any())]
-        return {"loss_scale": self.scale_weight * torch.stack(parts).sum() / len(routing.gates)}
+            for i, size in enumerate(sizes):
+                tiny = covered_by_tiny(targets.boxes[i], image_sizes[i], size, self.tiny_size)
+                regions = targets.ignore_boxes[i].float()
+                learned = ~covered_cells(regions * regions.new_tensor(size[::-1]).repeat(2), size)
+                p = probability[i, : size[0], : size[1]]
+                for chosen, loss in ((tiny & learned, -p.log()), (~tiny & learned, -(1 - p).log())):
+                    parts.append((loss * chosen).sum() / chosen.sum().clamp(min=1))
+        return {"loss_scale": 2 * self.scale_weight * torch.stack(parts).mean()}
 
     def _balance_loss(self, logits: Tensor, valid_mask: Tensor | None) -> Tensor:
         """Return the mean over the categories of n Σ_e f_e P_e (Fedus et al., Switch Transformer, 2022, eq. 4).

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,27 +11,17 @@ from torch.nn import functional as F
 from d2tiny.modeling.transformer.density_map import pool_density
 from d2tiny.modeling.transformer.tokens import Tokens
 
-__all__ = ["TokenChoice", "TokenSparsity"]
+__all__ = ["TokenSparsity", "token_index"]
 
 
-@dataclass(frozen=True)
-class TokenChoice:
-    """Tokens that are updated.
-
-    Attributes:
-        mask: (B, S) boolean, True for tokens that are updated.
-    """
-
-    mask: Tensor
-
-    def index(self, mask: Tensor) -> Tensor:
-        """Return the places of a mask's tokens in each image, (B, most of an image) int64; S in unused entries."""
-        counts = mask.sum(dim=1)
-        most = int(counts.max())
-        index = torch.full((len(mask), most), mask.shape[1], dtype=torch.int64, device=mask.device)
-        used = torch.arange(most, device=mask.device) < counts[:, None]
-        index[used] = mask.nonzero()[:, 1]
-        return index
+def token_index(mask: Tensor) -> Tensor:
+    """Return the places of a mask's (B, S) tokens, (B, most of an image) int64; S in unused entries."""
+    counts = mask.sum(dim=1)
+    most = int(counts.max())
+    index = torch.full((len(mask), most), mask.shape[1], dtype=torch.int64, device=mask.device)
+    used = torch.arange(most, device=mask.device) < counts[:, None]
+    index[used] = mask.nonzero()[:, 1]
+    return index
 
 
 class TokenSparsity:
@@ -67,7 +56,7 @@ class TokenSparsity:
         self.threshold, self.dilation = threshold, dilation
         self.dense_from, self.finest_every = dense_from, finest_every
 
-    def choose(self, density: Tensor, tokens: Tokens, true_density: Sequence[Tensor] | None = None) -> TokenChoice:
+    def choose(self, density: Tensor, tokens: Tokens, true_density: Sequence[Tensor] | None = None) -> Tensor:
         """Choose the tokens of a batch.
 
         Args:
@@ -75,6 +64,9 @@ class TokenSparsity:
             tokens: the tokens.
             true_density: in training, the true one of each image (h, w): tokens at objects are chosen also where the
                 prediction does not yet see them.
+
+        Returns:
+            (B, S) boolean, True for tokens that are updated.
         """
         if true_density is not None:
             density = density.clone()
@@ -88,7 +80,7 @@ class TokenSparsity:
             chosen = torch.full_like(values, True, dtype=torch.bool)
             masks.append((chosen if level >= self.dense_from else values >= self.threshold).flatten(1))
         mask = torch.cat(masks, dim=1)
-        return TokenChoice(mask if tokens.padding is None else mask & ~tokens.padding)
+        return mask if tokens.padding is None else mask & ~tokens.padding
 
     def updates_finest(self, layer: int) -> bool:
         """Return whether a layer of the encoder, 0 for the first, updates the finest level."""

@@ -8,9 +8,11 @@ import pytest
 import torch
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
 
 from d2tiny import model_zoo
 from d2tiny.data.transforms import ResizeByFactor
+from tests.helpers.images import item
 from tests.helpers.models import config
 
 
@@ -49,5 +51,10 @@ def test_predictors_see_what_the_evaluation_sees(tmp_path):
     tensor = torch.as_tensor(cv2.cvtColor(larger, cv2.COLOR_BGR2RGB).transpose(2, 0, 1).astype("float32"))
     with torch.no_grad():
         expected = model([{"image": tensor, "height": 40, "width": 64}])[0]["instances"]
+    predictor.model.train()
+    seen.clear()
+    with EventStorage(0):
+        predictor.model([item([[10, 10, 18, 17]], (64, 96))])
+    assert seen["size"] == (64, 96)  # in training the mapper resizes images and objects
     assert torch.equal(found.scores, expected.scores)
     assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
