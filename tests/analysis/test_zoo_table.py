@@ -37,7 +37,12 @@ def test_published_numbers_are_quoted_beside_as_many_epochs():
 
 def test_costs_are_those_of_the_models():
     stored = json.loads((ROOT / "results/zoo/cost.json").read_text())
-    for name in ("quick/faster_rcnn_r18_efpnbs_rfla", "quick/detectors_r18_rfp_rfla", "quick/fcos_r18_p2_rfla", "hituav/scalebridge_lite0"):
+    for name in (
+        "quick/faster_rcnn_r18_efpnbs_rfla",
+        "quick/detectors_r18_rfp_rfla",
+        "quick/fcos_r18_p2_rfla",
+        "hituav/scalebridge_lite0",
+    ):
         assert cost(name) == stored[name], name
 
 
