@@ -93,7 +93,7 @@ class Neck(Protocol):
 
 
 class PoolingNeck(Neck, Protocol):
-    """A neck that pools over whole images, and therefore asks which places of a batch are padding."""
+    """A neck that pools or normalises over whole images, and therefore asks which places of a batch are padding."""
 
     def forward(self, features: dict[str, Tensor], padding: Tensor | None = None, /) -> dict[str, Tensor]:
         """Map named feature maps to others; ``padding`` is (B, 1, H, W) of the images, None without padding."""

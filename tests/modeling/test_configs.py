@@ -71,8 +71,10 @@ def trains_and_predicts(cfg, folder):
     cfg_node = model_zoo.get_cfg(str(folder / "narrow.yaml"), str(folder / "model.pth"), device="cpu")
     predictor = DefaultPredictor(cfg_node)
     after = predict(predictor.model)
-    assert torch.equal(before.pred_boxes.tensor, after.pred_boxes.tensor)
-    assert torch.equal(before.scores, after.scores)
+    # a model of `get_cfg` enlarges images itself where the config's test mapper does, see test_resize_by_factor.py
+    if not any("factor" in augmentation for augmentation in cfg.dataloader.test.mapper.augmentations):
+        assert torch.equal(before.pred_boxes.tensor, after.pred_boxes.tensor)
+        assert torch.equal(before.scores, after.scores)
     assert "instances" in predictor(np.zeros((61, 83, 3), dtype=np.uint8))
 
 

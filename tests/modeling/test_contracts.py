@@ -15,7 +15,7 @@ from d2tiny.modeling.priors import GridLevel, GridPriors
 from d2tiny.utils.registry import NECK_REGISTRY
 
 ROOT = Path(__file__).resolve().parents[2]
-POOLING = (necks.EFPNBS, necks.SARL, necks.MDCA)
+POOLING = (necks.ChannelMapper, necks.EFPNBS, necks.SARL, necks.MDCA)
 
 WRONG_JOINTS = """
 from torch import Tensor, nn
