@@ -8,7 +8,8 @@ r"""Measure what trained transformers decide: where queries start, how many, the
 Each argument is the folder of a run, with its config and final weights. The models run on the validation images one at
 a time, on one thread, in float32; all of them process an image before the next one, so that other load on the machine
 affects all. Times are the best of some calls for each image, then the mean over the images. The count of objects is
-compared with the constant that errs least on the same images, which no model is told.
+compared with the constant that errs least on the same images, which no model is told. Of REM, AUC tells how well the
+share of the category ``tiny`` in a cell says whether an object under 16 px covers it.
 """
 
 from __future__ import annotations
@@ -24,12 +25,16 @@ from common import RESULTS, make_parser, write_record
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog
+from scipy.stats import rankdata
 from tqdm import tqdm
 
 from d2tiny.config import load_config
+from d2tiny.modeling.meta_arch.dino import Explanation
+from d2tiny.modeling.transformer.routing import covered_by_tiny
 
 SIZES = {"under 8 px": (0, 8), "8 to 16 px": (8, 16), "over 16 px": (16, 10**9)}
 GROUPS = {"under 10 objects": (0, 10), "10 to 49": (10, 50), "50 and more": (50, 10**9)}
+TINY = 16.0  # px
 Result = dict[str, Any]
 
 
@@ -58,7 +63,9 @@ class MeasuredRun:
         if explained.tokens is not None:
             cells = sum(level.numel() for level in explained.tokens)
             result["tokens"] = sum(int(level.sum()) for level in explained.tokens) / cells
-        result["seconds"] = min(self._seconds(item) for _ in range(calls)) if calls else float("nan")
+        if explained.routing_weights is not None and "tiny" in explained.categories:
+            result["gate"] = _gate(explained, boxes, item["image"].shape[1:])
+        result["seconds"] = min(self._seconds(item) for _ in range(calls)) if calls else None
         self.images.append(result)
 
     def _seconds(self, item: Result) -> float:
@@ -67,11 +74,30 @@ class MeasuredRun:
         return time.perf_counter() - start
 
 
+def _gate(explained: Explanation, boxes: np.ndarray, size: tuple[int, int]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return for each level the share of the category ``tiny`` in its cells, and which of them tiny objects cover."""
+    names = [name for members in explained.categories.values() for name in members]
+    own = [names.index(name) for name in explained.categories["tiny"]]
+    scale = torch.tensor(size[::-1]).repeat(2)
+    shares = torch.as_tensor(np.concatenate((boxes[:, :2] + boxes[:, 2:] / 2, boxes[:, 2:]), axis=1)).float() / scale
+    levels = []
+    for weights in explained.routing_weights or []:
+        covered = covered_by_tiny(shares, size, tuple(weights.shape[1:]), TINY)
+        levels.append((weights[own].sum(dim=0).flatten().numpy(), covered.flatten().numpy()))
+    return levels
+
+
+def _auc(values: np.ndarray, positive: np.ndarray) -> float:
+    """Return the probability that a positive has the larger value."""
+    rank, count = rankdata(values), int(positive.sum())
+    return float((rank[positive].sum() - count * (count + 1) / 2) / max(count * (len(values) - count), 1))
+
+
 def summary(images: list[Result], sides: list[np.ndarray]) -> Result:
     """Return means over the images; ``sides`` holds √(w·h) of each image's objects in px."""
     numbers = np.array([len(s) for s in sides])
     means: Result = {
-        "seconds": round(statistics.mean(i["seconds"] for i in images), 4),
+        "seconds": round(statistics.mean(i["seconds"] for i in images), 4) if images[0]["seconds"] else None,
         "queries": round(statistics.mean(i["queries"] for i in images), 1),
     }
     for name, (low, high) in GROUPS.items():
@@ -87,6 +113,11 @@ def summary(images: list[Result], sides: list[np.ndarray]) -> Result:
             means[f"error of the {name}"] = round(float(np.abs(error).mean()), 2)
             means[f"bias of the {name}"] = round(float(error.mean()), 2)
     means["error of the best constant"] = round(float(np.abs(numbers - np.median(numbers)).mean()), 2)
+    for level in range(len(images[0].get("gate", []))):
+        share, covered = (np.concatenate([i["gate"][level][part] for i in images]) for part in (0, 1))
+        means[f"gate of tiny, level {level}, AUC"] = round(_auc(share, covered), 3)
+        means[f"gate of tiny, level {level}, share at tiny objects"] = round(float(share[covered].mean()), 3)
+        means[f"gate of tiny, level {level}, share elsewhere"] = round(float(share[~covered].mean()), 3)
     if "tokens" in images[0]:
         tokens = np.array([i["tokens"] for i in images])
         means["tokens"] = round(float(tokens.mean()), 3)
