@@ -345,8 +345,9 @@ class TinyDINO(nn.Module):
             losses |= self.criterion.zero_denoising_losses(len(outputs.pred_logits), zero)
         if encoded.routing is not None and self.routing is not None:
             losses |= encoded.routing.losses
-            cells = [encoded.tokens.valid_sizes(level) for level in range(len(encoded.routing.gates))]
-            losses |= self.routing.scale_losses(encoded.routing, targets, cells, image_sizes)
+            if self.routing.scale_weight:  # sizes in cells wait for the device
+                cells = [encoded.tokens.valid_sizes(level) for level in range(len(encoded.routing.gates))]
+                losses |= self.routing.scale_losses(encoded.routing, targets, cells, image_sizes)
         self._log(encoded, targets)
         if picture_is_due(self.vis_period):
             self._draw(first, encoded, outputs.layers[-1])

@@ -74,11 +74,12 @@ class TokenSparsity:
                 part = image[: truth.shape[0], : truth.shape[1]]
                 part.copy_(part.maximum(truth))
         masks = []
-        for level, values in enumerate(pool_density(density, tokens.spatial_shapes)):
-            if self.dilation and level < self.dense_from:
+        for values in pool_density(density, tokens.spatial_shapes[: self.dense_from]):
+            if self.dilation:
                 values = F.max_pool2d(values[:, None], 2 * self.dilation + 1, stride=1, padding=self.dilation)[:, 0]
-            chosen = torch.full_like(values, True, dtype=torch.bool)
-            masks.append((chosen if level >= self.dense_from else values >= self.threshold).flatten(1))
+            masks.append((values >= self.threshold).flatten(1))
+        coarse = sum(height * width for height, width in tokens.spatial_shapes[self.dense_from :])
+        masks.append(density.new_ones(len(density), coarse, dtype=torch.bool))
         mask = torch.cat(masks, dim=1)
         return mask if tokens.padding is None else mask & ~tokens.padding
 
