@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from d2tiny.utils.precision import without_autocast
+from d2tiny.utils.tracing import is_traced
 
 __all__ = ["ConvBN", "DilatedDepthwise", "yolo_norm"]
 
@@ -73,7 +74,7 @@ class ConvBN(Conv2d):
             self._folded = (
                 None  # fused optimizers and running statistics change tensors without increasing their version
             )
-        traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or x.is_meta
+        traced = is_traced() or x.is_meta
         if self.training or torch.is_grad_enabled() or traced:
             return super().forward(x)
         weight, bias = self._folded_weights(x)

@@ -15,9 +15,11 @@ from torch.nn import functional as F
 from d2tiny.layers.deform_attn_cpu import DeformAttnCPU
 from d2tiny.layers.deform_attn_kernels import MOST_SAMPLES
 from d2tiny.utils.precision import without_autocast
+from d2tiny.utils.tracing import is_traced
 
 __all__ = [
     "fused_deform_attn",
+    "level_sides",
     "ms_deform_attn",
     "reference_deform_attn",
     "sample_then_project",
@@ -26,6 +28,11 @@ __all__ = [
 ]
 
 SpatialShapes = Sequence[tuple[int, int]]
+
+
+def level_sides(spatial_shapes: SpatialShapes, like: Tensor) -> Tensor:
+    """Return width and height of the levels in cells, (L, 2) in the type of ``like``; recorded graphs follow them."""
+    return torch.stack([torch.stack((like.new_full((), w), like.new_full((), h))) for h, w in spatial_shapes])
 
 # Time of a multiply-add of a sample, forward and backward, in those of a matrix product, on one thread of a processor
 # with AVX-512: products in bfloat16 are the faster ones.
@@ -112,8 +119,7 @@ def unfused_deform_attn(
     weights = logits.to(dtype).view(*shape[:3], -1).softmax(dim=-1).view(shape)
     steps, reference = offsets.to(dtype).view(*shape, 2), reference_points.to(dtype)[:, :, None, :, None]
     if reference.shape[-1] == 2:
-        sides = torch.tensor([(w, h) for h, w in spatial_shapes], device=value.device, dtype=dtype)
-        locations = reference + steps / sides[:, None]
+        locations = reference + steps / level_sides(spatial_shapes, reference)[:, None]
     else:
         locations = reference[..., :2] + steps / shape[4] * reference[..., 2:] * 0.5
     return attend(value, spatial_shapes, locations, weights)
@@ -192,11 +198,7 @@ def _on_cpu(
 
 def _numba_takes(value: Tensor, samples: int) -> bool:
     """Return whether the numba kernels compute this: on a CPU, not traced, no more samples than they have room for."""
-    return value.device.type == "cpu" and not _traced() and 0 < samples <= MOST_SAMPLES
-
-
-def _traced() -> bool:
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return value.device.type == "cpu" and not is_traced() and 0 < samples <= MOST_SAMPLES
 
 
 def _needs_gradient(x: Tensor) -> bool:
@@ -222,7 +224,7 @@ def _has_triton() -> bool:
 
 
 def _check(value: Tensor, spatial_shapes: SpatialShapes, locations: Tensor, weights: Tensor) -> None:
-    if _traced():
+    if is_traced():
         return
     cells = sum(h * w for h, w in spatial_shapes)
     fits = value.dim() == 4 and value.shape[1] == cells and locations.dim() == 6 and locations.shape[-1] == 2
@@ -243,7 +245,7 @@ def _check_raw(
     logits: Tensor,
     reference_points: Tensor,
 ) -> None:
-    if _traced():
+    if is_traced():
         return
     (batch, cells), levels = tokens, len(spatial_shapes)
     fits = logits.dim() == 3 and logits.shape[0] == batch and cells == sum(h * w for h, w in spatial_shapes)

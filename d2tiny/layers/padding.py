@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from d2tiny.utils.tracing import is_traced
 
 __all__ = ["extents", "masked_mean", "padding_of_images", "padding_of_level"]
 
@@ -19,17 +20,22 @@ def padding_of_images(images: Tensor) -> Tensor | None:
         images: (B, C, H, W), normalised and padded.
 
     Returns:
-        (B, 1, H, W), True in the padding; None if there is none.
+        (B, 1, H, W), True in the padding; None if there is none, but never in a graph that is recorded, which cannot
+        depend on that.
     """
     if images.is_meta:  # shapes only, where costs are counted
         return None
     content = (images != 0).any(dim=1, keepdim=True)
-    rows = content.any(dim=3, keepdim=True).flip(2).cummax(dim=2).values.flip(2)
-    columns = content.any(dim=2, keepdim=True).flip(3).cummax(dim=3).values.flip(3)
+    rows, columns = _until_last(content.any(dim=3, keepdim=True), 2), _until_last(content.any(dim=2, keepdim=True), 3)
     padding = ~(rows & columns)
     # An image of one colour, its mean, would be padding altogether.
     padding &= content.flatten(1).any(dim=1)[:, None, None, None]
-    return padding if bool(padding.any()) else None
+    return padding if is_traced() or bool(padding.any()) else None
+
+
+def _until_last(content: Tensor, dim: int) -> Tensor:
+    """Return where a later place along a dimension, or the place itself, has content."""
+    return content.flip(dim).int().cumsum(dim).flip(dim) > 0  # there is no ONNX operator for cummax
 
 
 def padding_of_level(padding: Tensor, level: Tensor) -> Tensor:
@@ -39,8 +45,12 @@ def padding_of_level(padding: Tensor, level: Tensor) -> Tensor:
         padding: (B, 1, H, W) of :func:`padding_of_images`.
         level: (B, C, h, w), a feature map of these images.
     """
-    content = F.adaptive_max_pool2d((~padding).to(torch.float32), level.shape[-2:])
-    return content == 0
+    # What is not padding begins in the upper left corner, so that a cell sees some if its first pixel is some.
+    for dim in (2, 3):
+        cells, pixels = level.shape[dim], padding.shape[dim]
+        first = torch.arange(cells, device=padding.device) * pixels // cells
+        padding = padding.index_select(dim, first)
+    return padding
 
 
 def masked_mean(x: Tensor, padding: Tensor | None) -> Tensor:
@@ -53,8 +63,11 @@ def masked_mean(x: Tensor, padding: Tensor | None) -> Tensor:
     return (total / inside.sum((2, 3), keepdim=True)).to(x.dtype)
 
 
-def extents(padding: Tensor) -> list[tuple[int, int]]:
-    """Return (rows, columns) of each image that are not padding; padding is (B, 1, h, w), below and right of them."""
+def extents(padding: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows and columns of each image that are not padding, both (B,) int64.
+
+    Args:
+        padding: (B, 1, h, w), below and right of the images.
+    """
     inside = ~padding[:, 0]
-    rows, columns = inside.any(dim=2).sum(dim=1), inside.any(dim=1).sum(dim=1)
-    return list(zip(rows.tolist(), columns.tolist(), strict=True))
+    return inside.any(dim=2).sum(dim=1), inside.any(dim=1).sum(dim=1)

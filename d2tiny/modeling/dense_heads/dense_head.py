@@ -163,12 +163,20 @@ class TinyDenseHead(BaseDenseHead[DenseTargets]):
     def predict_level(self, outputs: HeadOutputs, priors: GridPriors, image: int, level: int) -> LevelPredictions:
         """Return scores (class probability, × centerness of FCOS) and box decoder of one level of one image."""
         logits, deltas, quality = outputs.of_image(image, level)
-        anchors = priors.level_boxes[level]
-        probability = logits.float().sigmoid()
-        scores = probability if quality is None else probability * quality.float().sigmoid()
+        anchors, stride = priors.level_boxes[level], priors.levels[level].stride
 
         def decode_boxes(index: Tensor) -> Tensor:
-            return self.box2box_transform.apply_deltas(deltas.float()[index], anchors[index])
+            return self.decode_boxes(deltas.float()[index], anchors[index], stride)
 
-        # As in FCOS, the threshold is on the class probability alone.
-        return LevelPredictions(decode_boxes, scores, probability)
+        scores = self.level_scores(logits.float(), None if quality is None else quality.float())
+        return LevelPredictions(decode_boxes, *scores)
+
+    def level_scores(self, logits: Tensor, quality: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return scores (…, K), and what must be above the threshold: as in FCOS, the class probability alone."""
+        probability = logits.sigmoid()
+        return probability if quality is None else probability * quality.sigmoid(), probability
+
+    def decode_boxes(self, deltas: Tensor, anchors: Tensor, stride: float | Tensor) -> Tensor:
+        """Decode boxes (n, 4) relative to anchors (n, 4) to XYXY in px."""
+        boxes: Tensor = self.box2box_transform.apply_deltas(deltas, anchors)
+        return boxes

@@ -95,6 +95,11 @@ class YOLOHead(BaseDenseHead[TargetsT]):
     def scores(self, logits: Tensor, quality: Tensor | None) -> Tensor:
         """Return scores (…, K) in [0, 1] from class logits (…, K) and objectness logits (…, 1)."""
 
+    def level_scores(self, logits: Tensor, quality: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return scores (…, K), and what must be above the threshold: the same."""
+        scores = self.scores(logits, quality)
+        return scores, scores
+
     @abc.abstractmethod
     def decode_boxes(self, deltas: Tensor, anchors: Tensor, stride: float | Tensor) -> Tensor:
         """Decode boxes.

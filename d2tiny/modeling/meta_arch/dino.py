@@ -198,7 +198,7 @@ class TinyDINO(nn.Module):
                 encoded = self._encode(images, targets)
                 return self._losses(encoded, targets, images.image_sizes, batched_inputs[0])
         encoded = self._encode(images, None)
-        _, outputs = self._decode(encoded, None)
+        _, outputs = self.decode(encoded, None)
         results = self._detections(outputs.layers[-1], encoded.queries.padding_mask, images.image_sizes)
         return [
             {"instances": detector_postprocess(r, item.get("height", size[0]), item.get("width", size[1]))}
@@ -257,6 +257,12 @@ class TinyDINO(nn.Module):
     def _encode(self, images: ImageList, targets: Targets | None) -> _EncoderOutput:
         """Compute all inputs of the decoder; in training with the objects of the images."""
         tokens, routing = self._tokens(images)
+        return self.encode_tokens(tokens, routing, targets)
+
+    def encode_tokens(
+        self, tokens: Tokens, routing: RoutingOutput | None, targets: Targets | None = None
+    ) -> _EncoderOutput:
+        """Encode tokens and select the queries; in training with the objects of the images."""
         if self.density is None:
             memory = self.encoder(tokens)
             proposals = self.selection.propose(memory, tokens)
@@ -285,19 +291,28 @@ class TinyDINO(nn.Module):
 
     def _tokens(self, images: ImageList) -> tuple[Tokens, RoutingOutput | None]:
         """Compute the levels of the backbone, mix experts into them, and flatten them."""
-        features = self.backbone(images.tensor)
-        levels = [features[name] for name in self.head_in_features]
+        levels = self.levels(images.tensor)
         height, width = images.tensor.shape[-2:]
         masks = padding_masks(images.image_sizes, (height, width), levels)
+        padded = any(tuple(map(int, size)) != (height, width) for size in images.image_sizes)
+        return self.tokens_of_levels(images.tensor, levels, masks, has_padding=padded)
+
+    def levels(self, image: Tensor) -> list[Tensor]:
+        """Return the levels of the backbone, finest first."""
+        features = self.backbone(image)
+        return [features[name] for name in self.head_in_features]
+
+    def tokens_of_levels(
+        self, image: Tensor, levels: list[Tensor], masks: list[Tensor], *, has_padding: bool
+    ) -> tuple[Tokens, RoutingOutput | None]:
+        """Mix experts into levels, and flatten them; arguments as :func:`flatten_maps` and REM take them."""
         routing = None
         if self.routing is not None:
-            levels, routing = self.routing(levels, masks, images.tensor)
-        padded = any(tuple(map(int, size)) != (height, width) for size in images.image_sizes)
+            levels, routing = self.routing(levels, masks, image)
         positions = [self.position(mask) for mask in masks]
-        tokens = flatten_maps(levels, positions, masks, self.level_embed, has_padding=padded)
-        return tokens, routing
+        return flatten_maps(levels, positions, masks, self.level_embed, has_padding=has_padding), routing
 
-    def _decode(
+    def decode(
         self, encoded: _EncoderOutput, denoising: DenoisingQueries | None
     ) -> tuple[DecoderOutput, DecoderOutput]:
         """Decode denoising queries (if any) and matching queries together, and return the outputs of both."""
@@ -334,7 +349,7 @@ class TinyDINO(nn.Module):
         # all processes must take part in this mean, also those whose images have no objects
         num_positives = 0 if denoising is None else len(denoising.indices.query_idx)
         num_boxes, num_denoised = self.criterion.num_boxes(targets, num_positives)
-        denoising_outputs, outputs = self._decode(encoded, denoising)
+        denoising_outputs, outputs = self.decode(encoded, denoising)
         losses |= self.criterion.decoder_losses(outputs, targets, num_boxes, valid_mask)
         losses |= self.criterion.encoder_losses(_with_finite_logits(queries), targets, num_boxes, valid_mask)
         if denoising is not None:

@@ -10,7 +10,7 @@ from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from d2tiny.layers.padding import extents, padding_of_level
+from d2tiny.layers.padding import extents, masked_mean, padding_of_level
 from d2tiny.modeling.necks.levels import check_levels
 from d2tiny.utils.errors import did_you_mean
 from d2tiny.utils.registry import NECK_REGISTRY
@@ -79,25 +79,31 @@ class MDCAttention(nn.Module):
             x: (B, C, H, W).
             padding: (B, 1, H, W), places that are in no region; there A_ch is 0. None divides the whole map.
         """
-        if padding is not None:
-            height, width = x.shape[-2:]
-            images = []
-            for index, (tall, wide) in enumerate(extents(padding)):
-                attention = self.channel_attention(x[index : index + 1, :, :tall, :wide])
-                attention = attention.expand(-1, -1, tall, wide)
-                images.append(F.pad(attention, (0, width - wide, 0, height - tall)))
-            return torch.cat(images)
         batch, channels = x.shape[:2]
-        regions = F.adaptive_avg_pool2d(x, self.local_size)
-        pooled = x.mean(dim=(2, 3))
+        sizes = None if padding is None else extents(padding)
+        regions = F.adaptive_avg_pool2d(x, self.local_size) if sizes is None else self._regions(x, sizes)
+        pooled = masked_mean(x, padding).flatten(1)
         global_attention = torch.sigmoid(self.whole(pooled[:, None])).view(batch, channels, 1, 1)
         if self.local_mode == "literal":
             regions = regions.mean(dim=(2, 3), keepdim=True)
         rows = regions.permute(0, 2, 3, 1).reshape(-1, 1, channels)  # the convolution sees one region at a time
         local = torch.sigmoid(self.local(rows)).view(batch, *regions.shape[2:], channels).permute(0, 3, 1, 2)
         if self.local_mode == "grid":
-            local = F.interpolate(local, size=x.shape[-2:], mode="nearest")
-        return (1 - self.local_weight) * global_attention + self.local_weight * local
+            size = (x.shape[-2], x.shape[-1])
+            local = F.interpolate(local, size=size, mode="nearest") if sizes is None else _upsampled(local, size, sizes)
+        attention = (1 - self.local_weight) * global_attention + self.local_weight * local
+        return attention if padding is None else attention.masked_fill(padding, 0.0)
+
+    def _regions(self, x: Tensor, sizes: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the means of the s×s regions of each image of (B, C, H, W), (B, C, s, s).
+
+        Args:
+            x: the maps.
+            sizes: rows and columns of each image, both (B,).
+        """
+        rows, columns = (_region_weights(self.local_size, n, x.shape[i]) for n, i in zip(sizes, (2, 3), strict=True))
+        x = rows[:, None].to(x.dtype) @ x
+        return x @ columns[:, None].to(x.dtype).mT
 
     def spatial_attention(self, x: Tensor) -> Tensor:
         """Return A_sp in (0, 1), (B, 1, H, W)."""
@@ -108,6 +114,31 @@ class MDCAttention(nn.Module):
         channel, spatial = self.channel_attention(x, padding), self.spatial_attention(x)
         out = x * channel * spatial if self.combine == "mul" else x * channel + x * spatial
         return x + out if self.residual else out
+
+
+def _region_weights(count: int, used: Tensor, cells: int) -> Tensor:
+    """Return the weights (B, count, cells) of the first ``used`` (B,) cells in the means of ``count`` regions.
+
+    The regions are those of adaptive pooling: region i begins at ⌊i·n / count⌋ and ends at ⌈(i + 1)·n / count⌉.
+    """
+    region, used = torch.arange(count, device=used.device), used[:, None]
+    start, end = region * used // count, ((region + 1) * used + count - 1) // count
+    cell = torch.arange(cells, device=used.device)
+    inside = (cell >= start[..., None]) & (cell < end[..., None])
+    return inside / (end - start)[..., None]
+
+
+def _upsampled(regions: Tensor, size: tuple[int, int], sizes: tuple[Tensor, Tensor]) -> Tensor:
+    """Return (B, C, H, W) with the value of each cell's region (B, C, s, s); ``sizes`` as in ``_regions``."""
+    for dim, cells, used in zip((2, 3), size, sizes, strict=True):
+        # as nearest interpolation computes it
+        scale = (regions.shape[dim] / used.to(torch.float32))[:, None]
+        index = (torch.arange(cells, device=used.device) * scale).long().clamp(max=regions.shape[dim] - 1)
+        shape = [*regions.shape]
+        shape[dim] = cells
+        index = index[:, None, :, None] if dim == 2 else index[:, None, None]
+        regions = regions.gather(dim, index.expand(shape))
+    return regions
 
 
 @NECK_REGISTRY.register()

@@ -27,8 +27,8 @@ def grid_from_generator(generator: DefaultAnchorGenerator, features: Sequence[Te
         [
             GridLevel(
                 stride=int(stride),
-                height=int(feature.shape[-2]),
-                width=int(feature.shape[-1]),
+                height=feature.shape[-2],
+                width=feature.shape[-1],
                 cell_anchors=snap_cell_anchors(anchors.to(feature.device)),
                 offset=float(generator.offset),
             )

@@ -11,6 +11,7 @@ from detectron2.structures import Boxes
 from torch import Tensor, nn
 
 from d2tiny.ops.roi_align import roi_align
+from d2tiny.utils.tracing import is_traced
 
 __all__ = ["TinyROIPooler"]
 
@@ -51,9 +52,8 @@ class TinyROIPooler(nn.Module):
         """
         if len(box_lists) != len(x[0]):
             raise ValueError(f"TinyROIPooler: boxes of {len(box_lists)} images for maps of {len(x[0])}.")
-        traced = torch.jit.is_tracing() or torch.jit.is_scripting() or torch.compiler.is_compiling()
         on_cpu = all(level.device.type == "cpu" and level.dtype == torch.float32 for level in x)
-        if traced or not on_cpu or not self.aligned or not box_lists:
+        if is_traced() or not on_cpu or not self.aligned or not box_lists:
             yield self.pooler(x, box_lists)
             return
         settings = self.pooler

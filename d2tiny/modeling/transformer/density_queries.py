@@ -17,9 +17,10 @@ from d2tiny.modeling.contracts import Targets
 from d2tiny.modeling.transformer.count_classes import CountClassifier
 from d2tiny.modeling.transformer.density_head import DensityHead, density_loss
 from d2tiny.modeling.transformer.density_map import count_objects, covered_cells, density_target, local_maxima
-from d2tiny.modeling.transformer.selection import Proposals, SelectedTokens
+from d2tiny.modeling.transformer.selection import Proposals, SelectedTokens, best_places
 from d2tiny.modeling.transformer.tokens import Tokens
 from d2tiny.utils.errors import did_you_mean
+from d2tiny.utils.tracing import is_traced
 
 __all__ = ["DensityQueries", "DensityTarget"]
 
@@ -194,6 +195,9 @@ class DensityQueries(nn.Module):
             class_logits: (B, classes) of :meth:`classify`.
         """
         score, peaks = proposals.pred_logits.amax(dim=-1), local_maxima(density, self.threshold)
+        if is_traced():
+            number = self._numbers_as_tensor(density, class_logits)
+            return self._select_in_slots(score, peaks, proposals.valid_mask, number)
         selected, num_peaks = [], []
         for i, number in enumerate(self.num_queries_of_images(density, gt_counts, class_logits)):
             image_peaks, image_others = self._select_in_image(score[i], peaks[i], proposals.valid_mask[i], number)
@@ -227,6 +231,38 @@ class DensityQueries(nn.Module):
         score[at_peaks] = -torch.inf
         score = score.masked_fill(~valid_mask, -torch.inf)
         return at_peaks, score.argsort(descending=True, stable=True)[: num_queries - num_peaks]
+
+    def _numbers_as_tensor(self, density: Tensor, class_logits: Tensor | None) -> Tensor:
+        """Return what :meth:`num_queries_of_images` does in tests, as a tensor (B,) int64."""
+        buckets = torch.tensor(self.buckets, device=density.device)
+        if self.rule == "classes":
+            assert class_logits is not None
+            return buckets[class_logits.argmax(dim=1)]
+        count = count_objects(density, self.threshold)
+        if self.rule == "linear":
+            return (64 * ((3 * count + 427) // 128)).clamp(self.buckets[0], self.buckets[-1])  # ⌈(1.5 N̂ + 150) / 64⌉
+        limits = torch.tensor(self.thresholds, device=density.device)
+        return buckets[(count[:, None] >= limits).sum(dim=1)]
+
+    def _select_in_slots(self, score: Tensor, peaks: Tensor, valid_mask: Tensor, number: Tensor) -> SelectedTokens:
+        """Select as :meth:`_select_in_image`, with as many slots for every image, for graphs that are recorded.
+
+        The first slots are for peaks, as many as there could be, the others for all queries; what is not needed is
+        padding. Arguments are those of all images, with a leading dimension B.
+        """
+        most = self.buckets[-1]
+        number = number.minimum(valid_mask.sum(dim=1).clamp(min=1))
+        peaks = peaks.masked_fill(~valid_mask[:, : peaks.shape[1]], 0.0)
+        limit = torch.floor(self.peak_share * number.double()).long().minimum((peaks > 0).sum(dim=1))
+        slots = torch.arange(most, device=score.device)
+        num_peaks = math.floor(self.peak_share * most)
+        at_peaks, of_peak = best_places(peaks, num_peaks), slots[:num_peaks] < limit[:, None]
+        # a place may stand in several slots, of which one is used
+        taken = torch.zeros_like(score).scatter_reduce(1, at_peaks, of_peak.to(score.dtype), "amax") > 0
+        others = best_places(score.masked_fill(~valid_mask | taken, -torch.inf), most)
+        padding = torch.cat((~of_peak, slots >= (number - limit)[:, None]), dim=1)
+        is_peak = torch.cat((torch.ones_like(of_peak), torch.zeros_like(others, dtype=torch.bool)), dim=1)
+        return SelectedTokens(torch.cat((at_peaks, others), dim=1), padding, is_peak)
 
     def losses(
         self, density: Tensor, truth: Sequence[DensityTarget], class_logits: Tensor | None = None

@@ -12,6 +12,7 @@ from d2tiny.layers.deform_attn import MSDeformAttn
 from d2tiny.layers.mlp import FeedForward
 from d2tiny.modeling.transformer.sparsity import TokenSparsity, token_index
 from d2tiny.modeling.transformer.tokens import Tokens
+from d2tiny.utils.tracing import is_traced
 
 __all__ = ["DeformableEncoder"]
 
@@ -28,9 +29,14 @@ class _EncoderLayer(nn.Module):
         self.feed_forward = FeedForward(embed_dim, feedforward_dim, dropout)
 
     def forward(self, x: Tensor, tokens: Tokens, reference_points: Tensor, index: Tensor | None = None) -> Tensor:
-        """Update the tokens of an ``index`` (B, Q) alone, with S in unused entries; None updates all."""
+        """Update the tokens of an ``index`` (B, Q) alone, with S in unused entries; None updates all.
+
+        A mask (B, S) instead of places computes all tokens and keeps those of the mask.
+        """
         if index is None:
             return self._update(x, tokens.pos_embed, reference_points, x, tokens)
+        if index.dtype == torch.bool:
+            return torch.where(index[..., None], self._update(x, tokens.pos_embed, reference_points, x, tokens), x)
         # unused entries read and write one more token, which is dropped
         extended = torch.cat((x, x.new_zeros(len(x), 1, x.shape[2])), dim=1)
         places = index[..., None].expand(-1, -1, x.shape[2])
@@ -104,13 +110,16 @@ class DeformableEncoder(nn.Module):
         return x
 
     def _indices(self, tokens: Tokens, updated: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """Return the places of all chosen tokens, and of those coarser than the finest level; None for all tokens."""
+        """Return the places of all chosen tokens, and of those coarser than the finest level; None for all tokens.
+
+        A graph that is recorded cannot have as many places as a density asks for: it gets masks instead.
+        """
         if updated is None or self.sparsity is None:
             return None, None
-        height, width = tokens.spatial_shapes[0]
+        coarse = updated & (tokens.level_index > 0)
+        if is_traced():
+            return updated, coarse
         every = None if bool(updated.all()) else token_index(updated)
-        coarse = updated.clone()
-        coarse[:, : height * width] = False
         return every, token_index(coarse) if self.sparsity.finest_every > 1 else None
 
 

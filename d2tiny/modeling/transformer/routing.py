@@ -20,6 +20,7 @@ from d2tiny.modeling.contracts import Targets
 from d2tiny.modeling.transformer.density_map import covered_cells
 from d2tiny.modeling.transformer.experts import FrozenExpert, ValidMasks
 from d2tiny.utils.precision import without_autocast
+from d2tiny.utils.tracing import is_traced
 
 __all__ = ["REM", "RoutingOutput"]
 
@@ -203,7 +204,7 @@ class REM(nn.Module):
             The L levels, and the decisions of the router.
         """
         # if the finest level has no padding, no level has
-        padded = bool(padding_masks[0].any())
+        padded = is_traced() or bool(padding_masks[0].any())
         masks = [(~m)[:, None] if padded else None for m in padding_masks]
         args = (list(features), masks, image)
         recompute = self.checkpointing and self.training

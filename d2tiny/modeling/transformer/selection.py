@@ -12,8 +12,9 @@ from d2tiny.modeling.transformer.box_deltas import apply_deltas, check_delta_uni
 from d2tiny.modeling.transformer.decoder import box_head, class_head
 from d2tiny.modeling.transformer.tokens import Tokens
 from d2tiny.utils.precision import without_autocast
+from d2tiny.utils.tracing import is_traced
 
-__all__ = ["InitialQueries", "Proposals", "QuerySelection", "SelectedTokens"]
+__all__ = ["InitialQueries", "Proposals", "QuerySelection", "SelectedTokens", "best_places"]
 
 _MARGIN = 0.01  # DINO excludes proposals with a coordinate below this share of the image, or above 1 − this
 _PADDING_BOX = (0.5, 0.5, 0.01, 0.01)  # reference box of padding queries
@@ -192,6 +193,10 @@ class QuerySelection(nn.Module):
 
     def select(self, proposals: Proposals) -> SelectedTokens:
         """Select the ``num_queries`` tokens of each image with the best class scores."""
+        if is_traced():
+            token_idx = best_places(proposals.pred_logits.amax(dim=-1), self.num_queries)
+            slots = torch.arange(self.num_queries, device=token_idx.device)
+            return SelectedTokens(token_idx, slots >= proposals.valid_mask.sum(dim=1, keepdim=True))
         token_idx = self.topk_proposals(proposals, self.num_queries)
         # an image that is smaller than others of its batch may have fewer valid tokens than there are queries
         return SelectedTokens(token_idx, ~proposals.valid_mask.gather(1, token_idx))
@@ -220,12 +225,21 @@ class QuerySelection(nn.Module):
             content = torch.where(is_peak, features.detach().to(content.dtype), content)
             reference_boxes = torch.where(is_peak, initial_boxes.float(), reference_boxes)
         predictions = QueryPredictions(logits, boxes)
-        if not bool(padding_mask.any()):
+        if not is_traced() and not bool(padding_mask.any()):
             return InitialQueries(content, reference_boxes, None, predictions)
         content = content.masked_fill(padding_mask[..., None], 0.0)
         padding_box = reference_boxes.new_tensor(_PADDING_BOX)
         reference_boxes = torch.where(padding_mask[..., None], padding_box, reference_boxes)
         return InitialQueries(content, reference_boxes, padding_mask, predictions)
+
+
+def best_places(values: Tensor, count: int) -> Tensor:
+    """Return the places of the largest values of (B, N), (B, count) int64, in graphs that are recorded.
+
+    Where N is smaller than ``count``, which such a graph cannot know, the last place fills what is left.
+    """
+    padded = torch.cat((values, values.new_full((values.shape[0], count), -torch.inf)), dim=1)
+    return padded.topk(count, dim=1).indices.clamp(max=values.shape[1] - 1)
 
 
 def _content_slots(selected: SelectedTokens, plain_peaks: bool) -> Tensor:

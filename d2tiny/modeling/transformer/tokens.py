@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from d2tiny.layers.deform_attn_functions import level_sides
+
 __all__ = ["Tokens", "flatten_maps", "padding_masks"]
 
 
@@ -56,8 +58,8 @@ class Tokens:
     @cached_property
     def level_index(self) -> Tensor:
         """(S,) int64 level of each token, 0 for the finest."""
-        counts = torch.tensor([h * w for h, w in self.spatial_shapes])
-        return torch.repeat_interleave(torch.arange(len(self.spatial_shapes)), counts).to(self.features.device)
+        device = self.features.device
+        return torch.cat([torch.full((h * w,), i, device=device) for i, (h, w) in enumerate(self.spatial_shapes)])
 
     @cached_property
     def reference_points(self) -> Tensor:
@@ -76,7 +78,7 @@ class Tokens:
     @cached_property
     def cell_sizes(self) -> Tensor:
         """(B, S, 2) width and height of each token's cell in shares of the image."""
-        sides = torch.tensor([(1 / w, 1 / h) for h, w in self.spatial_shapes], device=self.features.device)
+        sides = 1 / level_sides(self.spatial_shapes, self.valid_ratios)
         return (sides / self.valid_ratios)[:, self.level_index]
 
     def per_level(self, reference_points: Tensor) -> Tensor:
