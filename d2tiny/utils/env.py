@@ -26,11 +26,17 @@ __all__ = [
 
 
 def require_detectron2() -> None:
-    """Check that Detectron2 is installed.
+    """Check that PyTorch and Detectron2 are installed.
 
     Raises:
-        MissingPackageError: Detectron2 is not installed; the message says how to install it.
+        MissingPackageError: one is not; the message says how to install it.
     """
+    if importlib.util.find_spec("torch") is None:
+        raise MissingPackageError(
+            "This needs PyTorch, which is not installed: pip install 'd2tiny[train]', then run "
+            "`python tools/install_detectron2.py` in d2tiny's checkout. Exported models run without "
+            "(d2tiny predict --model, TiledPredictor.from_export)."
+        )
     if importlib.util.find_spec("detectron2") is None:
         raise MissingPackageError(
             "d2tiny needs detectron2, which is no package on the index. Run `python tools/install_detectron2.py` "
