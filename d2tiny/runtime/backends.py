@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from d2tiny.runtime.files import onnx_metadata
-from d2tiny.runtime.metadata import RT_INFO_PATH, ModelMetadata
+from d2tiny.runtime.files import onnx_metadata, require_digest, require_xml
+from d2tiny.runtime.metadata import RT_INFO_BIN, RT_INFO_PATH, ModelMetadata
 from d2tiny.utils.env import require_extra
 from d2tiny.utils.errors import CheckpointError, ConfigError, D2TinyError, did_you_mean
 
@@ -123,11 +124,14 @@ class _OpenVINOSession:
         openvino = require_extra("openvino", "runtime")
         is_onnx = path.suffix.lower() == ".onnx"
         text = onnx_metadata(path) if is_onnx else None
+        if not is_onnx:
+            require_xml(path)
         core = openvino.Core()
         model = core.read_model(path)
         if not is_onnx:
-            place = list(RT_INFO_PATH)
-            text = str(model.get_rt_info(place).astype(str)) if model.has_rt_info(place) else None
+            text = _rt_info(model, RT_INFO_PATH)
+            if digest := _rt_info(model, RT_INFO_BIN):
+                require_digest(path.with_suffix(".bin"), digest)
         self.metadata = _metadata(path, text)
         _require_contract(
             [name for port in model.inputs for name in port.names],
@@ -151,6 +155,11 @@ class _OpenVINOSession:
         return [np.asarray(result[name]) for name in OUTPUTS]
 
 
+def _rt_info(model: Any, place: Sequence[str]) -> str | None:
+    """Return a text of an OpenVINO model; None where it has none there."""
+    return str(model.get_rt_info(list(place)).astype(str)) if model.has_rt_info(list(place)) else None
+
+
 class _OnnxSession:
     backend = "onnxruntime"
 
@@ -164,7 +173,8 @@ class _OnnxSession:
         options = runtime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 4  # errors are raised
-        self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        providers = ["CPUExecutionProvider"]
+        self._session = runtime.InferenceSession(str(path), options, providers=providers, enable_fallback=False)
         inputs = self._session.get_inputs()
         _require_contract([port.name for port in inputs], [port.name for port in self._session.get_outputs()])
         b, h, w = (side if isinstance(side, int) else None for side in inputs[0].shape[:3])

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from d2tiny.runtime.metadata import KEY
+from d2tiny.runtime.metadata import DIGEST_KEY, KEY
+from d2tiny.utils.download import sha256_of
 from d2tiny.utils.errors import CheckpointError
 
-__all__ = ["SUFFIXES", "files_of", "find_model", "onnx_metadata"]
+__all__ = ["SUFFIXES", "files_of", "find_model", "onnx_metadata", "require_digest", "require_xml", "seal_onnx"]
 
 SUFFIXES = (".onnx", ".xml")
 _TORCHSCRIPT = (".pt", ".ts", ".torchscript")
@@ -42,7 +44,8 @@ def find_model(path: str | os.PathLike[str]) -> Path:
         )
     if suffix in _CHECKPOINTS:
         raise CheckpointError(
-            f"{place}: this is a checkpoint, not an exported model: give it as --weights with its --config, or export it."
+            f"{place}: this is a checkpoint, not an exported model: give it as --weights with its --config, or export "
+            "it with d2tiny export."
         )
     if not place.is_file():
         raise CheckpointError(f"{place}: no such file. Name a model.onnx, a model.xml, or the folder of one.")
@@ -61,28 +64,66 @@ def files_of(path: Path) -> list[Path]:
     return [path, *(other for other in others if other.is_file())]
 
 
+def require_xml(path: Path) -> None:
+    """Refuse an ``.xml`` that is no model; OpenVINO would try to read it as a file of every other library.
+
+    Raises:
+        CheckpointError: it is none.
+    """
+    with path.open("rb") as file:
+        if b"<net" not in file.read(4096):
+            raise CheckpointError(f"{path}: this is no model of OpenVINO, or a damaged one. Export it again.")
+
+
+def require_digest(path: Path, sha256: str) -> None:
+    """Refuse a file whose content is not the one that was written.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    if sha256_of(path) != sha256:
+        raise CheckpointError(f"{path} is damaged: it does not have its checksum. Copy it again, or export it again.")
+
+
+def seal_onnx(path: Path) -> None:
+    """Append the checksum of an ONNX file to its ``metadata_props``; :func:`onnx_metadata` compares it."""
+    value = sha256_of(path).encode()
+    pair = b"".join(_encoded(number, text) for number, text in ((1, DIGEST_KEY.encode()), (2, value)))
+    with path.open("ab") as file:
+        file.write(_encoded(_METADATA_PROPS, pair))
+
+
+def _encoded(number: int, content: bytes) -> bytes:
+    """Return a field of under 16 kB of a protobuf message."""
+    length = bytes((len(content),)) if len(content) < 128 else bytes((len(content) & 0x7F | 0x80, len(content) >> 7))
+    return bytes((number << 3 | _LENGTH_DELIMITED,)) + length + content
+
+
 def onnx_metadata(path: Path) -> str | None:
     """Return the json text that an ONNX file has under ``d2tiny`` in its ``metadata_props``; None without one.
 
-    Only the outermost level of the file is walked through, so that this costs nothing, and what is cut off is noticed.
+    Only the outermost level of the file is walked through, so that what is cut off is noticed at no cost. Where
+    :func:`seal_onnx` wrote a checksum, it is compared.
 
     Raises:
         CheckpointError: the file is damaged, or cut off.
     """
+    found: dict[bytes | None, tuple[int, bytes]] = {}
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             for entry in _fields(data):
                 if entry.number == _METADATA_PROPS and entry.content is not None:
                     pair = {field.number: field.content for field in _fields(entry.content)}
-                    if pair.get(1) == KEY.encode():
-                        return (pair.get(2) or b"").decode("utf-8")
+                    found[pair.get(1)] = entry.start, pair.get(2) or b""
+            if DIGEST_KEY.encode() in found:
+                place, digest = found[DIGEST_KEY.encode()]
+                if hashlib.sha256(memoryview(data)[:place]).hexdigest().encode() != digest:
+                    raise _DamageError("it does not have its checksum")
+        return found[KEY.encode()][1].decode("utf-8") if KEY.encode() in found else None
     except (_DamageError, UnicodeDecodeError) as err:
-        raise CheckpointError(
-            f"{path} is no ONNX file, or damaged ({err}). Copy it again, or export it again."
-        ) from err
+        raise CheckpointError(f"{path} is no ONNX file, or damaged: {err}. Copy it again, or export it again.") from err
     except OSError as err:
         raise CheckpointError(f"{path}: cannot read this file: {err.strerror or err}.") from err
-    return None
 
 
 class _DamageError(ValueError):
@@ -90,6 +131,7 @@ class _DamageError(ValueError):
 
 
 class _Field(NamedTuple):
+    start: int
     number: int
     content: bytes | None  # of what has a length and is not very long
 
@@ -98,6 +140,7 @@ def _fields(data: bytes | mmap.mmap) -> Iterator[_Field]:
     """Yield the fields of a protobuf message."""
     place, end = 0, len(data)
     while place < end:
+        start = place
         tag, place = _varint(data, place)
         number, kind = tag >> 3, tag & 7
         content = None
@@ -116,7 +159,7 @@ def _fields(data: bytes | mmap.mmap) -> Iterator[_Field]:
             raise _DamageError(f"byte {place:,} cannot be there")
         if not number or place > end:
             raise _DamageError("its end is missing" if number else f"byte {place:,} cannot be there")
-        yield _Field(number, content)
+        yield _Field(start, number, content)
 
 
 def _varint(data: bytes | mmap.mmap, place: int) -> tuple[int, int]:

@@ -27,7 +27,7 @@ class ExportedModel:
 
     Example:
         >>> model = ExportedModel("model/")  # doctest: +SKIP
-        >>> [found] = model(image[None])  # (1, H, W, 3) uint8, in the order of model.metadata.channels  # doctest: +SKIP
+        >>> [found] = model(image[None])  # uint8, RGB or BGR as model.metadata.channels says  # doctest: +SKIP
         >>> found.boxes, found.scores, found.classes  # doctest: +SKIP
     """
 
@@ -117,8 +117,8 @@ class ExportedModel:
             raise ImageError(f"{self.path}: takes images of {w or 'any'}×{h or 'any'} px only, got {width}×{height}.")
         if self.metadata.max_size is not None and max(height, width) > self.metadata.max_size:
             raise ImageError(
-                f"{self.path}: takes images of up to {self.metadata.max_size} px, got {width}×{height}. Cut larger ones "
-                "into tiles: TiledPredictor.from_export, d2tiny predict --tile."
+                f"{self.path}: takes images of up to {self.metadata.max_size} px, got {width}×{height}. Cut larger "
+                "ones into tiles: TiledPredictor.from_export, d2tiny predict --tile."
             )
 
 
