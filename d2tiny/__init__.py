@@ -11,7 +11,7 @@ import lazy_loader
 from d2tiny.registration import register_when_imported, silence_known_warnings
 
 if TYPE_CHECKING:
-    from d2tiny import compat, model_zoo, modeling
+    from d2tiny import compat, inference, model_zoo, modeling, runtime
     from d2tiny.config.defaults import add_d2tiny_config
     from d2tiny.data.datasets import register_coco_like
 
@@ -19,10 +19,19 @@ __version__ = "0.1.0"
 
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
-    submodules=["compat", "model_zoo", "modeling"],
+    submodules=["compat", "inference", "model_zoo", "modeling", "runtime"],
     submod_attrs={"config.defaults": ["add_d2tiny_config"], "data.datasets": ["register_coco_like"]},
 )
-__all__ = ["__version__", "add_d2tiny_config", "compat", "model_zoo", "modeling", "register_coco_like"]
+__all__ = [
+    "__version__",
+    "add_d2tiny_config",
+    "compat",
+    "inference",
+    "model_zoo",
+    "modeling",
+    "register_coco_like",
+    "runtime",
+]
 
 silence_known_warnings()  # before Detectron2 is imported
 register_when_imported()

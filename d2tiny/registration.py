@@ -46,10 +46,8 @@ NEEDS_DETECTRON2 = frozenset(
         "d2tiny.data.transforms",
         "d2tiny.engine",
         "d2tiny.evaluation.coco_tiny",
-        "d2tiny.inference.bulk",
-        "d2tiny.inference.predictor",
         "d2tiny.inference.ray",
-        "d2tiny.inference.run",
+        "d2tiny.inference.torch_detector",
         "d2tiny.inference.tta",
         "d2tiny.layers",
         "d2tiny.model_zoo",
@@ -75,7 +73,7 @@ def register_when_imported() -> None:
 
     Where Detectron2 is not installed, the modules that need it say so when they are imported.
     """
-    if importlib.util.find_spec("detectron2") is None:
+    if any(importlib.util.find_spec(name) is None for name in ("torch", "detectron2")):
         sys.meta_path.insert(0, _MissingDetectron2())
     for name in (*NEEDS_DETECTRON2, "detectron2"):
         register_post_import_hook(_after_import, name)

@@ -29,7 +29,7 @@ _MODELING = _HEADS | {
     "modeling.meta_arch",
     "config",
 }
-_ENGINE = _MODELING | {"data", "synthetic", "evaluation", "inference", "visualization", "compat", "model_zoo"}
+_ENGINE = _MODELING | {"data", "synthetic", "evaluation", "inference", "visualization", "compat", "model_zoo", "runtime"}
 ALLOWED = {
     "utils": set(),
     "config": {"utils"},
@@ -54,7 +54,8 @@ ALLOWED = {
     "data": {"utils", "visualization"},
     "synthetic": {"utils", "data"},
     "evaluation": {"utils", "data", "visualization"},
-    "inference": _MODELING | {"data", "visualization"},
+    "runtime": {"utils"},
+    "inference": _MODELING | {"data", "visualization", "runtime"},
     "model_zoo": _MODELING,
     "engine": _ENGINE,
     "analysis": _MODELING | {"model_zoo"},

@@ -66,7 +66,7 @@ def guarded(action: Callable[[], int | None], *, output: Path | None = None) -> 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (D2TinyError, ImportError) as err:  # also a missing extra
-        print(f"\nerror: {err}", file=sys.stderr)
+        print(f"\nerror: {_text_of(err)}", file=sys.stderr)
         return 2
     except OSError as err:
         print(f"\nerror: {disk_error(err, output)}", file=sys.stderr)
@@ -100,6 +100,15 @@ def add_config_option(parser: argparse.ArgumentParser, *names: str, required: bo
     """Add ``--config``, or the same option under other names."""
     help_text = what or "lazy config (.py), native YAML, or zoo name"
     parser.add_argument(*(names or ("--config",)), dest="config", required=required, metavar="X", help=help_text)
+
+
+def _text_of(error: BaseException) -> str:
+    """Return what an error says; of a missing package, which extra has it."""
+    if not isinstance(error, ImportError):
+        return str(error)
+    from d2tiny.utils.env import missing_package
+
+    return missing_package(error)
 
 
 def add_output_option(

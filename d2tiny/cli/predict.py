@@ -25,6 +25,7 @@ from d2tiny.utils.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from d2tiny.inference import ReadSettings, RunSettings, RunSummary
+    from d2tiny.runtime import ExportedModel
     from d2tiny.utils.published import PublishedWeights
 
 __all__ = ["EXAMPLE", "add_arguments", "demo_main", "demo_parser", "run", "split_overrides", "tell_results"]
@@ -55,6 +56,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="checkpoint or published weights (d2tiny zoo --published); default: the config's",
     )
     add_weights_place_option(parser)
+    parser.add_argument(
+        "--model",
+        metavar="PATH",
+        help="exported model (.onnx, .xml, or the folder of one) instead of config and weights; needs no PyTorch",
+    )
     add_output_option(parser, "folder of the results (default: %(default)s)", default=Path("found"))
     add_score_option(parser)
     add_device_option(parser)
@@ -69,7 +75,7 @@ def _add_scene_options(parser: argparse.ArgumentParser) -> None:
     """Add how scenes are read and what is written of them."""
     group = parser.add_argument_group("scenes")
     group.add_argument(
-        "--tile", type=int, default=800, metavar="PX", help="larger images are cut (default %(default)s)"
+        "--tile", type=int, metavar="PX", help="larger images are cut (default: 800, or what an exported model suits)"
     )
     group.add_argument("--overlap", default="auto", metavar="PX", help="of tiles (default: by the objects found)")
     group.add_argument("--batch", type=int, default=1, metavar="N", help="tiles at once (default %(default)s)")
@@ -96,6 +102,9 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("many scenes")
     group.add_argument("--resume", action="store_true", help="go on with the interrupted run in --output")
     group.add_argument("--shard", type=_shard, metavar="I/N", help="do one of N parts; d2tiny merge joins them")
+    group.add_argument(
+        "--backend", choices=("openvino", "onnxruntime"), help="runs exported models (default: openvino if installed)"
+    )
     group.add_argument("--ray", default="", metavar="A", help="auto, or the address of a Ray cluster")
 
 
@@ -146,12 +155,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _predict(args: argparse.Namespace, images: Sequence[str], overrides: Sequence[str]) -> int:
+    if args.model is not None:
+        return _predict_exported(args, images, overrides)
+    if args.backend is not None:
+        raise ConfigError(f"--backend {args.backend} runs exported models: name one with --model.")
     published = _chosen(args)  # before anything heavy is imported
     from d2tiny import model_zoo
     from d2tiny.inference import predict_scenes
     from d2tiny.utils.logs import messages_shown
 
-    settings = _run_settings(args, published)  # refuses wrong values before a model is built
+    settings = _run_settings(args, _name(args, published))  # refuses wrong values before a model is built
     register_given(args)
     weights = args.weights
     if args.config is None and weights is None:
@@ -159,15 +172,70 @@ def _predict(args: argparse.Namespace, images: Sequence[str], overrides: Sequenc
     cfg = model_zoo.get_cfg(args.config, weights, overrides, args.device, place=args.weights_from)
     if published is not None:
         print(_introduction(published))
-        settings = _run_settings(args, published)
+        settings = _run_settings(args, _name(args, published))
     with messages_shown("d2tiny.inference"):  # which bands, values, overlap
         summary = predict_scenes(cfg, images, args.output, settings)
     _tell(summary, args)
     return int(bool(summary.failed))
 
 
-def _run_settings(args: argparse.Namespace, published: PublishedWeights | None) -> RunSettings:
+def _predict_exported(args: argparse.Namespace, images: Sequence[str], overrides: Sequence[str]) -> int:
+    """Predict with an exported model; neither PyTorch nor Detectron2 is imported."""
+    _refuse_beside_model(args, overrides)
+    from d2tiny.inference import TiledPredictor, predict_scenes
+    from d2tiny.utils.logs import messages_shown
+
+    settings = _run_settings(args, Path(args.model).name)
+    tiles = settings.tiles
+    with messages_shown("d2tiny.inference"):  # which bands, values, overlap
+        predictor = TiledPredictor.from_export(
+            args.model, args.tile, tiles.overlap, batch=tiles.batch, score=args.score, backend=args.backend
+        )
+        print(_model_introduction(predictor.model))
+        summary = predict_scenes(predictor, images, args.output, settings)
+    _tell(summary, args)
+    return int(bool(summary.failed))
+
+
+def _refuse_beside_model(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Raise if there are options that an exported model cannot have.
+
+    Raises:
+        ConfigError: there are; says why.
+    """
+    given = {
+        "--config": args.config,
+        "--weights": args.weights,
+        "--weights-from": args.weights_from,
+        "--register": args.register,
+        "--bf16": args.bf16,
+        "--tta": args.tta,
+        "--device": args.device != "auto",
+        "--ray": args.ray,
+        f"'{overrides[0]}'" if overrides else "": overrides,
+    }
+    if wrong := [option for option, value in given.items() if value]:
+        raise ConfigError(
+            f"--model {args.model}: leave out {', '.join(wrong)}. An exported model has its weights, classes and "
+            "precision in it and runs on the processor; d2tiny export makes another one, --shard spreads the work."
+        )
+
+
+def _model_introduction(model: ExportedModel) -> str:
+    """Return which model is used, what it knows, and what runs it."""
+    about = model.metadata
+    return (
+        f"Model: {model.path} ({about.title}), config {about.config}, {about.precision} by {model.backend}.\n"
+        f"Classes: {', '.join(about.classes)}."
+    )
+
+
+def _run_settings(args: argparse.Namespace, model: str) -> RunSettings:
     """Return the settings that the options tell.
+
+    Args:
+        args: the options.
+        model: its name, for the results.
 
     Raises:
         ConfigError: one is outside its range.
@@ -178,9 +246,8 @@ def _run_settings(args: argparse.Namespace, published: PublishedWeights | None) 
     if args.overlap != "auto" and not args.overlap.isdecimal():
         raise ConfigError(f"--overlap {args.overlap} must be auto or a number of px.")
     overlap = args.overlap if args.overlap == "auto" else int(args.overlap)
-    name = published.name if published is not None else str(args.config or "")
     return RunSettings(
-        tiles=TileSettings(args.tile, overlap, args.batch),
+        tiles=TileSettings(800 if args.tile is None else args.tile, overlap, args.batch),
         read=ReadSettings(args.stretch, parse_bands(args.bands) if args.bands else None, args.gsd),
         outputs=OutputSettings(tuple(args.format) if args.format else None, not args.no_pictures, args.page),
         score=args.score,
@@ -191,8 +258,12 @@ def _run_settings(args: argparse.Namespace, published: PublishedWeights | None) 
         shard=args.shard,
         ray=args.ray,
         device=args.device,
-        model=name,
+        model=model,
     )
+
+
+def _name(args: argparse.Namespace, published: PublishedWeights | None) -> str:
+    return published.name if published is not None else str(args.config or "")
 
 
 def _tell(summary: RunSummary, args: argparse.Namespace) -> None:

@@ -9,20 +9,30 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from detectron2.config import CfgNode
 from tqdm import tqdm
 
 from d2tiny.data.loading.stretch import StretchLike
+from d2tiny.inference.detector import ExportedDetector
 from d2tiny.inference.engine import Engine, LocalEngine, SceneHead, scene_errors
 from d2tiny.inference.journal import Journal, run_folder, settings_difference, shard_folders
 from d2tiny.inference.merge import MergeSettings
 from d2tiny.inference.outputs import OutputSettings, scene_targets
 from d2tiny.inference.pixels import ReadSettings
 from d2tiny.inference.predictor import TiledPredictor, TileSettings
-from d2tiny.inference.run import Finisher, RunSettings, RunSummary, SceneRun, failure_text, run_record
+from d2tiny.inference.run import (
+    Finisher,
+    RunSettings,
+    RunSummary,
+    SceneRun,
+    config_record,
+    export_record,
+    failure_text,
+    run_record,
+)
 from d2tiny.inference.scene import SceneDetections
 from d2tiny.inference.sources import collect_scenes
 from d2tiny.inference.writers import open_coco
@@ -30,18 +40,22 @@ from d2tiny.utils.errors import ConfigError, DatasetError
 from d2tiny.utils.files import write_text
 from d2tiny.utils.folders import lock_folder
 
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
 __all__ = ["merge_shards", "predict_folder", "predict_scenes"]
 
 logger = logging.getLogger(__name__)
 
 
 def predict_scenes(
-    cfg: CfgNode, inputs: Sequence[str], output: Path, settings: RunSettings | None = None
+    cfg: CfgNode | TiledPredictor, inputs: Sequence[str], output: Path, settings: RunSettings | None = None
 ) -> RunSummary:
     """Predict scenes: maps, pictures, pages, and one COCO json of all.
 
     Args:
-        cfg: as from ``d2tiny.model_zoo.get_cfg``, with weights.
+        cfg: as from ``d2tiny.model_zoo.get_cfg``, with weights; or what ``TiledPredictor.from_export`` gave, whose
+            tiles and lowest score count.
         inputs: files, folders, globs, URLs, ``.txt`` lists of them.
         output: folder; gets for each scene what the settings tell, and ``detections.json`` (COCO with scores; boxes
             XYWH in px of the files); ``failed.json`` if scenes failed.
@@ -57,27 +71,56 @@ def predict_scenes(
         DatasetError: an input that matches nothing.
         ImportError: an extra that is not installed.
     """
-    settings = settings or RunSettings()
+    settings = _settings_with(cfg, settings or RunSettings())
     started = time.monotonic()
     scenes = collect_scenes(inputs)
     output.mkdir(parents=True, exist_ok=True)
     if not os.access(output, os.W_OK | os.X_OK):
         raise ConfigError(f"--output {output}: no right to write there; choose another folder.")
     targets = scene_targets(scenes, output, settings.outputs)
-    if settings.ray:
-        from d2tiny.inference.ray import RayEngine
-
-        engine: Engine = RayEngine(cfg, settings, scenes)
-    else:
-        engine = LocalEngine(TiledPredictor(cfg, **settings.predictor_options()), settings.read, settings.aoi, scenes)
+    engine = _engine(cfg, settings, scenes)
     with ExitStack() as stack:
         stack.callback(engine.close)
-        record = run_record(cfg, scenes, settings, engine)
+        record = run_record(_record(cfg), scenes, settings, engine)
         journal = stack.enter_context(Journal.open(run_folder(output, settings.shard), record, resume=settings.resume))
         summary = _run(engine, journal, scenes, targets, settings)
         journal.settle(shard=settings.shard is not None)
     summary.seconds = time.monotonic() - started
     return summary
+
+
+def _settings_with(model: CfgNode | TiledPredictor, settings: RunSettings) -> RunSettings:
+    """Return the settings of a run; a predictor that is built has its own tiles and score.
+
+    Raises:
+        ConfigError: they cannot be of an exported model, or the predictor is of another.
+    """
+    if not isinstance(model, TiledPredictor):
+        return settings
+    if not isinstance(model.detector, ExportedDetector):
+        raise ConfigError("predict_scenes takes a config, or a predictor of TiledPredictor.from_export.")
+    if settings.ray:
+        raise ConfigError("--ray does not run exported models: share the scenes with --shard, one process each.")
+    for option, given in (("bf16", settings.bf16), ("tta", settings.tta)):
+        if given:
+            raise ConfigError(f"--{option} does not go with an exported model, whose precision and graph are fixed.")
+    return replace(settings, tiles=model.settings, score=model.detector.score)
+
+
+def _engine(model: CfgNode | TiledPredictor, settings: RunSettings, scenes: list[str]) -> Engine:
+    """Return what works on scenes."""
+    if settings.ray:
+        from d2tiny.inference.ray import RayEngine
+
+        return RayEngine(model, settings, scenes)
+    built = isinstance(model, TiledPredictor)
+    predictor = model if built else TiledPredictor(model, **settings.predictor_options())
+    return LocalEngine(predictor, settings.read, settings.aoi, scenes)
+
+
+def _record(model: CfgNode | TiledPredictor) -> dict[str, str]:
+    """Return what tells a model from others."""
+    return export_record(model.model) if isinstance(model, TiledPredictor) else config_record(model)
 
 
 def _run(
@@ -144,7 +187,7 @@ def merge_shards(output: Path, *, progress: bool = True) -> RunSummary:
             try:
                 head = _common_head(number, journals)
                 finisher.finish(number, head, [journal.part(number) for journal in journals], None)
-            except scene_errors as err:
+            except scene_errors() as err:
                 journals[0].note(scene=number, state="failed", error=failure_text(scenes[number], err))
         done = {n: journal for journal in journals for n in journal.done if not journal.done[n].get("split")}
         failed = {n: entry for journal in journals for n, entry in journal.failed.items() if n not in done}

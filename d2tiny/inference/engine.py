@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-
-import torch
 
 from d2tiny.data.loading.headers import read_header
 from d2tiny.inference.merge import MergeSettings
@@ -25,7 +24,16 @@ from d2tiny.utils.errors import D2TinyError
 if TYPE_CHECKING:
     from d2tiny.inference.area import Area
 
-__all__ = ["Engine", "LocalEngine", "SceneHead", "Sink", "as_scene_error", "scene_errors"]
+__all__ = [
+    "Engine",
+    "LocalEngine",
+    "SceneHead",
+    "Sink",
+    "as_scene_error",
+    "free_memory",
+    "is_memory_error",
+    "scene_errors",
+]
 
 
 @dataclass(frozen=True)
@@ -145,17 +153,36 @@ class Engine(Protocol):
         ...
 
 
-# What one scene may fail with while the others are done all the same.
-scene_errors = (D2TinyError, ImportError, OSError, MemoryError, torch.cuda.OutOfMemoryError)
+def scene_errors() -> tuple[type[BaseException], ...]:
+    """Return what one scene may fail with while the others are done all the same."""
+    return D2TinyError, ImportError, OSError, MemoryError, _gpu_memory_error()
 
 
 def as_scene_error(error: BaseException) -> BaseException | None:
     """Return an error that one scene may fail with as such a one, None if it is another."""
-    if isinstance(error, scene_errors):
+    if isinstance(error, scene_errors()):
         return error
     if isinstance(error, RuntimeError) and "memory" in str(error).lower():
         return MemoryError(str(error))  # PyTorch says so on processors that a tile does not fit
     return None
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Return whether an error says that the memory of this machine or of its GPU is too small."""
+    return isinstance(error, MemoryError | _gpu_memory_error())
+
+
+def free_memory() -> None:
+    """Give memory of a GPU back that PyTorch keeps for later."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].cuda.empty_cache()
+
+
+def _gpu_memory_error() -> type[BaseException]:
+    """Return PyTorch's error; where PyTorch is not imported, it cannot have failed."""
+    torch = sys.modules.get("torch")
+    error: type[BaseException] = MemoryError if torch is None else torch.cuda.OutOfMemoryError
+    return error
 
 
 class LocalEngine:
@@ -248,12 +275,12 @@ class LocalEngine:
                 if known and self.predictor.fits(*read_header(path).size):
                     continue
                 pixels = self.open(path)
-            except (*scene_errors, ValueError):
+            except (*scene_errors(), ValueError):
                 continue
             try:
                 if not self.predictor.fits(pixels.width, pixels.height):
                     return self.predictor.overlap(pixels)
-            except scene_errors:
+            except scene_errors():
                 continue
             finally:
                 pixels.close()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from d2tiny.utils.compiled import njit
 
 __all__ = ["cut_sides", "group_views", "hold_open", "inside_other", "represent"]
 

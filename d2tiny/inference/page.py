@@ -13,7 +13,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import cv2
 import numpy as np
 
 from d2tiny.inference.compact import CompactDetections, gather
@@ -21,6 +20,7 @@ from d2tiny.inference.pyramid import Pixels, TilePyramid, reduced_rows, reductio
 from d2tiny.inference.scene import Scene, SceneDetections
 from d2tiny.utils.errors import ConfigError, DatasetError
 from d2tiny.utils.files import open_atomic
+from d2tiny.utils.pictures import encode_jpeg
 from d2tiny.visualization import class_color
 from d2tiny.visualization.style import STYLE
 
@@ -127,12 +127,9 @@ def _crs_name(scene: Scene) -> str:
 
 
 def _write_tile(file: BinaryIO, level: int, column: int, row: int, pixels: np.ndarray) -> None:
-    parameters = [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), parameters)
-    if not done:
-        raise OSError("a tile cannot be encoded as JPEG")
+    data = encode_jpeg(pixels, _QUALITY)
     file.write(f'<script type="text/plain" id="tile-{level}-{column}-{row}">'.encode())
-    file.write(base64.b64encode(data.tobytes()))
+    file.write(base64.b64encode(data))
     file.write(b"</script>\n")
 
 

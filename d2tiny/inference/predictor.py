@@ -1,4 +1,4 @@
-"""Detect objects in images of any size: ``DefaultPredictor`` on overlapping tiles."""
+"""Detect objects in images of any size: a detector on overlapping tiles. Nothing here needs PyTorch."""
 
 from __future__ import annotations
 
@@ -8,47 +8,30 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from detectron2.config import CfgNode
-from detectron2.data.transforms import ResizeTransform
-from detectron2.engine import DefaultPredictor
-from detectron2.structures import Boxes, Instances
 from tqdm import tqdm
 
-from d2tiny.config.lazy import load_config
-from d2tiny.data.datasets.register import class_names
-from d2tiny.inference.merge import MergeSettings, SeamMerger, Views
+from d2tiny.inference.detector import Detector, ExportedDetector
+from d2tiny.inference.merge import SeamMerger, Views
 from d2tiny.inference.pixels import ArrayPixels, ReadSettings, ScenePixels
 from d2tiny.inference.raster import open_pixels
 from d2tiny.inference.scene import Scene, SceneDetections
 from d2tiny.inference.task import SceneTask, UnitFound, Window, area_in, in_file, read_ahead
 from d2tiny.inference.tiles import STRIDE, TileGrid
-from d2tiny.inference.tta import TestTimeAugmentation
-from d2tiny.modeling.meta_arch.lazy import shared_path
-from d2tiny.ops.grid_nms import LEAST_THRESHOLD
-from d2tiny.utils.errors import ConfigError, DatasetError
-from d2tiny.utils.precision import mixed_precision, warn_of_slow_precision
-from d2tiny.utils.weights import load_weights
+from d2tiny.runtime.detections import ArrayDetections
+from d2tiny.utils.errors import ConfigError
 
-__all__ = ["TileSettings", "TiledPredictor", "dataset_classes"]
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+__all__ = ["TileSettings", "TiledPredictor"]
 
 logger = logging.getLogger(__name__)
 
 _PROBES = 6  # tiles that an automatic overlap looks at
 _LEAST_OVERLAP = 64  # px
-
-
-def dataset_classes(name: str, num_classes: int) -> list[str]:
-    """Return a dataset's class names, or numbers where the dataset is unknown or absent."""
-    classes: list[str] = []
-    try:
-        classes = class_names(name)
-    except DatasetError as err:
-        logger.warning("Class names are unknown: %s", err)
-    return classes if len(classes) == num_classes else [f"class {i}" for i in range(num_classes)]
 
 
 @dataclass(frozen=True)
@@ -73,15 +56,6 @@ class TileSettings:
         if self.batch < 1:
             raise ConfigError(f"batch={self.batch} must be at least 1.")
         TileGrid(1, 1, self.tile, 0 if self.overlap == "auto" else int(self.overlap))  # refuses wrong sizes
-
-
-def _nms_threshold(cfg: CfgNode) -> float:
-    """Return the IoU above which the detector removes the worse of two objects; 1 for detectors that do not."""
-    if cfg.D2TINY.LAZY_CONFIG:
-        lazy = load_config(cfg.D2TINY.LAZY_CONFIG, cfg.D2TINY.LAZY_OVERRIDES)
-        if shared_path(lazy, "MODEL.ROI_HEADS.NMS_THRESH_TEST") is None:
-            return 1.0
-    return min(1.0, max(LEAST_THRESHOLD, cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST))
 
 
 class TiledPredictor:
@@ -120,54 +94,88 @@ class TiledPredictor:
             ConfigError: settings outside their range.
             CheckpointError: weights that do not fit.
         """
-        self.settings = TileSettings(tile, overlap, batch)
-        self.cfg = cfg.clone()
-        if score is not None:
-            if not 0 <= score <= 1:
-                raise ConfigError(f"--score must be in [0, 1], got {score}.")
-            self.cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = score
-        weights, self.cfg.MODEL.WEIGHTS = self.cfg.MODEL.WEIGHTS, ""
-        self._predictor = DefaultPredictor(self.cfg)
-        if weights:  # strictly: weights of another config would leave parts of the model at random
-            load_weights(self._predictor.model, weights)
-        self.cfg.MODEL.WEIGHTS = weights
-        self._device = self.cfg.MODEL.DEVICE
-        self._dtype = torch.bfloat16 if bf16 else None
-        if bf16:  # a layout that bfloat16 convolutions prefer
-            self._predictor.model.to(memory_format=torch.channels_last)
-            warn_of_slow_precision(self._device, self._dtype, "--bf16")
-        if tta:
-            self._predictor.model = TestTimeAugmentation(self._predictor.model).eval()
-        known, heads = list(self.cfg.D2TINY.CLASSES), self.cfg.MODEL.ROI_HEADS
-        self.classes: Sequence[str] = known or dataset_classes(self.cfg.DATASETS.TEST[0], heads.NUM_CLASSES)
-        self.merge_settings = MergeSettings(nms=_nms_threshold(self.cfg))
+        settings = TileSettings(tile, overlap, batch)
+        from d2tiny.inference.torch_detector import TorchDetector
+
+        self._start(settings, TorchDetector(cfg, score=score, bf16=bf16, tta=tta))
+
+    @classmethod
+    def from_export(
+        cls,
+        path: str | os.PathLike[str],
+        tile: int | None = None,
+        overlap: int | str = "auto",
+        *,
+        batch: int = 1,
+        score: float | None = None,
+        backend: str | None = None,
+        num_threads: int | None = None,
+    ) -> TiledPredictor:
+        """Load an exported model; PyTorch is not needed, and not imported.
+
+        The result is called with images of the same form, and gives ``{"instances": ArrayInstances}``, see
+        :class:`~d2tiny.runtime.ArrayInstances`: the names of Detectron2's ``Instances``, as numpy arrays.
+
+        Args:
+            path: ``.onnx``, ``.xml`` of OpenVINO, or a folder with one of them.
+            tile: side of the tiles in px, a multiple of 32; default: what the model says.
+            overlap: px, or ``"auto"``, see :class:`TileSettings`.
+            batch: tiles that go through the model at once.
+            score: lowest score, in [0, 1]; default: that of the model.
+            backend: ``openvino`` or ``onnxruntime``; default: OpenVINO where it is installed.
+            num_threads: that compute; default: ``OMP_NUM_THREADS``, else all processors.
+
+        Raises:
+            ConfigError: settings outside their range, or that the model cannot have.
+            CheckpointError: no such file, a damaged one, or none that d2tiny exported.
+            MissingPackageError: the library that runs it is not installed.
+        """
+        if tile is not None:
+            TileSettings(tile, overlap, batch)  # refuses wrong ones before the model is loaded
+        detector = ExportedDetector(path, score=score, backend=backend, num_threads=num_threads)
+        settings = TileSettings(tile or detector.model.metadata.tile, overlap, batch)
+        detector.require_tile(settings.tile)
+        predictor = cls.__new__(cls)
+        predictor._start(settings, detector)
+        return predictor
+
+    def _start(self, settings: TileSettings, detector: Detector) -> None:
+        """Combine settings and what finds objects in tiles."""
+        self.settings, self.detector = settings, detector
+        self.classes, self.merge_settings = detector.classes, detector.merge_settings
 
     @property
-    def model(self) -> torch.nn.Module:
-        """The model."""
-        return self._predictor.model
+    def model(self) -> Any:
+        """The model: a module of PyTorch, or an :class:`~d2tiny.runtime.ExportedModel`."""
+        return self.detector.model  # type: ignore[attr-defined]
 
-    def __call__(self, original_image: np.ndarray) -> dict[str, Instances]:
+    @property
+    def cfg(self) -> CfgNode:
+        """The config; exported models have none, but ``model.metadata``."""
+        return self.detector.cfg  # type: ignore[attr-defined]
+
+    def __call__(self, original_image: np.ndarray) -> dict[str, Any]:
         """Predict an image.
 
         Args:
             original_image: (H, W, 3) uint8, BGR, of any size.
 
         Returns:
-            ``{"instances": Instances}`` with ``pred_boxes``, ``scores``, ``pred_classes`` in px of the image.
+            ``{"instances": Instances}`` with ``pred_boxes``, ``scores``, ``pred_classes`` in px of the image; of an
+            exported model ``{"instances": ArrayInstances}``.
+
+        Raises:
+            ImageError: it is no such image; says how to convert it.
         """
+        self.detector.check(original_image)
         height, width = original_image.shape[:2]
         if self.fits(width, height):
             with self.autocast():
-                result: dict[str, Instances] = self._predictor(original_image)
-            return result
+                return self.detector.predict(original_image)
         pixels = ArrayPixels(np.ascontiguousarray(original_image[:, :, ::-1]))
         found = self.predict_pixels(pixels, Scene("", width, height, tuple(self.classes)))
-        instances = Instances((height, width))
-        instances.pred_boxes = Boxes(torch.from_numpy(found.boxes.astype(np.float32)))
-        instances.scores = torch.from_numpy(found.scores)
-        instances.pred_classes = torch.from_numpy(found.classes)
-        return {"instances": instances}
+        arrays = ArrayDetections(found.boxes, found.scores, found.classes)
+        return {"instances": self.detector.instances((height, width), arrays)}
 
     def predict_scene(
         self,
@@ -224,7 +232,7 @@ class TiledPredictor:
 
     def autocast(self) -> Any:
         """Return a context for predictions; around many, because it keeps weights that it has cast until it is left."""
-        return mixed_precision(self._device, self._dtype, "--bf16")
+        return self.detector.autocast()
 
     def grid(self, pixels: ScenePixels) -> TileGrid:
         """Return the tiles of a scene; where the overlap is automatic, look at some of them."""
@@ -274,35 +282,18 @@ class TiledPredictor:
                 found.append(window.accepted(instances))
         return UnitFound.joined(found)
 
-    @torch.no_grad()
-    def detect(self, images: Sequence[np.ndarray], *, whole: bool = False) -> list[Instances]:
+    def detect(self, images: Sequence[np.ndarray], *, whole: bool = False) -> list[Any]:
         """Run the model on images of one size, as ``DefaultPredictor`` prepares them.
 
         Args:
             images: (h, w, 3) each, uint8 RGB.
             whole: resize them by their own size, as the config tells; otherwise by that of a tile.
+
+        Returns:
+            Detectron2's ``Instances`` of each; of an exported model ``ArrayInstances``.
         """
-        height, width = images[0].shape[:2]
-        transform = self._resize(width, height, whole)
-        inputs = []
-        for image in images:
-            ordered = image if self._predictor.input_format == "RGB" else image[:, :, ::-1]
-            resized = np.ascontiguousarray(transform.apply_image(ordered))
-            tensor = torch.as_tensor(resized.astype("float32").transpose(2, 0, 1)).to(self.cfg.MODEL.DEVICE)
-            inputs.append({"image": tensor, "height": height, "width": width})
-        return [output["instances"].to("cpu") for output in self._predictor.model(inputs)]
+        return self.detector.detect(images, None if whole else self.settings.tile)
 
     def fits(self, width: int, height: int) -> bool:
         """Return whether a scene of this size in px fits into one tile, and is predicted whole."""
         return max(width, height) <= self.settings.tile
-
-    def _resize(self, width: int, height: int, whole: bool) -> Any:
-        """Return the config's resizing: of this image, or of a whole tile, so that all tiles have one scale."""
-        aug, tile = self._predictor.aug, self.settings.tile
-        if whole:
-            return aug.get_transform(np.empty((height, width, 1), np.uint8))
-        full = aug.get_transform(np.empty((tile, tile, 1), np.uint8))
-        if not isinstance(full, ResizeTransform):
-            return full
-        factor = full.new_w / tile
-        return ResizeTransform(height, width, max(1, round(height * factor)), max(1, round(width * factor)))

@@ -6,24 +6,18 @@ from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from d2tiny.inference.compact import gather
 from d2tiny.inference.pyramid import Pixels, reduced_rows, reduction
 from d2tiny.inference.scene import Scene, SceneDetections
 from d2tiny.utils.files import open_atomic
+from d2tiny.utils.pictures import encode_jpeg
 from d2tiny.visualization import Boxes2D, draw_boxes
 
 __all__ = ["draw_preview", "write_picture"]
 
-# Full colour resolution: subsampled colours would wash out lines of one pixel.
-_JPEG = [
-    cv2.IMWRITE_JPEG_QUALITY,
-    95,
-    cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
-    cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-]
+_QUALITY = 95  # of JPEG
 
 
 def draw_preview(
@@ -68,8 +62,7 @@ def write_picture(picture: np.ndarray, path: Path) -> None:
     Raises:
         OSError: it cannot be encoded, or the file cannot be written.
     """
-    done, content = cv2.imencode(".jpg", picture[:, :, ::-1], _JPEG)
-    if not done:
-        raise OSError("it cannot be encoded as JPEG")
+    # Subsampled colours would wash out lines of one pixel.
+    content = encode_jpeg(picture, _QUALITY, sharp_colours=True)
     with open_atomic(path) as file:
-        file.write(content.tobytes())
+        file.write(content)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Protocol
 
-import cv2
 import numpy as np
+
+from d2tiny.utils.pictures import pad_edges, reduce_area
 
 __all__ = ["Pixels", "TilePyramid", "reduced_rows", "reduction"]
 
@@ -69,10 +70,8 @@ def reduced_rows(pixels: Pixels, factor: Fraction) -> Iterator[np.ndarray]:
             yield band
             continue
         below, right = -band.shape[0] % q, -band.shape[1] % q
-        if below or right:
-            band = cv2.copyMakeBorder(band, 0, below, 0, right, cv2.BORDER_REPLICATE)
-        size = band.shape[1] // q * p, band.shape[0] // q * p
-        small = cv2.resize(band, size, interpolation=cv2.INTER_AREA)
+        band = pad_edges(band, below, right)
+        small = reduce_area(band, band.shape[1] // q * p, band.shape[0] // q * p)
         yield small[: height - first // q * p, :width]
 
 
@@ -134,7 +133,5 @@ class TilePyramid:
         self._row[level] += 1
         if level:
             below, right = band.shape[0] % 2, band.shape[1] % 2
-            if below or right:
-                band = cv2.copyMakeBorder(band, 0, below, 0, right, cv2.BORDER_REPLICATE)
-            size = band.shape[1] // 2, band.shape[0] // 2
-            self._add(level - 1, cv2.resize(band, size, interpolation=cv2.INTER_AREA))
+            band = pad_edges(band, below, right)
+            self._add(level - 1, reduce_area(band, band.shape[1] // 2, band.shape[0] // 2))

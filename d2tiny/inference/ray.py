@@ -22,18 +22,26 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from detectron2.config import CfgNode
 
 from d2tiny.config.files import configs_root
 from d2tiny.inference.actors import IN_FLIGHT, OPEN_SCENES, ActorPool, Job, Started
 from d2tiny.inference.area import Area, read_area
-from d2tiny.inference.engine import LocalEngine, SceneHead, Sink, as_scene_error, scene_errors
+from d2tiny.inference.engine import (
+    LocalEngine,
+    SceneHead,
+    Sink,
+    as_scene_error,
+    free_memory,
+    is_memory_error,
+    scene_errors,
+)
 from d2tiny.inference.merge import MergeSettings
-from d2tiny.inference.predictor import TiledPredictor, dataset_classes
+from d2tiny.inference.predictor import TiledPredictor
 from d2tiny.inference.raster import log_choice
 from d2tiny.inference.run import RunSettings, file_digest
 from d2tiny.inference.task import SceneTask, UnitFound, area_in
+from d2tiny.inference.torch_detector import dataset_classes
 from d2tiny.utils.env import advise_on_bf16, require_extra
 from d2tiny.utils.errors import ConfigError
 
@@ -171,8 +179,8 @@ class _Worker:
             error = as_scene_error(err)
             if error is None:
                 raise
-            if isinstance(error, torch.cuda.OutOfMemoryError):
-                torch.cuda.empty_cache()
+            if is_memory_error(error):
+                free_memory()
             return error
 
 
@@ -281,7 +289,7 @@ class RayEngine:
         log_choice(head.path, head.chosen, head.size)
         try:
             units = sink.begin(number, head)
-        except scene_errors as err:
+        except scene_errors() as err:
             sink.fail(number, err)
             return
         self._open[number] = _Scene(head, set(units))

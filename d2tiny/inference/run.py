@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from detectron2.config import CfgNode
 from tqdm import tqdm
 
 import d2tiny
 from d2tiny.data.loading.stretch import make_stretch
-from d2tiny.inference.engine import Engine, SceneHead, scene_errors
+from d2tiny.inference.engine import Engine, SceneHead, free_memory, is_memory_error, scene_errors
 from d2tiny.inference.journal import Journal, PartFile, read_part
 from d2tiny.inference.merge import MergeSettings, SeamMerger, Views
 from d2tiny.inference.outputs import OutputSettings, draw_outputs, write_maps
@@ -26,14 +24,22 @@ from d2tiny.inference.task import UnitFound, area_in, in_file
 from d2tiny.inference.writers import FORMATS
 from d2tiny.inference.writers.table import check
 from d2tiny.inference.writers.writer import check_writable
+from d2tiny.runtime.files import files_of
 from d2tiny.utils.download import sha256_of
 from d2tiny.utils.errors import ConfigError, DatasetError
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+    from d2tiny.runtime import ExportedModel
 
 __all__ = [
     "Finisher",
     "RunSettings",
     "RunSummary",
     "SceneRun",
+    "config_record",
+    "export_record",
     "failure_text",
     "file_digest",
     "merge_scene",
@@ -105,18 +111,41 @@ class RunSummary:
     failed: list[str] = field(default_factory=list)
 
 
-def run_record(cfg: CfgNode, scenes: list[str], settings: RunSettings, engine: Engine) -> dict[str, Any]:
-    """Return what must be equal for a run to be resumed, or shards to be joined; ``mine`` are the scenes of a shard."""
+def config_record(cfg: CfgNode) -> dict[str, str]:
+    """Return what tells a config and its weights from others."""
     weights = Path(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
     plain = cfg.clone()
     plain.MODEL.WEIGHTS = plain.OUTPUT_DIR = plain.MODEL.DEVICE = ""
+    return {
+        "config": hashlib.sha256(plain.dump().encode()).hexdigest()[:16],
+        "weights": file_digest(weights) if weights is not None and weights.exists() else str(cfg.MODEL.WEIGHTS),
+    }
+
+
+def export_record(model: ExportedModel) -> dict[str, str]:
+    """Return what tells an exported model, and the library that runs it, from others."""
+    about = f"{model.backend} {model.metadata.to_json()}"
+    return {
+        "config": hashlib.sha256(about.encode()).hexdigest()[:16],
+        "weights": "-".join(file_digest(path) for path in files_of(model.path)),
+    }
+
+
+def run_record(model: Mapping[str, str], scenes: list[str], settings: RunSettings, engine: Engine) -> dict[str, Any]:
+    """Return what must be equal for a run to be resumed, or shards to be joined; ``mine`` are the scenes of a shard.
+
+    Args:
+        model: of :func:`config_record` or :func:`export_record`.
+        scenes: all scenes.
+        settings: of the run.
+        engine: that works.
+    """
     numbers = range(len(scenes))
     shard = settings.shard
     return {
         "d2tiny": d2tiny.__version__,
         "model": settings.model,
-        "config": hashlib.sha256(plain.dump().encode()).hexdigest()[:16],
-        "weights": file_digest(weights) if weights is not None and weights.exists() else str(cfg.MODEL.WEIGHTS),
+        **model,
         "tiles": asdict(settings.tiles),
         "read": {**asdict(settings.read), "stretch": str(make_stretch(settings.read.stretch) or "")},
         "outputs": asdict(settings.outputs),
@@ -278,7 +307,7 @@ class SceneRun:
             return
         try:
             self._finisher.finish(scene, head, [self._journal.part(scene)], pixels)
-        except scene_errors as err:
+        except scene_errors() as err:
             self.fail(scene, err)
 
     def fail(self, scene: int, error: BaseException) -> None:
@@ -321,8 +350,8 @@ def merge_scene(
 
 def failure_text(path: str, error: BaseException) -> str:
     """Return what is wrong with a scene, and what to do about it."""
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-        torch.cuda.empty_cache()
+    if is_memory_error(error):
+        free_memory()
         reason = str(error).splitlines()[0] if str(error) else "MemoryError"
         return f"{path}: this image does not fit into memory ({reason}). Try a smaller --tile."
     if isinstance(error, OSError):

@@ -14,11 +14,10 @@ import numpy as np
 from d2tiny.inference.merge import Views
 from d2tiny.inference.pixels import ScenePixels
 from d2tiny.inference.tiles import TileGrid
+from d2tiny.runtime.detections import ArrayDetections
 from d2tiny.utils.errors import ConfigError
 
 if TYPE_CHECKING:
-    from detectron2.structures import Instances
-
     from d2tiny.inference.area import Area, PixelArea
     from d2tiny.inference.scene import GeoReference
 
@@ -71,14 +70,13 @@ class Window(NamedTuple):
     image: Any
     valid: np.ndarray | None
 
-    def accepted(self, instances: Instances) -> UnitFound:
-        """Return the objects that have data in half of their box."""
-        boxes = instances.pred_boxes.tensor.float().numpy()
-        kept = np.ones(len(boxes), np.bool_)
+    def accepted(self, instances: Any) -> UnitFound:
+        """Return the objects, of Detectron2's ``Instances`` or of arrays, that have data in half of their box."""
+        found = ArrayDetections.of(instances)
+        kept = np.ones(len(found.boxes), np.bool_)
         if self.valid is not None:
-            kept = _share_of_data(boxes, self.valid) >= 0.5
-        scores, classes = instances.scores.float().numpy(), instances.pred_classes.numpy().astype(np.int32)
-        return UnitFound(np.full(int(kept.sum()), self.tile, np.int32), boxes[kept], scores[kept], classes[kept])
+            kept = _share_of_data(found.boxes, self.valid) >= 0.5
+        return UnitFound(np.full(int(kept.sum()), self.tile, np.int32), *found.take(kept))
 
 
 def _share_of_data(boxes: np.ndarray, valid: np.ndarray) -> np.ndarray:

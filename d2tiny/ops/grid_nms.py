@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from d2tiny.utils.compiled import COMPILED, njit
 
 __all__ = ["LEAST_THRESHOLD", "grid_nms"]
 
@@ -34,7 +35,11 @@ def grid_nms(boxes: np.ndarray, scores: np.ndarray, groups: np.ndarray, threshol
     ranks = _ranks(scores)
     order = _stable_argsort(groups.astype(np.int64) << 32 | ranks)
     ends = np.append(np.flatnonzero(np.diff(groups[order])) + 1, len(boxes))
-    kept = order[_suppress_groups(boxes[order], ends, threshold, math.ceil(-math.log2(threshold)))]
+    if COMPILED:
+        keep = _suppress_groups(boxes[order], ends, threshold, math.ceil(-math.log2(threshold)))
+    else:
+        keep = _suppress_by_rows(boxes[order], ends, threshold)
+    kept = order[keep]
     kept.sort()
     return kept[_stable_argsort(ranks[kept])]
 
@@ -65,6 +70,38 @@ def _sort_runs(keys: np.ndarray, order: np.ndarray) -> None:
             if i - start > 1:
                 order[start:i] = np.sort(order[start:i])
             start = i
+
+
+def _suppress_by_rows(boxes: np.ndarray, ends: np.ndarray, threshold: float) -> np.ndarray:
+    """Return what :func:`_suppress_groups` does, without a compiler: each kept box against all worse ones of its group.
+
+    The cost grows with the square of a group, but its loop is over the kept boxes only.
+    """
+    keep = np.zeros(len(boxes), np.bool_)
+    limit = np.float64(threshold)  # compared as such, not rounded to single precision
+    start = 0
+    for end in ends.tolist():
+        left = np.arange(start, end)
+        while len(left):
+            best, left = left[0], left[1:]
+            keep[best] = True
+            one, others = boxes[best], boxes[left]
+            w = np.minimum(one[2], others[:, 2]) - np.maximum(one[0], others[:, 0])
+            h = np.minimum(one[3], others[:, 3]) - np.maximum(one[1], others[:, 1])
+            sides = others[:, 2:] - others[:, :2]
+            inter = w * h
+            with np.errstate(all="ignore"):  # boxes without area, or not finite, overlap with nothing
+                iou = inter / ((one[2] - one[0]) * (one[3] - one[1]) + sides[:, 0] * sides[:, 1] - inter)
+                left = left[~((w > 0) & (h > 0) & (iou > limit) & _has_area(others) & _has_area(one[None]))]
+        start = end
+    return keep
+
+
+def _has_area(boxes: np.ndarray) -> np.ndarray:
+    """Return (N,) whether boxes have sides over 0 and under 1e9 px, not far from the origin."""
+    wide = boxes[:, 2:].astype(np.float64) - boxes[:, :2]
+    near = (np.abs(boxes[:, :2]) < 1e12).all(axis=1)
+    return (wide > 0).all(axis=1) & (wide.max(axis=1) < 1e9) & near
 
 
 @njit(cache=True)

@@ -19,23 +19,59 @@ __all__ = [
     "advise_on_bf16",
     "describe_hardware",
     "has_fast_bf16",
+    "missing_package",
     "require_detectron2",
     "require_extra",
     "resolve_device",
 ]
 
 
+# Modules that commands import without asking for them, by the extra of d2tiny that installs them.
+_MODULES = {
+    "data": ("cv2", "numba", "llvmlite", "scipy", "yaml", "matplotlib"),
+    "train": (
+        "torch",
+        "torchvision",
+        "pycocotools",
+        "fvcore",
+        "iopath",
+        "yacs",
+        "omegaconf",
+        "hydra",
+        "tensorboard",
+        "termcolor",
+        "cloudpickle",
+    ),
+    "export": ("onnx", "onnxscript", "nncf"),
+}
+
+
 def require_detectron2() -> None:
-    """Check that Detectron2 is installed.
+    """Check that PyTorch and Detectron2 are installed.
 
     Raises:
-        MissingPackageError: Detectron2 is not installed; the message says how to install it.
+        MissingPackageError: one is not; the message says how to install it.
     """
+    if importlib.util.find_spec("torch") is None:
+        raise MissingPackageError(
+            "This needs PyTorch, which is not installed: pip install 'd2tiny[train]', then run "
+            "`python tools/install_detectron2.py` in d2tiny's checkout. Exported models run without "
+            "(d2tiny predict --model, TiledPredictor.from_export)."
+        )
     if importlib.util.find_spec("detectron2") is None:
         raise MissingPackageError(
             "d2tiny needs detectron2, which is no package on the index. Run `python tools/install_detectron2.py` "
             "in d2tiny's checkout, or build detectron2 from source."
         )
+
+
+def missing_package(error: ImportError) -> str:
+    """Return what an ImportError says; of a package that an extra of d2tiny installs, which one that is."""
+    name = (error.name or "").partition(".")[0]
+    extra = next((extra for extra, modules in _MODULES.items() if name in modules), None)
+    if extra is None or not isinstance(error, ModuleNotFoundError):
+        return str(error)
+    return f"This needs {name}, which is not installed: pip install 'd2tiny[{extra}]'."
 
 
 def require_extra(module: str, extra: str) -> Any:

@@ -6,9 +6,10 @@ import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from d2tiny.utils.pictures import draw_outline, enlarge
 
 __all__ = ["Boxes2D", "class_color", "draw_boxes", "side_by_side"]
 
@@ -77,7 +78,7 @@ def draw_boxes(
         (H·scale + height of the legend, W·scale, 3) uint8 RGB.
     """
     scale = scale or _scale(*image.shape[:2])
-    canvas = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    canvas = enlarge(image, scale)
     del image  # a large one that the caller does not keep
     # By ascending score, so that boxes of high score are on top.
     order = np.arange(len(items.boxes)) if items.scores is None else np.argsort(items.scores)
@@ -87,7 +88,7 @@ def draw_boxes(
         corners = np.round(items.boxes[block] * scale).astype(int).tolist()
         for (x1, y1, x2, y2), index in zip(corners, items.classes[block].tolist(), strict=True):
             # One pixel outside the object on each side, so that its edge stays visible.
-            cv2.rectangle(canvas, (x1 - 1, y1 - 1), (x2, y2), colors[int(index)], 1)
+            draw_outline(canvas, (x1 - 1, y1 - 1, x2, y2), colors[int(index)])
     return np.concatenate((canvas, _legend(canvas.shape[1], items, class_names, title)))
 
 

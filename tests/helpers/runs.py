@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,10 @@ class SquarePredictor(TiledPredictor):
     def __init__(self, cfg: Any, tile: int, overlap: int | str, *, batch: int, **_: Any) -> None:
         self.settings = TileSettings(tile, overlap, batch)
         self.classes, self.merge_settings = CLASSES, MergeSettings()
-        self._device, self._dtype = "cpu", None
+
+    def autocast(self) -> Any:
+        """Nothing is computed in another precision."""
+        return nullcontext()
 
     def detect(self, images: Any, *, whole: bool = False) -> list[Instances]:
         """Find squares in images (h, w, 3)."""

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -21,6 +20,11 @@ from d2tiny.data.loading.limits import claim_problem, pillow_unlimited, require_
 from d2tiny.data.loading.stretch import Stretch, StretchLike, make_stretch
 from d2tiny.utils.errors import ConfigError, DatasetError
 from d2tiny.utils.files import open_atomic
+
+try:
+    import cv2
+except ImportError:  # Pillow reads the same pixels, in more time
+    cv2 = None
 
 __all__ = ["DecodedCache", "read_image", "turn_upright"]
 
@@ -129,8 +133,8 @@ def _decode_jpeg(data: bytes) -> np.ndarray | None:
 
 
 def _decode_by_opencv(data: bytes, width: int, height: int) -> np.ndarray | None:
-    """Return RGB pixels, not turned; None if the file is damaged or too large."""
-    if size_problem(width, height):
+    """Return RGB pixels, not turned; None if the file is damaged or too large, or OpenCV is not installed."""
+    if cv2 is None or size_problem(width, height):
         return None
     flags = cv2.IMREAD_IGNORE_ORIENTATION
     try:
@@ -152,9 +156,9 @@ def _decode(data: bytes) -> np.ndarray | None:
 def read_image(path: str | os.PathLike[str], image_format: str = "RGB", *, stretch: StretchLike = None) -> np.ndarray:
     """Read an image as ``detectron2.data.detection_utils.read_image`` does, in less time, or refuse it.
 
-    JPEG and PNG are decoded by OpenCV (plain PNGs by kornia-rs where it is installed), other files and damaged ones by
-    Pillow, to the same pixels. Unlike Detectron2, TIFFs are turned once by their orientation, and values of 16 bits,
-    floating point and other depths are scaled as told or refused.
+    JPEG and PNG are decoded by OpenCV where it is installed (plain PNGs by kornia-rs where that is), other files and
+    damaged ones by Pillow, to the same pixels. Unlike Detectron2, TIFFs are turned once by their orientation, and
+    values of 16 bits, floating point and other depths are scaled as told or refused.
 
     Args:
         path: image file.
@@ -182,7 +186,9 @@ def read_image(path: str | os.PathLike[str], image_format: str = "RGB", *, stret
         raise
     except Exception as err:
         raise DatasetError(f"{os.fspath(path)}: cannot read this image ({err}).") from err
-    return image if image_format == "RGB" else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    if image_format == "RGB":
+        return image
+    return np.ascontiguousarray(image[:, :, ::-1]) if cv2 is None else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
 
 
 def _decode_other(path: Path, stretch: Stretch | None) -> np.ndarray:
