@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": "Evaluate COCO results, with an error report.",
     "predict": "Detect objects in images of any size: maps, pictures, COCO json.",
     "merge": "Join the shards of d2tiny predict.",
+    "export": "Write a trained detector as ONNX, OpenVINO or TorchScript, verified.",
     "import-weights": "Let fine-tuning start from detrex's or the official DINO.",
     "demo": "Train a small detector on drawn scenes (or your tiles) and show what it finds.",
     "draw": "Draw aerial scenes with boxes, to train on.",

@@ -86,6 +86,11 @@ class TorchDetector:
         """The model."""
         return self._predictor.model
 
+    @property
+    def augmentation(self) -> Any:
+        """What ``DefaultPredictor`` does to images before the model."""
+        return self._predictor.aug
+
     def check(self, image: object) -> None:
         """Refuse what is no image (H, W, C), with an ImageError that says how to convert it."""
         require_array(image, num_channels(self.model))
@@ -110,7 +115,7 @@ class TorchDetector:
 
     def _transform(self, width: int, height: int, tile: int | None) -> Any:
         """Return the config's resizing: of this image, or of a whole tile, so that all tiles have one scale."""
-        aug = self._predictor.aug
+        aug = self.augmentation
         if tile is None:
             return aug.get_transform(np.empty((height, width, 1), np.uint8))
         full = aug.get_transform(np.empty((tile, tile, 1), np.uint8))

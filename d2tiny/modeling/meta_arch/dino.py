@@ -325,7 +325,7 @@ class TinyDINO(nn.Module):
             reference_boxes = torch.cat((denoising.reference_boxes, reference_boxes), dim=1)
             attn_mask = denoising.attn_mask
         if queries.padding_mask is not None:
-            unpadded = queries.padding_mask.new_zeros(len(content), num_denoising)
+            unpadded = queries.padding_mask.new_zeros(content.shape[0], num_denoising)
             key_padding_mask = torch.cat((unpadded, queries.padding_mask), dim=1)[:, None]
             attn_mask = key_padding_mask if attn_mask is None else key_padding_mask | attn_mask[None]
             attn_mask = attn_mask.expand(-1, content.shape[1], -1)

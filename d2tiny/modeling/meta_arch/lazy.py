@@ -20,7 +20,7 @@ from d2tiny.utils.checkpoint_files import check_checkpoint
 from d2tiny.utils.errors import CheckpointError, ConfigError
 from d2tiny.utils.weights import OPTIONAL_WEIGHTS
 
-__all__ = ["SHARED_KEYS", "LazyModel", "shared_path"]
+__all__ = ["SHARED_KEYS", "LazyModel", "resize_by_factor", "shared_path"]
 
 # Test-time settings that applications edit in a CfgNode, with their names in lazy configs: in the box predictor (of a
 # cascade, in the last one), and in the dense head or in the model itself.
@@ -80,12 +80,12 @@ def LazyModel(cfg: CfgNode) -> nn.Module:
     model: nn.Module = instantiate(lazy.model)
     model.register_load_state_dict_post_hook(_refuse_mismatch)
     model.register_forward_pre_hook(_require_images)
-    if (resize := _resize_by_factor(lazy)) is not None:
+    if (resize := resize_by_factor(lazy)) is not None:
         model.register_forward_pre_hook(functools.partial(_resize_images, resize))
     return model
 
 
-def _resize_by_factor(lazy: DictConfig) -> Any:
+def resize_by_factor(lazy: DictConfig) -> Any:
     """Return the test mapper's augmentation that resizes images by a factor; None without one."""
     for augmentation in OmegaConf.select(lazy, "dataloader.test.mapper.augmentations") or []:
         target = augmentation.get("_target_")

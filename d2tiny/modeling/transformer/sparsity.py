@@ -79,7 +79,7 @@ class TokenSparsity:
                 values = F.max_pool2d(values[:, None], 2 * self.dilation + 1, stride=1, padding=self.dilation)[:, 0]
             masks.append((values >= self.threshold).flatten(1))
         coarse = sum(height * width for height, width in tokens.spatial_shapes[self.dense_from :])
-        masks.append(density.new_ones(len(density), coarse, dtype=torch.bool))
+        masks.append(density.new_ones(density.shape[0], coarse, dtype=torch.bool))
         mask = torch.cat(masks, dim=1)
         return mask if tokens.padding is None else mask & ~tokens.padding
 
