@@ -17,7 +17,7 @@ from detectron2.config import CfgNode
 from d2tiny.data.loading.images import read_image
 from d2tiny.export.accuracy import AnnotatedImages
 from d2tiny.export.recipe import Recipe, cfg_name, recipe_of
-from d2tiny.export.verify import Verification, drawn_images, image_files, verify
+from d2tiny.export.comparison import Verification, drawn_images, image_files, verify
 from d2tiny.inference.detector import ExportedDetector
 from d2tiny.inference.torch_detector import TorchDetector
 from d2tiny.runtime.detections import ArrayDetections

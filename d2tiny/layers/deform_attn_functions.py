@@ -32,7 +32,8 @@ SpatialShapes = Sequence[tuple[int, int]]
 
 def level_sides(spatial_shapes: SpatialShapes, like: Tensor) -> Tensor:
     """Return width and height of the levels in cells, (L, 2) in the type of ``like``; recorded graphs follow them."""
-    return torch.stack([torch.stack((like.new_full((), w), like.new_full((), h))) for h, w in spatial_shapes])
+    one = like.new_ones(1)
+    return torch.cat([part for h, w in spatial_shapes for part in (one * w, one * h)]).view(len(spatial_shapes), 2)
 
 # Time of a multiply-add of a sample, forward and backward, in those of a matrix product, on one thread of a processor
 # with AVX-512: products in bfloat16 are the faster ones.

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from d2tiny.layers.deform_conv import deform_conv2d
 from d2tiny.layers.padding import masked_mean, padding_of_level
+from d2tiny.utils.tracing import is_traced
 
 __all__ = ["ConvAWS2d", "SAConv2d"]
 
@@ -26,6 +27,21 @@ def _statistics(weight: Tensor) -> tuple[Tensor, Tensor]:
 def _context(x: Tensor, padding: Tensor | None) -> Tensor:
     """Return the mean of each image of (B, C, H, W), (B, C, 1, 1)."""
     return masked_mean(x, None if padding is None else padding_of_level(padding, x))
+
+
+def _bordered(x: Tensor) -> Tensor:
+    """Return (B, C, H, W) with two more pixels at each side, reflected; repeated where a side has under 3 pixels."""
+    if not is_traced():
+        mode = "reflect" if min(x.shape[-2:]) > 2 else "replicate"
+        return F.pad(x, (2, 2, 2, 2), mode=mode)
+    # A graph for images of any size has both rules.
+    enough = [torch.zeros(1, dtype=torch.int64, device=x.device) + x.shape[dim] > 2 for dim in (2, 3)]
+    for dim in (2, 3):
+        place = torch.arange(-2, x.shape[dim] + 2, device=x.device)
+        last = x.shape[dim] - 1
+        reflected, repeated = last - (last - place.abs()).abs(), place.clamp(min=0, max=last)
+        x = x.index_select(dim, torch.where(enough[0] & enough[1], reflected, repeated))
+    return x
 
 
 class ConvAWS2d(Conv2d):
@@ -148,9 +164,7 @@ class SAConv2d(ConvAWS2d):
             padding: (B, 1, h, w) of the batch of images, True in the padding; None without padding.
         """
         x = x + self.pre_context(_context(x, padding))
-        # Reflection of 2 pixels needs at least 3.
-        mode = "reflect" if min(x.shape[-2:]) > 2 else "replicate"
-        average = F.avg_pool2d(F.pad(x, (2, 2, 2, 2), mode=mode), 5, stride=1)
+        average = F.avg_pool2d(_bordered(x), 5, stride=1)
         switch = self.switch(average)
         weight = self.standardized_weight()
         small = self._deform(x, self.offset_small(average), weight, 1)

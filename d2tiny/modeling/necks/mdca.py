@@ -90,7 +90,7 @@ class MDCAttention(nn.Module):
         local = torch.sigmoid(self.local(rows)).view(batch, *regions.shape[2:], channels).permute(0, 3, 1, 2)
         if self.local_mode == "grid":
             size = (x.shape[-2], x.shape[-1])
-            local = F.interpolate(local, size=size, mode="nearest") if sizes is None else _upsampled(local, size, sizes)
+            local = _upsampled(local, size, sizes)
         attention = (1 - self.local_weight) * global_attention + self.local_weight * local
         return attention if padding is None else attention.masked_fill(padding, 0.0)
 
@@ -128,16 +128,21 @@ def _region_weights(count: int, used: Tensor, cells: int) -> Tensor:
     return inside / (end - start)[..., None]
 
 
-def _upsampled(regions: Tensor, size: tuple[int, int], sizes: tuple[Tensor, Tensor]) -> Tensor:
-    """Return (B, C, H, W) with the value of each cell's region (B, C, s, s); ``sizes`` as in ``_regions``."""
-    for dim, cells, used in zip((2, 3), size, sizes, strict=True):
-        # as nearest interpolation computes it
-        scale = (regions.shape[dim] / used.to(torch.float32))[:, None]
-        index = (torch.arange(cells, device=used.device) * scale).long().clamp(max=regions.shape[dim] - 1)
+def _upsampled(regions: Tensor, size: tuple[int, int], sizes: tuple[Tensor, Tensor] | None) -> Tensor:
+    """Return (B, C, H, W) with the value of each cell's region (B, C, s, s); ``sizes`` as in ``_regions``, or None.
+
+    Integers say which region a cell is in: nearest interpolation takes the neighbour at some sizes, by rounding.
+    """
+    for dim, cells in zip((2, 3), size, strict=True):
+        count = regions.shape[dim]
+        scaled = torch.arange(cells, device=regions.device) * count
+        if sizes is None:
+            regions = regions.index_select(dim, scaled // cells)
+            continue
+        index = (scaled // sizes[dim - 2][:, None]).clamp(max=count - 1)
         shape = [*regions.shape]
         shape[dim] = cells
-        index = index[:, None, :, None] if dim == 2 else index[:, None, None]
-        regions = regions.gather(dim, index.expand(shape))
+        regions = regions.gather(dim, (index[:, None, :, None] if dim == 2 else index[:, None, None]).expand(shape))
     return regions
 
 
