@@ -29,7 +29,16 @@ _MODELING = _HEADS | {
     "modeling.meta_arch",
     "config",
 }
-_ENGINE = _MODELING | {"data", "synthetic", "evaluation", "inference", "visualization", "compat", "model_zoo", "runtime"}
+_ENGINE = _MODELING | {
+    "data",
+    "synthetic",
+    "evaluation",
+    "inference",
+    "visualization",
+    "compat",
+    "model_zoo",
+    "runtime",
+}
 ALLOWED = {
     "utils": set(),
     "config": {"utils"},

@@ -54,9 +54,7 @@ class AnnotatedImages:
             boxes = found.boxes.astype(np.float64)
             boxes[:, 2:] -= boxes[:, :2]
             categories = self.truth.category_ids[found.classes]
-            for box, score, category in zip(
-                boxes.tolist(), found.scores.tolist(), categories.tolist(), strict=True
-            ):
+            for box, score, category in zip(boxes.tolist(), found.scores.tolist(), categories.tolist(), strict=True):
                 entries.append({"image_id": image_id, "category_id": category, "bbox": box, "score": score})
         found_all = detections_from_dicts(self.truth, entries)
         return float(evaluate_arrays(self.truth, found_all, self._protocol).metrics()["AP"])

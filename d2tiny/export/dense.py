@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from d2tiny.export.graph import DetectorGraph, Detections, gathered, topk_padded
+from d2tiny.export.graph import Detections, DetectorGraph, gathered, topk_padded
 from d2tiny.export.nms import LOWEST
 
 __all__ = ["DenseGraph"]

@@ -16,15 +16,15 @@ from detectron2.config import CfgNode
 
 from d2tiny.data.loading.images import read_image
 from d2tiny.export.accuracy import AnnotatedImages
-from d2tiny.export.recipe import Recipe, cfg_name, recipe_of
 from d2tiny.export.comparison import Verification, drawn_images, image_files, verify
+from d2tiny.export.recipe import Recipe, cfg_name, recipe_of
 from d2tiny.inference.detector import ExportedDetector
 from d2tiny.inference.torch_detector import TorchDetector
 from d2tiny.runtime.detections import ArrayDetections
 from d2tiny.utils.env import require_extra
 from d2tiny.utils.errors import CheckpointError, ConfigError
 
-__all__ = ["ExportResult", "ExportSettings", "export_model"]
+__all__ = ["ExportResult", "ExportSettings", "export_model", "write_model"]
 
 FORMATS = {"onnx": "model.onnx", "openvino": "model.xml", "torchscript": "model.ts"}
 _PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
@@ -72,7 +72,9 @@ class ExportSettings:
         if self.precision == "int8" and self.format == "torchscript":
             raise ConfigError("--precision int8: --format onnx or openvino, not torchscript.")
         if (self.precision == "int8") != (self.calibration is not None):
-            raise ConfigError("--precision int8 and --calibration DIR (some 100 images like those to come) go together.")
+            raise ConfigError(
+                "--precision int8 and --calibration DIR (some 100 images like those to come) go together."
+            )
         if self.annotations is not None and self.verify is None:
             raise ConfigError(f"--annotations {self.annotations}: name the folder of its images with --verify.")
         if self.max_drop < 0:
@@ -129,12 +131,11 @@ def export_model(
     cfg.MODEL.DEVICE = "cpu"
     detector = TorchDetector(cfg)
     recipe = recipe_of(detector, cfg_name(cfg, name), channels=settings.channels, tile=settings.tile)
-    recipe = replace(recipe, metadata=replace(recipe.metadata, precision=settings.precision))
     images = _images(settings)
     annotated = _annotated(settings, recipe)
     with _new_folder(output) as folder:
         tell(f"writing {FORMATS[settings.format]}")
-        path = _write(recipe, detector, folder, settings, tell)
+        path = write_model(recipe, detector, folder, settings, tell)
         tell(f"comparing on {len(images)} images")
         find = _finder(path, settings)
         result = verify(lambda image: _found(detector, image), find, images)
@@ -170,10 +171,11 @@ def _annotated(settings: ExportSettings, recipe: Recipe) -> AnnotatedImages | No
     return AnnotatedImages(settings.annotations, settings.verify, about.classes, about.protocol)
 
 
-def _write(
+def write_model(
     recipe: Recipe, detector: TorchDetector, folder: Path, settings: ExportSettings, tell: Callable[[str], None]
 ) -> Path:
-    """Write the model into a folder and return its file."""
+    """Write a model into a folder, without a check, and return its file; arguments as of :func:`export_model`."""
+    recipe = replace(recipe, metadata=replace(recipe.metadata, precision=settings.precision))
     path = folder / FORMATS[settings.format]
     if settings.format == "torchscript":
         from d2tiny.export.torchscript import trace_detector, write_torchscript
@@ -192,9 +194,7 @@ def _write(
     between = folder / "between.onnx"
     write_onnx(model, between)
     model = convert_to_openvino(between)
-    write_openvino(
-        _quantized(model, recipe, detector, settings, tell) if quantized else model, recipe.metadata, path
-    )
+    write_openvino(_quantized(model, recipe, detector, settings, tell) if quantized else model, recipe.metadata, path)
     between.unlink()
     return path
 
@@ -246,5 +246,3 @@ def _new_folder(output: Path) -> Iterator[Path]:
         folder.replace(output)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-

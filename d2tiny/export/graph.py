@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from d2tiny.export.nms import LOWEST, grouped_nms
 
 __all__ = [
-    "DetectorGraph",
     "Detections",
+    "DetectorGraph",
     "clipped",
     "finished",
     "finite_and_nonempty",

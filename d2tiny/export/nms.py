@@ -7,6 +7,7 @@ torchvision's operator.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,7 +45,13 @@ def _loop_of_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, score_thre
     return keep
 
 
-_scripted = None
+_scripted: Any = None
+
+
+def _compile_loop() -> None:
+    """Compile the loop when it is first needed."""
+    global _scripted
+    _scripted = _scripted or torch.jit.script(_loop_of_nms)
 
 
 def grouped_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float = LOWEST) -> Tensor:
@@ -60,8 +67,7 @@ def grouped_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, score_thres
         (G, N) boolean.
     """
     if torch.jit.is_tracing():
-        global _scripted
-        _scripted = _scripted or torch.jit.script(_loop_of_nms)
+        _compile_loop()
         kept: Tensor = _scripted(boxes, scores, iou_threshold, score_threshold)
         return kept
     kept = torch.ops.d2tiny.grouped_nms(boxes, scores, iou_threshold, score_threshold)

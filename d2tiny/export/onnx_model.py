@@ -82,7 +82,7 @@ def _detector(recipe: Recipe) -> Any:
     return program.model_proto
 
 
-class _quiet:  # noqa: N801  (a context manager)
+class _quiet:
     """Keep loggers from telling what only the exporter's developers want to know."""
 
     def __init__(self, *names: str) -> None:

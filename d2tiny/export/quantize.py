@@ -22,6 +22,4 @@ def quantize(model: Any, images: Iterable[np.ndarray]) -> Any:
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
     samples = [{"images": image} for image in images]
-    return nncf.quantize(
-        model, nncf.Dataset(samples), subset_size=len(samples), preset=nncf.QuantizationPreset.MIXED
-    )
+    return nncf.quantize(model, nncf.Dataset(samples), subset_size=len(samples), preset=nncf.QuantizationPreset.MIXED)

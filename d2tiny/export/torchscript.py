@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from d2tiny.export.graph import DetectorGraph, Detections
+from d2tiny.export.graph import Detections, DetectorGraph
 from d2tiny.export.recipe import Recipe
 from d2tiny.runtime.detections import ArrayDetections
 from d2tiny.runtime.metadata import KEY, ModelMetadata

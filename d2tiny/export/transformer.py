@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from d2tiny.export.graph import DetectorGraph, Detections, clipped, finished, finite_and_nonempty, gathered
+from d2tiny.export.graph import Detections, DetectorGraph, clipped, finished, finite_and_nonempty, gathered
 from d2tiny.layers.padding import padding_of_level
 from d2tiny.ops.boxes import cxcywh_to_xyxy
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from d2tiny.export.graph import (
-    DetectorGraph,
     Detections,
+    DetectorGraph,
     clipped,
     finite_and_nonempty,
     gathered,

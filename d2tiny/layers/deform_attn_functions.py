@@ -35,6 +35,7 @@ def level_sides(spatial_shapes: SpatialShapes, like: Tensor) -> Tensor:
     one = like.new_ones(1)
     return torch.cat([part for h, w in spatial_shapes for part in (one * w, one * h)]).view(len(spatial_shapes), 2)
 
+
 # Time of a multiply-add of a sample, forward and backward, in those of a matrix product, on one thread of a processor
 # with AVX-512: products in bfloat16 are the faster ones.
 _TAP = {torch.float32: 4, torch.float64: 4}

@@ -11,12 +11,15 @@ import torch
 from detectron2.config import instantiate
 
 from d2tiny import model_zoo
+from d2tiny.cli import main
+from d2tiny.data.datasets.categories import AITOD_CLASSES
+from d2tiny.engine.checkpoint import write_checkpoint
 from d2tiny.export import ExportSettings, export_model
 from d2tiny.export import comparison as checks
-from d2tiny.engine.checkpoint import write_checkpoint
 from d2tiny.inference.detector import ExportedDetector
 from d2tiny.inference.torch_detector import TorchDetector
-from d2tiny.runtime import ArrayDetections
+from d2tiny.runtime import ArrayDetections, ExportedModel
+from d2tiny.utils.download import sha256_of
 from d2tiny.utils.errors import CheckpointError, ConfigError
 from tests.helpers.models import calibrate, config
 
@@ -92,3 +95,105 @@ def test_onnx_by_both_runtimes(family, images, tmp_path):
         (alone,) = exported.detect([image], None)
         changed = checks.compare(ArrayDetections.of(alone), ArrayDetections.of(found)).changed
         assert changed <= 0.05 * max(len(alone.scores), 1)
+
+
+def test_a_file_says_what_it_is(images, tmp_path):
+    cfg, name = _cfg("faster_rcnn", tmp_path)
+    export_model(cfg, name, tmp_path / "out", ExportSettings(format="torchscript", verify=images, channels="RGB"))
+    extra = {"d2tiny": ""}
+    torch.jit.load(tmp_path / "out" / "model.ts", _extra_files=extra)
+    about = json.loads(extra["d2tiny"])
+    assert about["config"] == name and about["family"] == "faster_rcnn" and about["channels"] == "RGB"
+    assert len(about["classes"]) == 8 and about["weights_sha256"] == sha256_of(tmp_path / "model.pth")
+
+
+@pytest.mark.slow
+def test_int8_is_smaller_and_its_loss_is_measured(images, tmp_path):
+    cfg, name = _cfg("faster_rcnn", tmp_path)
+    truth = _annotations(images, tmp_path / "truth.json")
+    settings = ExportSettings(
+        format="openvino", precision="int8", calibration=images, verify=images, annotations=truth, max_drop=100
+    )
+    result = export_model(cfg, name, tmp_path / "out", settings)
+    model = ExportedModel(tmp_path / "out")
+    assert model.metadata.precision == "int8" and model.backend == "openvino"
+    assert result.ap is not None and result.bytes < 0.5 * (tmp_path / "model.pth").stat().st_size
+
+
+def _annotations(images, path):
+    """Write COCO json in which each image has one object of each of the eight classes of AI-TOD."""
+    files = sorted(images.iterdir())
+    entries = [
+        {"id": 9 * i + k, "image_id": i, "category_id": k + 1, "bbox": [5 * k, 8, 10, 10], "area": 100, "iscrowd": 0}
+        for i in range(len(files))
+        for k in range(8)
+    ]
+    shapes = [cv2.imread(str(file)).shape for file in files]
+    pictures = [
+        {"id": i, "file_name": file.name, "height": shape[0], "width": shape[1]}
+        for i, (file, shape) in enumerate(zip(files, shapes, strict=True))
+    ]
+    categories = [{"id": k + 1, "name": name} for k, name in enumerate(AITOD_CLASSES)]
+    path.write_text(json.dumps({"images": pictures, "annotations": entries, "categories": categories}))
+    return path
+
+
+@pytest.mark.parametrize(
+    "wrong, told",
+    [
+        ({"format": "tflite"}, "onnx, openvino, torchscript"),
+        ({"precision": "fp16"}, "fp32, bf16 or int8"),
+        ({"precision": "bf16"}, "--format openvino"),
+        ({"precision": "int8"}, "--calibration"),
+        ({"calibration": "here"}, "go together"),
+        ({"precision": "int8", "format": "torchscript", "calibration": "here"}, "onnx or openvino"),
+        ({"annotations": "truth.json"}, "--verify"),
+        ({"max_drop": -1}, "at least 0"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(wrong, told):
+    with pytest.raises(ConfigError, match=told):
+        ExportSettings(**wrong)
+
+
+def test_what_cannot_be_exported_is_told_and_leaves_nothing(images, tmp_path, monkeypatch):
+    cfg, name = _cfg("faster_rcnn", tmp_path)
+    settings = ExportSettings(format="torchscript", verify=images)
+    used = tmp_path / "used"
+    used.mkdir()
+    (used / "mine").write_text("x")
+    with pytest.raises(ConfigError, match="there are files already"):
+        export_model(cfg, name, used, settings)
+    with pytest.raises(ConfigError, match="no such folder"):
+        export_model(cfg, name, tmp_path / "a", ExportSettings(format="torchscript", verify=tmp_path / "none"))
+    without = cfg.clone()
+    without.MODEL.WEIGHTS = ""
+    with pytest.raises(ConfigError, match="--weights"):
+        export_model(without, name, tmp_path / "b", settings)
+    nwd = model_zoo.get_cfg(name, tmp_path / "model.pth", ["model.proposal_generator.nms_metric=nwd"], device="cpu")
+    with pytest.raises(ConfigError, match="NMS by NWD"):
+        export_model(nwd, name, tmp_path / "c", settings)
+    monkeypatch.setattr(checks, "CHANGED_LIMIT", -1.0)  # nothing is alike enough
+    with pytest.raises(CheckpointError, match="finds other objects"):
+        export_model(cfg, name, tmp_path / "d", settings)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pth", "used"]
+
+
+def test_weights_of_another_config_are_refused(tmp_path):
+    cfg, _ = _cfg("faster_rcnn", tmp_path)
+    other = model_zoo.get_cfg("quick/fcos_r18_p2_rfla", cfg.MODEL.WEIGHTS, device="cpu")
+    with pytest.raises(CheckpointError, match="of another config"):
+        export_model(other, "quick/fcos_r18_p2_rfla", tmp_path / "out", ExportSettings(format="torchscript"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_exports_and_says_how_it_differs(images, tmp_path, capsys):
+    cfg, name = _cfg("faster_rcnn", tmp_path)
+    words = ["--config", name, "--weights", cfg.MODEL.WEIGHTS, "--format", "torchscript", "--verify", str(images)]
+    assert main(["export", *words, "--output", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().out
+    assert "model.ts" in told and "3 images" in told and "boxes differ by at most" in told
+    assert main(["export", *words, "--output", str(tmp_path / "out")]) == 2
+    assert "there are files already" in capsys.readouterr().err
+    assert main(["export", "--output", str(tmp_path / "other")]) == 2
+    assert "--weights" in capsys.readouterr().err
