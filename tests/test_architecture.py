@@ -67,9 +67,10 @@ ALLOWED = {
     "inference": _MODELING | {"data", "visualization", "runtime"},
     "model_zoo": _MODELING,
     "engine": _ENGINE,
+    "export": _ENGINE,
     "analysis": _MODELING | {"model_zoo"},
     "registration": {"utils", "modeling", "data"},
-    "cli": _ENGINE | {"engine", "analysis"},
+    "cli": _ENGINE | {"engine", "analysis", "export"},
     "__main__": {"cli"},
 }
 

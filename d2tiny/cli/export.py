@@ -21,16 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=("onnx", "openvino", "torchscript"), default="onnx", help="default: %(default)s"
     )
-    parser.add_argument(
-        "--channels", choices=("RGB", "BGR"), help="order in the images it takes (default: the model's)"
-    )
+    parser.add_argument("--channels", choices=("RGB", "BGR"), help="order in its images (default: the model's)")
     parser.add_argument(
         "--tile", type=int, default=800, metavar="PX", help="side of the tiles of scenes (default %(default)s)"
     )
     group = parser.add_argument_group("check")
-    group.add_argument(
-        "--verify", type=Path, metavar="DIR", help="images both forms are run on (default: drawn scenes)"
-    )
+    group.add_argument("--verify", type=Path, metavar="DIR", help="images that both forms see (default: drawn scenes)")
     group.add_argument("--annotations", type=Path, metavar="JSON", help="COCO json of --verify: measure the AP of both")
     group = parser.add_argument_group("precision")
     group.add_argument(

@@ -72,9 +72,7 @@ class ExportSettings:
         if self.precision == "int8" and self.format == "torchscript":
             raise ConfigError("--precision int8: --format onnx or openvino, not torchscript.")
         if (self.precision == "int8") != (self.calibration is not None):
-            raise ConfigError(
-                "--precision int8 and --calibration DIR (some 100 images like those to come) go together."
-            )
+            raise ConfigError("--precision int8 and --calibration DIR (some 100 usual images) go together.")
         if self.annotations is not None and self.verify is None:
             raise ConfigError(f"--annotations {self.annotations}: name the folder of its images with --verify.")
         if self.max_drop < 0:

@@ -68,15 +68,15 @@ def grouped_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, score_thres
     """
     if torch.jit.is_tracing():
         _compile_loop()
-        kept: Tensor = _scripted(boxes, scores, iou_threshold, score_threshold)
-        return kept
-    kept = torch.ops.d2tiny.grouped_nms(boxes, scores, iou_threshold, score_threshold)
-    return kept
+    operator: Callable[..., Tensor] = _scripted if torch.jit.is_tracing() else torch.ops.d2tiny.grouped_nms
+    return operator(boxes, scores, iou_threshold, score_threshold)
 
 
 def onnx_translations() -> dict[Any, Any]:
     """Return what ``torch.onnx.export`` makes of our operators."""
-    from onnxscript import opset20 as op
+    import onnxscript
+
+    op: Any = onnxscript.opset20
 
     def grouped(boxes: Any, scores: Any, iou_threshold: float, score_threshold: float) -> Any:
         shape = op.Shape(scores)

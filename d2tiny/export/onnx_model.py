@@ -157,13 +157,9 @@ def _preprocessing(recipe: Recipe, ir_version: int) -> Any:
 
 
 def _name_dimensions(model: Any) -> None:
-    """Give the outputs' dimensions the names of the contract; sizes inside are left to the runtime."""
-    names = {"boxes": ["batch", None, 4], "scores": ["batch", None], "classes": ["batch", None]}
-    names["num_detections"] = ["batch"]
+    """Call the outputs' first dimension ``batch``, as that of the input; sizes inside are left to the runtime."""
     for output in model.graph.output:
-        shape = output.type.tensor_type.shape
-        for dim, name in zip(shape.dim, names[output.name], strict=True):
-            if isinstance(name, str):
-                dim.Clear()
-                dim.dim_param = name
+        first = output.type.tensor_type.shape.dim[0]
+        first.Clear()
+        first.dim_param = "batch"
     del model.graph.value_info[:]

@@ -196,8 +196,8 @@ class DensityQueries(nn.Module):
         """
         score, peaks = proposals.pred_logits.amax(dim=-1), local_maxima(density, self.threshold)
         if is_traced():
-            number = self._numbers_as_tensor(density, class_logits)
-            return self._select_in_slots(score, peaks, proposals.valid_mask, number)
+            numbers = self._numbers_as_tensor(density, class_logits)
+            return self._select_in_slots(score, peaks, proposals.valid_mask, numbers)
         selected, num_peaks = [], []
         for i, number in enumerate(self.num_queries_of_images(density, gt_counts, class_logits)):
             image_peaks, image_others = self._select_in_image(score[i], peaks[i], proposals.valid_mask[i], number)
