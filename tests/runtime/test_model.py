@@ -183,7 +183,7 @@ def test_what_is_no_model(tmp_path, models):
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match=r"empty: this folder has no model.onnx or model.xml"):
         ExportedModel(tmp_path / "empty")
-    with pytest.raises(ConfigError, match="onnxruntime does not read OpenVINO's .xml"):
+    with pytest.raises(ConfigError, match=r"onnxruntime does not read OpenVINO's \.xml"):
         ExportedModel(models / "ir", backend="onnxruntime")
     with pytest.raises(ConfigError, match="Did you mean 'onnxruntime'"):
         ExportedModel(models / "model.onnx", backend="onnx-runtime")
@@ -196,14 +196,14 @@ def test_an_onnx_file_that_is_cut_off_or_changed(tmp_path, models, backend):
     path = tmp_path / "m.onnx"
     for end in (1, 2, 10, 1000, len(content) - 100, len(content) - 1):
         path.write_bytes(content[:end])
-        with pytest.raises(CheckpointError, match="m.onnx"):
+        with pytest.raises(CheckpointError, match=r"m\.onnx"):
             ExportedModel(path, backend=backend)
     rng = np.random.default_rng(0)
     for place in rng.integers(0, len(content) - 120, 40).tolist():
         changed = bytearray(content)
         changed[place] ^= 1 << int(rng.integers(8))
         path.write_bytes(changed)
-        with pytest.raises(CheckpointError, match="m.onnx"):
+        with pytest.raises(CheckpointError, match=r"m\.onnx"):
             ExportedModel(path, backend=backend)
 
 
@@ -226,7 +226,7 @@ def test_onnx_files_of_others(tmp_path, backend):
     with pytest.raises(CheckpointError, match="no model that d2tiny exported"):
         ExportedModel(path, backend=backend)
     path.write_bytes(squares_graph(text='{"format_version": 9}').SerializeToString())
-    with pytest.raises(ConfigError, match="m.onnx: metadata: format_version=9"):
+    with pytest.raises(ConfigError, match=r"m\.onnx: metadata: format_version=9"):
         ExportedModel(path, backend=backend)
     model = squares_graph()
     model.graph.output[1].name = model.graph.node[-2].output[0] = "points"
