@@ -10,7 +10,7 @@ import pytest
 
 from d2tiny.runtime import ArrayDetections, ExportedModel
 from d2tiny.runtime.backends import default_threads
-from d2tiny.runtime.files import onnx_metadata, seal_onnx
+from d2tiny.runtime.files import onnx_metadata, seal
 from d2tiny.utils.errors import CheckpointError, ConfigError, ImageError, MissingPackageError
 from tests.helpers.exported import metadata, squares_graph, write_onnx, write_openvino
 from tests.helpers.squares import random_boxes, scene, true_squares
@@ -249,23 +249,31 @@ def test_long_metadata_and_no_seal(tmp_path):
     path = tmp_path / "m.onnx"
     path.write_bytes(squares_graph(about).SerializeToString())
     assert onnx_metadata(path) == about.to_json()
-    seal_onnx(path)
+    seal(path)
     assert onnx_metadata(path) == about.to_json()
 
 
 def test_openvino_files_that_are_damaged(tmp_path, models):
+    """Cut off, or changed anywhere, with the checksum and, in other places than the weights, without."""
     xml, weights = ((models / "ir" / f"model.{suffix}").read_bytes() for suffix in ("xml", "bin"))
+    bare = xml[: xml.rindex(b"\n<!-- sha256 ")]
+    rng = np.random.default_rng(0)
     for one, other in (
-        *((xml[:n], weights) for n in (10, 1000, len(xml) - 50)),
+        *((bare[:n], weights) for n in (10, 1000, len(bare) - 50)),
         *((xml, weights[:n]) for n in (0, 10, len(weights) - 1)),
+        (bare, weights[:-1]),
         (b"hello" * 99, weights),
         (xml, bytes([weights[0] ^ 1]) + weights[1:]),
+        *((xml[:n] + bytes([xml[n] ^ 1]) + xml[n + 1 :], weights) for n in rng.integers(0, len(bare), 20).tolist()),
+        (xml[:-10] + b"0" + xml[-9:], weights),
     ):
         (tmp_path / "m.xml").write_bytes(one)
         (tmp_path / "m.bin").write_bytes(other)
         with pytest.raises(CheckpointError, match=r"m\.(xml|bin)"):
             ExportedModel(tmp_path)
-    (tmp_path / "m.xml").write_text(xml.decode().replace("<d2tiny>", "<other>").replace("</d2tiny>", "</other>"))
     (tmp_path / "m.bin").write_bytes(weights)
+    (tmp_path / "m.xml").write_bytes(bare)
+    assert ExportedModel(tmp_path).metadata == metadata()
+    (tmp_path / "m.xml").write_text(bare.decode().replace("<d2tiny>", "<other>").replace("</d2tiny>", "</other>"))
     with pytest.raises(CheckpointError, match="no model that d2tiny exported"):
         ExportedModel(tmp_path)
