@@ -85,7 +85,7 @@ class ModelMetadata:
         """
         try:
             data = json.loads(text)
-        except ValueError as err:
+        except (ValueError, RecursionError) as err:
             raise ConfigError(f"metadata: no json ({err}).") from err
         if not isinstance(data, dict):
             raise ConfigError(f"metadata: must be a json object, got {text!r:.80}.")
