@@ -32,7 +32,7 @@ $(STAMP): setup.py constraints.txt tools/install_detectron2.py
 	  echo "make: '$(PYTHON)' has no venv or ensurepip. Install it (Debian, Ubuntu: the package python3-venv), then run make again." >&2; exit 1; }
 	@$(BIN)/python -c 'import pip, sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2> /dev/null || \
 	  "$(PYTHON)" -m venv --clear $(VENV)
-	@echo "Setting up $(VENV): about 5.5 GB, one to a few minutes."
+	@echo "Setting up $(VENV): about 7.5 GB, one to a few minutes."
 	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip setuptools wheel
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	$(BIN)/python tools/install_detectron2.py

@@ -37,7 +37,8 @@ BASE = [
 
 # Exported models without PyTorch. OpenCV (pictures) and numba (merging) are left out, which would double the size:
 # Pillow and Python do their work where they are not installed.
-RUNTIME = ["openvino>=2025.0", "onnxruntime>=1.20"]
+# OpenVINO reads ONNX too; ONNX Runtime for Python 3.10 would bring sympy.
+RUNTIME = ["openvino>=2025.0", "onnxruntime>=1.20; python_version >= '3.11'"]
 
 # Commands on json files and images.
 DATA = [
@@ -66,7 +67,7 @@ TRAIN = [
 ]
 
 # Models of other formats, verified and quantised.
-EXPORT = [*TRAIN, *RUNTIME, "onnx>=1.17", "onnxscript>=0.4", "nncf>=2.14"]
+EXPORT = [*TRAIN, *RUNTIME, "onnxruntime>=1.20", "onnx>=1.17", "onnxscript>=0.4", "nncf>=2.14"]
 
 # Backbones of timm, and ImageNet weights of two of them, so that nothing is downloaded at run time.
 PRETRAINED = [

@@ -29,16 +29,8 @@ _MODELING = _HEADS | {
     "modeling.meta_arch",
     "config",
 }
-_ENGINE = _MODELING | {
-    "data",
-    "synthetic",
-    "evaluation",
-    "inference",
-    "visualization",
-    "compat",
-    "model_zoo",
-    "runtime",
-}
+_ENGINE = _MODELING | {"data", "synthetic", "evaluation", "inference", "visualization", "runtime"}
+_ENGINE |= {"compat", "model_zoo"}
 ALLOWED = {
     "utils": set(),
     "config": {"utils"},

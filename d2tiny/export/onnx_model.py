@@ -11,7 +11,7 @@ import torch
 
 from d2tiny.export.nms import onnx_translations
 from d2tiny.export.recipe import Recipe, padded_example
-from d2tiny.runtime.files import seal_onnx
+from d2tiny.runtime.files import seal
 from d2tiny.runtime.metadata import KEY
 from d2tiny.utils.errors import ConfigError
 
@@ -48,7 +48,7 @@ def write_onnx(model: Any, path: Path) -> None:
     import onnx
 
     onnx.save_model(model, path)
-    seal_onnx(path)
+    seal(path)
 
 
 def _detector(recipe: Recipe) -> Any:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from d2tiny.export.onnx_model import OUTPUTS
-from d2tiny.runtime.metadata import RT_INFO_BIN, RT_INFO_PATH, ModelMetadata
-from d2tiny.utils.download import sha256_of
+from d2tiny.runtime.files import seal
+from d2tiny.runtime.metadata import RT_INFO_PATH, ModelMetadata
 
 __all__ = ["convert_to_openvino", "write_openvino"]
 
@@ -23,10 +23,9 @@ def convert_to_openvino(onnx_file: Path) -> Any:
 
 
 def write_openvino(model: Any, metadata: ModelMetadata, path: Path) -> None:
-    """Write a model as ``.xml`` with its ``.bin`` beside it, weights in the type that they have."""
+    """Write a model as ``.xml`` with its ``.bin`` beside it, weights in their own type, with a checksum of both."""
     import openvino
 
     model.set_rt_info(metadata.to_json(), list(RT_INFO_PATH))
     openvino.save_model(model, path, compress_to_fp16=False)
-    model.set_rt_info(sha256_of(path.with_suffix(".bin")), list(RT_INFO_BIN))
-    openvino.save_model(model, path, compress_to_fp16=False)
+    seal(path)

@@ -130,12 +130,17 @@ class ExportedDetector:
 
     def detect(self, images: Sequence[np.ndarray], tile: int | None) -> list[ArrayInstances]:
         """Return the instances of images of one size, see :class:`Detector`."""
-        height, width = size = images[0].shape[:2]
-        if self._resize is not None:
-            size = self._resize.size(*size) if tile is None else self._resize.tile_size(*size, tile)
+        height, width = images[0].shape[:2]
+        size = self._size(height, width, tile)
         batch = [self._prepared(image, size) for image in images]
         found = self.model(np.stack(batch))
         return [ArrayInstances.of((height, width), self._kept(one.scaled(size, (height, width)))) for one in found]
+
+    def _size(self, height: int, width: int, tile: int | None) -> tuple[int, int]:
+        """Return (height, width) in px that the graph sees."""
+        if self._resize is None:
+            return height, width
+        return self._resize.size(height, width) if tile is None else self._resize.tile_size(height, width, tile)
 
     def _prepared(self, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         ordered = image if self.model.metadata.channels == "RGB" else image[:, :, ::-1]

@@ -153,9 +153,9 @@ class Engine(Protocol):
         ...
 
 
-def scene_errors() -> tuple[type[BaseException], ...]:
-    """Return what one scene may fail with while the others are done all the same."""
-    return D2TinyError, ImportError, OSError, MemoryError, _gpu_memory_error()
+def scene_errors(*more: type[BaseException]) -> tuple[type[BaseException], ...]:
+    """Return what one scene may fail with while the others are done all the same, and more errors."""
+    return D2TinyError, ImportError, OSError, MemoryError, _gpu_memory_error(), *more
 
 
 def as_scene_error(error: BaseException) -> BaseException | None:
@@ -275,7 +275,7 @@ class LocalEngine:
                 if known and self.predictor.fits(*read_header(path).size):
                     continue
                 pixels = self.open(path)
-            except (*scene_errors(), ValueError):
+            except scene_errors(ValueError):
                 continue
             try:
                 if not self.predictor.fits(pixels.width, pixels.height):

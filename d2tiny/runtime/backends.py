@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from d2tiny.runtime.files import onnx_metadata, require_digest, require_xml
-from d2tiny.runtime.metadata import RT_INFO_BIN, RT_INFO_PATH, ModelMetadata
+from d2tiny.runtime.files import check_xml, onnx_metadata
+from d2tiny.runtime.metadata import RT_INFO_PATH, ModelMetadata
 from d2tiny.utils.env import require_extra
 from d2tiny.utils.errors import CheckpointError, ConfigError, D2TinyError, did_you_mean
 
@@ -125,13 +124,12 @@ class _OpenVINOSession:
         is_onnx = path.suffix.lower() == ".onnx"
         text = onnx_metadata(path) if is_onnx else None
         if not is_onnx:
-            require_xml(path)
+            check_xml(path)
         core = openvino.Core()
         model = core.read_model(path)
         if not is_onnx:
-            text = _rt_info(model, RT_INFO_PATH)
-            if digest := _rt_info(model, RT_INFO_BIN):
-                require_digest(path.with_suffix(".bin"), digest)
+            place = list(RT_INFO_PATH)
+            text = str(model.get_rt_info(place).astype(str)) if model.has_rt_info(place) else None
         self.metadata = _metadata(path, text)
         _require_contract(
             [name for port in model.inputs for name in port.names],
@@ -153,11 +151,6 @@ class _OpenVINOSession:
     def run(self, images: np.ndarray) -> list[np.ndarray]:
         result: Any = self._model({INPUT: images})
         return [np.asarray(result[name]) for name in OUTPUTS]
-
-
-def _rt_info(model: Any, place: Sequence[str]) -> str | None:
-    """Return a text of an OpenVINO model; None where it has none there."""
-    return str(model.get_rt_info(list(place)).astype(str)) if model.has_rt_info(list(place)) else None
 
 
 class _OnnxSession:

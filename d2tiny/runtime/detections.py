@@ -37,7 +37,7 @@ class ArrayDetections(NamedTuple):
         factors = np.array((target[1] / size[1], target[0] / size[0]) * 2, np.float32)
         limits = np.array((target[1], target[0]) * 2, np.float32)
         boxes = (self.boxes * factors).clip(np.float32(0), limits)
-        kept = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        kept = np.asarray((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
         return ArrayDetections(boxes, self.scores, self.classes).take(kept)
 
     @classmethod

@@ -13,9 +13,10 @@ from d2tiny.runtime.metadata import DIGEST_KEY, KEY
 from d2tiny.utils.download import sha256_of
 from d2tiny.utils.errors import CheckpointError
 
-__all__ = ["SUFFIXES", "files_of", "find_model", "onnx_metadata", "require_digest", "require_xml", "seal_onnx"]
+__all__ = ["SUFFIXES", "check_xml", "files_of", "find_model", "onnx_metadata", "seal"]
 
 SUFFIXES = (".onnx", ".xml")
+_SEAL = b"\n<!-- sha256 ", b" -->\n"  # around the checksum that ends an ``.xml``
 _TORCHSCRIPT = (".pt", ".ts", ".torchscript")
 _CHECKPOINTS = (".pth", ".pkl", ".pyth")
 _METADATA_PROPS = 14  # field numbers of onnx.ModelProto
@@ -64,33 +65,46 @@ def files_of(path: Path) -> list[Path]:
     return [path, *(other for other in others if other.is_file())]
 
 
-def require_xml(path: Path) -> None:
-    """Refuse an ``.xml`` that is no model; OpenVINO would try to read it as a file of every other library.
+def seal(path: Path) -> None:
+    """Append a checksum to a model that is complete, so that what changes in it later is noticed when it is loaded.
 
-    Raises:
-        CheckpointError: it is none.
+    An ONNX file stays one: the checksum is in its ``metadata_props``. In an ``.xml`` it is a comment, also of the
+    ``.bin``.
+
+    Args:
+        path: ``.onnx`` or ``.xml``.
     """
-    with path.open("rb") as file:
-        if b"<net" not in file.read(4096):
-            raise CheckpointError(f"{path}: this is no model of OpenVINO, or a damaged one. Export it again.")
-
-
-def require_digest(path: Path, sha256: str) -> None:
-    """Refuse a file whose content is not the one that was written.
-
-    Raises:
-        CheckpointError: it is not.
-    """
-    if sha256_of(path) != sha256:
-        raise CheckpointError(f"{path} is damaged: it does not have its checksum. Copy it again, or export it again.")
-
-
-def seal_onnx(path: Path) -> None:
-    """Append the checksum of an ONNX file to its ``metadata_props``; :func:`onnx_metadata` compares it."""
-    value = sha256_of(path).encode()
-    pair = b"".join(_encoded(number, text) for number, text in ((1, DIGEST_KEY.encode()), (2, value)))
+    if path.suffix.lower() == ".xml":
+        end = _xml_digest(path, path.read_bytes()).join(_SEAL)
+    else:
+        value = sha256_of(path).encode()
+        pair = b"".join(_encoded(number, text) for number, text in ((1, DIGEST_KEY.encode()), (2, value)))
+        end = _encoded(_METADATA_PROPS, pair)
     with path.open("ab") as file:
-        file.write(_encoded(_METADATA_PROPS, pair))
+        file.write(end)
+
+
+def check_xml(path: Path) -> None:
+    """Refuse an ``.xml`` that is no model, or that :func:`seal` sealed and that is not what it was.
+
+    OpenVINO would try to read what is no model as a file of every other library.
+
+    Raises:
+        CheckpointError: it is.
+    """
+    content = path.read_bytes()
+    if b"<net" not in content[:4096]:
+        raise CheckpointError(f"{path}: this is no model of OpenVINO, or a damaged one. Export it again.")
+    text, found, end = content.rpartition(_SEAL[0])
+    if found and end != _xml_digest(path, text) + _SEAL[1]:
+        raise CheckpointError(
+            f"{path} is damaged, or its .bin is: they do not have their checksum. Copy them again, or export again."
+        )
+
+
+def _xml_digest(path: Path, content: bytes) -> bytes:
+    """Return the checksum of an ``.xml`` and its ``.bin``."""
+    return hashlib.sha256(content + sha256_of(path.with_suffix(".bin")).encode()).hexdigest().encode()
 
 
 def _encoded(number: int, content: bytes) -> bytes:
@@ -103,7 +117,7 @@ def onnx_metadata(path: Path) -> str | None:
     """Return the json text that an ONNX file has under ``d2tiny`` in its ``metadata_props``; None without one.
 
     Only the outermost level of the file is walked through, so that what is cut off is noticed at no cost. Where
-    :func:`seal_onnx` wrote a checksum, it is compared.
+    :func:`seal` wrote a checksum, it is compared.
 
     Raises:
         CheckpointError: the file is damaged, or cut off.

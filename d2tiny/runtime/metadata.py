@@ -9,13 +9,12 @@ from typing import Any
 from d2tiny.runtime.resize import Resize
 from d2tiny.utils.errors import ConfigError
 
-__all__ = ["DIGEST_KEY", "FORMAT_VERSION", "KEY", "RT_INFO_BIN", "RT_INFO_PATH", "ModelMetadata"]
+__all__ = ["DIGEST_KEY", "FORMAT_VERSION", "KEY", "RT_INFO_PATH", "ModelMetadata"]
 
 FORMAT_VERSION = 1
 KEY = "d2tiny"  # in ``metadata_props`` of an ONNX file
 DIGEST_KEY = "d2tiny_sha256"  # likewise, of all that comes before it in the file; optional
 RT_INFO_PATH = ("d2tiny", "metadata")  # in ``rt_info`` of an OpenVINO model
-RT_INFO_BIN = ("d2tiny", "bin_sha256")  # likewise, of the ``.bin``; optional
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class ModelMetadata:
         """
         try:
             data = json.loads(text)
-        except ValueError as err:
+        except (ValueError, RecursionError) as err:
             raise ConfigError(f"metadata: no json ({err}).") from err
         if not isinstance(data, dict):
             raise ConfigError(f"metadata: must be a json object, got {text!r:.80}.")

@@ -14,7 +14,7 @@ from PIL import Image
 try:
     import cv2
 except ImportError:  # it is large, and a server that only predicts does without
-    cv2 = None
+    cv2 = None  # type: ignore[assignment]
 
 __all__ = ["draw_outline", "encode_jpeg", "enlarge", "pad_edges", "reduce_area"]
 

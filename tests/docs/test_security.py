@@ -12,7 +12,7 @@ def test_the_page_is_linked_and_its_tests_exist():
     text = (ROOT / "SECURITY.md").read_text()
     assert "(SECURITY.md)" in (ROOT / "README.md").read_text()
     named = re.findall(r"`(tests/\S+\.py)`", text)
-    assert len(named) == 6
+    assert len(named) == 7
     assert all((ROOT / name).is_file() for name in named)
     assert f"at most {MAX_YAML_BYTES >> 20} MB" in text
 
@@ -20,6 +20,6 @@ def test_the_page_is_linked_and_its_tests_exist():
 def test_every_kind_of_file_is_in_the_table():
     text = (ROOT / "SECURITY.md").read_text()
     never = text[text.index("## What is never executed") :]
-    for kind in (".pth", ".pkl", "last_checkpoint", ".yaml", "json", "xml"):
+    for kind in (".pth", ".pkl", "last_checkpoint", ".yaml", "json", "xml", ".onnx"):
         assert kind in never
     assert ".py` configs are Python programs" in text[: text.index("## What is never executed")]

@@ -1,7 +1,7 @@
 """Every door through which a user's file comes in: a good file, how it is broken, and the call that reads it.
 
-Annotations, labels and checkpoints are here, other doors in ``doors_images.py``, ``doors_configs.py`` and
-``doors_pages.py``.
+Annotations, labels and checkpoints are here, other doors in ``doors_images.py``, ``doors_configs.py``,
+``doors_models.py`` and ``doors_pages.py``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from d2tiny.data.tools.converters import Scaling
 from d2tiny.evaluation import load_detections
 from d2tiny.utils.checkpoint_files import read_checkpoint
 from d2tiny.utils.published import known_weights
-from tests.helpers import doors_configs, doors_images, doors_pages, doors_scenes
+from tests.helpers import doors_configs, doors_images, doors_models, doors_pages, doors_scenes
 from tests.helpers.door import COCO, FOUND, Door, of_bytes, of_json
 from tests.helpers.hituav import hituav_json, write_hituav
 from tests.helpers.native import GOOD, LAYOUT, convert, picture, voc_xml
@@ -97,6 +97,7 @@ DOORS = {
     **{f"voc {name}": _voc(content) for name, content in XML.items()},
     **doors_configs.DOORS,
     **doors_images.DOORS,
+    **doors_models.DOORS,
     **doors_pages.DOORS,
     **doors_scenes.DOORS,
 }

@@ -8,9 +8,8 @@ from typing import Any
 import onnx
 from onnx import helper, parser
 
-from d2tiny.runtime.files import seal_onnx
-from d2tiny.runtime.metadata import KEY, RT_INFO_BIN, RT_INFO_PATH, ModelMetadata
-from d2tiny.utils.download import sha256_of
+from d2tiny.runtime.files import seal
+from d2tiny.runtime.metadata import KEY, RT_INFO_PATH, ModelMetadata
 
 # Upper left corners are bright pixels with dark ones above and to the left; the next dark pixel to the right and below
 # ends a square. Red ones are of class 0, blue ones of class 1.
@@ -140,7 +139,7 @@ def write_onnx(path: Path, about: ModelMetadata | None = None) -> Path:
     """Write the model as ONNX."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(squares_graph(about).SerializeToString())
-    seal_onnx(path)
+    seal(path)
     return path
 
 
@@ -154,6 +153,5 @@ def write_openvino(path: Path, about: ModelMetadata | None = None) -> Path:
     source.unlink()
     model.set_rt_info(about.to_json(), list(RT_INFO_PATH))
     openvino.save_model(model, path, compress_to_fp16=False)
-    model.set_rt_info(sha256_of(path.with_suffix(".bin")), list(RT_INFO_BIN))
-    openvino.save_model(model, path, compress_to_fp16=False)
+    seal(path)
     return path

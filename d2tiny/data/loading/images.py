@@ -24,7 +24,7 @@ from d2tiny.utils.files import open_atomic
 try:
     import cv2
 except ImportError:  # Pillow reads the same pixels, in more time
-    cv2 = None
+    cv2 = None  # type: ignore[assignment]
 
 __all__ = ["DecodedCache", "read_image", "turn_upright"]
 
