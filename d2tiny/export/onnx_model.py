@@ -19,7 +19,8 @@ __all__ = ["OUTPUTS", "build_onnx", "write_onnx"]
 
 OPSET = 20  # DeformConv has 19, GridSample of this form 20
 OUTPUTS = ("boxes", "scores", "classes", "num_detections")
-_MOST_UNITS, _MOST_IMAGES = 1024, 64
+_MOST_SIDE, _MOST_IMAGES = 32768, 64
+_LEAST_SIDE = 33  # px; below, a map of stride 32 has one cell, which torch.export takes for a constant
 _EXAMPLE_CELLS = 5  # of the coarsest stride; sides of 1 would be taken for constants
 
 
@@ -54,12 +55,13 @@ def write_onnx(model: Any, path: Path) -> None:
 def _detector(recipe: Recipe) -> Any:
     """Return the graph behind preprocessing as ``onnx.ModelProto``; inputs ``padded`` and ``size``."""
     unit = recipe.divisor
-    height, width = (torch.export.Dim(name, min=1, max=_MOST_UNITS * 32 // unit) for name in ("rows", "columns"))
+    least, most = (_LEAST_SIDE, _MOST_SIDE) if unit == 1 else (1, _MOST_SIDE // unit)
+    height, width = (torch.export.Dim(name, min=least, max=most) for name in ("rows", "columns"))
     batch = torch.export.Dim("batch", min=1, max=_MOST_IMAGES)
     sides = (height, width) if unit == 1 else (unit * height, unit * width)
     shapes = {"images": {0: batch, 2: sides[0], 3: sides[1]}, "size": {}}
     example = padded_example(recipe, _EXAMPLE_CELLS * 32, (_EXAMPLE_CELLS + 2) * 32)
-    with warnings.catch_warnings(), _quiet("torch.onnx", "torch.export", "onnxscript"), torch.no_grad():
+    with warnings.catch_warnings(), _quiet("torch.onnx", "torch.export", "torch.__trace", "onnxscript"), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
             exported = torch.export.export(recipe.graph, example, dynamic_shapes=shapes, strict=False)
