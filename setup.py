@@ -49,7 +49,7 @@ setup(
     package_dir={"d2tiny.configs": "configs"},
     package_data={
         "d2tiny": ["py.typed", "weights/*", "inference/viewer/*"],
-        "d2tiny.configs": ["**/*.py", "**/*.yaml"],
+        "d2tiny.configs": ["**/*.py", "**/*.yaml", "zoo.json"],
     },
     include_package_data=False,
     zip_safe=False,
