@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
 from d2tiny.analysis.zoo import METRICS, ZooRow, family_of
 from d2tiny.config.files import config_title
 
-__all__ = ["PROPOSALS", "SIDE", "html_table", "markdown"]
+__all__ = ["PROPOSALS", "SIDE", "html_table", "markdown", "refreshed"]
 
 PROPOSALS = 1000
 SIDE = 800
+EVIDENCE = ("AP", "AP50", "APvt")
 SHOWN = ("AP", "AP50", "APvt", "APt", "APs")
 _NOTES = f"""*Measured* is the mean over the runs and half their range, on the validation images of the config's dataset
 (`quick` trains and tests on `aerial`); how they were trained and what they show is in [results](results/README.md).
@@ -48,6 +50,23 @@ def markdown(rows: Sequence[ZooRow]) -> str:
             "\n</details>\n",
         ]
     )
+
+
+def refreshed(text: str, rows: Sequence[ZooRow]) -> str:
+    """Return a page with current figures in the rows of its tables that begin with the name of a config.
+
+    Such a row is ``| `hituav/name` | what | AP | AP50 | APvt |``; of several trainings the longest one counts.
+    """
+    known: dict[str, ZooRow] = {}
+    for row in rows:
+        if row.measured and row.iterations > (known[row.name].iterations if row.name in known else 0):
+            known[row.name] = row
+
+    def line(match: re.Match[str]) -> str:
+        row = known.get(match[2])
+        return match[0] if row is None else f"{match[1]} {' | '.join(map(row.measured_text, EVIDENCE))} |"
+
+    return re.sub(r"^(\| `([\w/]+)` \| [^|]+ \|)(?: [^|]+ \|){3}$", line, text, flags=re.MULTILINE)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

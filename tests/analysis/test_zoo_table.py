@@ -9,7 +9,7 @@ import pytest
 from d2tiny import model_zoo
 from d2tiny.analysis.cost import cost
 from d2tiny.analysis.zoo import collect_rows, family_of, read_rows, rows_json, zoo_file
-from d2tiny.analysis.zoo_table import html_table, markdown
+from d2tiny.analysis.zoo_table import html_table, markdown, refreshed
 from d2tiny.config.files import config_names
 from d2tiny.utils.errors import D2TinyError
 from tests.helpers import ROOT
@@ -21,6 +21,11 @@ def test_the_files_are_up_to_date():
     assert zoo_file().read_text() == rows_json(rows)
     assert (ROOT / "MODEL_ZOO.md").read_text() == markdown(rows)
     assert read_rows() == rows
+    page = (ROOT / "docs" / "tiny_objects.md").read_text()
+    assert refreshed(page, rows) == page
+    wrong = page.replace("| 30.0 ± 0.7 |", "| 30.1 |")
+    assert wrong != page
+    assert refreshed(wrong, rows) == page
 
 
 def test_every_config_has_a_cost_and_every_published_number_a_config():
