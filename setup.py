@@ -34,6 +34,9 @@ GEO = ["rasterio>=1.3", "pyogrio>=0.8", "shapely>=2.0", "pyproj>=3.6", "pyarrow>
 
 RAY = ["ray>=2.9"]
 
+# The site (`make docs`). Material is in maintenance; its successor zensical has no hooks yet.
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings>=1.0,<2", "mkdocstrings-python>=2.0,<3"]
+
 setup(
     name="d2tiny",
     version=VERSION.group(1),
@@ -86,6 +89,7 @@ setup(
         "ray": RAY,  # scenes over the machines of a cluster
         "speed": ["kornia-rs>=0.2,<0.3"],  # plain PNGs in half the time
         "pretrained": PRETRAINED,
+        "docs": DOCS,
         "dev": [
             *PRETRAINED,
             "ruff>=0.6",
@@ -94,6 +98,7 @@ setup(
             "pytest-xdist>=3.5",
             *GEO,
             *RAY,
+            *DOCS,
             "geopandas>=1.0",  # another reader of what is written
             "kornia-rs>=0.2,<0.3",
         ],

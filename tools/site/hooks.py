@@ -6,11 +6,11 @@ copy of the file below ``files/``; a build in which a public name has no place i
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from links import DOCS, OUTSIDE, ROOT, linked_files, moved_links, page_of, place_of
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -24,70 +24,6 @@ from d2tiny.analysis.zoo_table import html_table
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
 
-ROOT = Path(__file__).resolve().parents[2]
-DOCS = ROOT / "docs"
-# Files outside of docs/ that are pages here.
-OUTSIDE = {
-    "README.md": "index.md",
-    "CONTRIBUTING.md": "contributing.md",
-    "CHANGELOG.md": "changelog.md",
-    "SECURITY.md": "security.md",
-    "MODEL_ZOO.md": "zoo.md",
-    "datasets/README.md": "datasets.md",
-    "results/README.md": "results.md",
-}
-ANYWHERE = re.compile(r"^```.*?^```$|(\]\()([^)\s]+)(\))", flags=re.DOTALL | re.MULTILINE)
-
-
-def page_of(source: Path) -> str:
-    """Return where a Markdown file of the repository is in the site; empty where it is not."""
-    if source.is_relative_to(DOCS):
-        return source.relative_to(DOCS).as_posix()
-    name = source.relative_to(ROOT).as_posix()
-    table = re.fullmatch(r"results/(\w+)/table\.md", name)
-    return f"results/{table[1]}.md" if table else OUTSIDE.get(name, "")
-
-
-def place_of(source: Path) -> str:
-    """Return where any file of the repository is in the site: a page, or a copy of the file."""
-    inside = source.is_relative_to(DOCS)
-    return page_of(source) if inside or (source.suffix == ".md" and page_of(source)) else f"files/{_name(source)}"
-
-
-def _name(source: Path) -> str:
-    return source.relative_to(ROOT).as_posix()
-
-
-def _target(link: str, source: Path) -> Path | None:
-    """Return the file of the repository that a relative link of a file leads to, None for all other links."""
-    path = link.partition("#")[0]
-    if not path or re.match(r"[a-z]+:", path):
-        return None
-    target = Path(os.path.normpath(source.parent / path))
-    if target.is_dir():
-        target = target / "README.md"
-    return target if target.is_file() and target.is_relative_to(ROOT) else None
-
-
-def linked_files(text: str, source: Path) -> set[Path]:
-    """Return the files of the repository that the links of a page lead to."""
-    links = (match[2] for match in ANYWHERE.finditer(text) if match[2])
-    return {target for link in links if (target := _target(link, source))}
-
-
-def moved_links(text: str, source: Path, page: str) -> str:
-    """Return the text of a file with links that hold from its page in the site."""
-
-    def moved(match: re.Match[str]) -> str:
-        target = _target(match[2], source) if match[2] else None
-        if target is None:
-            return match[0]
-        anchor = match[2].partition("#")[2]
-        place = os.path.relpath(place_of(target), Path(page).parent or ".")
-        return f"{match[1]}{place}{'#' * bool(anchor)}{anchor}{match[3]}"
-
-    return ANYWHERE.sub(moved, text)
-
 
 def zoo_page(text: str) -> str:
     """Return the page of the zoo: the introduction of MODEL_ZOO.md, and its rows as a table that can be filtered."""
@@ -96,7 +32,8 @@ def zoo_page(text: str) -> str:
         return f"files/configs/{row.file}"
 
     head = text.split("## Measured here")[0].replace("The site has this table with\nfilters. ", "")
-    return f"{head}\n{html_table(read_rows(), address)}\n"
+    head = head.replace("Made by `python tools/make_model_zoo.py`; do not edit. ", "")
+    return f"---\nhide: [navigation, toc]\n---\n\n{head}\n{html_table(read_rows(), address)}\n"
 
 
 def on_config(config: MkDocsConfig) -> None:
@@ -127,7 +64,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     notebooks = sorted((DOCS / "notebooks").glob("*.ipynb"))
     for notebook in notebooks:
         text, pictures = notebook_page(notebook)
-        made[f"notebooks/{notebook.stem}.md"] = text
+        made[page_of(notebook)] = moved_links(text, notebook, page_of(notebook))
         for name, content in pictures.items():
             files.append(File.generated(config, f"notebooks/{name}", content=content))
     for place, text in made.items():
@@ -152,7 +89,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn the roles of docstrings into code, and pages that they name into links."""
+    """Keep figures and spread on one line, turn roles of docstrings into code, and pages that they name into links."""
+    html = html.replace(" ± ", "\u00a0±\u00a0")
     if not page.file.src_uri.startswith("reference/"):
         return html
     html = re.sub(r":(?:mod|class|func|data|meth|attr|exc):<code>~?([^<]+)</code>", r"<code>\1</code>", html)
@@ -167,8 +105,9 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 
 def on_post_build(config: MkDocsConfig) -> None:
     """Refuse a reference without a place for every public name."""
-    site = Path(config.site_dir)
+    missing = []
     for package, names in anchors(ROOT).items():
-        html = (site / "reference" / f"{package}.html").read_text("utf-8")
-        if missing := [name for name in names if f'id="{name}"' not in html]:
-            raise PluginError(f"reference/{package}.html lacks {', '.join(missing)}")
+        html = (Path(config.site_dir) / "reference" / f"{package}.html").read_text("utf-8")
+        missing += [name for name in names if f'id="{name}"' not in html]
+    if missing:
+        raise PluginError(f"The reference lacks {', '.join(missing)}")

@@ -21,7 +21,7 @@ def notebook_page(path: Path) -> tuple[str, dict[str, bytes]]:
             lines += [source, ""]
         elif cell["cell_type"] == "code":
             lines += ["```python", source, "```", "", *_outputs(cell["outputs"], f"{path.stem}_{number}", pictures)]
-    lines += [f"[The notebook itself]({path.name})", ""]
+    lines += [f'<a href="{path.name}" download>The notebook itself</a>', ""]
     return "\n".join(lines), pictures
 
 

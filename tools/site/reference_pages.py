@@ -6,6 +6,7 @@ Public is what a module or a package lists in ``__all__``. Modules are read, not
 from __future__ import annotations
 
 import ast
+import json
 from collections import defaultdict
 from functools import cache
 from pathlib import Path
@@ -126,7 +127,7 @@ def _page(root: Path, package: str, modules: list[str]) -> str:
         lines += [f"::: {module}", "    options:", "      show_root_heading: false", "      show_root_toc_entry: false"]
         lines += [
             "      heading_level: 3",
-            f"      members: [{', '.join(members)}]" if members else "      members: false",
+            f"      members: {json.dumps(members)}" if members else "      members: false",
             "",
         ]
         if module == package and (elsewhere := [f for f in names.values() if f.rpartition(".")[0] != package]):
