@@ -54,7 +54,7 @@ lint: $(STAMP)  ## Style and types
 
 docs: $(STAMP)  ## The documentation, strictly; nothing is fetched
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
-	@echo "Open site/index.html"
+	@echo "Read it: $(BIN)/python -m http.server --directory site"
 
 test: lint docs  ## Style, types, documentation, tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup

@@ -6,7 +6,8 @@ import base64
 import importlib
 import json
 import runpy
-import sys
+from fnmatch import fnmatch
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -21,12 +22,8 @@ NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 
 
 def module(name):
-    """A module of the hooks, which import each other by their names."""
-    sys.path.insert(0, str(SITE))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(SITE))
+    """A module of the hooks."""
+    return SimpleNamespace(**runpy.run_path(str(SITE / f"{name}.py")))
 
 
 LINKS, REFERENCE = module("links"), module("reference_pages")
@@ -157,3 +154,31 @@ def test_notebooks_run_from_top_to_bottom(path, tmp_path, monkeypatch):
     table = "".join(text for c in notebook["cells"] for o in c.get("outputs", ()) for text in o.get("text", ()))
     before, after = map(float, next(line for line in table.splitlines() if line.startswith("AP ")).split()[1:])
     assert after > before + 3
+
+
+# Every picture of the pages, and the script that draws it.
+DRAWN = {
+    "architecture": "draw_architecture",
+    "assigner_*": "draw_assigners",
+    "demo": "draw_pages",
+    "efpnbs_masks": "draw_masks",
+    "failures_*": "draw_failures",
+    "predict": "draw_pages",
+    "report": "draw_pages",
+    "scalebridge_*": "draw_scalebridge",
+    "scenes_map": "draw_pages",
+    "scenes_merging": "draw_scenes",
+    "scenes_page": "draw_pages",
+}
+
+
+def test_every_picture_has_a_script_and_a_page():
+    shown = "".join(path.read_text() for path in pages())
+    files = sorted((ROOT / "docs" / "images").iterdir())
+    for file in files:
+        assert sum(fnmatch(file.stem, pattern) for pattern in DRAWN) == 1, file.name
+        assert f"images/{file.name})" in shown
+        assert file.stat().st_size < 700_000
+    for pattern, script in DRAWN.items():
+        assert any(fnmatch(file.stem, pattern) for file in files), pattern
+        assert (ROOT / "tools" / f"{script}.py").is_file()

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
 
 
+FETCHED = re.compile(
+    r"""<(?:script|img|iframe)[^>]* src=["']?((?:https?:)?//[^"'> ]+)|<link rel=["']?stylesheet[^>]*(//[^"'> ]+)"""
+)
+
+
 def zoo_page(text: str) -> str:
     """Return the page of the zoo: the introduction of MODEL_ZOO.md, and its rows as a table that can be filtered."""
 
@@ -104,10 +109,13 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 
 
 def on_post_build(config: MkDocsConfig) -> None:
-    """Refuse a reference without a place for every public name."""
+    """Refuse a reference without a place for every public name, and pages that need a network."""
     missing = []
     for package, names in anchors(ROOT).items():
         html = (Path(config.site_dir) / "reference" / f"{package}.html").read_text("utf-8")
         missing += [name for name in names if f'id="{name}"' not in html]
     if missing:
         raise PluginError(f"The reference lacks {', '.join(missing)}")
+    for path in Path(config.site_dir).rglob("*.html"):
+        if fetched := FETCHED.findall(path.read_text("utf-8")):
+            raise PluginError(f"{path} fetches {fetched[0]} from a network")
