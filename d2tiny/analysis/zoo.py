@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+
+import msgspec
 
 from d2tiny.config.files import config_names, configs_root, find_config
 from d2tiny.utils.errors import D2TinyError
@@ -113,19 +115,20 @@ def collect_rows(results: Path) -> list[ZooRow]:
     runs = _measured(results)
     rows = []
     for name in config_names():
-        config = find_config(name)
-        about = {"name": name, "file": config.path.relative_to(configs_root()).as_posix(), **costs.get(name, {})}
-        target = published.get(name, {"metrics": {}, "source": ""})
-        about |= {"target": target["metrics"], "source": target["source"]}
-        keys = [key for key in runs if key[0] == name]
-        rows += [ZooRow(**about, **_trained(key, runs[key])) for key in keys] or [ZooRow(**about)]
+        file = find_config(name).path.relative_to(configs_root()).as_posix()
+        cost = costs.get(name, {})
+        row = ZooRow(name, file, params_m=cost.get("params_m"), gmac=cost.get("gmac"))
+        if name in published:
+            row = replace(row, target=published[name]["metrics"], source=published[name]["source"])
+        rows += [_trained(row, key, runs[key]) for key in runs if key[0] == name] or [row]
     return sorted(rows, key=_order)
 
 
-def _trained(key: tuple[str, int, str], runs: list[dict[str, float]]) -> dict[str, object]:
+def _trained(row: ZooRow, key: tuple[str, int, str], runs: list[dict[str, float]]) -> ZooRow:
+    """Return the row of a config with the figures of its trainings of one kind."""
     known = [metric for metric in METRICS if all(run.get(metric) is not None for run in runs)]
     measured = {metric: _mean_and_half_range([run[metric] for run in runs]) for metric in known}
-    return {"iterations": key[1], "runs": len(runs), "start": key[2], "measured": measured}
+    return replace(row, iterations=key[1], runs=len(runs), start=key[2], measured=measured)
 
 
 def _mean_and_half_range(values: list[float]) -> tuple[float, float]:
@@ -178,15 +181,10 @@ def read_rows(path: Path | None = None) -> list[ZooRow]:
     path = zoo_file() if path is None else path
     known = config_names()
     try:
-        stored: list[Mapping[str, object]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-        rows = [_row(entry) for entry in stored if entry["name"] in known]
-    except (ValueError, TypeError, KeyError) as err:
-        message = f"{path} is damaged ({type(err).__name__}: {err}). Reinstall d2tiny, or run tools/make_model_zoo.py."
+        stored = msgspec.json.decode(path.read_bytes(), type=list[ZooRow]) if path.is_file() else []
+    except msgspec.MsgspecError as err:
+        message = f"{path} is damaged: {err}. Reinstall d2tiny, or run tools/make_model_zoo.py."
         raise D2TinyError(message) from err
+    rows = [row for row in stored if row.name in known]
     listed = {row.name for row in rows}
     return rows + [ZooRow(name, "") for name in known if name not in listed]
-
-
-def _row(entry: Mapping[str, object]) -> ZooRow:
-    measured = {metric: (float(mean), float(half)) for metric, (mean, half) in entry.get("measured", {}).items()}  # type: ignore[attr-defined]
-    return ZooRow(**{**entry, "measured": measured})  # type: ignore[arg-type]

@@ -104,7 +104,7 @@ def _written(path, text):
 
 
 def test_a_damaged_file_and_configs_that_it_lacks(tmp_path):
-    with pytest.raises(D2TinyError, match=r"zoo.json is damaged .*make_model_zoo"):
+    with pytest.raises(D2TinyError, match=r"zoo.json is damaged: .*make_model_zoo"):
         read_rows(_written(tmp_path / "zoo.json", '[{"name": "quick/yolox_s", "measured": {"AP": 3}}]'))
     (first, *others) = read_rows(_written(tmp_path / "zoo.json", '[{"name": "quick/yolox_s", "file": "x", "gmac": 2}]'))
     assert (first.name, first.gmac) == ("quick/yolox_s", 2)

@@ -35,7 +35,7 @@ def _listed(tree: ast.Module) -> list[str]:
 
 def _imported(tree: ast.Module) -> dict[str, str]:
     """Return where a module imports its names from, also those that only type checkers see."""
-    found = {}
+    found: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("d2tiny"):
             found |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
