@@ -90,6 +90,8 @@ def _add_copies(files: Files, config: MkDocsConfig, outside: list[Path]) -> None
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Let the links of pages in docs/ hold."""
     source = DOCS / page.file.src_uri
+    if page.file.src_uri == "index.md":  # the reference is in the site only
+        markdown = markdown.replace("[Reference](architecture.md#subpackages)", "[Reference](reference/index.md)")
     return moved_links(markdown, source, page.file.src_uri) if source.is_file() else markdown
 
 
