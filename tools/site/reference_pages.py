@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import json
 from collections import defaultdict
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -68,9 +69,19 @@ def _members(root: Path) -> dict[str, list[str]]:
     defined = {full for names in public_names(root).values() for full in names.values()}
     members = {}
     for module, (_, tree) in _trees(root).items():
-        bound = [name for node in tree.body for name in _bound(node)]
+        bound = [name for node in _statements(tree.body) for name in _bound(node)]
         members[module] = [name for name in dict.fromkeys(bound) if f"{module}.{name}" in defined]
     return members
+
+
+def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Yield the statements of a module, also those that depend on a condition or may fail."""
+    for node in body:
+        yield node
+        if isinstance(node, ast.If | ast.Try):
+            handlers = node.handlers if isinstance(node, ast.Try) else []
+            for part in (node.body, node.orelse, *(handler.body for handler in handlers)):
+                yield from _statements(part)
 
 
 def _bound(node: ast.stmt) -> list[str]:
