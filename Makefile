@@ -6,12 +6,13 @@ STAMP := $(VENV)/.installed-dev
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo chaos fuzz test test-fast lint clean distclean $(VENV)
+.PHONY: help demo docs chaos fuzz test test-fast lint clean distclean $(VENV)
 
 help:  ## Show this list
 	@echo "make demo        train and show a small detector in minutes (DATA=folder: on your images)"
-	@echo "make test        ruff, mypy and pytest, as the project's own checks run them"
+	@echo "make test        ruff, mypy, the site and pytest, as the project's own checks run them"
 	@echo "make test-fast   pytest without the slow tests, in about two minutes: for work in progress"
+	@echo "make docs        the documentation as a site that can be searched, in site/"
 	@echo "make fuzz        100,000 broken files at every door"
 	@echo "make chaos       100 kills of every command that writes"
 	@echo "make lint        ruff and mypy only"
@@ -51,14 +52,18 @@ lint: $(STAMP)  ## Style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-test: lint  ## Style, types, tests
+docs: $(STAMP)  ## The documentation, strictly; nothing is fetched
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "Read it: $(BIN)/python -m http.server --directory site"
+
+test: lint docs  ## Style, types, documentation, tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 test-fast: $(STAMP)  ## The tests that are not slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not slow"
 
 clean:  ## Remove caches and build files
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 distclean: clean  ## Also remove the environment

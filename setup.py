@@ -83,6 +83,9 @@ RAY = ["ray>=2.9"]
 
 SPEED = ["kornia-rs>=0.2,<0.3"]
 
+# The site (`make docs`). Material is in maintenance; its successor zensical has no hooks yet.
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings>=1.0,<2", "mkdocstrings-python>=2.0,<3"]
+
 setup(
     name="d2tiny",
     version=VERSION.group(1),
@@ -98,7 +101,7 @@ setup(
     package_dir={"d2tiny.configs": "configs"},
     package_data={
         "d2tiny": ["py.typed", "weights/*", "inference/viewer/*"],
-        "d2tiny.configs": ["**/*.py", "**/*.yaml"],
+        "d2tiny.configs": ["**/*.py", "**/*.yaml", "zoo.json"],
     },
     include_package_data=False,
     zip_safe=False,
@@ -113,6 +116,7 @@ setup(
         "ray": RAY,  # scenes over the machines of a cluster
         "speed": SPEED,  # plain PNGs in half the time
         "pretrained": PRETRAINED,
+        "docs": DOCS,
         "dev": [
             *EXPORT,
             *PRETRAINED,
@@ -123,6 +127,7 @@ setup(
             "mypy>=1.11",
             "pytest>=8.0",
             "pytest-xdist>=3.5",
+            *DOCS,
             "geopandas>=1.0",  # another reader of what is written
         ],
     },

@@ -21,6 +21,7 @@ from d2tiny.cli.predict import demo_parser
 from d2tiny.cli.train import net_parser
 from d2tiny.config import load_config, validate_config
 from d2tiny.config.defaults import read_key
+from d2tiny.evaluation import PROTOCOLS
 from d2tiny.modeling import assigners, necks, transformer
 from d2tiny.modeling.backbone import RFP, TimmBackbone
 from d2tiny.modeling.necks import EFPNBS, SARL
@@ -47,6 +48,7 @@ def own_parts():
             exec(compile(code, "assigners.md", "exec"), scope)
         yield scope
     finally:
+        ASSIGNER_REGISTRY._obj_map.pop("CenterAssigner", None)
         ASSIGNER_REGISTRY._obj_map.pop("NearestAssigner", None)
         BOX_LOSS_REGISTRY._obj_map.pop("CentreLoss", None)
 
@@ -57,6 +59,11 @@ def test_own_assigner_and_loss_work(own_parts):
     windowed, dense = assigner(grid, gts), assigner(grid.boxes(), gts)
     assert torch.equal(windowed.labels, dense.labels)
     assert int((windowed.labels == 1).sum()) >= 8
+    priors = torch.tensor([[0.0, 0, 4, 4], [10, 10, 14, 14], [20, 0, 24, 4]])
+    simple = own_parts["CenterAssigner"]()
+    result = simple(priors, boxes([[12, 12, 6, 6]]), ignore_boxes=torch.tensor([[18.0, 0, 30, 9]]))
+    assert result.labels.tolist() == [0, 1, -1]
+    assert not simple(priors, torch.zeros(0, 4)).labels.any()
     loss = own_parts["CentreLoss"]()
     assert float(loss(torch.tensor([[0.0, 0, 4, 4]]), torch.tensor([[3.0, 4, 7, 8]]))) == pytest.approx(5)
 
@@ -240,3 +247,20 @@ def test_the_page_of_commands_names_all_and_only_what_exists():
     named = set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", COMMANDS_PAGE.replace("`", " ")))
     assert len(named) > 10
     assert named - {"-m"} <= known  # Python's own
+
+
+TRAINING = (ROOT / "docs" / "training.md").read_text()
+
+
+def test_overrides_of_the_page_of_training_apply():
+    rows = re.findall(r"^\| (?:change|swap|use mixed|choose).*?\| (.+) \|$", TRAINING, flags=re.MULTILINE)
+    overrides = [o for row in rows for code in re.findall(r"`(.+?)`", row) for o in code.split() if "=" in o]
+    assert len(overrides) >= 8
+    for override in overrides:
+        validate_config(load_config("quick/faster_rcnn_r18_fpn_rfla", [override]), datasets=False)
+
+
+def test_the_page_of_evaluation_describes_all_protocols():
+    table = (ROOT / "docs" / "evaluation.md").read_text().split("| protocol | what |")[1].split("\n\n")[0]
+    named = re.findall(r"`(\w+)`", "\n".join(row.split("|")[1] for row in table.splitlines()[1:] if "|" in row))
+    assert set(named) == set(PROTOCOLS)

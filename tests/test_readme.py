@@ -1,99 +1,71 @@
-"""README.md stays true: its code runs, its commands parse, its files exist."""
+"""README.md: short, narrow, and its figures are those of results/."""
 
 from __future__ import annotations
 
+import json
 import re
-from pathlib import Path
 
-import cv2
-import numpy as np
-import pytest
-import torch
-from detectron2.config import instantiate
+from tests.helpers import ROOT
+from tests.helpers.docs import README
 
-from d2tiny import model_zoo
-from d2tiny.config import load_config, validate_config
-from d2tiny.evaluation import PROTOCOLS
-from d2tiny.utils.registry import ASSIGNER_REGISTRY
-from tests.helpers.cli import EXAMPLES, parsed
-from tests.helpers.docs import blocks, commands
-
-ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
+RESULTS = ROOT / "results"
 
 
-def test_predict_block(tmp_path, monkeypatch):
-    """With weights and a scene at the places that it names."""
-    (code,) = [b for b in blocks("python") if "DefaultPredictor" in b]
-    name, weights = re.search(r'get_cfg\("(.+?)", weights="(.+?)"\)', code).groups()
-    monkeypatch.chdir(tmp_path)
-    Path(weights).parent.mkdir(parents=True)
-    torch.save({"model": instantiate(model_zoo.get_config(name).model).state_dict()}, weights)
-    cv2.imwrite("scene.png", np.zeros((64, 80, 3), np.uint8))
-    scope = {}
-    exec(compile(code, "README.md", "exec"), scope)
-    assert scope["instances"].image_size == (64, 80)
+def read(name):
+    return json.loads((RESULTS / name).read_text())
 
 
-def test_extend_block():
-    (code,) = [b for b in blocks("python") if "CenterAssigner" in b]
-    scope = {}
-    exec(compile(code, "README.md", "exec"), scope)
-    try:
-        assigner = scope["CenterAssigner"]()
-        priors = torch.tensor([[0.0, 0, 4, 4], [10, 10, 14, 14], [20, 0, 24, 4]])
-        result = assigner(priors, torch.tensor([[9.0, 9, 15, 15]]), ignore_boxes=torch.tensor([[18.0, 0, 30, 9]]))
-        assert result.labels.tolist() == [0, 1, -1]
-        assert not assigner(priors, torch.zeros(0, 4)).labels.any()
-    finally:
-        ASSIGNER_REGISTRY._obj_map.pop("CenterAssigner")
+def test_it_is_short_and_narrow():
+    """A terminal of 100 columns shows it; addresses of links do not count."""
+    lines = [re.sub(r"\]\([^)]*\)", "]", line) for line in README.splitlines()]
+    assert len(lines) <= 110
+    assert not [line for line in lines if len(line) > 100]
 
 
-def test_commands_name_what_exists():
-    for command in commands():
-        for path in re.findall(r"(?:tools|configs)/[\w./-]+", command):
-            assert (ROOT / path).exists(), command
+def test_the_first_screen_predicts():
+    assert "d2tiny predict picture.jpg" in "\n".join(README.splitlines()[:24])
 
 
-@pytest.mark.parametrize("line", [c for c in commands() if c.startswith("make ")])
-def test_make_targets_exist(line):
-    target = line.split()[1]
-    assert re.search(rf"^{re.escape(target)}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+def test_figures_of_the_table_are_those_of_results():
+    rows = dict(re.findall(r"^\| (.+?) \| (.+) \|$", README, flags=re.MULTILINE))
+    expected = {}
+    evaluation = {row["contender"]: row["evaluate_s"] for row in read("evaluation/images_2000.json")["rows"]}
+    others = (evaluation[name] for name in ("faster-coco-eval", "aitodpycocotools"))
+    expected["evaluate"] = "{:.2f} s | faster-coco-eval {:.1f} s, AI-TOD's reference {:.0f} s".format(
+        evaluation["d2tiny"], *others
+    )
+    labels = {
+        r["contender"]: r["cpu_s"]
+        for r in read("assigners/hla.json")["rows"]
+        if (r["ratios"], r["objects"]) == (1, 2000)
+    }
+    expected["RFLA's labels"] = f"{labels['grid']:.3f} s | RFLA's code {labels['reference']:.1f} s"
+    merging = read("scenes/merging.json")
+    seconds = next(row for row in merging["seconds"] if row["boxes"] == 100404)
+    expected["merge"] = "{d2tiny:.3f} s | SAHI {sahi_greedy_nmm:.1f} s, supervision {supervision_nmm:.1f} s".format(
+        **seconds
+    )
+    wrong = {row["contender"]: row["count_error_%"] for row in merging["quality"]}
+    expected["objects that merging"] = "{d2tiny} % | SAHI {sahi_greedy_nmm} %, supervision {supervision_nmm} %".format(
+        **wrong
+    )
+    models = read("models/inference_cpu.json")["rows"]
+    expected["Faster"] = f"{models['faster']['float32_s']:.1f} s | Detectron2 {models['stock']['float32_s']:.1f} s"
+    table = next(
+        rows for name, rows in read("loading/scenes_800.json")["tables"].items() if name.endswith("memory kept")
+    )
+    speed = {row["contender"]: row["images_per_s"] for row in table}
+    ours, stock = speed["TinyDatasetMapper (with kornia-rs)"], speed["Detectron2 DatasetMapper"]
+    expected["PNGs"] = f"{ours:.0f} /s | Detectron2 {stock:.0f} /s"
+    assert len(expected) == 6
+    for work, cells in expected.items():
+        assert [row for name, row in rows.items() if name.startswith(work)] == [cells]
 
 
-def test_overrides_of_the_table_apply():
-    rows = re.findall(r"^\| (?:change|swap|use mixed|choose).*?\| (.+) \|$", README, flags=re.MULTILINE)
-    overrides = [o for row in rows for code in re.findall(r"`(.+?)`", row) for o in code.split() if "=" in o]
-    assert len(overrides) >= 8
-    for override in overrides:
-        validate_config(load_config("quick/faster_rcnn_r18_fpn_rfla", [override]), datasets=False)
-
-
-def test_links_and_configs_exist():
-    for link in re.findall(r"\]\(([^)#]+?)\)", README):
-        assert link.startswith("https://") or (ROOT / link).exists(), link
-    for name in re.findall(
-        r"^\| `((?:aitod|aitodv2|visdrone|dota|dior|dtod|yaml|quick)/[\w./*]+)`", README, flags=re.MULTILINE
-    ):
-        assert model_zoo.list_configs(name), name
-
-
-@pytest.mark.parametrize("page", ["README.md", "datasets/README.md"])
-def test_commands_of_d2tiny_parse(page):
-    """And their configs load. Among those of README.md are the examples of `--help`, which tests/cli runs."""
-    text = (ROOT / page).read_text()
-    lines = [c for c in commands(text) if c.startswith("d2tiny ")]
-    lines += [c for c in re.findall(r"`(d2tiny [^`]+)`", text) if len(c.split()) > 3 and "/" not in c.split()[1]]
-    lines = [c for c in lines if "FILE" not in c and " / " not in c]
-    assert len(lines) >= 5
-    for line in lines:
-        parsed(line)
-    if page == "README.md":
-        assert {" ".join(line.split()) for line in lines} >= set(EXAMPLES.values())
-
-
-def test_protocols_are_all_described():
-    table = re.search(r"\| protocol \| what \|(.+?)\n\n", README, flags=re.DOTALL)[1]
-    assert set(
-        re.findall(r"`(\w+)`", "\n".join(row.split("|")[1] for row in table.splitlines()[1:] if "|" in row))
-    ) == set(PROTOCOLS)
+def test_figures_of_the_published_weights_are_those_of_the_manifest():
+    manifest = json.loads((ROOT / "d2tiny" / "weights" / "manifest.json").read_text())
+    for weights in manifest["weights"]:
+        ap = f"{weights['measured']['metrics']['AP']:.1f} AP"
+        assert re.search(rf"\[{weights['name']}\]\([^)]+\) \([^)]*{re.escape(ap)}", README.replace("\n", " ")), weights[
+            "name"
+        ]

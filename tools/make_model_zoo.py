@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write MODEL_ZOO.md.
+"""Write configs/zoo.json and MODEL_ZOO.md, and renew the figures of docs/tiny_objects.md.
 
 python tools/make_model_zoo.py           # from results/
 python tools/make_model_zoo.py --cost    # first count parameters and multiply-adds of every config again (minutes)
@@ -13,7 +13,8 @@ from pathlib import Path
 
 from d2tiny import model_zoo
 from d2tiny.analysis.cost import cost
-from d2tiny.analysis.zoo_table import markdown
+from d2tiny.analysis.zoo import collect_rows, rows_json, zoo_file
+from d2tiny.analysis.zoo_table import markdown, refreshed
 from d2tiny.utils.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,7 +34,11 @@ def main() -> None:
             print(name, known[name], flush=True)
     rows = ",\n".join(f" {json.dumps(name)}: {json.dumps(known[name])}" for name in names)
     write_text(store, f"{{\n{rows}\n}}\n")
-    write_text(ROOT / "MODEL_ZOO.md", markdown(ROOT / "results"))
+    zoo = collect_rows(ROOT / "results")
+    write_text(zoo_file(), rows_json(zoo))
+    write_text(ROOT / "MODEL_ZOO.md", markdown(zoo))
+    evidence = ROOT / "docs" / "tiny_objects.md"
+    write_text(evidence, refreshed(evidence.read_text(encoding="utf-8"), zoo))
 
 
 if __name__ == "__main__":

@@ -52,6 +52,10 @@ d2tiny predict picture.jpg --weights {entry.name}
 ```
 
 ```python
+import cv2
+from detectron2.engine import DefaultPredictor
+from d2tiny import model_zoo
+
 predictor = DefaultPredictor(model_zoo.get_cfg(weights="{entry.url}"))
 instances = predictor(cv2.imread("picture.jpg"))["instances"]
 print(instances.pred_boxes, instances.scores, instances.pred_classes)

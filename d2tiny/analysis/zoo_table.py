@@ -1,131 +1,159 @@
-"""Table of the model zoo (MODEL_ZOO.md): cost, published metrics and measured metrics of every config.
-
-Costs are cached in ``results/zoo/cost.json`` because computing them takes minutes. Published metrics are in
-``results/zoo/published.json``, measured metrics in the other records of ``results``.
-"""
+"""The model zoo as Markdown (MODEL_ZOO.md) and as a table in HTML that can be filtered (the page of the site)."""
 
 from __future__ import annotations
 
-import json
-import statistics
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import re
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
 
-from d2tiny.config.files import config_names, configs_root, find_config
+from d2tiny.analysis.zoo import METRICS, ZooRow, family_of
+from d2tiny.config.files import config_title
 
-__all__ = ["PROPOSALS", "SIDE", "known_costs", "markdown"]
+__all__ = ["PROPOSALS", "SIDE", "html_table", "markdown", "refreshed"]
 
-METRICS = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
 PROPOSALS = 1000
 SIDE = 800
+EVIDENCE = ("AP", "AP50", "APvt")
+SHOWN = ("AP", "AP50", "APvt", "APt", "APs")
+_NOTES = f"""*Measured* is the mean over the runs and half their range, on the validation images of the config's dataset
+(`quick` trains and tests on `aerial`); how they were trained and what they show is in [results](results/README.md).
+*Published* is what the named table says: a target, not a result of ours; {" / ".join(METRICS)}. GMAC are
+multiply-adds of one image of {SIDE} px: backbone, neck, heads, and box heads for {PROPOSALS:,} proposals; deformable
+convolutions count as plain ones. Of transformers the samples of deformable attention are not counted; they have the
+most queries, and a sparse encoder updates all tokens, its worst case.
+"""
 _HEAD = f"""# Model zoo
 
-Made by `python tools/make_model_zoo.py`; do not edit. First [what was trained here](#measured-here), then all
-configs by dataset with their costs and published numbers, {" / ".join(METRICS)}. GMAC are multiply-adds
-of one image of {SIDE} px: backbone, neck, heads, and box heads for {PROPOSALS:,} proposals; deformable convolutions
-count as plain ones. Of transformers the samples of deformable attention are not counted; they have the most
-queries, and a sparse encoder updates all tokens, its worst case.
-"""
-_MEASURED = """## Measured here
+Made by `python tools/make_model_zoo.py`; do not edit. `d2tiny zoo` prints the same rows in the same order: first what
+was measured here, then what others published, then configs that nobody has measured yet. The site has this table with
+filters. Weights that are ready to use are [another list](docs/models/README.md).
 
-The mean over the runs and half their range, on the validation images of the config's dataset (`quick/` trains and
-tests on `aerial_*`), best AP first; how they were trained and what they show is in [results](results/README.md).
-
-| config | iterations | runs | AP | AP50 | APvt | APt | APs | params M | GMAC |
-|---|---|---|---|---|---|---|---|---|---|"""
-_SHOWN = ("AP", "AP50", "APvt", "APt", "APs")
-_CONFIGS = """## All configs
-
-*Published* is what the named table says: a target, not a result of ours."""
-# Metrics by zoo name, iterations, and the training that these started from ("" for none).
-_Runs = dict[tuple[str, int, str], list[dict[str, float]]]
+{_NOTES}"""
 
 
-def known_costs(results: Path) -> dict[str, dict[str, float]]:
-    """Return the stored cost of each config: zoo name to ``params_m`` (millions) and ``gmac`` (billions).
+def markdown(rows: Sequence[ZooRow]) -> str:
+    """Return the content of MODEL_ZOO.md."""
+    measured = [row for row in rows if row.measured]
+    targets = [row for row in rows if row.target and not row.measured]
+    rest = [row for row in rows if not row.has_figures]
+    return "\n".join(
+        [
+            _HEAD,
+            "## Measured here\n",
+            *_table(("config", "iterations", "runs", *SHOWN, "published", "params M", "GMAC"), map(_cells, measured)),
+            "\n## Published by others, not trained here\n",
+            *_table(("config", "published", "table", "params M", "GMAC"), map(_target_cells, targets)),
+            "\n## Without figures\n",
+            "<details>",
+            f"<summary>{len(rest)} configs that neither we nor a publication have measured</summary>\n",
+            *_table(("config", "what", "params M", "GMAC"), map(_plain_cells, rest)),
+            "\n</details>\n",
+        ]
+    )
+
+
+def refreshed(text: str, rows: Sequence[ZooRow]) -> str:
+    """Return a page with current figures in the rows of its tables that begin with the name of a config.
+
+    Such a row is ``| `hituav/name` | what | AP | AP50 | APvt |``; of several trainings the longest one counts.
+    """
+    known: dict[str, ZooRow] = {}
+    for row in rows:
+        if row.measured and row.iterations > (known[row.name].iterations if row.name in known else 0):
+            known[row.name] = row
+
+    def line(match: re.Match[str]) -> str:
+        row = known.get(match[2])
+        return match[0] if row is None else f"{match[1]} {' | '.join(map(row.measured_text, EVIDENCE))} |"
+
+    return re.sub(r"^(\| `([\w/]+)` \| [^|]+ \|)(?: [^|]+ \|){3}$", line, text, flags=re.MULTILINE)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = (head, ["---"] * len(head), *rows)
+    return [f"| {' | '.join(cells)} |" for cells in lines]
+
+
+def _link(row: ZooRow) -> str:
+    return f"[{row.name}](configs/{row.file})" + f" after `{row.start}`" * bool(row.start)
+
+
+def _size(row: ZooRow) -> list[str]:
+    return ["–" if value is None else f"{value:g}" for value in (row.params_m, row.gmac)]
+
+
+def _cells(row: ZooRow) -> list[str]:
+    figures = [row.measured_text(metric) for metric in SHOWN]
+    return [_link(row), str(row.iterations), str(row.runs), *figures, row.target_text(), *_size(row)]
+
+
+def _target_cells(row: ZooRow) -> list[str]:
+    return [_link(row), row.target_text(), row.source, *_size(row)]
+
+
+def _plain_cells(row: ZooRow) -> list[str]:
+    return [_link(row), config_title(row.name), *_size(row)]
+
+
+def html_table(rows: Sequence[ZooRow], link: Callable[[ZooRow], str]) -> str:
+    """Return the rows as an HTML table with form fields, which ``docs/assets/zoo.js`` filters.
+
+    Without JavaScript the whole table is there, and the fields are hidden.
 
     Args:
-        results: the folder ``results`` of the project; an installed package has none, and gets an empty dict.
+        rows: rows in the order of the zoo.
+        link: address of a row's config file.
     """
-    store = results / "zoo" / "cost.json"
-    return json.loads(store.read_text()) if store.is_file() else {}
+    datasets = dict.fromkeys(row.dataset for row in rows)
+    families = dict.fromkeys(sorted(family_of(row.name) for row in rows))
+    columns = (
+        "config",
+        "AP",
+        "AP50",
+        "AP<sub>vt</sub>",
+        "AP<sub>t</sub>",
+        "iterations",
+        "runs",
+        "published AP",
+        "published AP50",
+        "published in",
+        "params M",
+        "GMAC",
+    )
+    return "\n".join(
+        [
+            '<form class="zoo-form" hidden>',
+            _choice("family", families),
+            _choice("dataset", datasets),
+            '<label>figures <select name="figures"><option value="any">measured or published</option>'
+            '<option value="measured">measured here</option><option value="published">published</option>'
+            '<option value="all">all configs</option></select></label>',
+            '<label>GMAC up to <input name="gmac" type="number" min="0" step="any" placeholder="any"></label>',
+            '<label>name <input name="text" type="search" placeholder="rfla"></label>',
+            '<output name="count"></output>',
+            "</form>",
+            '<div class="zoo-scroll"><table class="zoo">',
+            f"<thead><tr>{''.join(f'<th>{name}</th>' for name in columns)}</tr></thead>",
+            "<tbody>",
+            *(_html_row(row, link(row)) for row in rows),
+            "</tbody></table></div>",
+        ]
+    )
 
 
-def _numbers(metrics: Mapping[str, float | None]) -> str:
-    values = [metrics.get(key) for key in METRICS]
-    return " / ".join("–" if value is None else f"{value:.1f}" for value in values)
+def _choice(name: str, values: Iterable[str]) -> str:
+    options = "".join(f"<option>{escape(value)}</option>" for value in values)
+    return f'<label>{name} <select name="{name}"><option value="">any</option>{options}</select></label>'
 
 
-def _measured(results: Path) -> _Runs:
-    """Return the metrics of all records of unmodified models and data."""
-    metrics: _Runs = defaultdict(list)
-    for path in sorted(results.rglob("*_seed*.json")):
-        record = json.loads(path.read_text())
-        overrides = [str(text) for text in record.get("overrides", [])]
-        name = str(record.get("config", "")).removeprefix("configs/").removesuffix(".py")
-        if not name or any(text.startswith(("model.", "dataloader.")) for text in overrides):
-            continue
-        runs = metrics[name, int(record["max_iter"]), _start(overrides)]
-        if record["metrics"] not in runs:  # two tables may have a run in common
-            runs.append(record["metrics"])
-    return metrics
-
-
-def _start(overrides: Sequence[str]) -> str:
-    """Return the name of the training whose weights another one started from, or an empty text."""
-    files = [text.partition("=")[2] for text in overrides if text.startswith("train.init_checkpoint=")]
-    return Path(files[-1]).parent.name.rpartition("_seed")[0] if files else ""
-
-
-def _link(name: str) -> str:
-    return f"configs/{find_config(name).path.relative_to(configs_root()).as_posix()}"
-
-
-def _size(costs: Mapping[str, Mapping[str, float]], name: str) -> str:
-    size = costs.get(name, {"params_m": "?", "gmac": "?"})
-    return f"{size['params_m']} | {size['gmac']}"
-
-
-def _spread(values: list[float]) -> str:
-    mean = statistics.mean(values)
-    return f"{mean:.1f}" if len(values) == 1 else f"{mean:.1f} ± {(max(values) - min(values)) / 2:.1f}"
-
-
-def _measured_rows(measured: _Runs, costs: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Return the rows of what was trained, datasets one after another, the best AP first."""
-
-    def order(key: tuple[str, int, str]) -> tuple[str, float]:
-        return key[0].split("/")[0], -statistics.mean(run["AP"] for run in measured[key])
-
-    rows = []
-    for key in sorted(measured, key=order):
-        name, iterations, start = key
-        runs = measured[key]
-        cells = [_spread([run[m] for run in runs]) if all(m in run for run in runs) else "–" for m in _SHOWN]
-        title = f"[{name}]({_link(name)})" + f" after `{start}`" * bool(start)
-        rows.append(f"| {title} | {iterations} | {len(runs)} | {' | '.join(cells)} | {_size(costs, name)} |")
-    return rows
-
-
-def markdown(results: Path) -> str:
-    """Return the content of MODEL_ZOO.md.
-
-    Args:
-        results: the folder ``results`` of the repository.
-    """
-    costs = known_costs(results)
-    published = json.loads((results / "zoo" / "published.json").read_text())
-    names = [name for name in config_names() if not name.endswith(".yaml")]
-    known = {key: runs for key, runs in _measured(results).items() if key[0] in names}
-    lines = [_HEAD, _MEASURED, *_measured_rows(known, costs), "", _CONFIGS, ""]
-    for folder in dict.fromkeys(name.split("/")[0] for name in names):
-        lines += [f"### {folder}", "", "| config | params M | GMAC | published | table |", "|---|---|---|---|---|"]
-        for name in (n for n in names if n.startswith(f"{folder}/")):
-            target = published.get(name)
-            lines.append(
-                f"| [{name.split('/')[1]}]({_link(name)}) | {_size(costs, name)} | "
-                f"{_numbers(target['metrics']) if target else '–'} | {target['source'] if target else '–'} |"
-            )
-        lines.append("")
-    return "\n".join(lines)
+def _html_row(row: ZooRow, address: str) -> str:
+    figures = "measured" if row.measured else "published" if row.target else "none"
+    facts = {"family": family_of(row.name), "dataset": row.dataset, "figures": figures, "gmac": row.gmac or ""}
+    facts["published"] = "yes" if row.target else ""
+    data = " ".join(f'data-{key}="{escape(str(value))}"' for key, value in facts.items())
+    after = f"<br><small>after {escape(row.start)}</small>" if row.start else ""
+    name = f'<a href="{escape(address)}" title="{escape(config_title(row.name))}">{escape(row.name)}</a>{after}'
+    cells = [*(row.measured_text(metric) for metric in SHOWN[:4])]
+    cells += [str(row.iterations or "–"), str(row.runs or "–"), row.target_text(["AP"]), row.target_text(["AP50"])]
+    cells += [escape(row.source) or "–", *_size(row)]
+    return f"<tr {data}><td>{name}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"

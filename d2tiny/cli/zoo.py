@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from d2tiny.cli.common import add_weights_place_option
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--published", action="store_true", help="list published weights: size, licence, data, classes, figures"
     )
+    parser.add_argument("--all", action="store_true", help="list configs too that nobody has measured yet")
     add_weights_place_option(parser)
 
 
@@ -36,36 +38,44 @@ def run(args: argparse.Namespace) -> int:
     if args.published:
         _list_weights(known, args.pattern, args.weights_from)
     else:
-        _list_configs(known, args.pattern)
+        _list_configs(known, args.pattern, args.all)
     return 0
 
 
-def _list_configs(published: list[PublishedWeights], given: str) -> None:
-    """Print the name, the cost where it is known, published weights and the title of each config."""
+def _list_configs(published: list[PublishedWeights], given: str, everything: bool) -> None:
+    """Print the configs in the order of MODEL_ZOO.md with its figures, weights and titles."""
     from tabulate import tabulate
 
-    from d2tiny.analysis.zoo_table import known_costs
-    from d2tiny.config.files import config_names, config_title, configs_root
+    from d2tiny.analysis.zoo import ZooRow, read_rows
+    from d2tiny.config.files import config_title
 
-    known = config_names()
+    rows = read_rows()
     pattern = given.removeprefix("configs/")
-    names = fnmatch.filter(known, pattern) or [name for name in known if pattern in name]
-    if not names:
-        raise ConfigError(f"No config matches '{given}'. {did_you_mean(pattern, known)}")
-    costs = known_costs(configs_root().parent / "results")
-    offered = {name: ", ".join(entry.name for entry in published if entry.config == name) for name in names}
-    columns = ["config", "title"]
-    rows = [[name, config_title(name)] for name in names]
-    if any(offered.values()):
-        columns.insert(1, "weights")
-        for row in rows:
-            row.insert(1, offered[row[0]] or "-")
-    if costs:
-        columns[1:1] = ["params M", "GMAC at 800 px"]
-        for row in rows:
-            cost = costs.get(row[0], {})
-            row[1:1] = [f"{cost[key]:g}" if key in cost else "-" for key in ("params_m", "gmac")]
-    print(tabulate(rows, headers=columns, tablefmt="simple", disable_numparse=True))
+    fitting = [row for row in rows if fnmatch.fnmatch(row.name, pattern)]
+    fitting = fitting or [row for row in rows if pattern in row.name]
+    if not fitting:
+        raise ConfigError(f"No config matches '{given}'. {did_you_mean(pattern, {row.name for row in rows})}")
+    shown = fitting if everything or given != "*" else [row for row in fitting if row.has_figures]
+    offered = {entry.config: [e.name for e in published if e.config == entry.config] for entry in published}
+    cells: dict[str, Callable[[ZooRow], str]] = {
+        "config": lambda row: row.name + f" after {row.start}" * bool(row.start),
+        "weights": lambda row: ", ".join(offered.get(row.name, ())) or "-",
+        "AP": lambda row: row.measured_text("AP"),
+        "AP50": lambda row: row.measured_text("AP50"),
+        "iterations": lambda row: str(row.iterations or "-"),
+        "runs": lambda row: str(row.runs or "-"),
+        "published AP / AP50": lambda row: row.target_text(("AP", "AP50")),
+        "params M": lambda row: "-" if row.params_m is None else f"{row.params_m:g}",
+        "GMAC at 800 px": lambda row: "-" if row.gmac is None else f"{row.gmac:g}",
+        "title": lambda row: config_title(row.name),
+    }
+    table = {title: [cell(row) for row in shown] for title, cell in cells.items()}
+    optional = set(cells) - {"config", "params M", "GMAC at 800 px", "title"}
+    table = {title: column for title, column in table.items() if title not in optional or {*column} - {"-", "–"}}
+    print(tabulate(table, headers="keys", tablefmt="simple", disable_numparse=True))
+    if len(shown) < len(fitting):
+        left_out = len(fitting) - len(shown)
+        print(f"\n{left_out} configs without figures are left out; --all, or a part of their names, lists them.")
 
 
 def _list_weights(published: list[PublishedWeights], pattern: str, place: str) -> None:

@@ -21,7 +21,8 @@ from d2tiny.utils.weights import adapt_state, own_weights_hidden
 
 __all__ = ["LAST", "PREVIOUS", "TinyCheckpointer", "write_checkpoint"]
 
-LAST, PREVIOUS = "model_last.pth", "model_previous.pth"
+LAST = "model_last.pth"
+PREVIOUS = "model_previous.pth"
 _POINTER = "last_checkpoint"
 # Entries that newer versions of torch and of d2tiny added to what a checkpoint has.
 _OPTIONAL_OF_GROUPS = {"maximize", "foreach", "differentiable", "fused", "capturable", "decoupled_weight_decay"}

@@ -37,7 +37,8 @@ from d2tiny.utils.weights import load_weights
 
 __all__ = ["FILE_LIMIT", "TOTAL_LIMIT", "About", "evaluate_weights", "halved", "publish"]
 
-FILE_LIMIT, TOTAL_LIMIT = 10_000_000, 30_000_000  # bytes
+FILE_LIMIT = 10_000_000  # bytes of one file
+TOTAL_LIMIT = 30_000_000  # bytes of all
 _AP_TOLERANCE = 0.1  # points between the trained weights and the file
 _RECORD_TOLERANCE = 0.5  # points between the trained weights and result.json, which may be of bfloat16
 _SPREAD = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")

@@ -12,7 +12,9 @@ from numba import njit
 
 __all__ = ["FALSE", "IGNORED", "TRUE", "accumulate", "best_overlaps", "count_tp", "group", "match", "ranks"]
 
-FALSE, TRUE, IGNORED = 0, 1, 2
+FALSE = 0
+TRUE = 1
+IGNORED = 2
 _BEYOND_LIMIT = 3  # beyond the last limit of max_dets: counts as neither true nor false
 
 

@@ -23,7 +23,8 @@ from numba.np.arrayobj import make_array
 __all__ = ["DOT", "FAST", "SHARE", "add_to_taps", "dot_taps", "sum_taps"]
 
 FAST = ("reassoc", "contract", "nsz")  # NaN and infinity keep their meaning
-SHARE, DOT = 9, 13  # parts of ``work``, each ``room`` long, four after each other
+SHARE = 9  # first part of ``work``, each ``room`` long, four after each other
+DOT = 13  # the part behind those
 _BLOCK = 64  # channels of a sum: 4 sums of so many float32 fill half the registers of AVX-512
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 _ARGUMENTS = ("values", "first", "stride", "cells", "work", "room", "count", "row", "spare")

@@ -1,4 +1,4 @@
-"""MODEL_ZOO.md is what its generator prints."""
+"""The model zoo: its file, MODEL_ZOO.md, and the table of the site."""
 
 from __future__ import annotations
 
@@ -8,13 +8,24 @@ import pytest
 
 from d2tiny import model_zoo
 from d2tiny.analysis.cost import cost
-from d2tiny.analysis.zoo_table import markdown
+from d2tiny.analysis.zoo import collect_rows, family_of, read_rows, rows_json, zoo_file
+from d2tiny.analysis.zoo_table import html_table, markdown, refreshed
+from d2tiny.config.files import config_names
+from d2tiny.utils.errors import D2TinyError
 from tests.helpers import ROOT
 
 
-def test_the_file_is_up_to_date():
+def test_the_files_are_up_to_date():
     """Run `python tools/make_model_zoo.py` when this fails."""
-    assert (ROOT / "MODEL_ZOO.md").read_text() == markdown(ROOT / "results")
+    rows = collect_rows(ROOT / "results")
+    assert zoo_file().read_text() == rows_json(rows)
+    assert (ROOT / "MODEL_ZOO.md").read_text() == markdown(rows)
+    assert read_rows() == rows
+    page = (ROOT / "docs" / "tiny_objects.md").read_text()
+    assert refreshed(page, rows) == page
+    wrong = page.replace("| 30.0 ± 0.7 |", "| 30.1 |")
+    assert wrong != page
+    assert refreshed(wrong, rows) == page
 
 
 def test_every_config_has_a_cost_and_every_published_number_a_config():
@@ -74,7 +85,10 @@ def test_what_was_measured_comes_first(tmp_path):
         record = {"config": "configs/quick/faster_rcnn_r18_fpn_rfla.py", "max_iter": iterations}
         record |= {"metrics": {"AP": ap}, "overrides": overrides}
         (tmp_path / f"a_seed{seed}.json").write_text(json.dumps(record))
-    rows = [row for row in markdown(tmp_path).splitlines() if "quick/faster_rcnn_r18_fpn_rfla]" in row]
+    zoo = collect_rows(tmp_path)
+    assert read_rows(_written(tmp_path / "zoo.json", rows_json(zoo))) == zoo
+    assert [row.name for row in zoo[:3]] == ["quick/faster_rcnn_r18_fpn_rfla"] * 3
+    rows = [row for row in markdown(zoo).splitlines() if "quick/faster_rcnn_r18_fpn_rfla]" in row]
     assert [row.split("|")[2:6] for row in rows] == [
         [" 90 ", " 1 ", " 15.0 ", " – "],
         [" 9 ", " 1 ", " 14.0 ", " – "],
@@ -82,3 +96,35 @@ def test_what_was_measured_comes_first(tmp_path):
     ]
     assert "after `first_one`" in rows[1]
     assert all("50.0" not in row and "60.0" not in row for row in rows)
+
+
+def _written(path, text):
+    path.write_text(text)
+    return path
+
+
+def test_a_damaged_file_and_configs_that_it_lacks(tmp_path):
+    with pytest.raises(D2TinyError, match=r"zoo.json is damaged: .*make_model_zoo"):
+        read_rows(_written(tmp_path / "zoo.json", '[{"name": "quick/yolox_s", "measured": {"AP": 3}}]'))
+    (first, *others) = read_rows(_written(tmp_path / "zoo.json", '[{"name": "quick/yolox_s", "file": "x", "gmac": 2}]'))
+    assert (first.name, first.gmac) == ("quick/yolox_s", 2)
+    assert {first.name, *(row.name for row in others)} == set(config_names())
+    assert not any(row.has_figures for row in others)
+
+
+def test_every_config_has_a_family():
+    assert "other" not in {family_of(name) for name in config_names()}
+    assert family_of("aitod/cascade_rcnn_r50_fpn_rfla_1x") == "Cascade R-CNN"
+
+
+def test_the_table_of_the_site_has_every_row_and_what_its_script_filters_by():
+    rows = read_rows()
+    text = html_table(rows, lambda row: f"files/configs/{row.file}")
+    assert text.count("<tr data-") == len(rows)
+    script = (ROOT / "docs" / "assets" / "zoo.js").read_text()
+    for key in ("family", "dataset", "figures", "gmac"):
+        assert f'name="{key}"' in text
+        assert key in script
+    best = next(row for row in rows if row.dataset == "hituav")
+    cells = f"<td>{best.measured_text('AP')}</td><td>{best.measured_text('AP50')}</td>"
+    assert f">{best.name}</a></td>{cells}" in text

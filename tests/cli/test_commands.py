@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 import d2tiny
+from d2tiny.analysis.zoo import read_rows
 from d2tiny.cli import COMMANDS, build_parser, command_parser, common
 from d2tiny.cli.convert import FORMATS
 from d2tiny.cli.predict import split_overrides
@@ -21,6 +23,7 @@ from d2tiny.config.files import config_names, config_title
 from d2tiny.data.tools import converters
 from d2tiny.data.tools.tiling import TileSettings
 from d2tiny.evaluation.protocols import PROTOCOLS
+from tests.helpers import ROOT
 from tests.helpers.cli import run
 
 
@@ -83,16 +86,29 @@ def test_a_reader_that_leaves_is_no_error():
 
 
 def test_zoo_lists_names_costs_and_titles(capsys):
-    assert run("zoo") == 0
+    assert run("zoo --all") == 0
     text = capsys.readouterr().out
     assert all(name in text for name in config_names())
     assert all(config_title(name) for name in config_names())
-    assert run("zoo quick/yolox_s") == 0
+    assert run("zoo quick/yolov5_s") == 0
     (row,) = capsys.readouterr().out.splitlines()[2:]
     name, params, gmac, title = row.split(maxsplit=3)
-    assert (name, title) == ("quick/yolox_s", config_title("quick/yolox_s"))
+    assert (name, title) == ("quick/yolov5_s", config_title("quick/yolov5_s"))
     assert float(params) > 5
     assert float(gmac) > 5
+
+
+def test_zoo_shows_the_rows_of_the_page_in_its_order(capsys):
+    """What nobody has measured is folded, as on the page."""
+    assert run("zoo") == 0
+    *rows, _, last = capsys.readouterr().out.splitlines()[2:]
+    page = re.findall(r"^\| \[([\w/]+)\]", (ROOT / "MODEL_ZOO.md").read_text().split("## Without")[0], re.MULTILINE)
+    assert [row.split()[0] for row in rows] == page
+    assert f"{len(config_names()) - len(set(page))} configs without figures are left out" in last
+    measured = next(row for row in read_rows() if row.name == "hituav/faster_rcnn_lite0_fpn_rfla")
+    (row,) = (row for row in rows if row.startswith(f"{measured.name} "))
+    assert measured.measured_text("AP") in row
+    assert next(row for row in rows if row.startswith("aitod/faster_rcnn_r50_fpn_rfla_1x ")).count("–") == 2
 
 
 def test_zoo_takes_globs_and_parts_of_names(capsys):

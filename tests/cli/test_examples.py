@@ -1,4 +1,4 @@
-"""Help, and the example of each command, which README.md shows too."""
+"""Help, and the example of each command, which docs/commands.md shows too."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from detectron2.config import instantiate
 
 from d2tiny import model_zoo
 from d2tiny.analysis.model_card import card, index, picture_of, shown_split
+from d2tiny.analysis.zoo import zoo_file
 from d2tiny.config.files import config_names
 from d2tiny.engine.publish import FILE_LIMIT, TOTAL_LIMIT
 from d2tiny.utils.errors import CheckpointError
@@ -54,6 +55,7 @@ def test_an_installed_package_has_them(tmp_path):
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     installed = {path.name for path in (tmp_path / "d2tiny" / "weights").iterdir()}
     assert installed == {MANIFEST, *(weights.file for weights in SHIPPED.weights)}
+    assert (tmp_path / "d2tiny" / "configs" / "zoo.json").read_bytes() == zoo_file().read_bytes()
 
 
 def test_the_checks_find_what_is_wrong(tmp_path):

@@ -9,6 +9,12 @@ from tests.helpers import ROOT
 README = (ROOT / "README.md").read_text()
 
 
+def pages():
+    """Return the pages of the documentation, in docs/ and outside of it."""
+    outside = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "MODEL_ZOO.md", "datasets/README.md", "results/README.md")
+    return [*(ROOT / name for name in outside), *sorted((ROOT / "docs").rglob("*.md"))]
+
+
 def blocks(language, text=README):
     """Return the fenced code blocks of a language; the empty string selects those without one."""
     found = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
