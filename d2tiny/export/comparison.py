@@ -11,9 +11,11 @@ import numpy as np
 from d2tiny.runtime.detections import ArrayDetections
 from d2tiny.utils.errors import ConfigError
 
-__all__ = ["BOX_LIMIT", "CHANGED_LIMIT", "SCORE_LIMIT", "Difference", "Verification", "compare", "verify"]
+__all__ = ["CHANGED_LIMIT", "LIMITS", "Difference", "Verification", "compare", "verify"]
 
-BOX_LIMIT, SCORE_LIMIT = 0.05, 1e-3  # px; share
+# Differences of a side in px and of a score within which two detections are the same one. Those of float32 are the
+# condition of an export; lower precisions are judged by their AP, and these limits only tell how alike they are.
+LIMITS = {"fp32": (0.05, 1e-3), "bf16": (1.0, 0.05), "int8": (2.0, 0.1)}
 # Share of detections without a partner that rounding explains: where an IoU or a score lies at a threshold to the last
 # digit, a detection comes or goes.
 CHANGED_LIMIT = 0.005
@@ -51,42 +53,38 @@ class Verification:
         images: number of images.
         difference: largest differences.
         sizes: (height, width) of the images in px.
+        precision: key of :data:`LIMITS`.
     """
 
+    precision: str = "fp32"
     images: int = 0
     difference: Difference = field(default_factory=Difference)
     sizes: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def exact(self) -> bool:
-        """Whether all is within the limits of float32."""
+        """Whether all but what rounding explains is within the limits."""
         d = self.difference
         return d.changed <= CHANGED_LIMIT * max(d.detections, 1)
 
     def __str__(self) -> str:
-        d = self.difference
+        d, (box, score) = self.difference, LIMITS[self.precision]
         return (
             f"{self.images} images, {d.detections} detections: boxes differ by at most {d.boxes:.2g} px, scores by "
-            f"{d.scores:.2g}; {d.changed} have no partner within {BOX_LIMIT} px and {SCORE_LIMIT}"
+            f"{d.scores:.2g}; {d.changed} have no partner within {box} px and {score}"
         )
 
 
-def compare(
-    model: ArrayDetections,
-    exported: ArrayDetections,
-    *,
-    box_limit: float = BOX_LIMIT,
-    score_limit: float = SCORE_LIMIT,
-) -> Difference:
+def compare(model: ArrayDetections, exported: ArrayDetections, precision: str = "fp32") -> Difference:
     """Pair detections of one class, the nearest ones first, and return their largest differences.
 
     Args:
         model: what the model finds in an image.
         exported: what its exported form finds.
-        box_limit: px of a side within which two are partners.
-        score_limit: of scores, likewise.
+        precision: key of :data:`LIMITS`, within which two are partners.
     """
-    result, partners = Difference(detections=len(model.scores)), 0
+    (box_limit, score_limit), partners = LIMITS[precision], 0
+    result = Difference(detections=len(model.scores))
     for label in np.union1d(model.classes, exported.classes):
         a, b = (x.take(np.flatnonzero(x.classes == label)) for x in (model, exported))
         if not len(a.scores) or not len(b.scores):
@@ -106,17 +104,17 @@ def compare(
     return result
 
 
-def verify(model: Finder, exported: Finder, images: Iterable[np.ndarray]) -> Verification:
-    """Run both on images (H, W, 3) uint8 BGR of any size.
+def verify(model: Finder, exported: Finder, images: Iterable[np.ndarray], precision: str = "fp32") -> Verification:
+    """Run both on images (H, W, 3) uint8 BGR of any size; ``precision`` is a key of :data:`LIMITS`.
 
     Raises:
         ConfigError: no image.
     """
-    result = Verification()
+    result = Verification(precision)
     for image in images:
         result.images += 1
         result.sizes.append((image.shape[0], image.shape[1]))
-        result.difference.add(compare(model(image), exported(image)))
+        result.difference.add(compare(model(image), exported(image), precision))
     if not result.images:
         raise ConfigError("--verify: there are no images.")
     return result

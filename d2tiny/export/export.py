@@ -136,7 +136,7 @@ def export_model(
         path = write_model(recipe, detector, folder, settings, tell)
         tell(f"comparing on {len(images)} images")
         find = _finder(path, settings)
-        result = verify(lambda image: _found(detector, image), find, images)
+        result = verify(lambda image: _found(detector, image), find, images, settings.precision)
         if settings.precision == "fp32" and not result.exact:
             raise CheckpointError(f"{name}: the exported model finds other objects: {result}. Nothing was written.")
         ap = None

@@ -61,7 +61,11 @@ def _detector(recipe: Recipe) -> Any:
     sides = (height, width) if unit == 1 else (unit * height, unit * width)
     shapes = {"images": {0: batch, 2: sides[0], 3: sides[1]}, "size": {}}
     example = padded_example(recipe, _EXAMPLE_CELLS * 32, (_EXAMPLE_CELLS + 2) * 32)
-    with warnings.catch_warnings(), _quiet("torch.onnx", "torch.export", "torch.__trace", "onnxscript"), torch.no_grad():
+    with (
+        warnings.catch_warnings(),
+        _quiet("torch.onnx", "torch.export", "torch.__trace", "onnxscript"),
+        torch.no_grad(),
+    ):
         warnings.simplefilter("ignore")
         try:
             exported = torch.export.export(recipe.graph, example, dynamic_shapes=shapes, strict=False)

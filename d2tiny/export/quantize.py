@@ -21,5 +21,9 @@ def quantize(model: Any, images: Iterable[np.ndarray]) -> Any:
     import nncf
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
+    if hasattr(model, "graph"):  # ONNX: NNCF wants batch norms inside the convolutions
+        from onnxscript import optimizer
+
+        model = optimizer.optimize(model)
     samples = [{"images": image} for image in images]
     return nncf.quantize(model, nncf.Dataset(samples), subset_size=len(samples), preset=nncf.QuantizationPreset.MIXED)

@@ -19,6 +19,7 @@ PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in pages()
 RUN_HERE = ("README.md", "docs/start.md", "docs/evaluation.md", "docs/models/colour.md", "docs/models/thermal.md")
 RUN_ELSEWHERE = {
     "docs/your_data.md": "test_the_page_of_own_data_from_top_to_bottom",
+    "docs/deploy.md": "test_code_of_the_page_of_deployment",
     "docs/assigners.md": "test_own_assigner_and_loss_work",
     "docs/detectors.md": "test_code_of_the_page_of_detectors",
     "docs/backbones.md": "test_the_page_of_backbones",

@@ -21,6 +21,9 @@ from d2tiny.inference.torch_detector import TorchDetector
 from d2tiny.runtime import ArrayDetections, ExportedModel
 from d2tiny.utils.download import sha256_of
 from d2tiny.utils.errors import CheckpointError, ConfigError
+from tests.helpers import ROOT
+from tests.helpers.docs import blocks
+from tests.helpers.exported import write_onnx
 from tests.helpers.models import calibrate, config
 
 SIZES = ((96, 128), (75, 110), (64, 197))
@@ -197,3 +200,12 @@ def test_the_command_exports_and_says_how_it_differs(images, tmp_path, capsys):
     assert "there are files already" in capsys.readouterr().err
     assert main(["export", "--output", str(tmp_path / "other")]) == 2
     assert "--weights" in capsys.readouterr().err
+
+
+def test_code_of_the_page_of_deployment(tmp_path, monkeypatch, capsys):
+    (tmp_path / "model").mkdir()
+    write_onnx(tmp_path / "model" / "model.onnx")
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks("python", (ROOT / "docs" / "deploy.md").read_text())
+    exec(compile(code, "docs/deploy.md", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) >= 2
