@@ -17,7 +17,7 @@ from detectron2.config import CfgNode
 from d2tiny.data.loading.images import read_image
 from d2tiny.export.accuracy import AnnotatedImages
 from d2tiny.export.comparison import Verification, drawn_images, image_files, verify
-from d2tiny.export.recipe import Recipe, cfg_name, recipe_of
+from d2tiny.export.recipe import Recipe, recipe_of
 from d2tiny.inference.detector import ExportedDetector
 from d2tiny.inference.torch_detector import TorchDetector
 from d2tiny.runtime.detections import ArrayDetections
@@ -128,7 +128,7 @@ def export_model(
     cfg = cfg.clone()
     cfg.MODEL.DEVICE = "cpu"
     detector = TorchDetector(cfg)
-    recipe = recipe_of(detector, cfg_name(cfg, name), channels=settings.channels, tile=settings.tile)
+    recipe = recipe_of(detector, name, channels=settings.channels, tile=settings.tile)
     images = _images(settings)
     annotated = _annotated(settings, recipe)
     with _new_folder(output) as folder:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from d2tiny.export.nms import onnx_translations
-from d2tiny.export.recipe import Recipe, padded_example
+from d2tiny.export.recipe import Recipe
 from d2tiny.runtime.files import seal
 from d2tiny.runtime.metadata import KEY
 from d2tiny.utils.errors import ConfigError
@@ -21,7 +21,7 @@ OPSET = 20  # DeformConv has 19, GridSample of this form 20
 OUTPUTS = ("boxes", "scores", "classes", "num_detections")
 _MOST_SIDE, _MOST_IMAGES = 32768, 64
 _LEAST_SIDE = 33  # px; below, a map of stride 32 has one cell, which torch.export takes for a constant
-_EXAMPLE_CELLS = 5  # of the coarsest stride; sides of 1 would be taken for constants
+_EXAMPLE = (160, 224)  # px; with one cell of the coarsest stride, sides would be taken for constants
 
 
 def build_onnx(recipe: Recipe) -> Any:
@@ -60,7 +60,7 @@ def _detector(recipe: Recipe) -> Any:
     batch = torch.export.Dim("batch", min=1, max=_MOST_IMAGES)
     sides = (height, width) if unit == 1 else (unit * height, unit * width)
     shapes = {"images": {0: batch, 2: sides[0], 3: sides[1]}, "size": {}}
-    example = padded_example(recipe, _EXAMPLE_CELLS * 32, (_EXAMPLE_CELLS + 2) * 32)
+    example = (torch.zeros(2, 3, *_EXAMPLE), torch.tensor(_EXAMPLE))
     with (
         warnings.catch_warnings(),
         _quiet("torch.onnx", "torch.export", "torch.__trace", "onnxscript"),

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
 
 import d2tiny
@@ -25,8 +24,6 @@ from d2tiny.utils.download import sha256_of
 from d2tiny.utils.errors import ConfigError
 
 __all__ = ["Recipe", "recipe_of"]
-
-_STRIDE = 32  # tiles have sides that are multiples of it
 
 
 @dataclass(frozen=True)
@@ -55,13 +52,14 @@ def recipe_of(detector: TorchDetector, name: str, *, channels: str | None = None
 
     Args:
         detector: the model of a config.
-        name: of the config.
+        name: of the config; of a file only its own name is kept, not the folders of this machine.
         channels: order of the channels of the exported input, ``RGB`` or ``BGR``; default: the model's.
         tile: side in px of the tiles that the model suits.
 
     Raises:
         ConfigError: a part that no graph can hold; says which.
     """
+    name = Path(name).stem if Path(name).is_absolute() else name
     model = prepared(detector.model)
     _require_exportable(model, name)
     own = detector.cfg.INPUT.FORMAT
@@ -147,19 +145,3 @@ def _resize(detector: TorchDetector, lazy: Any) -> dict[str, Any] | None:
         "short": int(augmentation.short_edge_length[0]),
         "max": int(augmentation.max_size),
     }
-
-
-def padded_example(recipe: Recipe, height: int = 160, width: int = 224) -> tuple[Any, Any]:
-    """Return images and size as the graph takes them, to record it: two images of noise."""
-    import torch
-
-    unit = recipe.divisor
-    rows, columns = (-(-side // unit) * unit for side in (height, width))
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(2, 3, rows, columns, generator=generator), torch.tensor([rows, columns])
-
-
-def cfg_name(cfg: CfgNode, given: str) -> str:
-    """Return the name of a config for messages and metadata: as it was given, without a folder of this machine."""
-    path = Path(given)
-    return path.stem if path.is_absolute() else given

@@ -24,6 +24,7 @@ OUTPUTS = {
     "evaluate": ["output/report/index.html"],
     "predict": ["found/detections.json", "found/scene.jpg"],
     "merge": ["found/detections.json", "found/scene.jpg"],
+    "export": ["model/model.ts"],
     "import-weights": ["coco.pth"],
     "demo": ["output/demo/pictures", "output/demo/report/index.html"],
     "draw": ["output/scenes/instances_train.json", "output/scenes/val"],
@@ -41,6 +42,7 @@ SHORTER = {
     "train": ["dataloader.train.mapper.augmentations.0.size=[64,64]", "train.max_iter=1", "train.device=cpu"],
     "predict": ["--device", "cpu"],
     "merge": [],  # needs shards
+    "export": ["--format", "torchscript"],  # the others take longer; tests/export has them
     "import-weights": NARROW_DINO,
     "demo": ["--data", ".", "--iterations", "1"],
 }

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from d2tiny.layers.contrast import norms_for
 from d2tiny.layers.position import PositionEmbeddingSine
-from d2tiny.modeling.contracts import Backbone, QueryPredictions, Targets
+from d2tiny.modeling.contracts import QueryPredictions, Targets
+from d2tiny.modeling.meta_arch.dino_checks import check_classes, check_levels, check_modules
 from d2tiny.modeling.meta_arch.inputs import require_batch
 from d2tiny.modeling.meta_arch.pictures import check_period, picture_is_due, put_detections, put_queries
 from d2tiny.modeling.targets import split_ignored
@@ -150,9 +151,9 @@ class TinyDINO(nn.Module):
             ValueError: components that do not fit together, or a setting outside its range.
         """
         super().__init__()
-        _check_modules(density=density, routing=routing)
-        _check_levels(backbone, in_features, embed_dim, encoder=encoder, decoder=decoder)
-        _check_classes(num_classes, selection=selection, decoder=decoder, denoising=denoising)
+        check_modules(density=density, routing=routing)
+        check_levels(backbone, in_features, embed_dim, encoder=encoder, decoder=decoder)
+        check_classes(num_classes, selection=selection, decoder=decoder, denoising=denoising)
         if max_detections < 1 or not 0 <= score_thresh < 1:
             raise ValueError(
                 f"TinyDINO: max_detections={max_detections} must be at least 1, score_thresh={score_thresh} in [0, 1)."
@@ -425,37 +426,3 @@ def _with_finite_logits(queries: InitialQueries) -> QueryPredictions:
         return predictions
     logits = predictions.pred_logits.masked_fill(queries.padding_mask[..., None], -20.0)
     return QueryPredictions(logits, predictions.pred_boxes)
-
-
-def _check_modules(**components: object) -> None:
-    for name, component in components.items():
-        if component is not None and not isinstance(component, nn.Module):
-            raise ValueError(
-                f"TinyDINO: {name}={component!r} is no component. In a config, dgq(model) and rem(model) of "
-                "configs/common/parts/dino.py put them in."
-            )
-
-
-def _check_levels(
-    backbone: Backbone, in_features: Sequence[str], embed_dim: int, **components: DeformableEncoder | DINODecoder
-) -> None:
-    shapes = backbone.output_shape()
-    strides = [shapes[n].stride for n in in_features if n in shapes]
-    if strides != sorted(strides):
-        raise ValueError(f"TinyDINO: in_features={list(in_features)} must begin with the finest level.")
-    if unread := sorted(set(shapes) - set(in_features)):
-        raise ValueError(f"TinyDINO: nothing reads the backbone's levels {unread}; name them in in_features.")
-    for name, component in components.items():
-        if component.num_levels != len(in_features):
-            raise ValueError(
-                f"TinyDINO: {name}.num_levels={component.num_levels}, but in_features has {len(in_features)} levels."
-            )
-    wrong = {n: shapes[n].channels for n in in_features if n in shapes and shapes[n].channels != embed_dim}
-    if wrong:
-        raise ValueError(f"TinyDINO: embed_dim={embed_dim}, but the backbone's levels have {wrong} channels.")
-
-
-def _check_classes(num_classes: int, **components: QuerySelection | DINODecoder | Denoising | None) -> None:
-    for name, component in components.items():
-        if component is not None and component.num_classes != num_classes:
-            raise ValueError(f"TinyDINO: {name}.num_classes={component.num_classes}, but num_classes={num_classes}.")
