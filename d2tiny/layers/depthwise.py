@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from d2tiny.utils.precision import without_autocast
 
-__all__ = ["float32_layers", "keep_depthwise_float32"]
+__all__ = ["float32_layers", "is_float32_layer", "keep_depthwise_float32"]
 
 
 class _Float32OnCPU(nn.Conv2d):
@@ -56,6 +56,11 @@ def keep_depthwise_float32(module: nn.Module) -> int:
         if not isinstance(conv, _Float32OnCPU):
             conv.__class__ = _float32_class(type(conv))
     return len(found)
+
+
+def is_float32_layer(module: nn.Module) -> bool:
+    """Return whether :func:`keep_depthwise_float32` changed a layer that has PyTorch's own ``forward``."""
+    return isinstance(module, _Float32OnCPU) and type(module).__mro__[2].forward is nn.Conv2d.forward
 
 
 def float32_layers(module: nn.Module) -> int:
