@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
@@ -66,15 +68,15 @@ class ConvBN(Conv2d):
 
     def train(self, mode: bool = True) -> ConvBN:
         """Set training or evaluation mode and drop the folded weights."""
-        self.folding.drop()
+        if (folding := self.folding) is not None:
+            folding.drop()
         super().train(mode)
         return self
 
     @property
-    def folding(self) -> InferenceConv:
+    def folding(self) -> InferenceConv | None:
         """What computes the layer in evaluation, see :func:`~d2tiny.layers.folding.prepare_for_inference`."""
-        found: InferenceConv = self.__dict__["forward"]
-        return found
+        return self.__dict__.get("forward")
 
 
 class DilatedDepthwise(nn.Conv2d):
@@ -82,7 +84,12 @@ class DilatedDepthwise(nn.Conv2d):
 
     On the CPU, PyTorch's bfloat16 weight gradient of a depth-wise convolution with dilation, 128 or more channels and
     ``channels_last`` contains uninitialised memory (observed in PyTorch 2.14: NaN in every call).
+
+    Attributes:
+        plain_without_autocast: without autocast its ``forward`` is that of ``nn.Conv2d``.
     """
+
+    plain_without_autocast: ClassVar[bool] = True
 
     def __init__(self, channels: int, kernel_size: int, dilation: int, *, bias: bool = True) -> None:
         """Create the layer.

@@ -9,7 +9,7 @@ statistic was changed in place, loaded, or moved.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any, cast
 
@@ -20,10 +20,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.ops.misc import FrozenBatchNorm2d as TorchvisionFrozenBatchNorm2d
 
 from d2tiny.layers import onednn
-from d2tiny.layers.depthwise import is_float32_layer
+from d2tiny.layers.depthwise import conv_forward, is_float32_layer
+from d2tiny.layers.sac import ConvAWS2d
 from d2tiny.utils.precision import without_autocast
 
-__all__ = ["InferenceConv", "prepare_for_inference"]
+__all__ = ["InferenceConv", "is_foldable", "prepare_for_inference"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class InferenceConv:
             separate: the normalisation is a module that is called after the convolution, not by it.
         """
         self.conv, self.norm, self.separate = conv, norm, separate
+        self._pad = _same_padding(conv)
         self._folded: tuple[Any, Tensor, Tensor, list[Tensor]] | None = None
 
     def folds(self, x: Tensor) -> bool:
@@ -51,8 +53,10 @@ class InferenceConv:
         conv, norm = self.conv, self.norm
         if conv.training or not onednn.is_plain_inference(x):
             return False
+        if torch.is_autocast_enabled(x.device.type) and (norm is None or _is_plain_without_autocast(conv)):
+            return False
         if norm is None:
-            return not torch.is_autocast_enabled(x.device.type)
+            return True
         return not (norm.training or (self.separate and (conv._forward_hooks or norm._forward_pre_hooks)))
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -63,6 +67,8 @@ class InferenceConv:
                 self.drop()  # fused optimizers and running statistics change tensors without increasing their version
             plain: Tensor = type(conv).forward(conv, x, *args, **kwargs)
             return plain
+        if self._pad is not None:
+            x = self._pad(x, conv.kernel_size, conv.stride, conv.dilation)
         if self.norm is None:
             out = onednn.conv2d(x, conv.weight, conv.bias, conv)
         elif not torch.is_autocast_enabled(x.device.type):
@@ -81,7 +87,15 @@ class InferenceConv:
     def _folded_weights(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return weights and bias with the normalisation folded in, of this type and the input's device."""
         conv, norm = self.conv, cast(Any, self.norm)
-        parts = (conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        parts = (
+            conv.weight,
+            conv.bias,
+            *conv.buffers(False),
+            norm.weight,
+            norm.bias,
+            norm.running_mean,
+            norm.running_var,
+        )
         tensors: list[Tensor] = [part for part in parts if part is not None]
         # Tensors made in inference mode have no version.
         tracked = not any(part.is_inference() for part in tensors)
@@ -134,8 +148,9 @@ class _InferenceLinear:
 
 
 def _fold(conv: nn.Conv2d, norm: Any) -> tuple[Tensor, Tensor]:
+    weight = conv.standardized_weight() if isinstance(conv, ConvAWS2d) else conv.weight
     return fuse_conv_bn_weights(
-        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     )
 
 
@@ -163,10 +178,8 @@ def prepare_for_inference(module: nn.Module, *, trace: bool = False) -> int:
                 continue
             own = getattr(layer, "norm", None)
             norm = own if own is not None else pairs.get(layer)
-            if norm is not None and not _is_foldable(norm):
-                if own is not None:
-                    continue  # its forward calls another kind of normalisation
-                norm = None
+            if (norm is None and isinstance(layer, ConvAWS2d)) or (norm is not None and not is_foldable(norm)):
+                continue  # its forward does more
             forward = InferenceConv(layer, norm, separate=own is None)
             layer.__dict__["forward"] = forward
             if norm is not None:
@@ -177,12 +190,28 @@ def prepare_for_inference(module: nn.Module, *, trace: bool = False) -> int:
 
 
 def _is_known(conv: nn.Conv2d) -> bool:
-    """Return whether a convolution is one of PyTorch's, of Detectron2's, or one that stays in float32."""
-    forward = type(conv).forward
-    return forward in (nn.Conv2d.forward, Conv2d.forward) or is_float32_layer(conv)
+    """Return whether this file knows what the ``forward`` of a convolution does."""
+    forwards = (nn.Conv2d.forward, Conv2d.forward, ConvAWS2d.forward)
+    own = conv_forward(conv) in forwards
+    return own or _is_plain_without_autocast(conv) or _same_padding(conv) is not None
 
 
-def _is_foldable(norm: Any) -> bool:
+def _is_plain_without_autocast(conv: nn.Conv2d) -> bool:
+    return bool(getattr(conv, "plain_without_autocast", False))
+
+
+def _same_padding(conv: nn.Conv2d) -> Callable[..., Tensor] | None:
+    """Return what pads the input of timm's convolution with the padding of TensorFlow; None for other layers."""
+    cls = type(conv).__mro__[2] if is_float32_layer(conv) else type(conv)
+    if cls.__name__ != "Conv2dSame" or not cls.__module__.startswith("timm."):
+        return None
+    from timm.layers.padding import pad_same
+
+    pad: Callable[..., Tensor] = pad_same
+    return pad
+
+
+def is_foldable(norm: Any) -> bool:
     """Return whether a module is batch normalisation with fixed statistics in evaluation."""
     frozen = isinstance(norm, FrozenBatchNorm2d | TorchvisionFrozenBatchNorm2d)
     of_timm = type(norm).__module__.startswith("timm.") and type(norm).__name__ == "FrozenBatchNormAct2d"
@@ -196,7 +225,7 @@ def _pairs_of_sequences(module: nn.Module) -> Iterator[tuple[nn.Module, nn.Modul
         if isinstance(sequence, nn.Sequential):
             layers = list(sequence)
             for first, second in pairwise(layers):
-                if type(first) is nn.Conv2d and _is_foldable(second):
+                if isinstance(first, nn.Conv2d) and getattr(first, "norm", None) is None and is_foldable(second):
                     yield first, second
 
 
@@ -204,7 +233,7 @@ class _Tracer(fx.Tracer):
     """Does not look into convolutions and normalisations."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, nn.Conv2d) or _is_foldable(m) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, nn.Conv2d) or is_foldable(m) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _pairs_of_trace(module: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
@@ -221,5 +250,5 @@ def _pairs_of_trace(module: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
         (user,) = node.users
         if user.op == "call_module" and called.count(node.target) == called.count(user.target) == 1:
             first, second = module.get_submodule(str(node.target)), module.get_submodule(str(user.target))
-            if isinstance(first, nn.Conv2d) and _is_foldable(second):
+            if isinstance(first, nn.Conv2d) and is_foldable(second):
                 yield first, second
