@@ -66,7 +66,7 @@ def is_float32_layer(module: nn.Module) -> bool:
 
 def conv_forward(conv: nn.Conv2d) -> Callable[..., Tensor]:
     """Return the ``forward`` of a layer's class, below what :func:`keep_depthwise_float32` adds."""
-    cls = type(conv).__mro__[2] if is_float32_layer(conv) else type(conv)
+    cls: Any = type(conv).__mro__[2] if is_float32_layer(conv) else type(conv)
     forward: Callable[..., Tensor] = cls.forward
     return forward
 
