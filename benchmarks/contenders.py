@@ -152,6 +152,9 @@ def build(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
             deform_attn.fused_deform_attn = reference
             deform_attn.sampling_first_pays = lambda *_: False
         model = instantiate(stock(cfg) if name == "stock" else cfg).to(args.device)
+        if name == "stock":  # PyTorch's own layers
+            for part in model.modules():
+                part.__dict__.pop("forward", None)
     if args.normal:
         _settle(model, args)
     if args.channels_last:

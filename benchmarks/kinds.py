@@ -99,9 +99,10 @@ def watch_parts(clock: KindClock, model: Any) -> None:
         (model, "_preprocess", "image"),
         (getattr(model, "proposal_generator", None), "predict_proposals", "decoding, NMS"),
         (getattr(model, "head", None), "decode", "decoding, NMS"),
-        (getattr(getattr(model, "roi_heads", None), "box_pooler", None), "forward", "RoIAlign"),
+        (getattr(model, "head", None), "targets", "assignment"),
+        (getattr(model, "proposal_generator", None), "label_and_sample_anchors", "assignment"),
+        (getattr(model, "roi_heads", None), "label_and_sample_proposals", "assignment"),
     ]
     for owner, name, kind in parts:
-        if owner is not None and hasattr(owner, name) and not (owner is pooling and name == "roi_align"):
+        if owner is not None and hasattr(owner, name):
             setattr(owner, name, clock.scoped(kind, getattr(owner, name)))
-    pooling.roi_align = clock.scoped("RoIAlign", pooling.roi_align)

@@ -36,22 +36,24 @@ class InferenceConv:
     mode, or call :meth:`drop`.
     """
 
-    def __init__(self, conv: nn.Conv2d, norm: nn.Module | None, *, separate: bool = False) -> None:
+    def __init__(self, conv: nn.Conv2d, norm: nn.Module | None, place: tuple[nn.Module, str] | None = None) -> None:
         """Take over a layer, whose ``forward`` this becomes.
 
         Args:
             conv: the layer.
             norm: its batch normalisation with statistics that evaluation does not change; None for none.
-            separate: the normalisation is a module that is called after the convolution, not by it.
+            place: of a normalisation that is called after the convolution and not by it, the module and the name that
+                it is registered by; where another one takes its place, nothing is folded.
         """
-        self.conv, self.norm, self.separate = conv, norm, separate
+        self.conv, self.norm, self.separate = conv, norm, place is not None
+        self._owner, self._name = place or (conv, "norm")
         self._pad = _same_padding(conv)
         self._folded: tuple[Any, Tensor, Tensor, list[Tensor]] | None = None
 
     def folds(self, x: Tensor) -> bool:
         """Return whether this call is computed with folded weights; of a pair of modules, both ask."""
         conv, norm = self.conv, self.norm
-        if conv.training or not onednn.is_plain_inference(x):
+        if conv.training or not self.is_connected() or not onednn.is_plain_inference(x):
             return False
         if torch.is_autocast_enabled(x.device.type) and (norm is None or _is_plain_without_autocast(conv)):
             return False
@@ -107,6 +109,10 @@ class InferenceConv:
             # The tensors are kept, so that no other one gets their address.
             self._folded = (key, weight, bias, [part.detach() for part in tensors])
         return self._folded[1], self._folded[2]
+
+    def is_connected(self) -> bool:
+        """Return whether no other normalisation took the place of the one that is folded."""
+        return self._owner._modules.get(self._name) is self.norm
 
     def drop(self) -> None:
         """Forget the folded weights."""
@@ -173,18 +179,20 @@ def prepare_for_inference(module: nn.Module, *, trace: bool = False) -> int:
             if "forward" not in layer.__dict__:
                 layer.__dict__["forward"] = _InferenceLinear(layer)
         elif isinstance(layer, nn.Conv2d) and _is_known(layer):
-            if isinstance(present := layer.__dict__.get("forward"), InferenceConv) and present.norm is not None:
+            present = layer.__dict__.get("forward")
+            if isinstance(present, InferenceConv) and present.norm is not None and present.is_connected():
                 folded += 1
                 continue
             own = getattr(layer, "norm", None)
-            norm = own if own is not None else pairs.get(layer)
+            place = pairs.get(layer) if own is None else None
+            norm = own if place is None else place[0]._modules[place[1]]
             if (norm is None and isinstance(layer, ConvAWS2d)) or (norm is not None and not is_foldable(norm)):
                 continue  # its forward does more
-            forward = InferenceConv(layer, norm, separate=own is None)
+            forward = InferenceConv(layer, norm, place)
             layer.__dict__["forward"] = forward
             if norm is not None:
                 folded += 1
-                if own is None:
+                if place is not None:
                     norm.__dict__["forward"] = _SkippedNorm(norm, forward)
     return folded
 
@@ -219,14 +227,16 @@ def is_foldable(norm: Any) -> bool:
     return known and getattr(norm, "running_mean", None) is not None
 
 
-def _pairs_of_sequences(module: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
-    """Yield convolutions and the layers right behind them in a ``Sequential``."""
+_Pair = tuple[nn.Module, tuple[nn.Module, str]]  # a convolution, and where the normalisation behind it is registered
+
+
+def _pairs_of_sequences(module: nn.Module) -> Iterator[_Pair]:
+    """Yield convolutions and the normalisations right behind them in a ``Sequential``."""
     for sequence in module.modules():
         if isinstance(sequence, nn.Sequential):
-            layers = list(sequence)
-            for first, second in pairwise(layers):
+            for (_, first), (name, second) in pairwise(sequence.named_children()):
                 if isinstance(first, nn.Conv2d) and getattr(first, "norm", None) is None and is_foldable(second):
-                    yield first, second
+                    yield first, (sequence, name)
 
 
 class _Tracer(fx.Tracer):
@@ -236,7 +246,7 @@ class _Tracer(fx.Tracer):
         return isinstance(m, nn.Conv2d) or is_foldable(m) or super().is_leaf_module(m, module_qualified_name)
 
 
-def _pairs_of_trace(module: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
+def _pairs_of_trace(module: nn.Module) -> Iterator[_Pair]:
     """Yield convolutions and the normalisations that alone read their outputs, each called once."""
     try:
         nodes = list(_Tracer().trace(module).nodes)
@@ -251,4 +261,5 @@ def _pairs_of_trace(module: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
         if user.op == "call_module" and called.count(node.target) == called.count(user.target) == 1:
             first, second = module.get_submodule(str(node.target)), module.get_submodule(str(user.target))
             if isinstance(first, nn.Conv2d) and is_foldable(second):
-                yield first, second
+                owner, _, name = str(user.target).rpartition(".")
+                yield first, (module.get_submodule(owner), name)

@@ -12,6 +12,7 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling.backbone.resnet import BasicStem, BottleneckBlock
 from torch import nn
 
+from d2tiny.engine.sync_norm import synchronise_norms
 from d2tiny.layers import ConvAWS2d, onednn
 from d2tiny.layers.depthwise import keep_depthwise_float32
 from d2tiny.layers.folding import InferenceConv, prepare_for_inference
@@ -130,6 +131,20 @@ def test_hooks_between_a_convolution_and_its_norm_see_what_they_should():
     expected[0].register_forward_hook(lambda _, __, out: out * 2)
     torch.testing.assert_close(doubled, expected(x))
     assert not torch.allclose(doubled, before)
+
+
+@pytest.mark.parametrize("name", ["sequence", "detectron2, trained"])
+def test_a_norm_that_is_exchanged_is_obeyed(name):
+    """As for training in several processes."""
+    torch.manual_seed(0)
+    module, x = randomised(MODULES[name]()), torch.randn(1, 6, 16, 16)
+    prepare_for_inference(module)
+    with torch.no_grad():
+        expected = module(x)
+        module = synchronise_norms(module, "cpu")
+        torch.testing.assert_close(module(x), expected, atol=1e-5, rtol=1e-5)
+        assert prepare_for_inference(module) > 0
+        torch.testing.assert_close(module(x), expected, rtol=0, atol=0)
 
 
 def test_a_norm_that_depends_on_the_batch_is_not_folded():
