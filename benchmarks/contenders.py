@@ -267,7 +267,7 @@ def compare(args: argparse.Namespace, measure: Callable[..., dict[str, Any]], co
         ]
         print(f"| {name} | " + " | ".join(cells) + " |")
     settings = {k: v for k, v in vars(args).items() if k not in ("one", "contenders", "before")}
-    suffix = "".join(f"_{key}" for key in ("amp", "compile", "normal") if settings.get(key))
+    suffix = "".join(f"_{key}" for key in ("amp", "compile", "normal", "kinds") if settings.get(key))
     if args.family != "rcnn":
         suffix = f"_{args.family}_{args.size}{suffix}" + (f"_{args.objects}" if args.objects != 100 else "")
     path = RESULTS / "models" / f"{Path(script).stem}_{args.device}{suffix}.json"
