@@ -141,7 +141,9 @@ def build(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
         checkpointed = ("encoder", "decoder", "routing") if name.endswith("checkpointing") else ()
         cfg = load_config(CONTENDERS[name], [f"model.{part}.checkpointing=true" for part in checkpointed]).model
         # NMS suppresses nothing, so that random weights give all proposals and detections.
-        if "proposal_generator" in cfg:
+        if args.normal:
+            pass
+        elif "proposal_generator" in cfg:
             cfg.proposal_generator.nms_thresh = 1.0
         elif "head" in cfg:
             cfg.head.nms_thresh, cfg.head.score_thresh = 1.0, 0.0
@@ -150,6 +152,11 @@ def build(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
             deform_attn.fused_deform_attn = reference
             deform_attn.sampling_first_pays = lambda *_: False
         model = instantiate(stock(cfg) if name == "stock" else cfg).to(args.device)
+        if name == "stock":  # PyTorch's own layers
+            for part in model.modules():
+                part.__dict__.pop("forward", None)
+    if args.normal:
+        _settle(model, args)
     if args.channels_last:
         model = model.to(memory_format=torch.channels_last)
     watch = Stopwatch(args.device)
@@ -162,6 +169,31 @@ def build(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
         if owner is not None and not (args.compile and path.startswith("backbone")):  # a timer would split its graph
             setattr(owner, method, watch.timed(part, getattr(owner, method)))
     return model, watch
+
+
+def _settle(model: Any, args: argparse.Namespace) -> None:
+    """Let about as many candidates pass the threshold as a trained detector has in a crowded scene."""
+    import torch
+    from timing import batch
+    from torch import nn
+
+    norms = [part for part in model.modules() if isinstance(part, nn.BatchNorm2d)]
+    model.eval()
+    with torch.no_grad():
+        for norm in norms:
+            norm.momentum = 1.0
+            norm.train()
+        found = model.backbone(model.preprocess_image(batch(0, args.size)).tensor) if hasattr(model, "head") else {}
+        model.eval()
+        found_heads = getattr(getattr(model, "roi_heads", None), "box_predictor", None)
+        for predictor in (
+            found_heads if isinstance(found_heads, nn.ModuleList) else [found_heads] if found_heads else []
+        ):
+            predictor.cls_score.bias[-1] += 2
+        if hasattr(model, "head"):
+            logits, _, quality = model.head([found[name] for name in model.head_in_features]).concatenated()
+            scores = model.head.scores(logits, quality).flatten()
+            model.head.score_thresh = float(scores.topk(3000).values[-1])
 
 
 def model_parser(description: str | None) -> argparse.ArgumentParser:
@@ -177,6 +209,8 @@ def model_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true", help="torch.compile of backbone and neck")
     parser.add_argument("--channels-last", action="store_true", help="the memory layout that bfloat16 prefers")
+    parser.add_argument("--normal", action="store_true", help="NMS as configured, and 3,000 candidates")
+    parser.add_argument("--before", type=Path, help="checkout of an earlier d2tiny, measured in turn with this one")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser
 
@@ -208,23 +242,32 @@ def compare(args: argparse.Namespace, measure: Callable[..., dict[str, Any]], co
     args.contenders = args.contenders or list(FAMILIES[args.family])
     for turn in range(args.rounds):
         for name in args.contenders:
-            flags = ("amp", "compile", "channels_last")
+            flags = ("amp", "compile", "channels_last", "normal", "kinds")
             extra = [f"--{key.replace('_', '-')}" for key in flags if getattr(args, key, False)]
             options = ["--one", name, "--device", args.device, "--steps", str(args.steps), "--size", str(args.size)]
             sizes = ["--images", str(args.images), "--objects", str(args.objects)]
             row = in_own_process(*options, *sizes, *extra)
+            if args.before is not None:
+                older = {"PYTHONPATH": str(args.before.resolve())}
+                without = [flag for flag in extra if flag != "--kinds"]
+                row["before"] = in_own_process(*options, *sizes, *without, environment=older)
+                row |= {f"before_{key}": value for key, value in row["before"].items() if key.endswith("_s")}
             rows[name] = _best(rows[name], row) if name in rows else row
             print(f"round {turn + 1}: {name}", file=sys.stderr, flush=True)
     print("| contender | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 1))
     first = rows[args.contenders[0]]
     for name, row in rows.items():
         cells = [
-            f"{row[key] / first[key]:.2f}" if title.endswith("×") else f"{row[key]:.{0 if key.endswith('mb') else 2}f}"
+            ""
+            if key not in row
+            else f"{row[key] / first[key]:.2f}"
+            if title.endswith("×")
+            else f"{row[key]:.{0 if key.endswith('mb') else 2}f}"
             for title, key in columns.items()
         ]
         print(f"| {name} | " + " | ".join(cells) + " |")
-    settings = {k: v for k, v in vars(args).items() if k not in ("one", "contenders")}
-    suffix = "".join(f"_{key}" for key in ("amp", "compile") if settings.get(key))
+    settings = {k: v for k, v in vars(args).items() if k not in ("one", "contenders", "before")}
+    suffix = "".join(f"_{key}" for key in ("amp", "compile", "normal", "kinds") if settings.get(key))
     if args.family != "rcnn":
         suffix = f"_{args.family}_{args.size}{suffix}" + (f"_{args.objects}" if args.objects != 100 else "")
     path = RESULTS / "models" / f"{Path(script).stem}_{args.device}{suffix}.json"

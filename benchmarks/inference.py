@@ -4,9 +4,12 @@
     python benchmarks/inference.py
     python benchmarks/inference.py --family onestage --size 640
     python benchmarks/inference.py --device cuda --images 2 --steps 20
+    python benchmarks/inference.py --normal --kinds --before ../older --contenders stock faster_rfla yolo11_m
 
 For models and settings see ``contenders.py``. Every contender runs in a process of its own, on one CPU thread or on a
-GPU; the table shows the best time of some calls. bfloat16 means autocast and channels last, as in
+GPU; the table shows the best time of some calls. "kept" is with memory that is kept for the next map
+(``d2tiny.utils.malloc``). ``--kinds`` adds what the time goes to, ``--before`` measures another checkout in turn, and
+``--normal`` is a crowded scene in float32 instead of the worst case. bfloat16 means autocast and channels last, as in
 ``tools/demo.py --bf16``. Results go to ``results/models``.
 """
 
@@ -30,7 +33,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     data = batch(0, args.size, args.images)
     before = peak_mb("cpu") if args.device == "cpu" else 0
     row: dict[str, Any] = {}
-    for label, half in (("float32", False), ("bfloat16", True)):
+    for label, half in (("float32", False), *((("bfloat16", True),) if not args.normal else ())):
         if half:
             model.to(memory_format=torch.channels_last)
         watch.seconds.clear()
@@ -41,10 +44,31 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
         parts = watch.best()
         row |= {f"{label}_s": parts["inference"], f"{label}_parts": parts}
         row.setdefault("mb", round(peak_mb(args.device) - before))
-    row["speedup"] = round(row["float32_s"] / row["bfloat16_s"], 2)
+        if not half and args.kinds:
+            row |= _with_kept_memory(model, data, args)
+    if "bfloat16_s" in row:
+        row["speedup"] = round(row["float32_s"] / row["bfloat16_s"], 2)
     return row
 
 
+def _with_kept_memory(model: Any, data: Any, args: argparse.Namespace) -> dict[str, Any]:
+    """Measure the time with kept memory, and what kinds of operations it goes to."""
+    import torch
+    from kinds import KindClock, watch_parts
+
+    from d2tiny.utils.malloc import keep_freed_memory
+
+    if args.device != "cpu" or not keep_freed_memory():
+        return {}
+    clock = KindClock()
+    watch_parts(clock, model)
+    with torch.no_grad():
+        kinds = clock.measure(lambda: model(data), args.steps)
+    return {"kept_s": kinds["total"] / 1e3, "kinds_ms": kinds}
+
+
 if __name__ == "__main__":
+    parser = model_parser(__doc__)
+    parser.add_argument("--kinds", action="store_true", help="what the time goes to, and with kept memory")
     titles = {"float32 s": "float32_s", "×": "float32_s", "bfloat16 s": "bfloat16_s", "faster": "speedup", "MB": "mb"}
-    compare(model_parser(__doc__).parse_args(), measure, titles)
+    compare(parser.parse_args(), measure, {"before s": "before_float32_s", **titles, "kept s": "kept_s"})

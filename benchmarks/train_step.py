@@ -4,6 +4,7 @@
     python benchmarks/train_step.py
     python benchmarks/train_step.py --family onestage --size 640
     python benchmarks/train_step.py --family quick --size 160 --images 8 --objects 20 --steps 5 --amp --channels-last
+    python benchmarks/train_step.py --kinds --before ../older --contenders stock faster_efpnbs yolo11_m
     python benchmarks/train_step.py --device cuda --images 2 --steps 20 --amp
 
 For models and settings see ``contenders.py``. Each image has 100 objects unless ``--objects`` says otherwise. Every
@@ -42,12 +43,28 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     for _ in range(args.steps + 1):
         watch.timed("step", step)()
     parts = watch.best()
-    return {"step_s": parts["step"], "parts": parts, "mb": round(peak_mb(args.device) - before)}
+    row = {"step_s": parts["step"], "parts": parts, "mb": round(peak_mb(args.device) - before)}
+    return row | _with_kept_memory(model, step, args) if args.kinds and args.device == "cpu" else row
+
+
+def _with_kept_memory(model: Any, step: Any, args: argparse.Namespace) -> dict[str, Any]:
+    """Measure a step with memory that is kept for the next map, and what kinds of operations it goes to."""
+    from kinds import KindClock, watch_parts
+
+    from d2tiny.utils.malloc import keep_freed_memory
+
+    if not keep_freed_memory():
+        return {}
+    clock = KindClock()
+    watch_parts(clock, model)
+    kinds = clock.measure(step, args.steps)
+    return {"kept_s": kinds["total"] / 1e3, "kinds_ms": kinds}
 
 
 if __name__ == "__main__":
     parser = model_parser(__doc__)
     parser.add_argument("--amp", action="store_true", help="autocast to bfloat16")
+    parser.add_argument("--kinds", action="store_true", help="what the time goes to, and with kept memory")
     args = parser.parse_args()
-    titles = {"step s": "step_s", "×": "step_s", "MB": "mb"}
+    titles = {"before s": "before_step_s", "step s": "step_s", "×": "step_s", "MB": "mb", "kept s": "kept_s"}
     compare(args, measure, titles)

@@ -44,7 +44,9 @@ ALLOWED = {
     "modeling.losses": _OPS,
     "modeling.backbone": {"utils", "layers", "modeling.contracts"},
     "modeling.necks": _OPS | {"layers", "modeling.contracts"},
-    "modeling.build": _OPS | {f"modeling.{part}" for part in ("backbone", "necks", "assigners", "losses", "contracts")},
+    "modeling.build": _OPS
+    | {"layers"}
+    | {f"modeling.{part}" for part in ("backbone", "necks", "assigners", "losses", "contracts")},
     "modeling.proposal_generator": _HEADS,
     "modeling.roi_heads": _HEADS,
     "modeling.dense_heads": _HEADS,

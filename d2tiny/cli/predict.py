@@ -22,6 +22,7 @@ from d2tiny.cli.common import (
     register_given,
 )
 from d2tiny.utils.errors import CheckpointError, ConfigError
+from d2tiny.utils.malloc import keep_freed_memory
 
 if TYPE_CHECKING:
     from d2tiny.inference import ReadSettings, RunSettings, RunSummary
@@ -166,6 +167,7 @@ def _predict(args: argparse.Namespace, images: Sequence[str], overrides: Sequenc
 
     settings = _run_settings(args, _name(args, published))  # refuses wrong values before a model is built
     register_given(args)
+    keep_freed_memory()
     weights = args.weights
     if args.config is None and weights is None:
         published, weights = _fitting(args, images, settings.read)

@@ -16,6 +16,7 @@ from d2tiny.cli.common import (
     guarded,
     register_given,
 )
+from d2tiny.utils.malloc import keep_freed_memory
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -83,6 +84,7 @@ def _work(args: argparse.Namespace) -> None:
     """Load the config and run it, in each process."""
     from d2tiny.engine import run as run_config
 
+    keep_freed_memory()
     run_config(
         _config(args),
         resume=args.resume,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import ClassVar
 
 import torch
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from d2tiny.layers.folding import InferenceConv, prepare_for_inference
 from d2tiny.utils.precision import without_autocast
-from d2tiny.utils.tracing import is_traced
 
 __all__ = ["ConvBN", "DilatedDepthwise", "yolo_norm"]
 
@@ -24,13 +22,12 @@ def yolo_norm(channels: int) -> nn.BatchNorm2d:
 class ConvBN(Conv2d):
     """Convolution without bias, batch normalisation (ε = 10⁻³, momentum 0.03) and an activation, SiLU by default.
 
-    In evaluation mode without gradients the normalisation is folded into the convolution. The folded weights are cached
-    until the module trains, loads a state dict, or a weight or statistic is modified in place; they are not part of the
-    state dict. After modifications that PyTorch does not track (``weight.data``), call ``train`` or ``eval``.
+    In evaluation mode without gradients the normalisation is folded into the convolution
+    (:mod:`d2tiny.layers.folding`). After modifications that PyTorch does not track (``weight.data``), call ``train`` or
+    ``eval``.
     """
 
     norm: nn.BatchNorm2d
-    _folded: tuple[Any, Tensor, Tensor] | None = None
 
     def __init__(
         self,
@@ -67,46 +64,19 @@ class ConvBN(Conv2d):
             norm=yolo_norm(out_channels),
             activation=(activation or nn.SiLU(inplace=True)) if with_activation else None,
         )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, C', H', W')."""
-        if self.training:
-            self._folded = (
-                None  # fused optimizers and running statistics change tensors without increasing their version
-            )
-        traced = is_traced() or x.is_meta
-        if self.training or torch.is_grad_enabled() or traced:
-            return super().forward(x)
-        weight, bias = self._folded_weights(x)
-        x = F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
-        return x if self.activation is None else self.activation(x)
-
-    def _folded_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        norm, kind = self.norm, x.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.weight.dtype
-        parts = [p for p in (self.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var) if p is not None]
-        versioned = not any(p.is_inference() for p in parts)
-        key = (dtype, norm.eps, *((p.data_ptr(), p._version) for p in parts)) if versioned else None
-        if key is None or self._folded is None or self._folded[0] != key:
-            mean, var = norm.running_mean, norm.running_var
-            assert mean is not None and var is not None
-            weight, bias = fuse_conv_bn_weights(self.weight, None, mean, var, norm.eps, norm.weight, norm.bias)
-            self._folded = (key, weight.detach().to(dtype), bias.detach().to(dtype))
-        return self._folded[1], self._folded[2]
+        prepare_for_inference(self)
 
     def train(self, mode: bool = True) -> ConvBN:
         """Set training or evaluation mode and drop the folded weights."""
-        self._folded = None
+        if (folding := self.folding) is not None:
+            folding.drop()
         super().train(mode)
         return self
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._folded = None
-        super()._load_from_state_dict(*args, **kwargs)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the folded weights out of copies and pickles."""
-        return {k: v for k, v in self.__dict__.items() if k != "_folded"}
+    @property
+    def folding(self) -> InferenceConv | None:
+        """What computes the layer in evaluation, see :func:`~d2tiny.layers.folding.prepare_for_inference`."""
+        return self.__dict__.get("forward")
 
 
 class DilatedDepthwise(nn.Conv2d):
@@ -114,7 +84,12 @@ class DilatedDepthwise(nn.Conv2d):
 
     On the CPU, PyTorch's bfloat16 weight gradient of a depth-wise convolution with dilation, 128 or more channels and
     ``channels_last`` contains uninitialised memory (observed in PyTorch 2.14: NaN in every call).
+
+    Attributes:
+        plain_without_autocast: without autocast its ``forward`` is that of ``nn.Conv2d``.
     """
+
+    plain_without_autocast: ClassVar[bool] = True
 
     def __init__(self, channels: int, kernel_size: int, dilation: int, *, bias: bool = True) -> None:
         """Create the layer.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from d2tiny.utils.precision import without_autocast
 
-__all__ = ["float32_layers", "keep_depthwise_float32"]
+__all__ = ["conv_forward", "float32_layers", "is_float32_layer", "keep_depthwise_float32"]
 
 
 class _Float32OnCPU(nn.Conv2d):
@@ -58,6 +59,18 @@ def keep_depthwise_float32(module: nn.Module) -> int:
     return len(found)
 
 
+def is_float32_layer(module: nn.Module) -> bool:
+    """Return whether :func:`keep_depthwise_float32` changed a layer."""
+    return isinstance(module, _Float32OnCPU)
+
+
+def conv_forward(conv: nn.Conv2d) -> Callable[..., Tensor]:
+    """Return the ``forward`` of a layer's class, below what :func:`keep_depthwise_float32` adds."""
+    cls: Any = type(conv).__mro__[2] if is_float32_layer(conv) else type(conv)
+    forward: Callable[..., Tensor] = cls.forward
+    return forward
+
+
 def float32_layers(module: nn.Module) -> int:
     """Return how many layers of a module :func:`keep_depthwise_float32` changed."""
-    return sum(isinstance(part, _Float32OnCPU) for part in module.modules())
+    return sum(is_float32_layer(part) for part in module.modules())

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import BACKBONE_REGISTRY, FPN, build_resnet_backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, build_resnet_fpn_backbone
+from torch import nn
 
+from d2tiny.layers.folding import prepare_for_inference
 from d2tiny.modeling.assigners import Assigner, HLAAssigner, MaxIoUAssigner, RKAAssigner
 from d2tiny.modeling.backbone import RFP, DetectoRSResNet, TimmBackbone
 from d2tiny.modeling.contracts import Backbone
@@ -30,6 +33,7 @@ __all__ = [
     "build_timm_fpn_backbone",
 ]
 
+_BackboneT = TypeVar("_BackboneT", bound=nn.Module)
 _BOX_LOSSES = ("smooth_l1", *IOU_LOSSES, "dcloss", "sal", "nwd")
 
 
@@ -89,6 +93,11 @@ def build_box_loss(cfg: CfgNode, kind: str, beta: float, key: str) -> BoxLoss:
     raise ConfigError(f"{key}: unknown box loss '{kind}'. {did_you_mean(kind, _BOX_LOSSES)}")
 
 
+def _prepared(backbone: _BackboneT) -> _BackboneT:
+    prepare_for_inference(backbone)  # Detectron2's meta architectures do not
+    return backbone
+
+
 def _with_efpnbs(cfg: CfgNode, backbone: Backbone) -> NeckedBackbone:
     node = cfg.MODEL.EFPNBS
     neck = EFPNBS(
@@ -101,7 +110,7 @@ def _with_efpnbs(cfg: CfgNode, backbone: Backbone) -> NeckedBackbone:
         residual=node.RESIDUAL,
         light=node.LIGHT,
     )
-    return NeckedBackbone(backbone=backbone, neck=neck)
+    return _prepared(NeckedBackbone(backbone=backbone, neck=neck))
 
 
 @BACKBONE_REGISTRY.register()
@@ -134,7 +143,7 @@ def build_resnet_sarl_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
         use_spatial=node.USE_SPATIAL,
         top_down=node.TOP_DOWN,
     )
-    return _fpn(cfg, NeckedBackbone(backbone=resnet, neck=sarl))
+    return _prepared(_fpn(cfg, NeckedBackbone(backbone=resnet, neck=sarl)))
 
 
 @BACKBONE_REGISTRY.register()
@@ -155,7 +164,8 @@ def build_detectors_rfp_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> RFP:
         )
 
     first = resnet(channels if share else 0, "")
-    return RFP(fpn=_fpn(cfg, first), second=None if share else resnet(channels, "rfp_"), steps=node.RFP_STEPS)
+    second = None if share else resnet(channels, "rfp_")
+    return _prepared(RFP(fpn=_fpn(cfg, first), second=second, steps=node.RFP_STEPS))
 
 
 @BACKBONE_REGISTRY.register()

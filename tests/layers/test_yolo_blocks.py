@@ -33,7 +33,7 @@ def test_folded_normalisation_gives_the_same(active):
     plain = conv(x)
     with torch.no_grad():
         folded = conv(x)
-    assert conv._folded is not None
+    assert conv.folding._folded is not None
     torch.testing.assert_close(plain, folded, atol=1e-5, rtol=1e-5)
     with torch.inference_mode():
         torch.testing.assert_close(conv(x), folded)

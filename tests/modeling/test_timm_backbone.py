@@ -66,7 +66,7 @@ def test_maps_are_those_of_timm():
     image = torch.randn(1, 3, 320, 256)
     with torch.no_grad():
         for a, b in zip(ours(image).values(), theirs(image), strict=True):
-            assert torch.equal(a, b.permute(0, 3, 1, 2))
+            torch.testing.assert_close(a, b.permute(0, 3, 1, 2), atol=1e-4, rtol=1e-4)  # linear layers by oneDNN
     assert [block.shift_size for block in ours.body.layers_3.blocks] == [(0, 0), (3, 3)]
 
 

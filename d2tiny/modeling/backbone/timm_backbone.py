@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from d2tiny.layers.depthwise import keep_depthwise_float32
+from d2tiny.layers.folding import prepare_for_inference
 from d2tiny.modeling.backbone.timm_facts import STAGES, TimmFacts, is_nhwc, timm_facts
 from d2tiny.utils.errors import CheckpointError, ConfigError, did_you_mean
 from d2tiny.utils.timm_weights import PACKAGED, import_timm, timm_tensors
@@ -94,6 +95,7 @@ class TimmBackbone(Backbone):
         if checkpointing:
             _checkpoint(self.body, feedback_channels)
         keep_depthwise_float32(self.body)
+        prepare_for_inference(self.body, trace=True)
         self.no_weight_decay = _undecayed(self.body)
         self.feedback_channels = feedback_channels
         self.feedback = self._entrances(facts.entrances)

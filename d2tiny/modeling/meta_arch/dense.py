@@ -12,6 +12,7 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from d2tiny.layers.contrast import norms_for
+from d2tiny.layers.folding import prepare_for_inference
 from d2tiny.modeling.contracts import AuxiliaryNeck, Backbone, DenseHead, HeadOutputs
 from d2tiny.modeling.meta_arch.inputs import require_batch
 from d2tiny.modeling.meta_arch.pictures import check_period, picture_is_due, put_detections
@@ -138,6 +139,7 @@ class TinyDenseDetector(DenseDetector):
             strides = [shapes[name].stride for name in neck.in_features]
             check_head("AuxiliaryBranch", auxiliary.head, list(neck.in_features), neck.out_channels, strides)
         self.auxiliary = auxiliary
+        prepare_for_inference(self)
 
     def strip_auxiliary(self) -> None:
         """Remove the auxiliary branch, for export; predictions stay the same bit for bit."""

@@ -14,6 +14,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from d2tiny.layers.contrast import norms_for
+from d2tiny.layers.folding import prepare_for_inference
 from d2tiny.layers.position import PositionEmbeddingSine
 from d2tiny.modeling.contracts import QueryPredictions, Targets
 from d2tiny.modeling.meta_arch.dino_checks import check_classes, check_levels, check_modules
@@ -182,6 +183,7 @@ class TinyDINO(nn.Module):
         self.level_embed = nn.Parameter(torch.randn(len(in_features), embed_dim))
         self.register_buffer("pixel_mean", torch.tensor(list(pixel_mean)).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(list(pixel_std)).view(-1, 1, 1), persistent=False)
+        prepare_for_inference(self)
 
     @property
     def device(self) -> torch.device:

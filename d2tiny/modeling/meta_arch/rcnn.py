@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor
 
+from d2tiny.layers.folding import prepare_for_inference
 from d2tiny.modeling.meta_arch.foreground import area_under_roc, foreground, foreground_loss
 from d2tiny.modeling.necks import EFPNBS
 
@@ -26,6 +28,12 @@ class TinyGeneralizedRCNN(GeneralizedRCNN):
     Its weights fit ``GeneralizedRCNN`` and the other way round. Where masks exist, every 20 iterations the log has
     ``mask_auc_p2``: how well the mask separates objects from background, ½ for not at all.
     """
+
+    @configurable
+    def __init__(self, **kwargs: Any) -> None:
+        """Build the detector with the arguments of ``GeneralizedRCNN``."""
+        super().__init__(**kwargs)
+        prepare_for_inference(self)
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         """Return losses by name in training, and detections otherwise, as ``GeneralizedRCNN`` does."""

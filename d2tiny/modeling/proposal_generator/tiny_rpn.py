@@ -16,6 +16,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from d2tiny.layers.folding import prepare_for_inference
 from d2tiny.modeling.assigners import Assigner
 from d2tiny.modeling.build import build_box_loss, build_rpn_assigner
 from d2tiny.modeling.losses import BoxLoss, regression_loss
@@ -106,6 +107,7 @@ class TinyRPN(RPN):
         self.box_loss = box_loss
         self.nms_metric = nms_metric
         self.nwd_constant = nwd_constant
+        prepare_for_inference(self)
 
     @classmethod
     def from_config(cls, cfg, input_shape):  # type: ignore[no-untyped-def]  # noqa: D102

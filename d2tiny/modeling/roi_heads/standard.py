@@ -13,6 +13,7 @@ from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 
+from d2tiny.layers.folding import prepare_for_inference
 from d2tiny.modeling.roi_heads.fast_rcnn import TinyFastRCNNOutputLayers
 from d2tiny.modeling.roi_heads.matching import match_proposals
 from d2tiny.modeling.roi_heads.pooling import TinyROIPooler
@@ -54,6 +55,7 @@ class TinyStandardROIHeads(StandardROIHeads):
             raise ValueError(
                 f"{type(self).__name__}: box_in_features {self.box_in_features}, but box_pooler has {levels} scales."
             )
+        prepare_for_inference(self)
 
     @classmethod
     def from_config(cls, cfg, input_shape):  # type: ignore[no-untyped-def]  # noqa: D102

@@ -1,0 +1,225 @@
+"""Folded batch normalisation and oneDNN's kernels in evaluation: same results, same weights, same training."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from itertools import pairwise
+
+import pytest
+import torch
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from detectron2.modeling.backbone.resnet import BasicStem, BottleneckBlock
+from torch import nn
+
+from d2tiny.engine.sync_norm import synchronise_norms
+from d2tiny.layers import ConvAWS2d, onednn
+from d2tiny.layers.depthwise import keep_depthwise_float32
+from d2tiny.layers.folding import InferenceConv, prepare_for_inference
+
+
+def randomised(module):
+    """Weights and statistics as after some training."""
+    for part in module.modules():
+        if getattr(part, "running_mean", None) is not None:
+            with torch.no_grad():
+                part.running_mean.normal_()
+                part.running_var.uniform_(0.5, 2)
+                part.weight.uniform_(0.5, 2)
+                part.bias.normal_()
+    return module.eval()
+
+
+def sequence(norm):
+    return nn.Sequential(nn.Conv2d(6, 8, 3, padding=1, bias=False), norm(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+
+
+def resnet_part(norm):
+    stem = BasicStem(6, 8, norm=norm)
+    block = BottleneckBlock(8, 12, bottleneck_channels=4, stride=2, norm=norm, stride_in_1x1=False)
+    return nn.Sequential(stem, block)
+
+
+MODULES = {
+    "sequence": lambda: sequence(nn.BatchNorm2d),
+    "no affine part": lambda: nn.Sequential(nn.Conv2d(6, 8, 3), nn.BatchNorm2d(8, affine=False)),
+    "frozen": lambda: sequence(FrozenBatchNorm2d),
+    "detectron2": lambda: resnet_part("FrozenBN"),
+    "detectron2, trained": lambda: resnet_part("BN"),
+    "groups": lambda: nn.Sequential(nn.Conv2d(6, 6, 3, 2, groups=3), nn.BatchNorm2d(6)),
+    "reflected": lambda: nn.Sequential(nn.Conv2d(6, 8, 3, padding=1, padding_mode="reflect"), nn.BatchNorm2d(8)),
+    "standardised": lambda: ConvAWS2d(6, 8, 3, norm=nn.BatchNorm2d(8)),
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_evaluation_is_the_same_up_to_rounding_and_nothing_else_changes(name):
+    torch.manual_seed(0)
+    plain = MODULES[name]()
+    if name != "no affine part":
+        randomised(plain)
+    fast = copy.deepcopy(plain.eval())
+    folded = prepare_for_inference(fast)
+    norms = sum(getattr(part, "running_mean", None) is not None for part in plain.modules())
+    assert folded == norms == prepare_for_inference(fast)
+    x = torch.randn(2, 6, 21, 19)
+    with torch.no_grad():
+        expected = plain(x)
+        torch.testing.assert_close(fast(x), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(fast(x), fast(x), rtol=0, atol=0)
+        torch.testing.assert_close(copy.deepcopy(fast)(x), fast(x), rtol=0, atol=0)
+        torch.testing.assert_close(pickle.loads(pickle.dumps(fast))(x), fast(x), rtol=0, atol=0)
+    assert list(fast.state_dict()) == list(plain.state_dict())
+    assert [n for n, _ in fast.named_modules()] == [n for n, _ in plain.named_modules()]
+    torch.testing.assert_close(fast(x), plain(x), rtol=0, atol=0)  # with gradients
+    for module in (plain, fast):
+        module.train()
+        module(x).square().sum().backward()
+    for one, other in zip(plain.parameters(), fast.parameters(), strict=True):
+        assert one.grad is None or torch.equal(one.grad, other.grad)
+    for one, other in zip(plain.buffers(), fast.buffers(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["sequence", "detectron2"])
+def test_folded_weights_follow_every_change(name):
+    torch.manual_seed(0)
+    module, x = randomised(MODULES[name]()), torch.randn(1, 6, 16, 16)
+    prepare_for_inference(module)
+    conv = next(part for part in module.modules() if isinstance(part, nn.Conv2d))
+    norm = next(part for part in module.modules() if getattr(part, "running_mean", None) is not None)
+
+    def check():
+        with torch.no_grad():
+            fast = module(x)
+        torch.testing.assert_close(fast, module(x), atol=1e-5, rtol=1e-5)
+        return fast.detach()
+
+    seen = [check()]
+    with torch.no_grad():
+        norm.running_mean.add_(1)
+    seen.append(check())
+    module.load_state_dict(randomised(MODULES[name]()).state_dict())
+    seen.append(check())
+    conv.weight = nn.Parameter(conv.weight.detach() * 2)
+    seen.append(check())
+    conv.weight.data = conv.weight.data / 3
+    seen.append(check())
+    norm.train()
+    module(torch.randn(4, 6, 16, 16))
+    norm.eval()
+    check()
+    assert all(not torch.allclose(one, other) for one, other in pairwise(seen))
+    module.half().float()  # may get the old addresses back, with rounded weights
+    check()
+    module.double()
+    x = x.double()
+    assert check().dtype == torch.float64
+
+
+def test_hooks_between_a_convolution_and_its_norm_see_what_they_should():
+    torch.manual_seed(0)
+    module, x = randomised(MODULES["sequence"]()), torch.randn(1, 6, 9, 9)
+    prepare_for_inference(module)
+    with torch.no_grad():
+        before = module(x)
+        handle = module[0].register_forward_hook(lambda _, __, out: out * 2)
+        doubled = module(x)
+        handle.remove()
+        torch.testing.assert_close(module(x), before, rtol=0, atol=0)
+    expected = copy.deepcopy(module)
+    expected[0].register_forward_hook(lambda _, __, out: out * 2)
+    torch.testing.assert_close(doubled, expected(x))
+    assert not torch.allclose(doubled, before)
+
+
+@pytest.mark.parametrize("name", ["sequence", "detectron2, trained"])
+def test_a_norm_that_is_exchanged_is_obeyed(name):
+    """As for training in several processes."""
+    torch.manual_seed(0)
+    module, x = randomised(MODULES[name]()), torch.randn(1, 6, 16, 16)
+    prepare_for_inference(module)
+    with torch.no_grad():
+        expected = module(x)
+        module = synchronise_norms(module, "cpu")
+        torch.testing.assert_close(module(x), expected, atol=1e-5, rtol=1e-5)
+        assert prepare_for_inference(module) > 0
+        torch.testing.assert_close(module(x), expected, rtol=0, atol=0)
+
+
+def test_a_norm_that_depends_on_the_batch_is_not_folded():
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False))
+    own = Conv2d(3, 4, 1, norm=nn.GroupNorm(2, 4))
+    assert prepare_for_inference(module) == prepare_for_inference(own) == 0
+    x = torch.randn(2, 3, 5, 5)
+    with torch.no_grad():
+        for layer in (module.eval(), own.eval()):
+            fast = layer(x)
+            assert torch.isclose(fast.mean(), torch.zeros(()), atol=1e-5)
+    assert "forward" not in own.__dict__
+
+
+def test_maps_have_their_channels_last_and_mixed_precision_its_own_types():
+    torch.manual_seed(0)
+    module, x = randomised(MODULES["detectron2"]()), torch.randn(2, 6, 32, 32)
+    prepare_for_inference(module)
+    depthwise = randomised(nn.Sequential(nn.Conv2d(6, 6, 3, groups=6), nn.BatchNorm2d(6)))
+    keep_depthwise_float32(depthwise)
+    plain = copy.deepcopy(depthwise)
+    prepare_for_inference(depthwise)
+    with torch.no_grad():
+        full = module(x)
+        assert full.is_contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert module(x).dtype == torch.bfloat16
+            torch.testing.assert_close(module(x).float(), full, atol=0.2, rtol=0.1)
+            assert depthwise(x).dtype == torch.float32
+            torch.testing.assert_close(depthwise(x), plain(x), atol=1e-5, rtol=1e-5)
+
+
+def test_traced_and_compiled_modules_hold_the_original_operations():
+    module, x = randomised(MODULES["detectron2"]()), torch.randn(1, 6, 16, 16)
+    prepare_for_inference(module)
+    with torch.no_grad():
+        expected = module(x)
+        traced = torch.jit.trace(module, x)
+        exported = torch.export.export(module, (x,))
+        torch.testing.assert_close(traced(x), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(exported.module()(x), expected, atol=1e-5, rtol=1e-5)
+    assert "batch_norm" in str(traced.inlined_graph)
+    assert "batch_norm" in str(exported.graph)
+    assert not any("mkldnn" in str(node.target) for node in exported.graph.nodes)
+
+
+@pytest.mark.parametrize("shape", [(7, 40), (2, 3, 40), (0, 40), (600, 40)])
+def test_linear_layers(shape, monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(onednn, "_LEAST_PRODUCTS", 0)
+    layer, x = nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 9, bias=False)).eval(), torch.randn(shape)
+    plain = copy.deepcopy(layer)
+    prepare_for_inference(layer)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), plain(x), atol=1e-5, rtol=1e-5)
+        transposed = torch.randn(40, *shape[:-1][::-1]).permute(*range(len(shape))[::-1])
+        torch.testing.assert_close(layer(transposed), plain(transposed), atol=1e-5, rtol=1e-5)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(layer(x), plain(x), rtol=0, atol=0)
+    torch.testing.assert_close(layer(x), plain(x), rtol=0, atol=0)
+    assert list(layer.state_dict()) == list(plain.state_dict())
+
+
+def test_without_onednn_pytorch_computes(monkeypatch):
+    module, x = randomised(MODULES["detectron2"]()), torch.randn(1, 6, 16, 16)
+    prepare_for_inference(module)
+    with torch.no_grad():
+        expected = module(x)
+        monkeypatch.setattr(onednn, "_has_onednn", lambda: False)
+        monkeypatch.setattr(torch, "mkldnn_convolution", None)
+        torch.testing.assert_close(module(x), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_inference_conv_is_what_computes():
+    module = MODULES["sequence"]()
+    prepare_for_inference(module)
+    assert isinstance(module[0].__dict__["forward"], InferenceConv)
+    assert module[0].__dict__["forward"].norm is module[1]
