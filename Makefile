@@ -6,13 +6,14 @@ STAMP := $(VENV)/.installed-dev
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs chaos fuzz test test-fast lint clean distclean $(VENV)
+.PHONY: help demo docs chaos fuzz export test test-fast lint clean distclean $(VENV)
 
 help:  ## Show this list
 	@echo "make demo        train and show a small detector in minutes (DATA=folder: on your images)"
 	@echo "make test        ruff, mypy, the site and pytest, as the project's own checks run them"
 	@echo "make test-fast   pytest without the slow tests, in about two minutes: for work in progress"
 	@echo "make docs        the documentation as a site that can be searched, in site/"
+	@echo "make export      every family by every runtime (the tests take one of each kind)"
 	@echo "make fuzz        100,000 broken files at every door"
 	@echo "make chaos       100 kills of every command that writes"
 	@echo "make lint        ruff and mypy only"
@@ -41,6 +42,9 @@ $(STAMP): setup.py constraints.txt tools/install_detectron2.py
 
 demo: $(STAMP)  ## Train and show a small detector
 	$(BIN)/d2tiny demo $(if $(DATA),--data "$(DATA)") --output output/demo
+
+export: $(STAMP)  ## Every family by every runtime
+	OMP_NUM_THREADS=1 D2TINY_EXPORT=all $(BIN)/python -m pytest tests/export
 
 fuzz: $(STAMP)  ## Broken files at every door, 100,000 of them
 	OMP_NUM_THREADS=1 D2TINY_FUZZ=100000 $(BIN)/python -m pytest tests/fuzz

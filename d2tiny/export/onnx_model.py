@@ -20,7 +20,6 @@ __all__ = ["OUTPUTS", "build_onnx", "write_onnx"]
 OPSET = 20  # DeformConv has 19, GridSample of this form 20
 OUTPUTS = ("boxes", "scores", "classes", "num_detections")
 _MOST_SIDE, _MOST_IMAGES = 32768, 64
-_LEAST_SIDE = 33  # px; below, a map of stride 32 has one cell, which torch.export takes for a constant
 _EXAMPLE = (160, 224)  # px; with one cell of the coarsest stride, sides would be taken for constants
 
 
@@ -55,10 +54,10 @@ def write_onnx(model: Any, path: Path) -> None:
 def _detector(recipe: Recipe) -> Any:
     """Return the graph behind preprocessing as ``onnx.ModelProto``; inputs ``padded`` and ``size``."""
     unit = recipe.divisor
-    least, most = (_LEAST_SIDE, _MOST_SIDE) if unit == 1 else (1, _MOST_SIDE // unit)
-    height, width = (torch.export.Dim(name, min=least, max=most) for name in ("rows", "columns"))
+    height, width = (torch.export.Dim(name, min=1, max=_MOST_SIDE // unit) for name in ("rows", "columns"))
     batch = torch.export.Dim("batch", min=1, max=_MOST_IMAGES)
-    sides = (height, width) if unit == 1 else (unit * height, unit * width)
+    # Without padding there is no rule that says which sides are possible; each operation has its own.
+    sides = (torch.export.Dim.AUTO,) * 2 if unit == 1 else (unit * height, unit * width)
     shapes = {"images": {0: batch, 2: sides[0], 3: sides[1]}, "size": {}}
     example = (torch.zeros(2, 3, *_EXAMPLE), torch.tensor(_EXAMPLE))
     with (

@@ -51,8 +51,11 @@ def test_choice_by_hand():
     assert alone.sum() == 3
     truth = [torch.zeros(8, 12)]
     truth[0][7, 11] = 0.1
-    taught = TokenSparsity(threshold=0.01, dilation=0, dense_from=3).choose(density, given, truth)
+    taught = TokenSparsity(threshold=0.01, dilation=0, dense_from=3, decoys=0).choose(density, given, truth)
     assert taught.sum() == 6, "objects are chosen in training"
+    torch.manual_seed(0)
+    beside = TokenSparsity(threshold=0.01, dilation=0, dense_from=3, decoys=2).choose(density, given, truth)
+    assert 6 < beside.sum() <= 6 * 3 and (beside | ~taught).all(), "and as many places without one"
     assert not density[0, 7, 11], "the prediction stays what it is"
     assert TokenSparsity(threshold=0.0).choose(density, given).all()
 

@@ -14,6 +14,7 @@ from d2tiny.layers import DilatedDepthwise
 from d2tiny.layers.masked_norm import masked_norm
 from d2tiny.modeling.transformer.frozen_backbone import FrozenBackbone
 from d2tiny.utils.errors import did_you_mean
+from d2tiny.utils.tracing import is_traced
 
 __all__ = ["ContextExpert", "DetailExpert", "FrozenExpert", "LocalExpert", "ValidMasks", "WideExpert"]
 
@@ -75,12 +76,22 @@ class DetailExpert(_LightExpert):
             finer, finer_mask = features[level - 1], valid_masks[level - 1]
             if finer_mask is not None:
                 finer = finer.masked_fill(~finer_mask, torch.finfo(finer.dtype).min)
-            finer = F.max_pool2d(finer, 2, 2, ceil_mode=True)
-            if finer.shape != x.shape:  # the level is not half of the finer one
-                finer = F.adaptive_max_pool2d(finer, x.shape[-2:])
+            finer = _halved(finer, x)
             mask = valid_masks[level]
             finer = finer if mask is None else finer.masked_fill(~mask, 0.0)
         return F.relu(self.conv(x) + finer)
+
+
+def _halved(finer: Tensor, x: Tensor) -> Tensor:
+    """Return the largest value of the cells of a finer level in each cell of ``x``."""
+    if not is_traced():
+        pooled = F.max_pool2d(finer, 2, 2, ceil_mode=True)
+        # the level may not be half of the finer one
+        return pooled if pooled.shape == x.shape else F.adaptive_max_pool2d(finer, x.shape[-2:])
+    for dim in (2, 3):  # graphs for images of any size cannot compare sizes
+        first, last = 2 * torch.arange(x.shape[dim], device=x.device), finer.shape[dim] - 1
+        finer = finer.index_select(dim, first).maximum(finer.index_select(dim, (first + 1).clamp(max=last)))
+    return finer
 
 
 class WideExpert(_LightExpert):

@@ -31,11 +31,21 @@ class TokenSparsity:
     cell whose largest density is over ``threshold``. Their number follows what the image holds. Tokens that are not
     chosen stay as the neck made them; all attend to them.
 
+    In training the tokens at objects are chosen, too, so that the encoder learns of them before the density does; and as
+    many at ``decoys`` copies of the objects' density at random places. Otherwise that a token is updated would say that
+    an object is there, and what updates the others in tests, false alarms of the density, would look like objects.
+
     The finest level is updated only in the last of each ``finest_every`` layers, as in Lite DETR (Li et al., 2023).
     """
 
     def __init__(
-        self, *, threshold: float = 0.01, dilation: int = 1, dense_from: int = 2, finest_every: int = 1
+        self,
+        *,
+        threshold: float = 0.01,
+        dilation: int = 1,
+        dense_from: int = 2,
+        finest_every: int = 1,
+        decoys: int = 4,
     ) -> None:
         """Set the rule.
 
@@ -44,17 +54,18 @@ class TokenSparsity:
             dilation: cells of the token's level.
             dense_from: first level of which all tokens are chosen, 0 for the finest.
             finest_every: layers in a block; the finest level is updated in the last one.
+            decoys: copies of the objects' density in training.
 
         Raises:
             ValueError: a setting outside its range.
         """
-        if threshold < 0 or dilation < 0 or dense_from < 0 or finest_every < 1:
+        if threshold < 0 or dilation < 0 or dense_from < 0 or finest_every < 1 or decoys < 0:
             raise ValueError(
-                f"TokenSparsity: need threshold >= 0, dilation >= 0, dense_from >= 0 and finest_every >= 1, got "
-                f"{threshold}, {dilation}, {dense_from}, {finest_every}."
+                "TokenSparsity: need threshold, dilation, dense_from and decoys >= 0 and finest_every >= 1, got "
+                f"{threshold}, {dilation}, {dense_from}, {decoys}, {finest_every}."
             )
         self.threshold, self.dilation = threshold, dilation
-        self.dense_from, self.finest_every = dense_from, finest_every
+        self.dense_from, self.finest_every, self.decoys = dense_from, finest_every, decoys
 
     def choose(self, density: Tensor, tokens: Tokens, true_density: Sequence[Tensor] | None = None) -> Tensor:
         """Choose the tokens of a batch.
@@ -72,7 +83,7 @@ class TokenSparsity:
             density = density.clone()
             for image, truth in zip(density, true_density, strict=True):
                 part = image[: truth.shape[0], : truth.shape[1]]
-                part.copy_(part.maximum(truth))
+                part.copy_(part.maximum(self._with_decoys(truth)))
         masks = []
         for values in pool_density(density, tokens.spatial_shapes[: self.dense_from]):
             if self.dilation:
@@ -82,6 +93,14 @@ class TokenSparsity:
         masks.append(density.new_ones(density.shape[0], coarse, dtype=torch.bool))
         mask = torch.cat(masks, dim=1)
         return mask if tokens.padding is None else mask & ~tokens.padding
+
+    def _with_decoys(self, truth: Tensor) -> Tensor:
+        """Return a density (h, w) with copies of itself, moved around at random."""
+        result, (height, width) = truth, truth.shape
+        for _ in range(self.decoys):
+            shift = (int(torch.randint(height, ())), int(torch.randint(width, ())))
+            result = result.maximum(truth.roll(shift, (0, 1)))
+        return result
 
     def updates_finest(self, layer: int) -> bool:
         """Return whether a layer of the encoder, 0 for the first, updates the finest level."""
