@@ -31,9 +31,9 @@ class TokenSparsity:
     cell whose largest density is over ``threshold``. Their number follows what the image holds. Tokens that are not
     chosen stay as the neck made them; all attend to them.
 
-    In training the tokens at objects are chosen, too, so that the encoder learns of them before the density does; and as
-    many at ``decoys`` copies of the objects' density at random places. Otherwise that a token is updated would say that
-    an object is there, and what updates the others in tests, false alarms of the density, would look like objects.
+    In training the tokens at objects are chosen, too, so that the encoder learns of them before the density does; and
+    as many at each of ``decoys`` copies of the objects' density at random places. Otherwise being updated would say
+    that an object is there, and in tests the false alarms of the density would look like objects.
 
     The finest level is updated only in the last of each ``finest_every`` layers, as in Lite DETR (Li et al., 2023).
     """
