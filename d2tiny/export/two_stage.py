@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from detectron2.modeling.roi_heads import CascadeROIHeads
 from torch import Tensor
 from torchvision.ops import roi_align
 
@@ -18,7 +19,6 @@ from d2tiny.export.graph import (
 )
 from d2tiny.export.nms import LOWEST, grouped_nms
 from d2tiny.modeling.priors import grid_from_generator
-from d2tiny.modeling.roi_heads import TinyCascadeROIHeads
 
 __all__ = ["TwoStageGraph"]
 
@@ -32,7 +32,7 @@ class TwoStageGraph(DetectorGraph):
         boxes, valid = self._proposals(features, size)
         heads = self.model.roi_heads
         maps = [features[name].float() for name in heads.box_in_features]
-        cascade = isinstance(heads, TinyCascadeROIHeads)
+        cascade = isinstance(heads, CascadeROIHeads)
         stages = list(zip(heads.box_head, heads.box_predictor, strict=True)) if cascade else []
         probabilities = []
         for stage, (head, predictor) in enumerate(stages or [(heads.box_head, heads.box_predictor)]):
@@ -85,7 +85,7 @@ class TwoStageGraph(DetectorGraph):
         image = torch.arange(batch, device=boxes.device)[:, None].expand(batch, count).reshape(-1)
         rois = torch.cat((image[:, None].to(boxes.dtype), boxes.reshape(-1, 4)), dim=1)
         levels = torch.where(valid.reshape(-1), self._levels(rois[:, 1:]), -1)
-        settings = self.model.roi_heads.box_pooler.pooler
+        settings = self._pooler()
         order, pooled = [], []
         for number, (level, pooler) in enumerate(zip(maps, settings.level_poolers, strict=True)):
             # A box that is always there: some runtimes do not pool an empty list.
@@ -98,9 +98,14 @@ class TwoStageGraph(DetectorGraph):
         outputs = predictor(head(torch.cat(pooled)))
         return tuple(_placed(out.float(), places, batch, count) for out in outputs)  # type: ignore[return-value]
 
+    def _pooler(self) -> Any:
+        """Return Detectron2's pooler, which ours contains."""
+        pooler = self.model.roi_heads.box_pooler
+        return getattr(pooler, "pooler", pooler)
+
     def _levels(self, boxes: Tensor) -> Tensor:
         """Return the index of the level of each box (N, 4), as Detectron2's ``assign_boxes_to_levels``."""
-        pooler = self.model.roi_heads.box_pooler.pooler
+        pooler = self._pooler()
         area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
         level = torch.floor(pooler.canonical_level + torch.log2(area.sqrt() / pooler.canonical_box_size + 1e-8))
         level = level.clamp(min=pooler.min_level, max=pooler.max_level)

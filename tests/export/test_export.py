@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import instantiate
+from detectron2.modeling import build_model
 
 from d2tiny import model_zoo
 from d2tiny.cli import main
@@ -107,6 +108,17 @@ def test_onnx_by_both_runtimes(family, images, tmp_path):
         (alone,) = exported.detect([image], None)
         changed = checks.compare(ArrayDetections.of(alone), ArrayDetections.of(found)).changed
         assert changed <= 0.05 * max(len(alone.scores), 1)
+
+
+def test_models_of_native_yaml(images, tmp_path):
+    name = "yaml/faster_rcnn_lite0_efpnbs_rfla.yaml"
+    torch.manual_seed(0)
+    model = build_model(model_zoo.get_cfg(name, "", device="cpu"))
+    calibrate(model, checks.drawn_images(((384, 416),))[0])
+    write_checkpoint(tmp_path / "model.pth", model.state_dict())
+    cfg = model_zoo.get_cfg(name, tmp_path / "model.pth", device="cpu")
+    result = export_model(cfg, name, tmp_path / "out", ExportSettings(format="torchscript", verify=images))
+    assert result.verification.exact and result.verification.difference.detections > 30
 
 
 def test_a_file_says_what_it_is(images, tmp_path):
