@@ -23,7 +23,8 @@ __all__ = ["SIZES", "Pace", "Plan", "Size", "TimeLimit", "choose_plan", "measure
 
 MOST = 650  # iterations; more gain little on drawn scenes
 FEWEST = 250  # with fewer, smaller batches learn more in the same time
-_GAIN = 0.95  # bfloat16 is taken where a step takes less than this share of one in float32
+_GAIN = 0.95  # bfloat16, or one thread, is taken where a step takes less than this share of one without
+_SLOW = 1.0  # seconds of a step from which on one thread is tried: several wait for each other on busy processors
 _COMPILED = 3.0  # what is compiled after the training takes up to so many times what its first step compiles
 _AFTER = 20.0  # seconds of what follows the training and is not the detector's work: drawing, pages
 _SAFETY = 1.15  # other programs, warm processors
@@ -37,11 +38,13 @@ class Size:
         batch_size: images of a batch.
         crop: side of a crop in px.
         bf16: compute in bfloat16.
+        threads: of the processor; 0 leaves the choice to PyTorch.
     """
 
     batch_size: int
     crop: int
     bf16: bool = False
+    threads: int = 0
 
     @property
     def pixels(self) -> int:
@@ -87,13 +90,14 @@ class Plan:
     reasons: tuple[str, ...]
 
 
-def measure_pace(cfg: DictConfig, *, warmup: int = 2, steps: int = 3) -> Pace:
+def measure_pace(cfg: DictConfig, *, warmup: int = 2, steps: int = 3, patience: float = 15.0) -> Pace:
     """Run the first iterations of a training, without changing or writing anything.
 
     Args:
         cfg: a config as :func:`d2tiny.engine.run.run` takes it.
         warmup: iterations that do not count.
         steps: iterations of which the median counts.
+        patience: seconds after which one iteration after the first suffices.
 
     Raises:
         D2TinyError: as of a training.
@@ -102,17 +106,30 @@ def measure_pace(cfg: DictConfig, *, warmup: int = 2, steps: int = 3) -> Pace:
     cfg.optimizer.lr = 0.0  # the weights stay as they are, so that no step can go astray
     device = resolve_device(cfg.train.device)
     torch.manual_seed(int(cfg.train.seed))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(cfg.train.num_threads or threads)
+    try:
+        seconds = _seconds_of_steps(cfg, device, warmup + steps, patience)
+    finally:
+        torch.set_num_threads(threads)
+    return Pace(statistics.median(seconds[warmup:] or seconds[1:]), seconds[0])
+
+
+def _seconds_of_steps(cfg: DictConfig, device: str, steps: int, patience: float) -> list[float]:
+    """Return the seconds of each of the first iterations, two at least."""
     model = build_model(cfg, device)
     TinyCheckpointer(model).load(cfg.train.init_checkpoint, checkpointables=[])
     trainer = build_trainer(cfg, model, device)
     trainer.set_data_iterator(build(cfg, "dataloader.train").iter_from(0))
-    seconds = []
+    seconds: list[float] = []
     with EventStorage(0) as trainer.storage:
-        for trainer.iter in range(warmup + steps):
+        for trainer.iter in range(steps):
             start = time.perf_counter()
             trainer.run_step()
             seconds.append(time.perf_counter() - start)
-    return Pace(statistics.median(seconds[warmup:]), seconds[0])
+            if len(seconds) > 1 and sum(seconds) > patience:
+                break
+    return seconds
 
 
 def choose_plan(
@@ -123,10 +140,10 @@ def choose_plan(
     pixels_after: float,
     sizes: Sequence[Size] = SIZES,
 ) -> Plan:
-    """Choose precision, size and number of the iterations of a training that ends in time.
+    """Choose threads, precision, size and number of the iterations of a training that ends in time.
 
-    Precision is measured at the first size. Then sizes that may fit are tried from large to small until one leaves time
-    for ``FEWEST`` iterations; the last is taken whatever it leaves.
+    Threads and precision are measured at the first size. Then sizes that may fit are tried from large to small until
+    one leaves time for ``FEWEST`` iterations; the last is taken whatever it leaves.
 
     Args:
         measure: runs some iterations of a size.
@@ -139,13 +156,18 @@ def choose_plan(
         The plan; it has one iteration at least, also where no time is left.
     """
     size = sizes[0]
-    pace, precision = measure(size), "float32, as this device has no instructions for bfloat16"
+    pace = measure(size)
     compiled = max(0.0, pace.first - pace.step)
+    reasons = []
+    if pace.step > _SLOW:
+        size, pace, sentence = _faster(measure, size, pace, replace(size, threads=1), "one thread", "several")
+        reasons.append(f"Threads: {sentence}.")
+    precision = "float32, as this device has no instructions for bfloat16"
     if fast_bf16:
-        size, pace, precision = _try_bf16(measure, size, pace)
+        size, pace, precision = _faster(measure, size, pace, replace(size, bf16=True), "bfloat16", "float32")
+    reasons.append(f"Precision: {precision}.")
     # A prediction is a third of an iteration: there is no backward pass, which takes twice as long.
     rest = _AFTER + _COMPILED * compiled + pixels_after / size.pixels * pace.step / 3
-    reasons = [f"Precision: {precision}."]
     left = time_left()
     fit = _fitting(left - rest, pace.step)
     for smaller in sizes[1:]:
@@ -154,7 +176,7 @@ def choose_plan(
         if fit >= FEWEST or (at_best < FEWEST and smaller != sizes[-1]):
             continue
         reasons.append(f"An iteration of {size} takes {pace.step:.2f} s: too few fit, so they become smaller.")
-        size = replace(smaller, bf16=size.bf16)
+        size = replace(smaller, bf16=size.bf16, threads=size.threads)
         pace = measure(size)
         left = time_left()
         fit = _fitting(left - rest, pace.step)
@@ -172,14 +194,18 @@ def _fitting(seconds: float, step: float) -> int:
     return int(seconds / (_SAFETY * step))
 
 
-def _try_bf16(measure: Callable[[Size], Pace], size: Size, plain: Pace) -> tuple[Size, Pace, str]:
-    """Return the faster of float32 and bfloat16, and what was found."""
-    half = replace(size, bf16=True)
-    pace = measure(half)
-    compared = f"{pace.step:.2f} s an iteration, {plain.step:.2f} s in float32"
-    if pace.step < _GAIN * plain.step:
-        return half, pace, f"bfloat16, for which this device has instructions ({compared})"
-    return size, plain, f"float32; bfloat16 gains nothing here ({compared})"
+def _faster(
+    measure: Callable[[Size], Pace], size: Size, pace: Pace, other: Size, name_of_other: str, name: str
+) -> tuple[Size, Pace, str]:
+    """Return the faster of two, which need be worth it for the other, and what was found."""
+    tried = measure(other)
+    if tried.step < _GAIN * pace.step:
+        return (
+            other,
+            tried,
+            f"{name_of_other}, {tried.step:.2f} s an iteration and not {pace.step:.2f} s as with {name}",
+        )
+    return size, pace, f"{name}, {pace.step:.2f} s an iteration; {name_of_other} gains nothing ({tried.step:.2f} s)"
 
 
 class TimeLimit(HookBase):

@@ -54,6 +54,7 @@ def _overrides(data: DemoData, run_dir: Path, start: str, plan: Plan | Size) -> 
         f"optimizer.lr={1e-3 * (size.batch_size / 8) ** 0.5:.2g}",
         f"train.output_dir='{run_dir}'",
         f"train.amp.enabled={str(size.bf16).lower()}",
+        f"train.num_threads={size.threads}",
         "train.channels_last=true",
     ]
     if start:
@@ -144,13 +145,14 @@ def quickstart(
         )
     end = (clock() if started is None else started) + 60 * minutes
     logging.getLogger("detectron2").setLevel(logging.WARNING)
-    logging.getLogger("fvcore").setLevel(logging.ERROR)  # that layers for other classes start anew is no surprise
+    # That the layers of other classes start anew is no surprise.
+    logging.getLogger("fvcore.common.checkpoint").setLevel(logging.ERROR)
     what = f"Using the tiles in {data}" if data else f"Drawing aerial scenes into {output / 'data'}"
     _say(f"1/4  {what}")
     prepared = prepare_data(data, output, limited=not iterations)
     config, start, origin = choose_start(prepared.kind)
     run_dir = output / ("run" if data is None else "run_data")
-    _say("2/4  Choosing precision, size and length of the training")
+    _say("2/4  Measuring, to choose precision, size and length of the training")
     plan = _plan(prepared, config, start, run_dir, iterations, lambda: end - clock())
     chosen = [line for line in (origin, *plan.reasons, prepared.note) if line]
     for line in chosen:

@@ -16,13 +16,22 @@ DEMO_PIXELS = 70 * 256**2 + 2 * 1600 * 1200
 class Processor:
     """One that needs so many seconds for a million px of training, and longer for what is compiled once."""
 
-    def __init__(self, per_megapixel: float, *, compile_seconds: float = 5.0, bf16: float | None = None) -> None:
+    def __init__(
+        self,
+        per_megapixel: float,
+        *,
+        compile_seconds: float = 5.0,
+        bf16: float | None = None,
+        one_thread: float = 1.7,
+    ) -> None:
+        self.one_thread = one_thread
         self.per_megapixel, self.compile_seconds, self.bf16 = per_megapixel, compile_seconds, bf16
         self.now = 0.0
         self.measured: list[Size] = []
 
     def step(self, size: Size) -> float:
         factor = self.bf16 if size.bf16 and self.bf16 is not None else 1.0
+        factor *= self.one_thread if size.threads == 1 else 1.0
         return 0.03 + size.pixels / 1e6 * self.per_megapixel * factor
 
     def measure(self, size: Size) -> Pace:
@@ -68,7 +77,7 @@ def test_a_slow_processor_gets_smaller_iterations_until_enough_fit():
     assert processor.measured[-1] == plan.size
     assert plan.size != SIZES[0]
     assert plan.iterations >= FEWEST
-    assert "batches of 8 crops of 160 px takes 2.69 s: too few fit, so they become smaller." in plan.reasons[1]
+    assert "batches of 8 crops of 160 px takes 2.69 s: too few fit, so they become smaller." in plan.reasons[2]
 
 
 def test_a_very_slow_one_gets_the_smallest_and_as_many_as_fit():
@@ -92,9 +101,24 @@ def test_bf16_is_taken_where_it_is_faster(factor, taken):
     processor = Processor(13.0, bf16=factor)
     plan = processor.plan()
     assert plan.size.bf16 is taken
-    assert {size.bf16 for size in processor.measured[2:]} <= {taken}  # and smaller sizes are measured in it
-    assert ("bfloat16, for which this device has instructions" in plan.reasons[0]) is taken
+    assert {size.bf16 for size in processor.measured[3:]} <= {taken}  # and smaller sizes are measured in it
+    assert plan.reasons[1].startswith("Precision: bfloat16" if taken else "Precision: float32")
     assert processor.seconds_of(plan) <= EIGHT_MINUTES
+
+
+@pytest.mark.parametrize(("factor", "threads"), [(1.7, 0), (0.3, 1)])
+def test_one_thread_is_taken_where_others_wait_for_each_other(factor, threads):
+    processor = Processor(25.0, one_thread=factor)
+    plan = processor.plan()
+    assert plan.size.threads == threads
+    assert {size.threads for size in processor.measured[2:]} <= {threads}
+    assert plan.reasons[0].startswith("Threads: one thread" if threads else "Threads: several")
+
+
+def test_a_fast_processor_is_not_asked_for_threads():
+    processor = Processor(1.0)
+    assert not processor.plan().size.threads
+    assert len(processor.measured) == 1
 
 
 def trainer_with(limit: TimeLimit, evaluated: list[int]) -> TrainerBase:
