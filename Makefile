@@ -12,7 +12,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 .PHONY: help demo chaos fuzz test test-fast wheel lint clean distclean $(VENV)
 
 help:  ## Show this list
-	@echo "make demo        train and show a small detector within eight minutes (DATA=folder: on your images)"
+	@echo "make demo        train and show a small detector within eight minutes (DATA=labels.json IMAGES=folder: on yours)"
 	@echo "make test        ruff, mypy and pytest, as the project's own checks run them"
 	@echo "make test-fast   pytest without the slow tests, in about two minutes: for work in progress"
 	@echo "make wheel       build a wheel and try it outside the checkout"
@@ -59,7 +59,7 @@ ifeq ($(TORCH),cpu)
 	@$(BIN)/python -c 'import importlib.util as u, sys; sys.exit(u.find_spec("nvidia") is not None)' || \
 	  echo "make: $(VENV) has PyTorch with CUDA, and is used as it is; 'make distclean' before TORCH=cpu makes it anew." >&2
 endif
-	$(BIN)/d2tiny demo $(if $(DATA),--data "$(DATA)") --output output/demo
+	$(BIN)/d2tiny demo $(if $(DATA),--data "$(DATA)") $(if $(IMAGES),--images "$(IMAGES)") --output output/demo
 
 fuzz: $(STAMP)  ## Broken files at every door, 100,000 of them
 	OMP_NUM_THREADS=1 D2TINY_FUZZ=100000 $(BIN)/python -m pytest tests/fuzz

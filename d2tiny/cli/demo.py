@@ -19,9 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         type=Path,
-        metavar="DIR",
-        help="instances_train.json, instances_val.json, train/, val/; default: drawn scenes",
+        metavar="PATH",
+        help="one COCO json, or a folder with instances_train.json, instances_val.json, train/, val/ "
+        "(default: drawn scenes)",
     )
+    parser.add_argument("--images", type=Path, metavar="DIR", help="of the images of a json (default: its own folder)")
     parser.add_argument(
         "--minutes",
         type=float,
@@ -39,5 +41,5 @@ def run(args: argparse.Namespace) -> int:
     started = time.monotonic()  # the imports take seconds
     from d2tiny.engine.quickstart import quickstart
 
-    quickstart(args.output, args.data, args.iterations, minutes=args.minutes, started=started)
+    quickstart(args.output, args.data, args.iterations, images=args.images, minutes=args.minutes, started=started)
     return 0

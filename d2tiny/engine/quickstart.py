@@ -89,7 +89,7 @@ def _pictures(cfg: Any, data: DemoData, folder: Path) -> Pictures:
             name=name,
         )
         cv2.imwrite(str(folder / f"{Path(name).stem}.png"), picture[:, :, ::-1])
-        drawn.append((picture, f"{name}: {len(objects)} objects, {len(found)} found with a score of {SCORE} or more"))
+        drawn.append((picture, f"{name}: {len(objects)} labelled, {len(found)} found with a score of {SCORE} or more"))
     return drawn
 
 
@@ -115,6 +115,7 @@ def quickstart(
     data: Path | None = None,
     iterations: int = 0,
     *,
+    images: Path | None = None,
     minutes: float = MINUTES,
     started: float | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -125,9 +126,10 @@ def quickstart(
 
     Args:
         output: folder for data, logs, checkpoints, pictures and ``index.html``.
-        data: a dataset in the flat layout (``instances_{train,val}.json``, ``train/``, ``val/``); None draws
-            synthetic scenes.
+        data: a dataset in the flat layout (``instances_{train,val}.json``, ``train/``, ``val/``), or one COCO json, of
+            which every fifth image is for validation; None draws synthetic scenes.
         iterations: length of the training, whatever it takes; 0 chooses it.
+        images: folder of the images of one json; None is the folder that it is in.
         minutes: in which all is to be done, where the length is chosen.
         started: value of ``clock`` from which they count; None for now.
         clock: seconds that pass.
@@ -147,9 +149,9 @@ def quickstart(
     logging.getLogger("detectron2").setLevel(logging.WARNING)
     # That the layers of other classes start anew is no surprise.
     logging.getLogger("fvcore.common.checkpoint").setLevel(logging.ERROR)
-    what = f"Using the tiles in {data}" if data else f"Drawing aerial scenes into {output / 'data'}"
+    what = f"Using the images of {data}" if data else f"Drawing aerial scenes into {output / 'data'}"
     _say(f"1/4  {what}")
-    prepared = prepare_data(data, output, limited=not iterations)
+    prepared = prepare_data(data, images, output, limited=not iterations)
     config, start, origin = choose_start(prepared.kind)
     run_dir = output / ("run" if data is None else "run_data")
     _say("2/4  Measuring, to choose precision, size and length of the training")
@@ -164,7 +166,7 @@ def quickstart(
         cfg.train.hooks.append(LazyCall(TimeLimit)(seconds=max(1.0, end - clock() - plan.rest)))
     metrics = run(cfg, config_name=config, overrides=overrides)
     _say("4/4  Drawing the page")
-    _show(output, prepared, config, run_dir, metrics, chosen, data)
+    _show(output, prepared, config, run_dir, metrics, chosen, drawn=data is None)
     _say(f"     That took {(clock() - end) / 60 + minutes:.1f} minutes.")
     return metrics
 
@@ -199,24 +201,24 @@ def _show(
     run_dir: Path,
     metrics: dict[str, float],
     chosen: list[str],
-    folder: Path | None,
+    *,
+    drawn: bool,
 ) -> None:
     """Write pictures, report, viewer and page, and say where they are and what comes next."""
     weights = run_dir / "model_final.pth"
-    cfg = model_zoo.get_cfg(config, str(weights), [f"model.roi_heads.num_classes={len(data.classes)}"])
-    cfg.D2TINY.CLASSES = list(data.classes)
+    cfg = model_zoo.get_cfg(weights=str(weights))  # with the config and the class names of its training
     pictures = _pictures(cfg, data, output / "pictures")
-    if folder is None:
+    if drawn:
         image = draw_large_scene(output / "scene")
     else:
         image = Path(max(data.records, key=lambda r: r["height"] * r["width"])["file_name"])
     frames = {}
     if (viewer := _scene_page(cfg, image, output / "scene", config)) is not None:
         text = "Read tile by tile, joined without seams. Zoom in, choose classes and scores."
-        frames["A scene to zoom into" if folder else "A scene larger than a tile"] = (viewer, text)
+        frames["A scene larger than a tile" if drawn else "An image to zoom into"] = (viewer, text)
     report = _report(data, run_dir, output / "report", config)
     frames["What it gets wrong"] = (report, "The error report of the validation images: what precision is lost to.")
-    commands = next_commands(config, weights, len(data.classes), folder)
+    commands = next_commands(config, weights, len(data.classes), None if drawn else data.places)
     page = output / "index.html"
     write_first_page(
         page, title=f"First minutes with d2tiny: {config}", metrics=metrics, chosen=chosen, pictures=pictures,

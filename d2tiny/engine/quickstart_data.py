@@ -27,6 +27,7 @@ CONFIG = "quick/faster_rcnn_lite0_fpn_rfla"
 WITHOUT_WEIGHTS = "quick/faster_rcnn_r18_efpnbs_rfla_dcloss"
 TRAIN_SCENES, VAL_SCENES = 400, 60
 VAL_PIXELS = 8e6  # looked at in an evaluation, twice as many as those scenes have
+_EVERY = 5  # image of a json is for validation
 _LARGE = {"seed": 5_000_005, "height": 1200, "width": 1600, "density": 0.6}  # a town at a river; in no training set
 
 
@@ -40,6 +41,7 @@ class DemoData:
         classes: names.
         records: Detectron2's dataset dicts of the validation set.
         kind: of the images, ``grey`` or ``colour``; empty for unknown or both.
+        places: of ``train`` and ``val``: json and folder of the images.
         note: a sentence about what is not looked at; may be empty.
     """
 
@@ -48,6 +50,7 @@ class DemoData:
     classes: tuple[str, ...]
     records: list[dict[str, Any]]
     kind: str
+    places: dict[str, tuple[Path, Path]]
     note: str = ""
 
     @property
@@ -56,38 +59,80 @@ class DemoData:
         return sum(r["height"] * r["width"] for r in self.records)
 
 
-def prepare_data(data: Path | None, output: Path, *, limited: bool) -> DemoData:
-    """Write or find the tiles, and register them.
+def prepare_data(data: Path | None, images: Path | None, output: Path, *, limited: bool) -> DemoData:
+    """Write, find or split the tiles, and register them.
 
     Args:
-        data: folder of tiles; None draws some.
+        data: folder of tiles, or a COCO json, of which every fifth image is for validation; None draws scenes.
+        images: folder of the images of a json; None is the folder that the json is in.
         output: folder of the demo.
         limited: look at a part of many or large validation images only.
 
     Raises:
+        ConfigError: ``images`` is given, but no json.
         DatasetError: files are missing or broken.
     """
-    root = output / "data" if data is None else data
-    if data is None:
-        write_dataset(root, train=TRAIN_SCENES, val=VAL_SCENES, progress=True)
-    note, files = "", {split: root / f"instances_{split}.json" for split in ("train", "val")}
+    if images is not None and (data is None or data.is_dir()):
+        raise ConfigError(f"--images {images}: it is the folder of the images of a json; name that with --data.")
+    if data is not None and not data.is_dir():
+        sets = dict.fromkeys(("train", "val"), images or data.parent)
+        files = _split(data, output / "split")
+    else:
+        root = output / "data" if data is None else data
+        if data is None:
+            write_dataset(root, train=TRAIN_SCENES, val=VAL_SCENES, progress=True)
+        sets = {split: root / split for split in ("train", "val")}
+        files = {split: root / f"instances_{split}.json" for split in sets}
     for file in files.values():
         if not file.is_file():
             raise DatasetError(
-                f"{file} is missing. DATA needs instances_train.json, instances_val.json, train/ and val/."
+                f"{file} is missing. DATA needs instances_train.json, instances_val.json, train/ and val/, or is one "
+                "COCO json."
             )
-    if limited:
-        files["val"], note = _thinned(files["val"], output / "run_data_val.json")
-    names = {split: _register(file, root / split, split) for split, file in files.items()}
-    records = DatasetCatalog.get(names["val"])
-    return DemoData(
-        names["train"],
-        names["val"],
-        tuple(MetadataCatalog.get(names["val"]).thing_classes),
-        records,
-        "colour" if data is None else _kind(records),
-        note,
-    )
+    return _registered(files, sets, output, drawn=data is None, limited=limited)
+
+
+def _registered(
+    files: dict[str, Path], images: dict[str, Path], output: Path, *, drawn: bool, limited: bool
+) -> DemoData:
+    """Register a training and a validation set."""
+    looked_at, note = _thinned(files["val"], output / "run_data_val.json") if limited else (files["val"], "")
+    train = _register(files["train"], images["train"], "train")
+    val = _register(looked_at, images["val"], "val")
+    records = DatasetCatalog.get(val)  # reads the classes out of the json
+    classes = tuple(MetadataCatalog.get(val).thing_classes)
+    places = {split: (files[split], images[split]) for split in files}
+    return DemoData(train, val, classes, records, "colour" if drawn else _kind(records), places, note)
+
+
+def _split(file: Path, folder: Path) -> dict[str, Path]:
+    """Write two json files, one with every fifth image and one with the others; return their paths.
+
+    Raises:
+        DatasetError: the file cannot be read, is no COCO json, or has fewer than two images.
+    """
+    try:
+        content = json.loads(file.read_bytes())
+        images = content["images"]
+        held_out = {image["id"] for image in images[_EVERY - 1 :: _EVERY] or images[1:2]}
+        annotations = list(content["annotations"])
+    except OSError as err:
+        raise DatasetError(f"--data {file}: cannot read it: {err.strerror}.") from err
+    except (ValueError, KeyError, TypeError, RecursionError) as err:
+        raise DatasetError(
+            f"--data {file}: is no COCO json ({err}). `d2tiny check {file}` says more; `d2tiny convert` makes one of "
+            "YOLO texts, Pascal VOC and others."
+        ) from err
+    if not held_out:
+        raise DatasetError(f"--data {file}: has {len(images)} images; one to train and one to validate is the least.")
+    written = {}
+    for split, wanted in (("train", False), ("val", True)):
+        written[split] = folder / f"instances_{split}.json"
+        kept = [image for image in images if (image["id"] in held_out) is wanted]
+        ids = {image["id"] for image in kept}
+        objects = [a for a in annotations if a.get("image_id") in ids]
+        write_coco({**content, "images": kept, "annotations": objects}, written[split])
+    return written
 
 
 def _register(file: Path, images: Path, split: str) -> str:
@@ -146,7 +191,10 @@ def choose_start(kind: str) -> tuple[str, str, str]:
     published = default_weights(kind=kind)
     # The last part of a config's name says how the detector is built.
     if published is not None and PurePosixPath(published.config).name == PurePosixPath(CONFIG).name:
-        about = f"Starts from d2tiny's published weights '{published.name}' ({published.title}; {published.licence})."
+        sources = ", ".join(source.name for source in published.data)
+        about = (
+            f"Starts from d2tiny's published weights '{published.name}' ({published.licence}), trained on {sources}."
+        )
         return CONFIG, published.url, about
     if PACKAGED["tf_efficientnet_lite0"].path() is not None:
         return CONFIG, "", "Starts from ImageNet weights of EfficientNet-Lite0."

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from d2tiny.evaluation.table import CLASS_PREFIXES
 from d2tiny.visualization.html_report import HtmlPage
 
 __all__ = ["next_commands", "write_first_page"]
@@ -29,35 +28,35 @@ def program() -> str:
     return shlex.quote(sys.argv[0]) if called.name == "d2tiny" else f"{shlex.quote(sys.executable)} -m d2tiny"
 
 
-def next_commands(config: str, weights: Path, num_classes: int, data: Path | None) -> dict[str, str]:
+def next_commands(
+    config: str, weights: Path, num_classes: int, data: Mapping[str, tuple[Path, Path]] | None
+) -> dict[str, str]:
     """Return the three commands that come next: what each does → command.
 
     Args:
         config: of the training.
         weights: that it wrote.
         num_classes: that they know.
-        data: folder of the user's tiles; None if scenes were drawn.
+        data: json and images of the user's ``train`` and ``val``; None if scenes were drawn.
     """
     call = program()
     classes = "" if num_classes == _CLASSES_OF_CONFIG else f" model.roi_heads.num_classes={num_classes}"
-    trained = f"--config {config} --weights {shlex.quote(str(weights))}"
+    file = shlex.quote(str(weights))
     if data is None:
-        last = {
-            "Train on tiles of yours (instances_train.json, instances_val.json, train/, val/):": "demo --data FOLDER"
-        }
+        last = {"Train on images of yours, with their labels as COCO json:": "demo --data LABELS.json --images FOLDER"}
     else:
-        names = ("train", "val")
         sets = " ".join(
-            f"--register my_{n} {shlex.quote(str(data / f'instances_{n}.json'))} {shlex.quote(str(data / n))}"
-            for n in names
+            f"--register my_{split} {shlex.quote(str(file))} {shlex.quote(str(images))}"
+            for split, (file, images) in data.items()
         )
         last = {
-            "Train longer on your tiles, from here:": f"train {trained} {sets} dataloader.train.dataset.names=my_train "
+            "Train longer on your images, from here:": f"train --config {config} --weights {file} {sets} "
+            "dataloader.train.dataset.names=my_train "
             f"dataloader.test.dataset.names=my_val{classes}"
         }
     commands = {
         "Find objects in a picture or an orthophoto of yours, with a published detector:": "predict YOUR_PICTURE.jpg",
-        "The same with the detector that was just trained:": f"predict YOUR_PICTURE.jpg {trained}{classes}",
+        "The same with the detector that was just trained:": f"predict YOUR_PICTURE.jpg --weights {file}",
         **last,
     }
     return {text: f"{call} {command}" for text, command in commands.items()}
@@ -95,8 +94,6 @@ def write_first_page(
     page.section("What was trained, and why so")
     for sentence in chosen:
         page.text(sentence)
-    classes = {k: v for k, v in metrics.items() if not k.startswith(CLASS_PREFIXES)}
-    page.table(list(classes)[:9], [list(classes.values())[:9]])
     page.section("What next")
     page.commands(commands)
     page.write(path)

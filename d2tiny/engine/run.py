@@ -28,6 +28,7 @@ from torch import nn
 
 from d2tiny.compat import wrap_ddp
 from d2tiny.config import save_config, validate_config
+from d2tiny.data.datasets.register import class_names
 from d2tiny.data.loading.loader import ResumableLoader
 from d2tiny.engine.checkpoint import LAST, TinyCheckpointer
 from d2tiny.engine.early_stopping import EarlyStopping
@@ -371,6 +372,7 @@ def _train(
     ema = ModelEMA(model, train.ema.decay) if train.ema.enabled else None
     comm.synchronize()  # the main process has moved what was to be moved
     checkpointer = TinyCheckpointer(model, str(output))
+    checkpointer.classes = _class_names(cfg)
     trainer = build_trainer(cfg, model, device)
     checkpointer.add_checkpointable("trainer", trainer)
     if ema is not None:
@@ -404,6 +406,16 @@ def _train(
         counts = ", ".join(f"{n} {key.removeprefix('dropped/')}" for key, n in trainer.dropped.items())
         logger.info("Boxes that augmentation took out of training: %s.", counts)
     return evaluator.results, trainer.seconds
+
+
+def _class_names(cfg: DictConfig) -> list[str]:
+    """Return the class names of the training data; empty where they have none, or are no registered data sets."""
+    names = OmegaConf.select(cfg, "dataloader.train.dataset.names")
+    first = names if isinstance(names, str) or not names else names[0]
+    try:
+        return class_names(first) if first else []
+    except D2TinyError:
+        return []
 
 
 def _finished(
