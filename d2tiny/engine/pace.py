@@ -8,18 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from detectron2.engine import HookBase
-from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from omegaconf import DictConfig
 
 from d2tiny.engine.checkpoint import TinyCheckpointer
-from d2tiny.engine.early_stopping import EarlyStop
 from d2tiny.engine.run import build, build_model, build_trainer
 from d2tiny.utils.env import resolve_device
-from d2tiny.utils.errors import ConfigError
 
-__all__ = ["SIZES", "Pace", "Plan", "Size", "TimeLimit", "choose_plan", "measure_pace"]
+__all__ = ["SIZES", "Pace", "Plan", "Size", "choose_plan", "measure_pace"]
 
 MOST = 650  # iterations; more gain little on drawn scenes
 FEWEST = 250  # with fewer, smaller batches learn more in the same time
@@ -206,42 +202,3 @@ def _faster(
             f"{name_of_other}, {tried.step:.2f} s an iteration and not {pace.step:.2f} s as with {name}",
         )
     return size, pace, f"{name}, {pace.step:.2f} s an iteration; {name_of_other} gains nothing ({tried.step:.2f} s)"
-
-
-class TimeLimit(HookBase):
-    """End a training that takes longer than planned after the iteration that it is in, with evaluation and weights."""
-
-    def __init__(self, *, seconds: float) -> None:
-        """Set how long the training may take.
-
-        Args:
-            seconds: from its first iteration to the beginning of its last.
-
-        Raises:
-            ConfigError: it is not positive.
-        """
-        if seconds <= 0:
-            raise ConfigError(f"train.hooks (TimeLimit): seconds must be above 0, got {seconds}.")
-        self.seconds = seconds
-        self._end = 0.0
-
-    def before_train(self) -> None:
-        """Start the clock.
-
-        Raises:
-            ConfigError: there are several processes, which would end at different iterations.
-        """
-        if comm.get_world_size() > 1:
-            raise ConfigError("train.hooks (TimeLimit): it works in trainings of one process only.")
-        self._end = time.monotonic() + self.seconds
-
-    def before_step(self) -> None:
-        """Make this iteration the last if the time is over.
-
-        Raises:
-            EarlyStop: after the last iteration.
-        """
-        if self.trainer.iter >= self.trainer.max_iter:
-            raise EarlyStop
-        if time.monotonic() >= self._end:
-            self.trainer.max_iter = self.trainer.iter + 1

@@ -20,10 +20,11 @@ from d2tiny import model_zoo
 from d2tiny.data.coco.arrays import load_ground_truth
 from d2tiny.data.coco.boxes import xywh_to_xyxy
 from d2tiny.data.loading.images import read_image
-from d2tiny.engine.pace import Plan, Size, TimeLimit, choose_plan, measure_pace
+from d2tiny.engine.pace import Plan, Size, choose_plan, measure_pace
 from d2tiny.engine.quickstart_data import DemoData, choose_start, draw_large_scene, prepare_data
 from d2tiny.engine.quickstart_page import next_commands, write_first_page
 from d2tiny.engine.run import run
+from d2tiny.engine.time_limit import TimeLimit
 from d2tiny.evaluation import format_table, get_protocol, load_detections
 from d2tiny.evaluation.report import write_report
 from d2tiny.inference import OutputSettings, RunSettings, predict_scenes

@@ -6,7 +6,8 @@ import pytest
 from detectron2.engine import TrainerBase
 
 from d2tiny.engine.early_stopping import EarlyStop
-from d2tiny.engine.pace import FEWEST, MOST, SIZES, Pace, Size, TimeLimit, choose_plan
+from d2tiny.engine.pace import FEWEST, MOST, SIZES, Pace, Size, choose_plan
+from d2tiny.engine.time_limit import TimeLimit
 from d2tiny.utils.errors import ConfigError
 
 EIGHT_MINUTES = 480.0
@@ -136,7 +137,7 @@ def trainer_with(limit: TimeLimit, evaluated: list[int]) -> TrainerBase:
 
 def test_time_limit_makes_the_iteration_that_it_is_in_the_last(monkeypatch):
     now = iter([0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
-    monkeypatch.setattr("d2tiny.engine.pace.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("d2tiny.engine.time_limit.time.monotonic", lambda: next(now))
     evaluated: list[int] = []
     trainer = trainer_with(TimeLimit(seconds=2.5), evaluated)
     with pytest.raises(EarlyStop):
