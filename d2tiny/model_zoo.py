@@ -22,7 +22,7 @@ from d2tiny.config.defaults import add_d2tiny_config, read_key
 from d2tiny.config.files import config_names, find_config
 from d2tiny.config.lazy import load_config
 from d2tiny.config.native import is_yacs, merge_yacs
-from d2tiny.config.published import find_published, offers
+from d2tiny.config.published import config_beside, find_published, offers
 from d2tiny.modeling.meta_arch.lazy import SHARED_KEYS, shared_path
 from d2tiny.utils.checkpoint_files import check_checkpoint
 from d2tiny.utils.env import resolve_device
@@ -61,7 +61,8 @@ def get_cfg(
     """Return a CfgNode for ``DefaultPredictor`` and everything else that wants one.
 
     Args:
-        name: zoo name or path, lazy or native YAML; None takes the config of the weights.
+        name: zoo name or path, lazy or native YAML; None takes the config of the weights: of published ones, or the
+            ``config.yaml`` that their training left beside them.
         weights: what to predict with.
 
             - None takes the published weights of the config (without a config, the default ones), and says so in the
@@ -74,7 +75,8 @@ def get_cfg(
         place: folder or URL of published weights, asked before those of d2tiny; default: ``D2TINY_WEIGHTS``.
 
     Returns:
-        The config; ``MODEL.WEIGHTS`` is a local file. ``D2TINY.CLASSES`` has the class names of published weights.
+        The config; ``MODEL.WEIGHTS`` is a local file. ``D2TINY.CLASSES`` has the class names of published
+        weights, or of the training that wrote them.
 
     Raises:
         ConfigError: unknown name, bad override, no config and weights that are not published.
@@ -83,16 +85,17 @@ def get_cfg(
     """
     published = find_published(name, weights, place)
     if name is None:
-        if published is None:
+        name = published.config if published is not None else config_beside(weights)
+        if name is None:
             raise ConfigError(f"get_cfg needs the name of a config for weights={weights!r}. {offers(place)}".rstrip())
-        name = published.config
     config = find_config(name)
+    known: tuple[str, ...] = ()
     if published is not None:
         weights = published.local_file()
         logger.info("%s: weights %s, %s.", config.name, published.url, published.title)
     weights = os.fspath(weights or "")
     if weights:
-        check_checkpoint(weights)
+        known = check_checkpoint(weights)
     else:
         logger.warning("%s: no weights given, so predictions will be random.", config.name)
     cfg = _detectron2_cfg()
@@ -103,7 +106,9 @@ def get_cfg(
     else:
         _point_at_lazy(cfg, str(config._replace(path=config.path.resolve())), list(overrides))
     cfg.MODEL.WEIGHTS = weights
-    cfg.D2TINY.CLASSES = list(published.classes) if published is not None else []
+    if published is not None:
+        known = published.classes
+    cfg.D2TINY.CLASSES = list(known) if len(known) == cfg.MODEL.ROI_HEADS.NUM_CLASSES else []
     return cfg
 
 

@@ -7,12 +7,16 @@ import shutil
 
 import pytest
 import torch
+from detectron2.config import instantiate
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
 
 from d2tiny import model_zoo
+from d2tiny.config import save_config
+from d2tiny.engine.checkpoint import TinyCheckpointer
+from d2tiny.inference.torch_detector import TorchDetector
 from d2tiny.utils import published
-from d2tiny.utils.checkpoint_files import read_checkpoint
+from d2tiny.utils.checkpoint_files import check_checkpoint, read_checkpoint
 from d2tiny.utils.errors import CheckpointError, ConfigError
 from d2tiny.utils.weights import load_weights
 from tests.helpers import ROOT
@@ -69,6 +73,35 @@ def test_a_file_of_the_user_is_taken_as_it_is(library, caplog):
     assert cfg.D2TINY.CLASSES == []
     with pytest.raises(ConfigError, match=r"needs the name of a config for weights=.*Published weights: first, second"):
         model_zoo.get_cfg(weights=library / "first.pth")
+
+
+def test_weights_of_a_training_know_their_classes_and_their_config(tmp_path, library):
+    """What a training leaves in a folder: weights with names, and config.yaml beside them."""
+    names = [f"kind {i}" for i in range(3)]
+    config = model_zoo.get_config(CONFIG, ["model.head.num_classes=3"])
+    weights = tmp_path / "run" / "model_final.pth"
+    checkpointer = TinyCheckpointer(instantiate(config.model), str(weights.parent))
+    checkpointer.classes = names
+    weights.parent.mkdir()
+    checkpointer.save("model_final", resumable=False)
+    with pytest.raises(ConfigError, match="needs the name of a config"):
+        model_zoo.get_cfg(weights=weights)
+    save_config(config, weights.parent / "config.yaml")
+    cfg = model_zoo.get_cfg(weights=weights, device="cpu")
+    assert names == cfg.D2TINY.CLASSES
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 3
+    assert str(weights.parent / "config.yaml") == cfg.D2TINY.LAZY_CONFIG
+    assert TorchDetector(cfg).classes == names
+    # A model of other classes does not get these names; published weights keep theirs.
+    assert model_zoo.get_cfg(CONFIG, weights, device="cpu").D2TINY.CLASSES == []
+    assert model_zoo.get_cfg(weights="first", device="cpu").D2TINY.CLASSES == CLASSES
+
+
+@pytest.mark.parametrize("classes", ["abc", [1, 2], {"a": 1}, None])
+def test_other_entries_of_a_checkpoint_are_no_names(tmp_path, classes):
+    path = tmp_path / "w.pth"
+    torch.save({"model": {"a": torch.zeros(2)}, "classes": classes}, path)
+    assert check_checkpoint(path) == ()
 
 
 def test_a_config_of_the_user_with_a_known_name_has_no_published_weights(tmp_path, library):

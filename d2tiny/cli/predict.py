@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    add_config_option(parser, required=False, what="config file or zoo name (default: that of the published weights)")
+    add_config_option(parser, required=False, what="config file or zoo name (default: that of the weights)")
     parser.add_argument(
         "--weights",
         metavar="W",
@@ -307,11 +307,14 @@ def _chosen(args: argparse.Namespace) -> PublishedWeights | None:
         ConfigError: no config is named, or one without published weights; says what to name.
         CheckpointError: there is no such file.
     """
-    from d2tiny.config.published import find_published, offers
+    from d2tiny.config.published import config_beside, find_published, offers
 
     found = find_published(args.config, args.weights, args.weights_from)
     if found is not None:
         return found
+    if args.config is None and (beside := config_beside(args.weights)) is not None:
+        args.config = str(beside)
+        return None
     offered = offers(args.weights_from)
     if args.weights is None:
         what = f"No weights are published for {args.config}" if args.config else "No detector is named"
@@ -354,5 +357,6 @@ def _introduction(weights: PublishedWeights) -> str:
     return (
         f"Detector: {weights.name} ({weights.title}), config {weights.config}{measured}.\n"
         f"Classes: {', '.join(weights.classes)}. Made for {weights.images}.\n"
-        f"Weights: {weights.licence}, trained on {', '.join(source.name for source in weights.data)}; {weights.card}"
+        f"Weights: {weights.licence}, trained on {', '.join(source.name for source in weights.data)}.\n"
+        f"Where it fails: {weights.card} in d2tiny's repository."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,4 +110,7 @@ def run(args: argparse.Namespace) -> int:
             refuse_locked(Path(cfg.train.output_dir))
     device = OmegaConf.select(cfg, "train.device", default="auto")  # what is missing is told when the config is checked
     launch(_work, args.num_gpus, device=device, args=(args,))
+    weights = Path(cfg.train.output_dir) / "model_final.pth"
+    if not args.eval_only and weights.is_file():
+        print(f"Weights: {weights}\nTry them: d2tiny predict IMAGE --weights {shlex.quote(str(weights))}")
     return 0

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from d2tiny.config.files import config_names, find_config
 from d2tiny.utils.errors import ConfigError
 from d2tiny.utils.published import PublishedWeights, default_weights, known_weights, named_weights, weights_of_config
 
-__all__ = ["find_published", "offers"]
+__all__ = ["config_beside", "find_published", "offers"]
+
+
+def config_beside(weights: str | os.PathLike[str] | None) -> Path | None:
+    """Return the config that a training left beside its weights, or None."""
+    if weights is None or not Path(weights).is_file():
+        return None
+    config = Path(weights).parent / "config.yaml"
+    return config if config.is_file() else None
 
 
 def find_published(

@@ -24,6 +24,7 @@ ALLOWED_TARGETS = (
     "d2tiny.engine.hooks",
     "d2tiny.engine.optim",
     "d2tiny.engine.schedule",
+    "d2tiny.engine.time_limit",
     "d2tiny.evaluation.coco_tiny",
     "d2tiny.layers",
     "d2tiny.modeling",

@@ -46,7 +46,7 @@ def validate_config(cfg: DictConfig, *, datasets: bool = True, splits: Sequence[
     if not problems and datasets:
         problems += _check_datasets(cfg, splits)
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
 
 
 def components(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,8 @@ class TinyCheckpointer(DetectionCheckpointer):
     """
 
     _strict = False
+    classes: Sequence[str] = ()
+    """Names of the classes, which are written with the weights, so that predictions have them."""
 
     def save(self, name: str, *, resumable: bool = True, keep_previous: bool = False, **kwargs: Any) -> None:
         """Write ``{name}.pth``.
@@ -90,6 +92,8 @@ class TinyCheckpointer(DetectionCheckpointer):
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict(), **kwargs}
+        if self.classes:
+            data["classes"] = list(self.classes)
         if resumable:
             data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
         path = Path(self.save_dir) / f"{name}.pth"

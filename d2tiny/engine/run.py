@@ -28,6 +28,7 @@ from torch import nn
 
 from d2tiny.compat import wrap_ddp
 from d2tiny.config import save_config, validate_config
+from d2tiny.data.datasets.register import class_names
 from d2tiny.data.loading.loader import ResumableLoader
 from d2tiny.engine.checkpoint import LAST, TinyCheckpointer
 from d2tiny.engine.early_stopping import EarlyStopping
@@ -47,7 +48,7 @@ from d2tiny.utils.precision import amp_dtype, mixed_precision, warn_of_slow_prec
 from d2tiny.utils.stop import StopSignals
 from d2tiny.utils.weights import load_weights
 
-__all__ = ["Evaluation", "run"]
+__all__ = ["Evaluation", "build", "build_model", "build_trainer", "run"]
 
 _AMP = "train.amp.enabled=true"
 
@@ -72,7 +73,7 @@ def _setup(cfg: DictConfig, config_file: str) -> tuple[str, Path]:
     return device, output
 
 
-def _build(cfg: DictConfig, key: str) -> Any:
+def build(cfg: DictConfig, key: str) -> Any:
     """Instantiate ``cfg[key]``; errors of the component become a :class:`ConfigError` that names the key."""
     try:
         return instantiate(OmegaConf.select(cfg, key))
@@ -115,8 +116,8 @@ class Evaluation:
         Raises:
             D2TinyError: wrong settings or broken data.
         """
-        self._loader = _build(cfg, "dataloader.test")
-        self._evaluator = _build(cfg, "dataloader.evaluator")
+        self._loader = build(cfg, "dataloader.test")
+        self._evaluator = build(cfg, "dataloader.evaluator")
         self._device = device
         self._amp = amp_dtype(cfg.train.amp.dtype if cfg.train.amp.enabled else None, device)
         self._tta = cfg.train.get("tta")
@@ -198,8 +199,8 @@ def _run(
     start_time = time.perf_counter()
     # All data are read and checked before the model is built.
     evaluation = Evaluation(cfg, device)
-    loader = None if eval_only else _build(cfg, "dataloader.train")
-    model = _build_model(cfg, device)
+    loader = None if eval_only else build(cfg, "dataloader.train")
+    model = build_model(cfg, device)
     parameters = sum(p.numel() for p in model.parameters())
     logger.info("Model with %.2f M parameters on %s; output in %s.", parameters / 1e6, device, output)
     _log_precision(cfg, model, device)
@@ -226,9 +227,10 @@ def _log_precision(cfg: DictConfig, model: nn.Module, device: str) -> None:
     warn_of_slow_precision(device, amp_dtype(cfg.train.amp.dtype, device), _AMP)
 
 
-def _build_model(cfg: DictConfig, device: str) -> nn.Module:
+def build_model(cfg: DictConfig, device: str) -> nn.Module:
+    """Build the model of a config on a device, in its memory layout; weights are not loaded."""
     layout = torch.channels_last if cfg.train.channels_last else torch.preserve_format
-    model: nn.Module = _build(cfg, "model")
+    model: nn.Module = build(cfg, "model")
     _check_features(model)
     if cfg.train.get("sync_bn", False) and comm.get_world_size() > 1:
         model = synchronise_norms(model, device)
@@ -302,12 +304,13 @@ def _mend_metrics(path: Path) -> None:
 def _build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
     cfg.optimizer.params.model = model
     try:
-        return _build(cfg, "optimizer")
+        return build(cfg, "optimizer")
     finally:
         cfg.optimizer.params.model = None
 
 
-def _build_trainer(cfg: DictConfig, model: nn.Module, device: str) -> Trainer:
+def build_trainer(cfg: DictConfig, model: nn.Module, device: str) -> Trainer:
+    """Build the loop and the optimizer of a config for a model on a device; data and hooks are not set."""
     train = cfg.train
     return Trainer(
         wrap_ddp(model),
@@ -316,7 +319,7 @@ def _build_trainer(cfg: DictConfig, model: nn.Module, device: str) -> Trainer:
         device=device.split(":")[0],
         amp_dtype=train.amp.dtype if train.amp.enabled else None,
         clip_norm=train.clip_norm,
-        accumulation=_build(cfg, "train.accumulate") if "accumulate" in train else None,
+        accumulation=build(cfg, "train.accumulate") if "accumulate" in train else None,
     )
 
 
@@ -335,9 +338,9 @@ def _build_hooks(
     train = cfg.train
     # Schedules go on in iterations without a step of the optimizer too; torch takes the first of them for a mistake.
     warnings.filterwarnings("ignore", "Detected call of .lr_scheduler.step")
-    scheduler = LRMultiplier(trainer.optimizer, _build(cfg, "lr_multiplier"), train.max_iter)
+    scheduler = LRMultiplier(trainer.optimizer, build(cfg, "lr_multiplier"), train.max_iter)
     result: list[HookBase] = [hooks.IterationTimer(warmup_iter=1), hooks.LRScheduler(scheduler=scheduler)]
-    result += [_build(cfg, f"train.hooks.{i}") for i in range(len(train.get("hooks", ())))]
+    result += [build(cfg, f"train.hooks.{i}") for i in range(len(train.get("hooks", ())))]
     if ema is not None:
         result.append(EMAHook(ema))
     result.append(ProgressBar(train.max_iter))
@@ -369,7 +372,8 @@ def _train(
     ema = ModelEMA(model, train.ema.decay) if train.ema.enabled else None
     comm.synchronize()  # the main process has moved what was to be moved
     checkpointer = TinyCheckpointer(model, str(output))
-    trainer = _build_trainer(cfg, model, device)
+    checkpointer.classes = _class_names(cfg)
+    trainer = build_trainer(cfg, model, device)
     checkpointer.add_checkpointable("trainer", trainer)
     if ema is not None:
         checkpointer.add_checkpointable("ema", ema)
@@ -402,6 +406,16 @@ def _train(
         counts = ", ".join(f"{n} {key.removeprefix('dropped/')}" for key, n in trainer.dropped.items())
         logger.info("Boxes that augmentation took out of training: %s.", counts)
     return evaluator.results, trainer.seconds
+
+
+def _class_names(cfg: DictConfig) -> list[str]:
+    """Return the class names of the training data; empty where they have none, or are no registered data sets."""
+    names = OmegaConf.select(cfg, "dataloader.train.dataset.names")
+    first = names if isinstance(names, str) or not names else names[0]
+    try:
+        return class_names(first) if first else []
+    except D2TinyError:
+        return []
 
 
 def _finished(

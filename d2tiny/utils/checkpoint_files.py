@@ -34,7 +34,7 @@ _OTHERS = {
     b"\xff\xfe": "a text file (UTF-16)",
 }
 _WRAPPERS = ("module.", "_orig_mod.")  # prefixes of DistributedDataParallel and torch.compile
-_CHECKED: set[tuple[Path, Any]] = set()
+_CHECKED: dict[tuple[Path, Any], tuple[str, ...]] = {}
 _RESAVE = "Where you trust it, save its weights anew: torch.save({'model': model.state_dict()}, 'weights.pth')."
 
 
@@ -76,8 +76,11 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     return checkpoint
 
 
-def check_checkpoint(path: str | os.PathLike[str]) -> None:
+def check_checkpoint(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Check a file that Detectron2 will read by its own means; a file that was checked before is not read again.
+
+    Returns:
+        The names of the classes that a training of d2tiny wrote with the weights; empty for others.
 
     Raises:
         CheckpointError: as :func:`read_checkpoint`.
@@ -87,8 +90,14 @@ def check_checkpoint(path: str | os.PathLike[str]) -> None:
     status = file.stat() if file.is_file() else None
     key = (file.resolve(), status and (status.st_mtime_ns, status.st_size, status.st_ino))
     if key not in _CHECKED:
-        read_checkpoint(path)
-        _CHECKED.add(key)
+        _CHECKED[key] = _class_names(read_checkpoint(path).get("classes"))
+    return _CHECKED[key]
+
+
+def _class_names(value: Any) -> tuple[str, ...]:
+    """Return the entry ``classes`` of a checkpoint; empty where it is something else."""
+    is_list = isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+    return tuple(value) if is_list else ()
 
 
 def refuse_backbone_weights(path: str | os.PathLike[str]) -> None:

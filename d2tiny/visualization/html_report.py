@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import cv2
 import matplotlib
@@ -109,6 +110,24 @@ class HtmlPage:
             )
             + "</div>"
         )
+
+    def frame(self, link: str, title: str) -> None:
+        """Show another page inside this one, with a link that opens it alone.
+
+        Args:
+            link: relative to the folder of this page.
+            title: what it is.
+        """
+        target, text = html.escape(quote(link)), html.escape(title)
+        self._parts.append(
+            f'<p><a href="{target}" target="_blank">{text}</a></p>'
+            f'<iframe loading="lazy" src="{target}" title="{text}"></iframe>'
+        )
+
+    def commands(self, entries: Mapping[str, str]) -> None:
+        """Add commands to copy, each under what it does: text → command."""
+        for text, command in entries.items():
+            self._parts.append(f"<p>{html.escape(text)}</p><pre>{html.escape(command)}</pre>")
 
     def legend(self, entries: Mapping[str, str]) -> None:
         """Add a legend: text → CSS colour."""

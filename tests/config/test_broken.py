@@ -12,7 +12,7 @@ from d2tiny.cli.train import train_main
 from d2tiny.config import config_yaml, load_config, validate_config
 from d2tiny.config.files import find_config
 from d2tiny.config.native import is_yacs, lazy_from_yacs
-from d2tiny.engine.run import _build
+from d2tiny.engine.run import build
 from d2tiny.utils.errors import ConfigError, D2TinyError
 from tests.helpers import ROOT
 
@@ -110,7 +110,7 @@ def test_values_that_stand_for_nothing(override, words):
 def test_a_ratio_of_zero_is_told_with_its_key(ratios):
     key = "model.proposal_generator.anchor_generator"
     with pytest.raises(ConfigError, match=key):
-        _build(load_config("aitod/faster_rcnn_r50_fpn_maxiou_1x", [f"{key}.aspect_ratios={ratios}"]), key)
+        build(load_config("aitod/faster_rcnn_r50_fpn_maxiou_1x", [f"{key}.aspect_ratios={ratios}"]), key)
 
 
 def test_names_may_be_paths(tmp_path):

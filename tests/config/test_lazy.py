@@ -158,6 +158,10 @@ def test_validator_import():
 def test_validator_datasets(datasets):
     validate_config(load_config(QUICK))
     invalid(["model.roi_heads.num_classes=80"], "num_classes=80 but dataset 'aerial_train' has 8 classes")
+    with pytest.raises(ConfigError) as told:  # once, also where a data set is for training and test
+        names = ["dataloader.train.dataset.names=aerial_val", "dataloader.test.dataset.names=aerial_val"]
+        validate_config(load_config(QUICK, ["model.roi_heads.num_classes=80", *names]))
+    assert str(told.value).count("num_classes=80 but") == 1
     invalid(["dataloader.train.dataset.names=aerial_trian"], "Did you mean 'aerial_train'")
 
 

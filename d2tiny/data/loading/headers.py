@@ -301,10 +301,14 @@ def check_images(records: Sequence[dict[str, Any]], name: str, stretch: StretchL
             f"  {record['file_name']}: {problem}" for record, problem in zip(records, results, strict=True) if problem
         ]
     if bad:
+        folder = Path(records[0]["file_name"]).parent
+        advice = "Restore these files or take them out of the json."
+        if not any(Path(record["file_name"]).exists() for record in records):
+            advice = f"None of them is there: is {folder} the folder of the images? It was registered with the json."
         more = f"\n  ... and {len(bad) - 10} more" if len(bad) > 10 else ""
         raise DatasetError(
             f"{len(bad)} of {len(records)} images of '{name}' are missing or broken:\n"
             + "\n".join(bad[:10])
             + more
-            + "\nRestore these files or take them out of the json."
+            + f"\n{advice}"
         )

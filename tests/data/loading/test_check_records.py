@@ -12,6 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from d2tiny.data import build_train_loader, load_datasets
+from d2tiny.data.loading.headers import check_images
 from d2tiny.utils.errors import DatasetError
 
 
@@ -126,3 +127,16 @@ def test_a_training_set_without_objects_is_refused(load, annotations):
     records = load(annotations)
     with pytest.raises(DatasetError, match=f"No object to learn: 1 images for training, {len(annotations)} ignored"):
         build_train_loader(dataset=records, mapper=lambda r: r, total_batch_size=1)
+
+
+@pytest.mark.parametrize(
+    ("names", "advice"),
+    [
+        (["b.png", "c.png"], r"None of them is there: is .* the folder of the images\?"),
+        (["a.png", "b.png"], r"1 of 2 images of 'mine' .*\n.*b.png: missing\nRestore these files or take them out"),
+    ],
+)
+def test_images_of_another_folder_are_asked_about(tmp_path, names, advice):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((20, 30, 3), np.uint8))
+    with pytest.raises(DatasetError, match=advice):
+        check_images([{"file_name": str(tmp_path / name), "width": 30, "height": 20} for name in names], "mine")
