@@ -46,6 +46,7 @@ NEEDS_DETECTRON2 = frozenset(
         "d2tiny.data.transforms",
         "d2tiny.engine",
         "d2tiny.evaluation.coco_tiny",
+        "d2tiny.export",
         "d2tiny.inference.ray",
         "d2tiny.inference.torch_detector",
         "d2tiny.inference.tta",

@@ -37,7 +37,7 @@ NEEDED = {
 }
 # The packages of the environment that runs this script, after those of the fresh one. A .pth file of an editable
 # installation there is not followed: sys.path gets the folder alone.
-SEE_PACKAGES = "import sys; sys.path.append({folder!r})\n"
+SEE_PACKAGES = "{folder}\n"
 WHERE = "import d2tiny, sys; print(d2tiny.__file__)"
 
 

@@ -35,13 +35,14 @@ from d2tiny.engine.early_stopping import EarlyStopping
 from d2tiny.engine.ema import ModelEMA
 from d2tiny.engine.hooks import EMAHook, EvalAndSave, ProgressBar, StopHook
 from d2tiny.engine.metrics import MetricsWriter
+from d2tiny.engine.run_folder import finish_archive, prepare_folder
 from d2tiny.engine.sync_norm import synchronise_norms
 from d2tiny.engine.trainer import Trainer
 from d2tiny.inference.tta import with_tta
 from d2tiny.layers.depthwise import float32_layers
 from d2tiny.utils.env import describe_hardware, resolve_device
 from d2tiny.utils.errors import CheckpointError, ConfigError, D2TinyError, did_you_mean
-from d2tiny.utils.files import open_atomic, write_text
+from d2tiny.utils.files import write_text
 from d2tiny.utils.folders import lock_folder
 from d2tiny.utils.logs import setup_loggers
 from d2tiny.utils.precision import amp_dtype, mixed_precision, warn_of_slow_precision
@@ -195,7 +196,7 @@ def _run(
 ) -> dict[str, float]:
     device, output = _setup(cfg, "eval_config.yaml" if eval_only else "config.yaml")
     if not eval_only and comm.is_main_process():
-        _finish_archive(output)
+        finish_archive(output)
     start_time = time.perf_counter()
     # All data are read and checked before the model is built.
     evaluation = Evaluation(cfg, device)
@@ -242,63 +243,6 @@ def _evaluate_checkpoint(cfg: DictConfig, model: nn.Module, evaluation: Evaluati
         raise ConfigError("--eval-only needs weights: train.init_checkpoint=PATH.")
     load_weights(model, cfg.train.init_checkpoint)
     return evaluation(model)
-
-
-def _prepare_folder(output: Path, resume: bool) -> None:
-    """Make the folder ready for a training that goes on, or for one that starts anew."""
-    if resume:
-        _mend_metrics(output / "metrics.json")
-    else:
-        _archive_previous_run(output)
-
-
-def _archive_previous_run(output: Path) -> None:
-    """Move what an earlier training in the same folder wrote to ``previous_1``, ``previous_2``, …, and say so.
-
-    The folder has a hidden name until all is there, so that a kill meanwhile does not leave half of a training to
-    resume: :func:`_finish_archive` moves the rest.
-    """
-    if not _files_of_training(output):
-        return
-    number = 1
-    while (output / f"previous_{number}").exists():
-        number += 1
-    (output / f".previous_{number}").mkdir()
-    folder = _finish_archive(output)
-    logger.warning("%s holds an earlier training, which is now in %s; --resume would go on with it.", output, folder)
-
-
-def _files_of_training(output: Path) -> list[Path]:
-    names = ("last_checkpoint", "metrics.json", "result.json")
-    return sorted([*output.glob("model_*.pth"), *(output / name for name in names if (output / name).exists())])
-
-
-def _finish_archive(output: Path) -> Path | None:
-    """Move an earlier training to where this or a killed process began to move it; return where, if that is so."""
-    hidden = next((folder for folder in output.glob(".previous_*") if folder.is_dir()), None)
-    if hidden is None:
-        return None
-    for file in _files_of_training(output):
-        file.replace(hidden / file.name)
-    return hidden.replace(output / hidden.name.removeprefix("."))
-
-
-def _mend_metrics(path: Path) -> None:
-    """End the last line of ``metrics.json``, or remove it if it is half of a record: it would swallow the next."""
-    if not path.is_file():
-        return
-    content = path.read_bytes()
-    complete, newline, rest = content.rpartition(b"\n")
-    if not rest:
-        return
-    try:
-        json.loads(rest)
-        mended = content + b"\n"
-    except (ValueError, RecursionError):
-        logger.warning("%s: the last line is only half of a record, and is removed.", path)
-        mended = complete + newline
-    with open_atomic(path) as file:
-        file.write(mended)
 
 
 def _build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -382,7 +326,7 @@ def _train(
         _load_initial(checkpointer, ema, train.init_checkpoint, resume)
     comm.synchronize()  # all have read what the main process moves now
     if comm.is_main_process():
-        _prepare_folder(output, resume)
+        prepare_folder(output, resume)
     # Each iteration records its own loss, so that resumed and uninterrupted runs can be compared.
     writer = MetricsWriter(output / "metrics.json") if comm.is_main_process() else None
     with StopSignals() as signals:

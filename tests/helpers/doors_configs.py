@@ -10,7 +10,7 @@ import torch
 from d2tiny.config import load_config, validate_config
 from d2tiny.config.lazy import config_yaml
 from d2tiny.engine.checkpoint import LAST, PREVIOUS, TinyCheckpointer
-from d2tiny.engine.run import _mend_metrics
+from d2tiny.engine.run_folder import mend_metrics
 from tests.helpers.door import Door, of_bytes
 from tests.helpers.models import config
 
@@ -81,7 +81,7 @@ def _resume(root):
 
 
 def _metrics(root):
-    _mend_metrics(root / "run" / "metrics.json")
+    mend_metrics(root / "run" / "metrics.json")
     assert (root / "run" / "metrics.json").read_bytes()[-1:] in (b"", b"\n")
 
 

@@ -10,6 +10,7 @@ import torch
 from detectron2.utils.events import EventStorage
 
 from d2tiny.engine.checkpoint import TinyCheckpointer
+from d2tiny.export.comparison import compare
 from d2tiny.layers.position import PositionEmbeddingSine, box_sine_embedding, inverse_sigmoid
 from d2tiny.modeling.assigners import HungarianMatcher
 from d2tiny.modeling.contracts import QueryPredictions
@@ -17,6 +18,7 @@ from d2tiny.modeling.necks import ChannelMapper
 from d2tiny.modeling.transformer import DecoderOutput, Denoising, DINOCriterion, DINODecoder, QuerySelection, Tokens
 from d2tiny.modeling.transformer.box_deltas import apply_deltas
 from d2tiny.ops.boxes import cxcywh_to_xyxy, pairwise_giou
+from d2tiny.runtime import ArrayDetections
 from tests.helpers.images import item, query_targets
 from tests.helpers.models import settle, small
 
@@ -553,5 +555,6 @@ def test_it_can_be_traced(name):
         for image in images:
             expected, found = Door()(image), traced(image)
             torch.testing.assert_close(found[1], expected[1], atol=1e-4, rtol=1e-4)
-        for a, b in zip(Door()(images[0]), traced(images[0]), strict=True):
-            torch.testing.assert_close(a, b, atol=1e-2, rtol=1e-3)
+        # in pairs: what has the same score to the last digit may change places
+        expected, found = (ArrayDetections(*(x.numpy() for x in door(images[0]))) for door in (Door(), traced))
+        assert compare(expected, found).changed == 0
