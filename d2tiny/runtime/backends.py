@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 from pathlib import Path
@@ -14,7 +15,16 @@ from d2tiny.runtime.metadata import RT_INFO_PATH, ModelMetadata
 from d2tiny.utils.env import require_extra
 from d2tiny.utils.errors import CheckpointError, ConfigError, D2TinyError, did_you_mean
 
-__all__ = ["BACKENDS", "INPUT", "OUTPUTS", "Session", "choose_backend", "default_threads", "open_session"]
+__all__ = [
+    "BACKENDS",
+    "INPUT",
+    "OUTPUTS",
+    "Session",
+    "choose_backend",
+    "default_threads",
+    "open_session",
+    "openvino_core",
+]
 
 INPUT = "images"
 OUTPUTS = ("boxes", "scores", "classes", "num_detections")
@@ -116,16 +126,26 @@ def _require_contract(inputs: list[str], outputs: list[str]) -> None:
         )
 
 
+@functools.cache
+def openvino_core() -> Any:
+    """Return the ``openvino.Core`` of this process.
+
+    There is one, and it is never freed. Each Core that computes on a processor gives its thread a stack for signal
+    handlers, and takes it away when its last model goes. If two of them go in another order than they came, the
+    thread keeps a stack that is gone, and the next signal (Ctrl-C, the end of a child process) kills the process.
+    """
+    return require_extra("openvino", "runtime").Core()
+
+
 class _OpenVINOSession:
     backend = "openvino"
 
     def __init__(self, path: Path, threads: int) -> None:
-        openvino = require_extra("openvino", "runtime")
+        core = openvino_core()
         is_onnx = path.suffix.lower() == ".onnx"
         text = onnx_metadata(path) if is_onnx else None
         if not is_onnx:
             check_xml(path)
-        core = openvino.Core()
         model = core.read_model(path)
         if not is_onnx:
             place = list(RT_INFO_PATH)

@@ -6,6 +6,7 @@ import torch
 
 from d2tiny.export.nms import LOWEST, grouped_nms, onnx_translations
 from d2tiny.ops.nms import batched_nms
+from d2tiny.runtime.backends import openvino_core
 
 
 class _Graph(torch.nn.Module):
@@ -66,9 +67,7 @@ def test_onnx_has_one_operator(backend, tmp_path):
 
 def _run(backend, path, args):
     if backend == "openvino":
-        import openvino
-
-        return openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(args)[0]
+        return openvino_core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(args)[0]
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path)

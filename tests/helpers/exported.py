@@ -8,6 +8,7 @@ from typing import Any
 import onnx
 from onnx import helper, parser
 
+from d2tiny.runtime.backends import openvino_core
 from d2tiny.runtime.files import seal
 from d2tiny.runtime.metadata import KEY, RT_INFO_PATH, ModelMetadata
 
@@ -149,7 +150,7 @@ def write_openvino(path: Path, about: ModelMetadata | None = None) -> Path:
 
     about = about or metadata()
     source = write_onnx(path.with_name("source.onnx.tmp"), about)
-    model = openvino.Core().read_model(source.read_bytes())
+    model = openvino_core().read_model(source.read_bytes())
     source.unlink()
     model.set_rt_info(about.to_json(), list(RT_INFO_PATH))
     openvino.save_model(model, path, compress_to_fp16=False)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import builtins
 import importlib.util
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from d2tiny.runtime import ArrayDetections, ExportedModel
-from d2tiny.runtime.backends import default_threads
+from d2tiny.runtime.backends import default_threads, openvino_core
 from d2tiny.runtime.files import onnx_metadata, seal
 from d2tiny.utils.errors import CheckpointError, ConfigError, ImageError, MissingPackageError
 from tests.helpers.exported import metadata, squares_graph, write_onnx, write_openvino
@@ -74,7 +76,7 @@ def test_bf16_is_openvinos(tmp_path):
     import openvino
 
     kind = {True: openvino.Type.bf16, False: openvino.Type.f32}
-    has = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    has = "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     used = ExportedModel(path)._session._model.get_property("INFERENCE_PRECISION_HINT")
     assert used == kind[has]
     path = write_onnx(tmp_path / "f.onnx")
@@ -93,6 +95,28 @@ def test_threads(models, monkeypatch):
     for wrong in (0, True):
         with pytest.raises(ConfigError, match="num_threads"):
             ExportedModel(models / "ir", num_threads=wrong)
+
+
+SIGNAL_SCRIPT = """
+import os, signal, sys
+import numpy as np
+from d2tiny.runtime import ExportedModel
+
+signal.signal(signal.SIGUSR1, lambda number, frame: print("handled"))
+models = [ExportedModel(sys.argv[1]) for _ in range(3)]
+image = np.zeros((1, 64, 64, 3), np.uint8)
+while models:
+    models[0](image)
+    del models[0]  # in the order in which they were made
+    os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def test_signals_after_models_are_freed(models):
+    """The stack that OpenVINO gives to signal handlers outlives the models."""
+    command = [sys.executable, "-X", "faulthandler", "-c", SIGNAL_SCRIPT, str(models / "ir")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert (result.returncode, result.stdout) == (0, "handled\n" * 3), result.stderr
 
 
 def test_the_default_library(models, monkeypatch):
