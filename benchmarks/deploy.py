@@ -77,6 +77,10 @@ def measure(contender: str, args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     folder = Path(args.folder)
+    if contender != "stock":
+        from d2tiny.utils.malloc import keep_freed_memory
+
+        keep_freed_memory()  # as d2tiny predict does
     image = cv2.imread(str(folder / "scenes" / "0.png"))
     call = _eager(contender, folder, args) if contender in ("stock", "eager") else _exported(contender, folder, args)
     clock = time.process_time if args.clock == "cpu" else time.perf_counter

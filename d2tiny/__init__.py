@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from d2tiny.config.defaults import add_d2tiny_config
     from d2tiny.data.datasets import register_coco_like
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
