@@ -273,7 +273,13 @@ def reference_deform_attn(
         maps = part.permute(0, 2, 3, 1).reshape(batch * heads, depth, *spatial_shapes[level])
         locations = sampling_locations[:, :, :, level].to(dtype).transpose(1, 2)
         grid = 2 * locations.reshape(batch * heads, queries, points, 2) - 1
-        samples = F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         weights = attention_weights[:, :, :, level].to(dtype).transpose(1, 2)
-        total = total + (samples * weights.reshape(batch * heads, 1, queries, points)).sum(dim=-1)
+        weights = weights.reshape(batch * heads, 1, queries, points)
+        if is_traced():  # a runtime fuses a chain of single points, which writes no samples
+            for p in range(points):
+                samples = F.grid_sample(maps, grid[:, :, p : p + 1], padding_mode="zeros", align_corners=False)
+                total = total + samples.flatten(2) * weights[..., p]
+            continue
+        samples = F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        total = total + (samples * weights).sum(dim=-1)
     return total.view(batch, heads * depth, queries).transpose(1, 2).to(value.dtype)
