@@ -101,7 +101,9 @@ def _place(work, cells, offsets, count):  # type: ignore[no-untyped-def]
         y = work[_BASE_Y * _ROOM + i] + offsets[2 * i + 1] * work[_SCALE_Y * _ROOM + i]
         near = (x > -one) & (x < wide) & (y > -one) & (y < high)  # false for NaN
         x, y = x if near else out, y if near else out
-        column, row = np.int32(x + one), np.int32(y + one)  # of the lower right tap; the conversion cuts towards 0
+        # Of the lower right tap; the conversion cuts towards 0. The last number before the edge plus 1 may round to the
+        # edge plus 1: without the limit its left tap would lie in the next row, or behind the last one.
+        column, row = min(np.int32(x + one), np.int32(wide)), min(np.int32(y + one), np.int32(high))
         fx, fy = x + one - real(column), y + one - real(row)
         x, y = real(column), real(row)
         left, right, upper, lower = x > real(0), (x < wide) & near, y > real(0), y < high

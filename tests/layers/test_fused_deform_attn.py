@@ -225,3 +225,24 @@ def test_shapes_that_do_not_fit_are_refused(part):
     args[part] = [(4, 4)] if part == 1 else args[part][:1]
     with pytest.raises(ValueError, match="must fit"):
         fused_deform_attn(*args)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 7, 64, 100, 128, 1000])
+@pytest.mark.parametrize("at_once", [1, 400])  # few queries read values in place, many a copy for each head
+def test_samples_at_the_edges(side, at_once):
+    """The numbers around edges and middles of cells: nothing of the next row, nothing from behind the last one."""
+    steps = [torch.tensor([-1.0, -0.5, 0.0, 0.5, side - 1.0, side - 0.5, side])]
+    for to in (math.inf, math.inf, -math.inf, -math.inf):
+        steps.append((steps[-1] if len(steps) % 2 == 0 else steps[0]).nextafter(torch.tensor(to)))
+    along = torch.cat(steps).repeat(12)  # cells from the centre of the first one
+    for shape, axis in [((2, side), 0), ((side, 2), 1)]:
+        memory = torch.full((2 * side + 64, 1, 4), math.nan)
+        memory[: 2 * side] = 100 + torch.randn(2 * side, 1, 4, generator=torch.Generator().manual_seed(side))
+        offsets = torch.ones(1, len(along), 2)
+        offsets[0, :, axis] = along
+        references = torch.tensor([0.5 / shape[1], 0.5 / shape[0]]).expand(1, len(along), 1, 2)
+        for q in range(0, len(along), at_once):
+            part = (x[:, q : q + at_once] for x in (offsets, torch.zeros(1, len(along), 1), references))
+            args = (memory[None, : 2 * side], [shape], *part)
+            # The last digit of a place is 1e-7 of a side, and values are about 100.
+            torch.testing.assert_close(fused_deform_attn(*args), reference(*args), atol=3e-5 * max(side, 8), rtol=0)
