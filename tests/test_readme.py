@@ -49,15 +49,16 @@ def test_figures_of_the_table_are_those_of_results():
     expected["objects that merging"] = "{d2tiny} % | SAHI {sahi_greedy_nmm} %, supervision {supervision_nmm} %".format(
         **wrong
     )
-    models = read("models/inference_cpu.json")["rows"]
-    expected["Faster"] = f"{models['faster']['float32_s']:.1f} s | Detectron2 {models['stock']['float32_s']:.1f} s"
+    models = {name: cell["seconds"] for name, cell in read("deploy/cpu.json")["rows"]["faster_rfla"]["1"].items()}
+    expected["Faster"] = f"{models['eager']:.2f} s | Detectron2 {models['stock']:.2f} s"
+    expected["the same exported"] = f"{models['openvino_bf16']:.2f} s, {models['openvino_int8']:.2f} s |"
     table = next(
         rows for name, rows in read("loading/scenes_800.json")["tables"].items() if name.endswith("memory kept")
     )
     speed = {row["contender"]: row["images_per_s"] for row in table}
     ours, stock = speed["TinyDatasetMapper (with kornia-rs)"], speed["Detectron2 DatasetMapper"]
     expected["PNGs"] = f"{ours:.0f} /s | Detectron2 {stock:.0f} /s"
-    assert len(expected) == 6
+    assert len(expected) == 7
     for work, cells in expected.items():
         assert [row for name, row in rows.items() if name.startswith(work)] == [cells]
 

@@ -76,7 +76,10 @@ def _add_scene_options(parser: argparse.ArgumentParser) -> None:
     """Add how scenes are read and what is written of them."""
     group = parser.add_argument_group("scenes")
     group.add_argument(
-        "--tile", type=int, metavar="PX", help="larger images are cut (default: 800, or what an exported model suits)"
+        "--tile",
+        type=int,
+        metavar="PX",
+        help="larger images are cut; a multiple of 32 (default: 800, or what an exported model suits)",
     )
     group.add_argument("--overlap", default="auto", metavar="PX", help="of tiles (default: by the objects found)")
     group.add_argument("--batch", type=int, default=1, metavar="N", help="tiles at once (default %(default)s)")

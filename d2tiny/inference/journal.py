@@ -15,6 +15,7 @@ Records carry a checksum. Half of one, which a kill in the middle of writing lea
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import struct
@@ -34,6 +35,8 @@ from d2tiny.utils.files import open_atomic, write_text
 from d2tiny.utils.folders import lock_folder
 
 __all__ = ["Journal", "PartFile", "read_part", "run_folder", "settings_difference", "shard_folders"]
+
+logger = logging.getLogger(__name__)
 
 _HEADER = struct.Struct("<4sIII")  # magic, unit, count, checksum
 _HEAD, _UNIT = b"head", b"unit"
@@ -95,8 +98,14 @@ class Journal:
                 if difference and (resume or not journal.finished):
                     run = "a run" if journal.finished else "an interrupted run"
                     raise ConfigError(
-                        f"{folder.parent} holds {run} of other settings ({difference}). Choose another folder, or "
-                        f"delete {folder}."
+                        f"{folder.parent} holds {run} of other settings ({difference}). Choose another folder, "
+                        + (f"or delete {folder}." if not journal.finished else "or start anew without --resume.")
+                    )
+                if difference and not resume:
+                    logger.warning(
+                        "%s held a finished run of other settings (%s): its detections.json is replaced.",
+                        folder.parent,
+                        difference,
                     )
                 if not resume:
                     _empty(folder)

@@ -295,7 +295,7 @@ class SceneRun:
         tiles = len(units[unit])
         self.summary.tiles += tiles
         self._objects += len(found.scores)
-        self._bar.set_postfix_str(f"{self._objects} found", refresh=False)
+        self._bar.set_postfix_str(f"{self._objects} in tiles", refresh=False)
         self._bar.update(tiles)
 
     def end(self, scene: int, pixels: ScenePixels | None) -> None:

@@ -38,10 +38,15 @@ class TileGrid:
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1:
             raise ConfigError(f"A scene needs pixels, got {self.width}x{self.height}.")
-        if self.tile < 2 * STRIDE or self.tile % STRIDE or not 0 <= self.overlap <= self.tile // 2:
+        if self.tile < 2 * STRIDE or self.tile % STRIDE:
+            below = max(self.tile // STRIDE, 2) * STRIDE
             raise ConfigError(
-                f"Tiles need a side of at least {2 * STRIDE} px that is a multiple of {STRIDE}, and an overlap between "
-                f"0 and half of it; got {self.tile} and {self.overlap}."
+                f"Tiles need a side of at least {2 * STRIDE} px that is a multiple of {STRIDE}, got {self.tile}: take "
+                f"{below} or {below + STRIDE}."
+            )
+        if not 0 <= self.overlap <= self.tile // 2:
+            raise ConfigError(
+                f"Tiles of {self.tile} px need an overlap between 0 and half of their side, got {self.overlap}."
             )
 
     @cached_property

@@ -99,7 +99,7 @@ def test_half_a_line_of_a_journal_is_none(tmp_path: Path, tail: bytes) -> None:
         assert not journal.failed, "it is tried again"
 
 
-def test_other_settings_are_refused_with_the_difference(tmp_path: Path) -> None:
+def test_other_settings_are_refused_with_the_difference(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with Journal.open(tmp_path / ".run", RUN, resume=False) as journal:
         journal.note(scene=0, state="done", objects=3)
     for resume in (True, False):
@@ -112,6 +112,8 @@ def test_other_settings_are_refused_with_the_difference(tmp_path: Path) -> None:
         journal.note(scene=1, state="done", objects=3)
     with Journal.open(tmp_path / ".run", {**RUN, "score": 0.5}, resume=False) as journal:
         assert not journal.done, "a run that has ended makes way for another"
+    [told] = [record.getMessage() for record in caplog.records if "is replaced" in record.getMessage()]
+    assert "(score: 0.3 there, 0.5 now): its detections.json is replaced" in told
 
 
 # --- runs ---------------------------------------------------------------------------------------------------------

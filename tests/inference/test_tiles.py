@@ -52,5 +52,10 @@ def test_units_have_each_tile_once_and_stay_in_a_row(batch):
 
 @pytest.mark.parametrize("wrong", [(0, 9, 64, 0), (9, 9, 32, 0), (9, 9, 100, 0), (9, 9, 64, 33), (9, 9, 64, -1)])
 def test_wrong_sizes(wrong):
-    with pytest.raises(ConfigError, match=r"needs pixels|multiple of 32"):
+    with pytest.raises(ConfigError, match=r"needs pixels|multiple of 32|half of their side"):
         TileGrid(*wrong)
+
+
+def test_a_wrong_side_is_told_with_right_ones():
+    with pytest.raises(ConfigError, match=r"multiple of 32, got 400: take 384 or 416\.$"):
+        TileGrid(900, 900, 400, 0)
