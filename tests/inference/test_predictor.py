@@ -218,7 +218,7 @@ def test_low_scores_are_left_out(cfg):
     [
         ({"tile": 100}, "multiple of 32"),
         ({"tile": 32}, "at least 64 px"),
-        ({"overlap": 500}, "half of it"),
+        ({"overlap": 500}, "half of their side"),
         ({"overlap": "wide"}, "overlap='wide' must be 'auto' or a number of px"),
         ({"batch": 0}, "batch=0 must be at least 1"),
         ({"score": 1.5}, r"--score must be in \[0, 1\], got 1.5"),
