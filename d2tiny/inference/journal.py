@@ -96,18 +96,22 @@ class Journal:
                 journal = cls(folder)
                 difference = settings_difference(journal.settings, settings)
                 if difference and (resume or not journal.finished):
-                    run = "a run" if journal.finished else "an interrupted run"
+                    run, way = (
+                        ("a run", "start anew without --resume")
+                        if journal.finished
+                        else ("an interrupted run", f"delete {folder}")
+                    )
                     raise ConfigError(
                         f"{folder.parent} holds {run} of other settings ({difference}). Choose another folder, "
-                        + (f"or delete {folder}." if not journal.finished else "or start anew without --resume.")
-                    )
-                if difference and not resume:
-                    logger.warning(
-                        "%s held a finished run of other settings (%s): its detections.json is replaced.",
-                        folder.parent,
-                        difference,
+                        f"or {way}."
                     )
                 if not resume:
+                    if difference:
+                        logger.warning(
+                            "%s held a finished run of other settings (%s): its detections.json is replaced.",
+                            folder.parent,
+                            difference,
+                        )
                     _empty(folder)
             if not (folder / "settings.json").exists():
                 _empty(folder)  # what a process left that was killed while it did so

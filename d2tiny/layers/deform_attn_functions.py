@@ -6,6 +6,7 @@ P sampling points of a head and level.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -264,11 +265,15 @@ def _check_raw(
 def reference_deform_attn(
     value: Tensor, spatial_shapes: SpatialShapes, sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
-    """Compute :func:`ms_deform_attn` by ``grid_sample`` in float32 or float64; slow, and the definition for tests."""
+    """Compute :func:`ms_deform_attn` by ``grid_sample`` in float32 or float64.
+
+    Slow: the definition for tests, and what exported graphs hold.
+    """
     dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
     batch, _, heads, depth = value.shape
     queries, points = attention_weights.shape[1], attention_weights.shape[4]
     total = value.new_zeros((batch * heads, depth, queries), dtype=dtype)
+    sample = functools.partial(F.grid_sample, mode="bilinear", padding_mode="zeros", align_corners=False)
     for level, part in enumerate(value.to(dtype).split([h * w for h, w in spatial_shapes], dim=1)):
         maps = part.permute(0, 2, 3, 1).reshape(batch * heads, depth, *spatial_shapes[level])
         locations = sampling_locations[:, :, :, level].to(dtype).transpose(1, 2)
@@ -277,9 +282,7 @@ def reference_deform_attn(
         weights = weights.reshape(batch * heads, 1, queries, points)
         if is_traced():  # a runtime fuses a chain of single points, which writes no samples
             for p in range(points):
-                samples = F.grid_sample(maps, grid[:, :, p : p + 1], padding_mode="zeros", align_corners=False)
-                total = total + samples.flatten(2) * weights[..., p]
-            continue
-        samples = F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        total = total + (samples * weights).sum(dim=-1)
+                total = total + sample(maps, grid[:, :, p : p + 1]).flatten(2) * weights[..., p]
+        else:
+            total = total + (sample(maps, grid) * weights).sum(dim=-1)
     return total.view(batch, heads * depth, queries).transpose(1, 2).to(value.dtype)

@@ -231,10 +231,10 @@ def test_shapes_that_do_not_fit_are_refused(part):
 @pytest.mark.parametrize("at_once", [1, 400])  # few queries read values in place, many a copy for each head
 def test_samples_at_the_edges(side, at_once):
     """The numbers around edges and middles of cells: nothing of the next row, nothing from behind the last one."""
-    steps = [torch.tensor([-1.0, -0.5, 0.0, 0.5, side - 1.0, side - 0.5, side])]
-    for to in (math.inf, math.inf, -math.inf, -math.inf):
-        steps.append((steps[-1] if len(steps) % 2 == 0 else steps[0]).nextafter(torch.tensor(to)))
-    along = torch.cat(steps).repeat(12)  # cells from the centre of the first one
+    edges, inf = torch.tensor([-1.0, -0.5, 0.0, 0.5, side - 1.0, side - 0.5, side]), torch.tensor(math.inf)
+    above, below = edges.nextafter(inf), edges.nextafter(-inf)
+    # Cells from the centre of the first one.
+    along = torch.cat([edges, above, above.nextafter(inf), below, below.nextafter(-inf)]).repeat(12)
     for shape, axis in [((2, side), 0), ((side, 2), 1)]:
         memory = torch.full((2 * side + 64, 1, 4), math.nan)
         memory[: 2 * side] = 100 + torch.randn(2 * side, 1, 4, generator=torch.Generator().manual_seed(side))
@@ -245,4 +245,10 @@ def test_samples_at_the_edges(side, at_once):
             part = (x[:, q : q + at_once] for x in (offsets, torch.zeros(1, len(along), 1), references))
             args = (memory[None, : 2 * side], [shape], *part)
             # The last digit of a place is 1e-7 of a side, and values are about 100.
-            torch.testing.assert_close(fused_deform_attn(*args), reference(*args), atol=3e-5 * max(side, 8), rtol=0)
+            tolerance = {"atol": 3e-5 * max(side, 8), "rtol": 0}
+            found = []
+            for function in (fused_deform_attn, reference):
+                value = args[0].clone().requires_grad_()
+                found.append(torch.autograd.grad(function(value, *args[1:]).sum(), value)[0])
+            torch.testing.assert_close(*found, **tolerance)
+            torch.testing.assert_close(fused_deform_attn(*args), reference(*args), **tolerance)
