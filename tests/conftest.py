@@ -38,15 +38,6 @@ def _handlers(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     logging.getLogger("d2tiny").removeHandler(caplog.handler)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _freed_memory() -> Iterator[None]:
-    """Let commands that run inside the tests give memory back: the setting would stay, and a worker grow to 11 GB."""
-    with pytest.MonkeyPatch.context() as patch:
-        for command in ("train", "predict"):
-            patch.setattr(f"d2tiny.cli.{command}.keep_freed_memory", lambda: False)
-        yield
-
-
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real aerial tiles beside the checkout; tests that need them skip, and say so, where they are absent."""
