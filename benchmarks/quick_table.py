@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from common import RESULTS, ROOT, make_parser
@@ -51,17 +52,24 @@ class Row:
         return self.config if "/" in self.config else f"quick/{self.config}"
 
 
-def _assigner(name: str, title: str, cls: str, *settings: str) -> Row:
+def _assigner(name: str, title: str, cls: str, *settings: str, body: str = "r18") -> Row:
     """Return a row with another assigner, on anchors of 8-128 px."""
     changes = (f"{ASSIGNER}={cls}", *(f"{ASSIGNER}.{s}" for s in settings))
-    return Row(name, title, "faster_rcnn_r18_fpn_maxiou_a8", changes)
+    return Row(name, title, f"faster_rcnn_{body}_fpn_maxiou_a8", changes)
 
 
-def _loss(name: str, title: str, cls: str, *settings: str) -> Row:
-    """Return a row with another box loss in RPN and box head, with RFLA."""
-    changes = [f"{key}={cls}" for key in (RPN_LOSS, ROI_LOSS)]
-    changes += [f"{key}.{s}" for key in (RPN_LOSS, ROI_LOSS) for s in settings]
-    return Row(name, title, "faster_rcnn_r18_fpn_rfla", tuple(changes))
+def _loss(
+    name: str,
+    title: str,
+    cls: str,
+    *settings: str,
+    body: str = "r18",
+    places: Sequence[str] = (RPN_LOSS, ROI_LOSS),
+) -> Row:
+    """Return a row with another box loss in RPN and box head, or in one of them, with RFLA."""
+    changes = [f"{key}={cls}" for key in places]
+    changes += [f"{key}.{s}" for key in places for s in settings]
+    return Row(name, title, f"faster_rcnn_{body}_fpn_rfla", tuple(changes))
 
 
 # Losses on decoded boxes are at most 1 or 2, the L1 loss of encoded deltas is larger: the weight compensates for it.
@@ -257,15 +265,40 @@ TABLES["scalebridge"] = tuple(
     )
 )
 _DRAWN = "dataloader.train.dataset.names=synthetic_train"
-# Small tiles from ImageNet weights: whether drawn scenes before real tiles help (beside 1,000 iterations of real tiles
-# and the 1,500 of both parts together), SARL where training sees crops and the test whole tiles, and the best detector.
+# Small tiles from ImageNet weights: assigners, necks, relays (SARL: training sees crops, the test whole tiles), losses
+# and where they act, drawn scenes before real tiles (beside as many iterations of real tiles), and the best detector.
+_RFLA, _EFPNBS = "faster_rcnn_lite0_fpn_rfla", "faster_rcnn_lite0_efpnbs_rfla"
+_lite0_assigner, _lite0_loss = partial(_assigner, body="lite0"), partial(_loss, body="lite0")
 TABLES["aerial"] = (
-    Row("rfla", "RFLA", "faster_rcnn_lite0_fpn_rfla"),
-    Row("rfla_longer", "RFLA, 1,500 iterations", "faster_rcnn_lite0_fpn_rfla", ("train.max_iter=1500",)),
-    Row("drawn", "RFLA, 500 of drawn scenes", "faster_rcnn_lite0_fpn_rfla", (_DRAWN, "train.max_iter=500")),
-    Row("drawn_real", "RFLA, 500 of drawn scenes, then 1,000", "faster_rcnn_lite0_fpn_rfla", (), "drawn"),
+    Row("maxiou", "MaxIoU, anchors 32-512 px (8 × stride)", "faster_rcnn_lite0_fpn_maxiou"),
+    Row("maxiou_a8", "MaxIoU, anchors 8-128 px", "faster_rcnn_lite0_fpn_maxiou_a8"),
+    _lite0_assigner("rka", "NWD-RKA (k = 2)", "RKAAssigner", "topk=2"),
+    Row("rfla", "RFLA", _RFLA),
+    Row("rfla_longer", "RFLA, 1,500 iterations", _RFLA, ("train.max_iter=1500",)),
+    Row("drawn", "RFLA, 500 of drawn scenes alone", _RFLA, (_DRAWN, "train.max_iter=500")),
+    Row("drawn_real", "RFLA, 500 of drawn scenes, then 1,000", _RFLA, (), "drawn"),
+    Row("cem", "RFLA + CEM", _EFPNBS, (f"{_NECK}.fbsm=false",)),
+    Row("fbsm", "RFLA + FBSM", _EFPNBS, (f"{_NECK}.cem=false",)),
+    Row("efpnbs", "RFLA + E-FPN-BS", _EFPNBS),
+    Row("efpnbs_taught", "RFLA + E-FPN-BS, residual, taught masks (ours)", "faster_rcnn_lite0_efpnbs_taught_rfla"),
+    Row("efpnbs_light", "RFLA + light E-FPN-BS (ours)", _EFPNBS, (f"{_NECK}.light=true",)),
+    Row("efpnbs_dcloss", "RFLA + E-FPN-BS + DCLoss", "faster_rcnn_lite0_efpnbs_rfla_dcloss"),
     Row("sarl", "RFLA + SARL", "faster_rcnn_lite0_sarl_rfla"),
     Row("sarl_nomax", "RFLA + SARL without the maximum over the image (ours)", "faster_rcnn_lite0_sarl_nomax_rfla"),
+    _lite0_loss("dcloss", "RFLA + DCLoss (prose)", "DCLoss", "mode=prose"),
+    _lite0_loss("dcloss_rpn", "RFLA + DCLoss (prose; RPN alone)", "DCLoss", "mode=prose", places=(RPN_LOSS,)),
+    _lite0_loss("dcloss_roi", "RFLA + DCLoss (prose; box head alone)", "DCLoss", "mode=prose", places=(ROI_LOSS,)),
+    _lite0_loss(
+        "dcloss_roi_shares",
+        "RFLA + DCLoss (prose; box head alone, δ in shares of proposals)",
+        "DCLoss",
+        "mode=prose",
+        "unit=10.0",
+        places=(ROI_LOSS,),
+    ),
+    _lite0_loss("dcloss_formula", "RFLA + DCLoss (formula)", "DCLoss", "mode=formula"),
+    _lite0_loss("sal", "RFLA + SAL (1 − IoU²)", "SALoss", "base=iou2", BOX_WEIGHT),
+    _lite0_loss("nwd", "RFLA + NWD loss", "NWDLoss", BOX_WEIGHT),
     Row("cascade", "Cascade R-CNN, RFLA", "cascade_rcnn_lite0_fpn_rfla"),
     Row(
         "cascade_efpnbs_taught_x2",

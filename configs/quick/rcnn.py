@@ -83,6 +83,11 @@ def faster_rcnn_lite0_efpnbs_rfla_dcloss():
     return experiment(dcloss(efpnbs(rfla(faster_rcnn_lite0(K)))), pretrained_quick(DATASET))
 
 
+def faster_rcnn_lite0_fpn_maxiou():
+    """Quick Faster R-CNN baseline on aerial_*: anchors of 8 × stride, IoU assignment, from ImageNet weights."""
+    return experiment(faster_rcnn_lite0(K), pretrained_quick(DATASET))
+
+
 def faster_rcnn_lite0_fpn_maxiou_a8():
     """Quick baseline with anchors of 8-128 px, from ImageNet weights."""
     return experiment(anchors_8_to_128(faster_rcnn_lite0(K)), pretrained_quick(DATASET))
