@@ -127,7 +127,7 @@ def floors(name: str, queries: int, speed: dict[str, float]) -> dict[str, float]
 def rows_of(args: argparse.Namespace) -> dict[str, Any]:
     """Measure every contender in processes of its own, in turns."""
     options = ["--device", args.device, "--dtype", args.dtype, "--calls", str(args.calls)]
-    names = CONTENDERS if args.device == "cpu" else CONTENDERS[:2]
+    names = CONTENDERS if args.device == "cpu" else CONTENDERS[:3]
     speed, rows = in_own_process(*options, "--one", "speeds", "0"), {}
     for _ in range(args.rounds):
         for title, queries in (("encoder", CELLS), ("decoder", 900)):

@@ -69,12 +69,9 @@ def ms_deform_attn(
         if _numba_takes(value, attention_weights.shape[3] * attention_weights.shape[4]):
             where, weights = (x.to(_real(value)).flatten(3) for x in (sampling_locations, attention_weights))
             return _on_cpu(value, spatial_shapes, where, weights, None)
-        if value.device.type == "cuda" and value.dtype != torch.float64 and _has_triton():
-            from d2tiny.layers.deform_attn_gpu import DeformAttnGPU
-
-            shapes = tuple(map(tuple, spatial_shapes))
-            on_gpu: Tensor = DeformAttnGPU.apply(value, shapes, sampling_locations.float(), attention_weights.float())
-            return on_gpu
+        if _triton_takes(value):
+            where, weights = (x.float().flatten(3) for x in (sampling_locations, attention_weights))
+            return _on_gpu(value, spatial_shapes, where, weights, None)
         return reference_deform_attn(value, spatial_shapes, sampling_locations, attention_weights)
 
 
@@ -83,8 +80,9 @@ def fused_deform_attn(
 ) -> Tensor:
     """Compute :func:`ms_deform_attn` with a softmax over the logits of a head, at offsets from points or boxes.
 
-    On CPUs softmax and locations are computed where they are used and never written. Elsewhere, in traced and compiled
-    models, and if the reference points need a gradient, this is :func:`unfused_deform_attn`.
+    Softmax and locations are computed where they are used and never written, on CPUs and, with Triton, on GPUs.
+    Elsewhere, in traced and compiled models, and if the reference points need a gradient, this is
+    :func:`unfused_deform_attn`.
 
     Args:
         value: (B, S, M, D), S = Σ H·W.
@@ -101,9 +99,13 @@ def fused_deform_attn(
     """
     _check_raw(value.shape[:2], value.shape[2], spatial_shapes, offsets, logits, reference_points)
     heads = value.shape[2]
-    if not _numba_takes(value, logits.shape[2] // heads) or _needs_gradient(reference_points):
+    on_gpu = _triton_takes(value) and not is_traced()
+    if not (on_gpu or _numba_takes(value, logits.shape[2] // heads)) or _needs_gradient(reference_points):
         return unfused_deform_attn(value, spatial_shapes, offsets, logits, reference_points)
     with without_autocast(value.device):
+        if on_gpu:
+            where, weights = (x.unflatten(2, (heads, -1)) for x in (offsets, logits))
+            return _on_gpu(value, spatial_shapes, where, weights, reference_points.float())
         where, weights = _of_heads(offsets, logits, heads, _real(value))
         return _on_cpu(value, spatial_shapes, where, weights, reference_points.to(_real(value)))
 
@@ -199,9 +201,23 @@ def _on_cpu(
     return out.flatten(2).to(value.dtype)
 
 
+def _on_gpu(
+    value: Tensor, spatial_shapes: SpatialShapes, offsets: Tensor, logits: Tensor, references: Tensor | None
+) -> Tensor:
+    from d2tiny.layers.deform_attn_gpu import DeformAttnGPU
+
+    out: Tensor = DeformAttnGPU.apply(value, tuple(map(tuple, spatial_shapes)), offsets, logits, references)
+    return out.flatten(2)
+
+
 def _numba_takes(value: Tensor, samples: int) -> bool:
     """Return whether the numba kernels compute this: on a CPU, not traced, no more samples than they have room for."""
     return value.device.type == "cpu" and not is_traced() and 0 < samples <= MOST_SAMPLES
+
+
+def _triton_takes(value: Tensor) -> bool:
+    """Return whether the Triton kernels compute this: on a GPU, not in float64."""
+    return value.device.type == "cuda" and value.dtype != torch.float64 and _has_triton()
 
 
 def _needs_gradient(x: Tensor) -> bool:

@@ -109,20 +109,36 @@ def test_shapes_that_do_not_fit_are_refused(part):
 
 TRITON = """
 import torch
-from d2tiny.layers.deform_attn import reference_deform_attn
+from d2tiny.layers.deform_attn_functions import reference_deform_attn, unfused_deform_attn
 from d2tiny.layers.deform_attn_gpu import DeformAttnGPU
 from tests.helpers.attention import case
-for dtype, depth, queries in ((torch.float32, 6, 21), (torch.float32, 8, 3), (torch.float16, 4, 17)):
-    value, spatial_shapes, locations, weights = case(torch.float32, depth=depth, queries=queries)
-    grad_out, found = torch.randn(2, queries, 3 * depth), []
-    for function in (lambda v, s, p, w: DeformAttnGPU.apply(v, tuple(s), p, w), reference_deform_attn):
-        leaves = [x.clone().requires_grad_() for x in (value.to(dtype), locations, weights)]
-        out = function(leaves[0], spatial_shapes, leaves[1], leaves[2])
-        found.append([out, *torch.autograd.grad(out, leaves, grad_out.to(dtype))])
+
+def compare(leaves, slow, fast, dtype):
+    found, grad_out = [], None
+    for function in (slow, fast):
+        mine = [x.clone().requires_grad_() for x in leaves]
+        out = function(*mine)
+        grad_out = torch.randn_like(out) if grad_out is None else grad_out
+        found.append([out, *torch.autograd.grad(out, mine, grad_out)])
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     for one, two in zip(*found, strict=True):
         assert one.dtype == two.dtype
-        torch.testing.assert_close(one, two, atol=tolerance, rtol=tolerance)
+        torch.testing.assert_close(two, one, atol=tolerance, rtol=tolerance)
+
+for dtype, depth, queries in ((torch.float32, 6, 21), (torch.float32, 8, 3), (torch.float16, 4, 17)):
+    value, shapes, locations, weights = case(torch.float32, depth=depth, queries=queries)
+    given = lambda v, p, w: DeformAttnGPU.apply(v, tuple(shapes), p.flatten(3), w.flatten(3), None).flatten(2)
+    compare((value.to(dtype), locations, weights), lambda v, p, w: reference_deform_attn(v, shapes, p, w), given, dtype)
+    for width in (2, 4):  # fused, in the types of a model under autocast too; references beyond the border
+        heads, levels, points = weights.shape[2:]
+        references = torch.rand(2, queries, levels, width) * 1.2 - 0.1
+        samples = heads * levels * points
+        offsets, logits = torch.randn(2, queries, 2 * samples), torch.randn(2, queries, samples)
+        offsets, logits = (2 * offsets).to(dtype), (2 * logits).to(dtype)
+        unfused = lambda v, o, a: unfused_deform_attn(v, shapes, o, a, references, reference_deform_attn)
+        parts = lambda *xs: (x.unflatten(2, (heads, -1)) for x in xs)
+        fused = lambda v, o, a: DeformAttnGPU.apply(v, tuple(shapes), *parts(o, a), references).flatten(2)
+        compare((value.to(dtype), offsets, logits), unfused, fused, dtype)
 print("equal")
 """
 
@@ -139,6 +155,29 @@ def test_triton_in_its_interpreter():
         check=False,
     )
     assert done.stdout.strip().endswith("equal"), done.stderr[-2000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [0, 2, 4])
+def test_triton_compiles_for_gpus(kind, monkeypatch, tmp_path):
+    """The interpreter takes what the compiler refuses, such as a constant that is assigned twice."""
+    triton = pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from d2tiny.layers import deform_attn_gpu as kernels
+
+    sizes = dict.fromkeys(("queries", "cells", "heads", "depth"), "i32")
+    constants = {"L": 5, "P": 4, "D": 32, "N": 32, "KIND": kind, "BLOCK": 16}
+    for real, capability in (("*bf16", 80), ("*fp32", 90)):
+        given = real if kind else "*fp32"
+        inputs = {"value": real, "spatial_shapes": "*i32", "offsets": given, "logits": given, "references": "*fp32"}
+        backward = {"out": real, "grad_out": real, "grad_value": "*fp32", "grad_offsets": given, "grad_logits": given}
+        for kernel, more in ((kernels._forward, {"out": real}), (kernels._backward, backward)):
+            signature = inputs | more | sizes | dict.fromkeys(constants, "constexpr")
+            compiled = triton.compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", capability, 32))
+            assert compiled.asm["cubin"]
 
 
 def test_heads_sample_in_eight_directions_at_first():
