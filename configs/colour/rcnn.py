@@ -1,9 +1,9 @@
 """Ships, vehicles and airplanes in colour images: drawn scenes, and tiles whose licences let weights be passed on."""
 
 from ..common.data import colour, crops_for_other_places, dataloader
-from ..common.models.rcnn import faster_rcnn_lite0
-from ..common.parts.rcnn import rfla
-from ..common.recipes import experiment, pretrained_quick
+from ..common.models.rcnn import cascade_rcnn_lite0, faster_rcnn_lite0
+from ..common.parts.rcnn import efpnbs_taught, rfla
+from ..common.recipes import enlarged, experiment, pretrained_quick
 
 DATASET = colour()
 # Where 2,000 scenes are drawn, a third of the images is real.
@@ -17,6 +17,19 @@ def drawn_and_real(max_iter=2000):
     loaders["train"].dataset.names = [DATASET.train, "colour_drawn"]
     loaders["train"].dataset.repeats = REPEATS
     return loaders, optimizer, schedule, train
+
+
+def narrow_box_heads(model, width):
+    """Fewer channels in the layers of the three box heads, which are most of a small cascade's weights."""
+    for head in model.roi_heads.box_heads:
+        head.fc_dims = [width, width]
+    return model
+
+
+def cascade_rcnn_lite0_efpnbs_taught_rfla_x2():
+    """Cascade R-CNN with RFLA and E-FPN-BS with taught masks (ours), images at twice their sides, likewise."""
+    model = efpnbs_taught(rfla(narrow_box_heads(cascade_rcnn_lite0(DATASET.num_classes), 128)))
+    return experiment(model, enlarged(drawn_and_real(), 2.0))
 
 
 def faster_rcnn_lite0_fpn_rfla():
