@@ -268,7 +268,8 @@ def _run_settings(args: argparse.Namespace, model: str) -> RunSettings:
 
 
 def _name(args: argparse.Namespace, published: PublishedWeights | None) -> str:
-    return published.name if published is not None else str(args.config or "")
+    """Return what results call the model: its weights, because one config has many."""
+    return published.name if published is not None else str(args.weights or args.config or "")
 
 
 def _tell(summary: RunSummary, args: argparse.Namespace) -> None:

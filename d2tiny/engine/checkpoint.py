@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from d2tiny.utils.errors import CheckpointError, D2TinyError
 from d2tiny.utils.files import open_atomic, write_text
 from d2tiny.utils.weights import adapt_state, own_weights_hidden
 
-__all__ = ["LAST", "PREVIOUS", "TinyCheckpointer", "write_checkpoint"]
+__all__ = ["LAST", "PREVIOUS", "TinyCheckpointer", "whole_parts", "write_checkpoint"]
 
 LAST = "model_last.pth"
 PREVIOUS = "model_previous.pth"
@@ -219,6 +219,33 @@ class TinyCheckpointer(DetectionCheckpointer):
                 f"{len(mismatched)} tensors do not fit the model (first: {mismatched[0]}). {_OTHER_CONFIG}"
             )
         return incompatible
+
+    def _log_incompatible_keys(self, incompatible: Any) -> None:
+        """Tell what is not loaded, by the largest parts that it is all of."""
+        for key, loaded, own in incompatible.incorrect_shapes:
+            logger.warning("Not loaded: %s has the shape %s in the weights and %s in the model.", key, loaded, own)
+        absent = set(incompatible.missing_keys) - {key for key, *_ in incompatible.incorrect_shapes}
+        state = self.model.state_dict()
+        loaded_under_another_name = {state[key].data_ptr() for key in state if key not in absent}
+        missing = [key for key in state if key in absent and state[key].data_ptr() not in loaded_under_another_name]
+        known = [key for key in state if key not in absent]
+        for keys, others, what in (
+            (missing, known, "Not in the weights, starts new"),
+            (incompatible.unexpected_keys, known + missing, "In the weights, but not in the model"),
+        ):
+            if keys:
+                logger.warning("%s: %s.", what, ", ".join(whole_parts(keys, others)))
+
+
+def whole_parts(keys: Iterable[str], others: Iterable[str]) -> list[str]:
+    """Return the shortest beginnings (``roi_heads.box_head``) that are of some keys and of none of the others."""
+    taken = {".".join(key.split(".")[:n]) for key in others for n in range(1, key.count(".") + 2)}
+    parts: dict[str, None] = {}
+    for key in keys:
+        names = key.split(".")
+        starts = (".".join(names[:n]) for n in range(1, len(names) + 1))
+        parts[next((start for start in starts if start not in taken), key)] = None
+    return list(parts)
 
 
 def _difference(own: Any, loaded: Any, key: str) -> str:

@@ -174,7 +174,8 @@ def merge_shards(output: Path, *, progress: bool = True) -> RunSummary:
     read = ReadSettings(record["read"]["stretch"] or None, _tuple(record["read"]["bands"]), record["read"]["gsd"])
     aoi = Path(record["aoi"][0]) if record["aoi"] else None
     tiles = TileSettings(**record["tiles"])
-    settings = RunSettings(tiles, read, outputs, aoi=aoi, model=record["model"], progress=progress)
+    kept = {"score": record["score"], "model": record["model"]}
+    settings = RunSettings(tiles, read, outputs, aoi=aoi, progress=progress, **kept)
     scenes = record["scenes"]
     targets = scene_targets(scenes, output, outputs)
     merge = MergeSettings(**record["merge"])
@@ -276,7 +277,7 @@ def _write_coco(path: Path, done: Mapping[int, Journal], record: Mapping[str, An
     with open_coco(path, classes) as writer:
         for number, journal in sorted(done.items()):
             head = SceneHead.from_stored(journal.done[number]["head"])
-            found = SceneDetections(head.scene(classes, record["model"]), *journal.kept(number))
+            found = SceneDetections(head.scene(classes, record["model"], record["score"]), *journal.kept(number))
             writer.add_scene(found.scene)
             writer.write(found)
             count += len(found)

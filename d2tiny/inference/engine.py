@@ -102,10 +102,11 @@ class SceneHead:
         """Return whether this is of the same file; copies on other machines may have other times."""
         return replace(self, stamp=(0, self.stamp[1])) == replace(other, stamp=(0, other.stamp[1]))
 
-    def scene(self, classes: Sequence[str], model: str) -> Scene:
-        """Return the scene as results describe it."""
+    def scene(self, classes: Sequence[str], model: str, score: float) -> Scene:
+        """Return the scene as results describe it, with the lowest score of its objects."""
         # In an order that does not depend on whether the head comes from a journal.
-        settings = dict(sorted({**self.chosen, "tile": self.tile, "overlap": self.overlap}.items()))
+        used = {**self.chosen, "tile": self.tile, "overlap": self.overlap, "score": score}
+        settings = dict(sorted(used.items()))
         return Scene(self.path, *self.file_size, tuple(classes), self.geo, self.time, model, settings)
 
 

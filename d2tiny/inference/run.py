@@ -203,7 +203,7 @@ class Finisher:
         Raises:
             ConfigError: the scene has no coordinates.
         """
-        scene = head.scene(self._classes, self._settings.model)
+        scene = head.scene(self._classes, self._settings.model, self._settings.score)
         for name in self._settings.outputs.of_scene(head.geo is not None):
             check_writable(Path(f"x{FORMATS[name]}"), scene)
 
@@ -222,7 +222,7 @@ class Finisher:
         """
         settings, outputs = self._settings, self._settings.outputs
         views = merge_scene(head, parts, settings.tiles.batch, self._merge_settings, settings.aoi)
-        found = SceneDetections(head.scene(self._classes, settings.model), *views)
+        found = SceneDetections(head.scene(self._classes, settings.model, settings.score), *views)
         check(found)
         page = outputs.page
         if page is None:

@@ -11,7 +11,7 @@ from detectron2.config import instantiate
 from detectron2.layers import ShapeSpec
 from torch import nn
 
-from d2tiny.engine.checkpoint import TinyCheckpointer, write_checkpoint
+from d2tiny.engine.checkpoint import TinyCheckpointer, whole_parts, write_checkpoint
 from d2tiny.engine.import_weights import import_weights
 from d2tiny.modeling.assigners import HungarianMatcher
 from d2tiny.modeling.meta_arch import TinyDINO
@@ -350,3 +350,26 @@ def test_weights_of_other_sizes_are_refused_with_their_settings():
 def test_own_weights_are_told():
     with pytest.raises(CheckpointError, match="weights of d2tiny already"):
         import_weights(build(), build().state_dict())
+
+
+def test_what_is_not_loaded_is_told_by_whole_parts(caplog):
+    """A line for what starts new, a line for what has no place, and none for a module that has two names."""
+    model = nn.ModuleDict({"body": nn.Linear(2, 2), "neck": nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))})
+    model["twin"], model["head"] = model["body"], nn.ModuleDict({"one": nn.Linear(2, 1), "two": nn.Linear(2, 1)})
+    names = ("body.weight", "body.bias", "head.two.weight", "head.two.bias")
+    weights = {name: model.state_dict()[name] for name in names} | {
+        "fc.weight": torch.ones(1),
+        "fc.bias": torch.ones(1),
+    }
+    checkpointer = TinyCheckpointer(model)
+    with caplog.at_level("WARNING"):
+        checkpointer._apply("x.pth", {"model": weights})
+    assert caplog.messages == [
+        "Not in the weights, starts new: neck, head.one.",
+        "In the weights, but not in the model: fc.",
+    ]
+
+
+def test_whole_parts():
+    others = ["a.b.c", "a.d.x", "e"]
+    assert whole_parts(["a.b.f.1", "a.b.f.2", "a.g", "h.i", "h.j", "a.b"], others) == ["a.b.f", "a.g", "h", "a.b"]

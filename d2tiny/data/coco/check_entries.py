@@ -18,6 +18,7 @@ from d2tiny.data.coco.source import name_problem, relative_name
 from d2tiny.data.coco.values import parse_id, parse_size
 from d2tiny.data.loading.headers import IMAGE_SUFFIXES, decoding_problem, image_problem
 from d2tiny.data.loading.stretch import StretchLike
+from d2tiny.utils.errors import ConfigError
 
 __all__ = ["checked_categories", "checked_images", "images_with_usable_files"]
 
@@ -136,6 +137,9 @@ def images_with_usable_files(
         decode: decode every image.
         progress: show a progress bar.
         stretch: scale of images that are not 8-bit; without it they are errors.
+
+    Raises:
+        ConfigError: none of several files is there, so that the folder is another one.
     """
 
     def file_problem(image: dict[str, Any]) -> str | None:
@@ -143,9 +147,8 @@ def images_with_usable_files(
         problem = image_problem(str(path), image["width"], image["height"], stretch)
         return problem or (decoding_problem(path, stretch) if decode else None)
 
-    kept = {}
+    kept, missing, every = {}, 0, list(images.values())
     with ThreadPoolExecutor(8) as pool:
-        every = list(images.values())
         blocks = (pool.map(file_problem, every[i : i + _BLOCK]) for i in range(0, len(every), _BLOCK))
         problems = tqdm(chain.from_iterable(blocks), total=len(every), desc="images", disable=not progress, leave=False)
         for (key, image), problem in zip(images.items(), problems, strict=True):
@@ -153,7 +156,13 @@ def images_with_usable_files(
                 kept[key] = image
                 continue
             kind = problem.split(" (")[0] if " px, but" not in problem else "of another size than stated"
+            missing += kind == "missing"
             found.add(f"images {kind}, left out", f"{root / image['file_name']}: {problem}", "error")
+    if missing == len(every) > 1:
+        raise ConfigError(
+            f"{root}: none of the {missing} image files is there, for example {every[0]['file_name']!r}. The names "
+            "in the json are relative to a folder: name it with --images."
+        )
     _count_unlisted({image["file_name"] for image in images.values()}, root, found)
     return kept
 

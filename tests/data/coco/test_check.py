@@ -458,6 +458,15 @@ def test_missing_files_and_folders(tmp_path):
         check_json(tmp_path / "x.json", tmp_path / "nowhere")
 
 
+def test_a_folder_with_none_of_the_images_is_refused(tmp_path, clean):
+    """One cause is one message, not one for each image and annotation."""
+    (tmp_path / "others").mkdir()
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(clean))
+    with pytest.raises(ConfigError, match=r"others: none of the 2 image files is there, for example 'a.png'"):
+        check_json(path, tmp_path / "others", progress=False)
+
+
 def test_the_report_counts_and_shows_five_examples(tmp_path, clean):
     add(*(box(10 + i, [1, 2, 0, 4]) for i in range(9)), box(30, [55, 45, 20, 20]))(clean)
     findings = check(tmp_path, clean).findings
