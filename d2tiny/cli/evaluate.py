@@ -43,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         metrics = evaluate_arrays(truth, found, protocol).metrics()
     print(format_table(metrics))
-    print(f"\n{protocol.name} protocol, {len(found):,} detections, {time.perf_counter() - started:.1f} s")
+    took = time.perf_counter() - started
+    print(f"\n{protocol.name} protocol, {len(found):,} detections, {took:.1f} s. In percent; oLRP is an error.")
     if args.report:
         print(f"Report: {args.report / 'index.html'}")
     return 0

@@ -148,7 +148,7 @@ class TinyCOCOEvaluator(COCOEvaluator):
             write_detections(target / "coco_instances_results.json", truth, found)
         results = evaluate_arrays(truth, found, self.protocol).metrics()
         self._logger.info(
-            "%s (%s protocol, %d images, %d detections)\n%s",
+            "%s (%s protocol, %d images, %d detections), in percent; oLRP is an error, lower is better\n%s",
             self._metadata.name,
             self.protocol.name,
             len(ids),
