@@ -188,9 +188,9 @@ def choose_start(kind: str) -> tuple[str, str, str]:
         import_timm()
     except ImportError as err:
         return WITHOUT_WEIGHTS, "", f"No weights to start from: {err} Starting from random weights instead."
-    published = default_weights(kind=kind)
     # The last part of a config's name says how the detector is built.
-    if published is not None and PurePosixPath(published.config).name == PurePosixPath(CONFIG).name:
+    published = default_weights(kind=kind, config=PurePosixPath(CONFIG).name)
+    if published is not None:
         sources = ", ".join(source.name for source in published.data)
         about = (
             f"Starts from d2tiny's published weights '{published.name}' ({published.licence}), trained on {sources}."

@@ -245,20 +245,27 @@ def known_weights(place: str = "") -> list[PublishedWeights]:
     return list(found.values())
 
 
-def default_weights(place: str = "", kind: str = "") -> PublishedWeights | None:
+def default_weights(place: str = "", kind: str = "", config: str = "") -> PublishedWeights | None:
     """Return the weights that are taken where nothing is named, or None.
 
     Args:
         place: folder or URL instead of that in ``D2TINY_WEIGHTS``.
         kind: of the images, ``grey`` or ``colour``: weights that are made for it come before the default of the same
-            manifest, unless that is for this kind too. Empty for unknown.
+            manifest, unless that is for this kind too; of several, those with the highest AP. Empty for unknown.
+        config: only weights of configs with this name in whatever folder: of the same detector on any dataset.
     """
     for manifest in known_manifests(place):
         default = next((entry for entry in manifest.weights if entry.name == manifest.default), None)
         if default is not None:
-            made = [entry for entry in (default, *manifest.weights) if kind and entry.kind == kind]
-            return made[0] if made else default
+            fitting = [entry for entry in manifest.weights if config in ("", entry.config.split("/")[-1])]
+            made = [entry for entry in fitting if kind and entry.kind == kind]
+            best = max(made, key=lambda entry: (entry is default, _ap(entry)), default=None)
+            return best or (default if default in fitting else None)
     return None
+
+
+def _ap(weights: PublishedWeights) -> float:
+    return weights.measured.metrics.get("AP") or 0.0
 
 
 def weights_of_config(config: str, place: str = "") -> PublishedWeights | None:

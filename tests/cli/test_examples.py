@@ -155,7 +155,7 @@ def test_the_demo_starts_from_published_weights_that_fit(kind, start, about):
 
 
 def test_the_demo_starts_from_imagenet_where_no_published_weights_fit(monkeypatch):
-    monkeypatch.setattr(demo, "default_weights", lambda kind: None)
+    monkeypatch.setattr(demo, "default_weights", lambda kind, config: None)
     config, weights, about = demo.choose_start("colour")
     assert (config, weights) == (demo.CONFIG, "")
     assert "ImageNet" in about
@@ -167,7 +167,7 @@ def test_the_demo_without_weights(missing, monkeypatch):
     if missing == "timm":
         monkeypatch.setitem(sys.modules, "timm", None)
     else:
-        monkeypatch.setattr(demo, "default_weights", lambda kind: None)
+        monkeypatch.setattr(demo, "default_weights", lambda kind, config: None)
         monkeypatch.setattr(PackagedWeights, "path", lambda self: None)
     config, weights, about = demo.choose_start("colour")
     assert (config, weights) == (demo.WITHOUT_WEIGHTS, "")

@@ -197,6 +197,26 @@ def test_the_default_for_a_kind_of_image(tmp_path, monkeypatch, kinds, default, 
     assert {kind: weights and weights.name for kind, weights in found.items()} == expected
 
 
+def test_of_several_for_a_kind_the_best_is_taken_and_of_one_detector_only_its_own(tmp_path, monkeypatch):
+    """Those with the highest AP, which may be unknown; where a config is named, of that detector on any dataset."""
+
+    def measured(ap):
+        return {"dataset": "aerial_val", "protocol": "aitod", "metrics": {"AP": ap}}
+
+    rows = (("boats", 20.0, "quick/yolo11_n"), ("ships", 30.0, "hituav/yolo11_n_p2"), ("tugs", None, "quick/yolo11_n"))
+    entries = [
+        write_weights(tmp_path / "x", name, kind="colour", config=config, measured=measured(ap))
+        for name, ap, config in rows
+    ]
+    entries.append(write_weights(tmp_path / "x", "lamps", kind="grey"))
+    monkeypatch.setattr(published, "shipped_folder", lambda: tmp_path / "none")
+    place = str(write_manifest(tmp_path / "x", *entries, default="lamps"))
+    assert default_weights(place, "colour").name == "ships"
+    assert default_weights(place, "colour", "yolo11_n").name == "boats"
+    assert default_weights(place, "colour", "yolov5_s") is None
+    assert default_weights(place, "").name == "lamps"
+
+
 def test_the_users_default_comes_before_shipped_weights_of_the_kind(own, tmp_path, monkeypatch):
     shipped = write_manifest(tmp_path / "s", write_weights(tmp_path / "s", "ships", kind="colour"), default="ships")
     monkeypatch.setattr(published, "shipped_folder", lambda: shipped)
