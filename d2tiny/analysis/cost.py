@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from detectron2.config import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -17,6 +18,7 @@ from d2tiny import model_zoo
 from d2tiny.analysis.zoo_table import PROPOSALS, SIDE
 from d2tiny.config.signature import resolve_target
 from d2tiny.config.validate import components
+from d2tiny.data.transforms.scale import ResizeByFactor
 from d2tiny.layers import SAConv2d
 from d2tiny.modeling.transformer import FrozenExpert, flatten_maps
 from d2tiny.modeling.transformer.frozen_backbone import RANDOM
@@ -47,7 +49,8 @@ def cost(name: str) -> dict[str, float]:
         name: zoo name.
 
     Returns:
-        ``params_m``: parameters in millions; ``gmac``: multiply-adds in billions for one 800 × 800 px image.
+        ``params_m``: parameters in millions; ``gmac``: multiply-adds in billions for one 800 × 800 px image, which the
+        config may enlarge.
     """
     cfg = model_zoo.get_config(name)
     OmegaConf.set_struct(cfg, False)
@@ -59,7 +62,8 @@ def cost(name: str) -> dict[str, float]:
     model.to("meta")
     counter = FlopCounterMode(display=False)
     with _without_offsets(), torch.no_grad(), counter:
-        features = model.backbone(torch.zeros(1, 3, SIDE, SIDE, device="meta"))
+        side = round(SIDE * _factor(cfg))
+        features = model.backbone(torch.zeros(1, 3, side, side, device="meta"))
         if hasattr(model, "roi_heads"):
             _two_stage(model, features)
         elif hasattr(model, "decoder"):
@@ -67,6 +71,13 @@ def cost(name: str) -> dict[str, float]:
         else:
             model.head([features[level] for level in cfg.model.in_features])
     return {"params_m": round(parameters / 1e6, 2), "gmac": round(counter.get_total_flops() / 2e9, 1)}
+
+
+def _factor(cfg: DictConfig) -> float:
+    """Return by how much a config enlarges the sides of an image before the model sees it."""
+    augmentations = OmegaConf.select(cfg, "dataloader.test.mapper.augmentations") or []
+    targets = [(node, resolve_target(node._target_, "dataloader.test.mapper.augmentations")) for node in augmentations]
+    return math.prod(float(node.factor) for node, target in targets if target is ResizeByFactor)
 
 
 def _two_stage(model: Any, features: dict[str, Tensor]) -> None:

@@ -57,6 +57,13 @@ def test_costs_are_those_of_the_models():
         assert cost(name) == stored[name], name
 
 
+def test_enlarged_images_cost_more():
+    """Four times the cells at twice the sides; box heads see as many proposals as before."""
+    plain, enlarged = (cost(f"hituav/faster_rcnn_lite0_efpnbs_taught_rfla{end}") for end in ("", "_x2"))
+    assert enlarged["params_m"] == plain["params_m"]
+    assert 3 * plain["gmac"] < enlarged["gmac"] < 4 * plain["gmac"]
+
+
 def test_efpnbs_costs_what_its_convolutions_cost():
     """800 px, P2 of 200²: 3×3 of 256 → 64 and of 256 → 256; that of the upsampled P5 is done on its 25²: 29.9 G."""
     stored = json.loads((ROOT / "results/zoo/cost.json").read_text())
