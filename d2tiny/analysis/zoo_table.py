@@ -20,7 +20,8 @@ _NOTES = f"""*Measured* is the mean over the runs and half their range, on the v
 *Published* is what the named table says: a target, not a result of ours; {" / ".join(METRICS)}. GMAC are
 multiply-adds of one image of {SIDE} px, which `x2` enlarges to twice its sides: backbone, neck, heads, and box heads
 for {PROPOSALS:,} proposals; deformable convolutions count as plain ones. Of transformers the samples of
-deformable attention are not counted; they have the most queries, and a sparse encoder updates all tokens, its worst case.
+deformable attention are not counted; they have the most queries, and a sparse encoder updates all
+tokens, its worst case.
 """
 _HEAD = f"""# Model zoo
 
