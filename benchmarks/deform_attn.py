@@ -12,7 +12,7 @@ Five levels of 800² px (53,294 cells), 8 heads of 32 channels, 4 points a level
 - ``fused``: softmax, offsets and references inside the kernel;
 - ``sample_first``: as fused, and only what is sampled is projected.
 
-On GPUs the first two are compared. Every contender runs in a process of its own, on one CPU thread or on a GPU, in
+On GPUs the first three are compared. Every contender runs in a process of its own, on one CPU thread or on a GPU, in
 turns; the table shows the best of all calls. The floor of each is the larger of two lower bounds of its forward pass:
 its multiply-adds at the measured speed of a matrix product, and inputs, weights of the layer and outputs once at the
 measured speed of a copy. ``both`` is forward and backward. Results go to ``results/models``.

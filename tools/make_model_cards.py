@@ -9,7 +9,7 @@ from pathlib import Path
 from d2tiny.analysis.model_card import card, index
 from d2tiny.cli.common import guarded
 from d2tiny.utils.files import write_text
-from d2tiny.utils.published import read_manifest, shipped_folder
+from d2tiny.utils.published import default_labels, read_manifest, shipped_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,7 +24,7 @@ def _write() -> int:
     manifest = read_manifest(shipped_folder())
     folder = ROOT / "docs" / "models"
     pages = {f"{entry.name}.md": card(entry, ROOT) for entry in manifest.weights}
-    pages["README.md"] = index(manifest.weights, manifest.default)
+    pages["README.md"] = index(manifest.weights, default_labels(str(shipped_folder())))
     for old in folder.glob("*.md"):
         if old.name not in pages:
             old.unlink()

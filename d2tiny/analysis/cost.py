@@ -67,7 +67,7 @@ def cost(name: str) -> dict[str, float]:
         if hasattr(model, "roi_heads"):
             _two_stage(model, features)
         elif hasattr(model, "decoder"):
-            _transformer(model, features)
+            _transformer(model, features, side)
         else:
             model.head([features[level] for level in cfg.model.in_features])
     return {"params_m": round(parameters / 1e6, 2), "gmac": round(counter.get_total_flops() / 2e9, 1)}
@@ -90,14 +90,14 @@ def _two_stage(model: Any, features: dict[str, Tensor]) -> None:
         predictor(head(pooled))
 
 
-def _transformer(model: Any, features: dict[str, Tensor]) -> None:
+def _transformer(model: Any, features: dict[str, Tensor], side: int) -> None:
     """Run encoder, proposals of all tokens, and decoder with the largest number of queries."""
     maps = [features[level] for level in model.head_in_features]
     masks = [torch.zeros(1, *m.shape[-2:], dtype=torch.bool, device="meta") for m in maps]
     if model.routing is not None:
         # REM checks whether there is padding, which is impossible on the meta device.
         unpadded = [torch.zeros(m.shape, dtype=torch.bool) for m in masks]
-        maps, _ = model.routing(maps, unpadded, torch.zeros(1, 3, SIDE, SIDE, device="meta"))
+        maps, _ = model.routing(maps, unpadded, torch.zeros(1, 3, side, side, device="meta"))
     positions = [model.position(m) for m in masks]
     tokens = flatten_maps(maps, positions, masks, model.level_embed, has_padding=False)
     memory = model.encoder(tokens)

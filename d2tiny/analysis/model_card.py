@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from d2tiny.utils.licences import SHOWN, SOURCES, DataSource
@@ -143,12 +143,12 @@ def _failures(entry: PublishedWeights, root: Path) -> str:
     return "\n\n".join([*parts, *(["\n".join(f"- {sentence}" for sentence in entry.fails)] if entry.fails else [])])
 
 
-def index(entries: Sequence[PublishedWeights], default: str) -> str:
+def index(entries: Sequence[PublishedWeights], labels: Mapping[str, str]) -> str:
     """Return ``docs/models/README.md``, the list of the cards.
 
     Args:
         entries: all published weights.
-        default: name of those that are taken where none are named.
+        labels: what is said of some of them in brackets, by name.
     """
     lines = [
         f"# Published weights\n\n{_MADE}\n",
@@ -161,7 +161,7 @@ def index(entries: Sequence[PublishedWeights], default: str) -> str:
     lines += ["| weights | what | AP | AP50 | on | licence | data |", "|---|---|---|---|---|---|---|"]
     for entry in entries:
         values = [_number(entry.measured.metrics.get(key)) for key in ("AP", "AP50")]
-        name = f"[{entry.name}]({entry.name}.md)" + " (default)" * (entry.name == default)
+        name = f"[{entry.name}]({entry.name}.md)" + (f" ({labels[entry.name]})" if entry.name in labels else "")
         data = ", ".join(source.name for source in entry.data)
         lines.append(
             f"| {name} | {entry.title} | {' | '.join(values)} | `{entry.measured.dataset}` | {entry.licence} | {data} |"

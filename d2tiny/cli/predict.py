@@ -6,8 +6,9 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from d2tiny.cli.common import (
     add_config_option,
@@ -269,7 +270,11 @@ def _run_settings(args: argparse.Namespace, model: str) -> RunSettings:
 
 def _name(args: argparse.Namespace, published: PublishedWeights | None) -> str:
     """Return what results call the model: its weights, because one config has many."""
-    return published.name if published is not None else str(args.weights or args.config or "")
+    if published is not None or not args.weights:
+        return published.name if published is not None else str(args.config or "")
+    # The file and its folder: results are passed on, and the whole path is nobody's business.
+    path = PurePosixPath(urlsplit(args.weights).path) if "://" in args.weights else Path(args.weights).resolve()
+    return "/".join(path.parts[-2:])
 
 
 def _tell(summary: RunSummary, args: argparse.Namespace) -> None:

@@ -82,7 +82,7 @@ def _list_weights(published: list[PublishedWeights], pattern: str, place: str) -
     """Print the published weights whose name or config matches."""
     from tabulate import tabulate
 
-    from d2tiny.utils.published import default_weights
+    from d2tiny.utils.published import default_labels
 
     if not published:
         print("No weights are published here; --weights-from names a folder or URL of some.")
@@ -91,11 +91,11 @@ def _list_weights(published: list[PublishedWeights], pattern: str, place: str) -
     if not fitting:
         names = [entry.name for entry in published]
         raise ConfigError(f"No published weights match '{pattern}'. {did_you_mean(pattern, names)}")
-    default = default_weights(place)
+    labels = default_labels(place)
     columns = ["weights", "MB", "licence", "data", "classes", "AP", "AP50", "measured on", "config"]
     rows = [
         [
-            entry.name + " (default)" * (default is not None and entry.name == default.name),
+            f"{entry.name} ({labels[entry.name]})" if entry.name in labels else entry.name,
             f"{entry.size / 1e6:.1f}",
             entry.licence,
             ", ".join(source.name for source in entry.data),

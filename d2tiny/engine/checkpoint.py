@@ -19,11 +19,12 @@ from d2tiny.utils.errors import CheckpointError, D2TinyError
 from d2tiny.utils.files import open_atomic, write_text
 from d2tiny.utils.weights import adapt_state, own_weights_hidden
 
-__all__ = ["LAST", "PREVIOUS", "TinyCheckpointer", "whole_parts", "write_checkpoint"]
+__all__ = ["LAST", "PREVIOUS", "TinyCheckpointer", "common_prefixes", "write_checkpoint"]
 
 LAST = "model_last.pth"
 PREVIOUS = "model_previous.pth"
 _POINTER = "last_checkpoint"
+_SHOWN = 20  # parts in one message
 # Entries that newer versions of torch and of d2tiny added to what a checkpoint has.
 _OPTIONAL_OF_GROUPS = {"maximize", "foreach", "differentiable", "fused", "capturable", "decoupled_weight_decay"}
 _OPTIONAL = {"trainer.hooks.EvalAndSave.pending", "trainer.accumulated", "trainer.gradients"}
@@ -226,26 +227,30 @@ class TinyCheckpointer(DetectionCheckpointer):
             logger.warning("Not loaded: %s has the shape %s in the weights and %s in the model.", key, loaded, own)
         absent = set(incompatible.missing_keys) - {key for key, *_ in incompatible.incorrect_shapes}
         state = self.model.state_dict()
-        loaded_under_another_name = {state[key].data_ptr() for key in state if key not in absent}
-        missing = [key for key in state if key in absent and state[key].data_ptr() not in loaded_under_another_name]
+        place = {key: value.data_ptr() if isinstance(value, Tensor) else 0 for key, value in state.items()}
+        # A module with two names is one; tensors without memory say nothing.
+        loaded = {place[key] for key in state if key not in absent} - {0}
+        missing = [key for key in state if key in absent and place[key] not in loaded]
         known = [key for key in state if key not in absent]
         for keys, others, what in (
-            (missing, known, "Not in the weights, starts new"),
+            (missing, known, "Not in the weights, keeps initial values"),
             (incompatible.unexpected_keys, known + missing, "In the weights, but not in the model"),
         ):
             if keys:
-                logger.warning("%s: %s.", what, ", ".join(whole_parts(keys, others)))
+                parts = common_prefixes(keys, others)
+                rest = f" and {len(parts) - _SHOWN} more" if len(parts) > _SHOWN else ""
+                logger.warning("%s: %s%s.", what, ", ".join(parts[:_SHOWN]), rest)
 
 
-def whole_parts(keys: Iterable[str], others: Iterable[str]) -> list[str]:
-    """Return the shortest beginnings (``roi_heads.box_head``) that are of some keys and of none of the others."""
+def common_prefixes(keys: Iterable[str], others: Iterable[str]) -> list[str]:
+    """Return the shortest prefixes of names (``roi_heads.box_head``) that some keys have and none of the others has."""
     taken = {".".join(key.split(".")[:n]) for key in others for n in range(1, key.count(".") + 2)}
-    parts: dict[str, None] = {}
+    prefixes: dict[str, None] = {}
     for key in keys:
         names = key.split(".")
         starts = (".".join(names[:n]) for n in range(1, len(names) + 1))
-        parts[next((start for start in starts if start not in taken), key)] = None
-    return list(parts)
+        prefixes[next((start for start in starts if start not in taken), key)] = None
+    return list(prefixes)
 
 
 def _difference(own: Any, loaded: Any, key: str) -> str:

@@ -99,7 +99,7 @@ def fused_deform_attn(
     """
     _check_raw(value.shape[:2], value.shape[2], spatial_shapes, offsets, logits, reference_points)
     heads = value.shape[2]
-    on_gpu = _triton_takes(value) and not is_traced()
+    on_gpu = _triton_takes(value)
     if not (on_gpu or _numba_takes(value, logits.shape[2] // heads)) or _needs_gradient(reference_points):
         return unfused_deform_attn(value, spatial_shapes, offsets, logits, reference_points)
     with without_autocast(value.device):
@@ -216,8 +216,8 @@ def _numba_takes(value: Tensor, samples: int) -> bool:
 
 
 def _triton_takes(value: Tensor) -> bool:
-    """Return whether the Triton kernels compute this: on a GPU, not in float64."""
-    return value.device.type == "cuda" and value.dtype != torch.float64 and _has_triton()
+    """Return whether the Triton kernels compute this: on a GPU, not traced, not in float64."""
+    return value.device.type == "cuda" and not is_traced() and value.dtype != torch.float64 and _has_triton()
 
 
 def _needs_gradient(x: Tensor) -> bool:

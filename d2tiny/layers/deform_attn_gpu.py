@@ -187,7 +187,7 @@ def _backward(
                 by_weight += sx * sy * dot
                 by_x += (1 if corner % 2 else -1) * sy * dot
                 by_y += (1 if corner // 2 else -1) * sx * dot
-                tl.atomic_add(grad_value + at, (weight * sx * sy)[:, None] * grad_block, mask=mask)
+                tl.atomic_add(grad_value + at, (weight * sx * sy)[:, None] * grad_block, mask=mask, sem="relaxed")
             if KIND > 0:
                 by_weight = weight * (by_weight - mean)
             tl.store(grad_logits + i, by_weight.to(grad_logits.dtype.element_ty), mask=live)
@@ -200,7 +200,8 @@ def _backward(
 class DeformAttnGPU(torch.autograd.Function):
     """Autograd function of :func:`d2tiny.layers.deform_attn.ms_deform_attn` and ``fused_deform_attn``.
 
-    Values are float32, bfloat16 or float16, offsets and logits too; all is computed in float32.
+    Values are float32, bfloat16 or float16, offsets and logits too; all is computed in float32, and results are rounded
+    to the types of what they belong to.
     """
 
     @staticmethod
@@ -220,13 +221,15 @@ class DeformAttnGPU(torch.autograd.Function):
         value, offsets, logits = value.contiguous(), offsets.contiguous(), logits.contiguous()
         references = None if references is None else references.contiguous()
         ctx.spatial_shapes = torch.tensor(spatial_shapes, dtype=torch.int32, device=value.device)
-        out = value.new_empty(*logits.shape[:3], value.shape[3])
+        learns = references is not None and any(ctx.needs_input_grad)
+        # The gradient of the softmax needs the output as it was before it is rounded.
+        out = value.new_empty((*logits.shape[:3], value.shape[3]), dtype=torch.float32 if learns else value.dtype)
         if out.numel():
             given = (value, ctx.spatial_shapes, offsets, logits, _pointer(references, logits))
             with _device_of(value):
                 _forward[_grid(logits)](*given, out, **_shape(value, logits, references, len(spatial_shapes)))
-        ctx.save_for_backward(value, offsets, logits, references, None if references is None else out)
-        return out
+        ctx.save_for_backward(value, offsets, logits, references, out if learns else None)
+        return out.to(value.dtype)
 
     @staticmethod
     @once_differentiable

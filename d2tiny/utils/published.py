@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,6 +25,7 @@ __all__ = [
     "Manifest",
     "Measurement",
     "PublishedWeights",
+    "default_labels",
     "default_weights",
     "known_manifests",
     "known_weights",
@@ -251,21 +252,37 @@ def default_weights(place: str = "", kind: str = "", config: str = "") -> Publis
     Args:
         place: folder or URL instead of that in ``D2TINY_WEIGHTS``.
         kind: of the images, ``grey`` or ``colour``: weights that are made for it come before the default of the same
-            manifest, unless that is for this kind too; of several, those with the highest AP. Empty for unknown.
+            manifest, unless that is for this kind too; of several, those with the highest AP on the same images. Empty
+            for unknown.
         config: only weights of configs with this name in whatever folder: of the same detector on any dataset.
     """
     for manifest in known_manifests(place):
         default = next((entry for entry in manifest.weights if entry.name == manifest.default), None)
-        if default is not None:
-            fitting = [entry for entry in manifest.weights if config in ("", entry.config.split("/")[-1])]
-            made = [entry for entry in fitting if kind and entry.kind == kind]
-            best = max(made, key=lambda entry: (entry is default, _ap(entry)), default=None)
-            return best or (default if default in fitting else None)
+        if default is None:
+            continue
+        fitting = [entry for entry in (default, *manifest.weights) if config in ("", entry.config.split("/")[-1])]
+        made = [entry for entry in fitting if kind and entry.kind == kind]
+        if made:
+            return default if made[0] is default else _best(made)
+        if default in fitting:
+            return default
     return None
 
 
-def _ap(weights: PublishedWeights) -> float:
-    return weights.measured.metrics.get("AP") or 0.0
+def default_labels(place: str = "") -> dict[str, str]:
+    """Return what is said of weights that are taken where none are named, by name: ``default for colour images``."""
+    labels: dict[str, str] = {}
+    for kind in ("colour", "grey", ""):
+        if (entry := default_weights(place, kind)) is not None:
+            labels[entry.name] = f"default for {kind} images" if kind else "default"
+    return labels
+
+
+def _best(weights: Sequence[PublishedWeights]) -> PublishedWeights:
+    """Return those with the highest AP among all that were measured on what the first ones were measured on."""
+    first = weights[0].measured
+    comparable = [w for w in weights if (w.measured.dataset, w.measured.protocol) == (first.dataset, first.protocol)]
+    return max(comparable, key=lambda entry: entry.measured.metrics.get("AP") or 0.0)
 
 
 def weights_of_config(config: str, place: str = "") -> PublishedWeights | None:

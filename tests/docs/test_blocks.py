@@ -16,7 +16,10 @@ from tests.helpers.world import write_world
 
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in pages()}
 # Pages whose Python runs here as it is written, and tests that run that of others.
-RUN_HERE = ("README.md", "docs/start.md", "docs/evaluation.md", "docs/models/colour.md", "docs/models/thermal.md")
+RUN_HERE = (
+    *("README.md", "docs/start.md", "docs/evaluation.md"),
+    *(f"docs/models/{name}.md" for name in ("colour", "colour_x2", "thermal")),
+)
 RUN_ELSEWHERE = {
     "docs/your_data.md": "test_the_page_of_own_data_from_top_to_bottom",
     "docs/deploy.md": "test_code_of_the_page_of_deployment",

@@ -16,7 +16,7 @@ from d2tiny.config.files import config_names
 from d2tiny.engine.publish import FILE_LIMIT, TOTAL_LIMIT
 from d2tiny.utils.errors import CheckpointError
 from d2tiny.utils.licences import refused_licences
-from d2tiny.utils.published import MANIFEST, Manifest, read_manifest, shipped_folder
+from d2tiny.utils.published import MANIFEST, Manifest, default_labels, read_manifest, shipped_folder
 from d2tiny.utils.weights import load_weights
 from tests.helpers import ROOT
 from tests.helpers.published import write_manifest, write_weights
@@ -109,7 +109,7 @@ def test_figures_come_from_results(weights):
 def test_cards_are_up_to_date():
     """Run `python tools/make_model_cards.py` when this fails."""
     pages = {f"{weights.name}.md": card(weights, ROOT) for weights in SHIPPED.weights}
-    pages["README.md"] = index(SHIPPED.weights, SHIPPED.default)
+    pages["README.md"] = index(SHIPPED.weights, default_labels(str(shipped_folder())))
     folder = ROOT / "docs" / "models"
     assert {path.name for path in folder.glob("*.md")} == set(pages)
     for name, text in pages.items():
@@ -124,7 +124,7 @@ def test_cards_say_what_weights_are_not_for():
 
 
 def test_no_card_without_weights():
-    assert "None are published yet." in index((), "")
+    assert "None are published yet." in index((), {})
     assert read_manifest(shipped_folder()).version == Manifest().version
 
 

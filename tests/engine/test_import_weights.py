@@ -11,7 +11,7 @@ from detectron2.config import instantiate
 from detectron2.layers import ShapeSpec
 from torch import nn
 
-from d2tiny.engine.checkpoint import TinyCheckpointer, whole_parts, write_checkpoint
+from d2tiny.engine.checkpoint import TinyCheckpointer, common_prefixes, write_checkpoint
 from d2tiny.engine.import_weights import import_weights
 from d2tiny.modeling.assigners import HungarianMatcher
 from d2tiny.modeling.meta_arch import TinyDINO
@@ -352,7 +352,7 @@ def test_own_weights_are_told():
         import_weights(build(), build().state_dict())
 
 
-def test_what_is_not_loaded_is_told_by_whole_parts(caplog):
+def test_what_is_not_loaded_is_told_by_common_prefixes(caplog):
     """A line for what starts new, a line for what has no place, and none for a module that has two names."""
     model = nn.ModuleDict({"body": nn.Linear(2, 2), "neck": nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))})
     model["twin"], model["head"] = model["body"], nn.ModuleDict({"one": nn.Linear(2, 1), "two": nn.Linear(2, 1)})
@@ -365,11 +365,11 @@ def test_what_is_not_loaded_is_told_by_whole_parts(caplog):
     with caplog.at_level("WARNING"):
         checkpointer._apply("x.pth", {"model": weights})
     assert caplog.messages == [
-        "Not in the weights, starts new: neck, head.one.",
+        "Not in the weights, keeps initial values: neck, head.one.",
         "In the weights, but not in the model: fc.",
     ]
 
 
-def test_whole_parts():
+def test_prefixes_that_only_some_names_have():
     others = ["a.b.c", "a.d.x", "e"]
-    assert whole_parts(["a.b.f.1", "a.b.f.2", "a.g", "h.i", "h.j", "a.b"], others) == ["a.b.f", "a.g", "h", "a.b"]
+    assert common_prefixes(["a.b.f.1", "a.b.f.2", "a.g", "h.i", "h.j", "a.b"], others) == ["a.b.f", "a.g", "h", "a.b"]

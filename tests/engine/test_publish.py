@@ -87,7 +87,9 @@ def test_file_entry_and_card(tmp_path, training, measures):
     ):
         assert part in text
     assert "Scenes, MIT. Nobody (2026). Changed: none." in text
-    assert "| [boats](boats.md) (default) | Boats on lakes | 30.0 | 61.2 |" in index(manifest.weights, manifest.default)
+    assert "| [boats](boats.md) (default) | Boats on lakes | 30.0 | 61.2 |" in index(
+        manifest.weights, {manifest.default: "default"}
+    )
 
 
 def test_other_splits_are_measured_with_the_published_file(tmp_path, training, measures):

@@ -73,7 +73,7 @@ def check_json(
 
     Raises:
         DatasetError: the file is no COCO detection json.
-        ConfigError: the image folder does not exist.
+        ConfigError: the image folder does not exist, or none of several images is in it.
     """
     if images is not None and not images.is_dir():
         raise ConfigError(f"--images {images}: no such folder.")
@@ -100,6 +100,9 @@ def check_dataset(
         decode: see :func:`check_json`.
         progress: show a progress bar.
         stretch: see :func:`check_json`.
+
+    Raises:
+        ConfigError: none of several images is in the folder.
     """
     found = Findings() if findings is None else findings
     categories = checked_categories(data["categories"], found)

@@ -161,7 +161,7 @@ def images_with_usable_files(
     if missing == len(every) > 1:
         raise ConfigError(
             f"{root}: none of the {missing} image files is there, for example {every[0]['file_name']!r}. The names "
-            "in the json are relative to a folder: name it with --images."
+            "in the json are relative to a folder, which --images names."
         )
     _count_unlisted({image["file_name"] for image in images.values()}, root, found)
     return kept
