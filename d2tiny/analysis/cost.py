@@ -18,7 +18,6 @@ from d2tiny import model_zoo
 from d2tiny.analysis.zoo_table import PROPOSALS, SIDE
 from d2tiny.config.signature import resolve_target
 from d2tiny.config.validate import components
-from d2tiny.data.transforms.scale import ResizeByFactor
 from d2tiny.layers import SAConv2d
 from d2tiny.modeling.transformer import FrozenExpert, flatten_maps
 from d2tiny.modeling.transformer.frozen_backbone import RANDOM
@@ -75,9 +74,10 @@ def cost(name: str) -> dict[str, float]:
 
 def _factor(cfg: DictConfig) -> float:
     """Return by how much a config enlarges the sides of an image before the model sees it."""
-    augmentations = OmegaConf.select(cfg, "dataloader.test.mapper.augmentations") or []
-    targets = [(node, resolve_target(node._target_, "dataloader.test.mapper.augmentations")) for node in augmentations]
-    return math.prod(float(node.factor) for node, target in targets if target is ResizeByFactor)
+    place = "dataloader.test.mapper.augmentations"
+    augmentations = [(node, resolve_target(node._target_, place)) for node in OmegaConf.select(cfg, place) or []]
+    # By its name: what counts operations does not know the loading of images.
+    return math.prod(float(node.factor) for node, target in augmentations if target.__name__ == "ResizeByFactor")
 
 
 def _two_stage(model: Any, features: dict[str, Tensor]) -> None:
