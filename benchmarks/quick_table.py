@@ -268,11 +268,11 @@ _DRAWN = "dataloader.train.dataset.names=synthetic_train"
 # Small tiles from ImageNet weights: assigners, necks, relays (SARL: training sees crops, the test whole tiles), losses
 # and where they act, drawn scenes before real tiles (beside as many iterations of real tiles), and the best detector.
 _RFLA, _EFPNBS = "faster_rcnn_lite0_fpn_rfla", "faster_rcnn_lite0_efpnbs_rfla"
-_lite0_assigner, _lite0_loss = partial(_assigner, body="lite0"), partial(_loss, body="lite0")
+_lite0_loss = partial(_loss, body="lite0")
 TABLES["aerial"] = (
     Row("maxiou", "MaxIoU, anchors 32-512 px (8 × stride)", "faster_rcnn_lite0_fpn_maxiou"),
     Row("maxiou_a8", "MaxIoU, anchors 8-128 px", "faster_rcnn_lite0_fpn_maxiou_a8"),
-    _lite0_assigner("rka", "NWD-RKA (k = 2)", "RKAAssigner", "topk=2"),
+    _assigner("rka", "NWD-RKA (k = 2)", "RKAAssigner", "topk=2", body="lite0"),
     Row("rfla", "RFLA", _RFLA),
     Row("rfla_longer", "RFLA, 1,500 iterations", _RFLA, ("train.max_iter=1500",)),
     Row("drawn", "RFLA, 500 of drawn scenes alone", _RFLA, (_DRAWN, "train.max_iter=500")),

@@ -270,8 +270,10 @@ def _run_settings(args: argparse.Namespace, model: str) -> RunSettings:
 
 def _name(args: argparse.Namespace, published: PublishedWeights | None) -> str:
     """Return what results call the model: its weights, because one config has many."""
-    if published is not None or not args.weights:
-        return published.name if published is not None else str(args.config or "")
+    if published is not None:
+        return published.name
+    if not args.weights:
+        return str(args.config or "")
     # The file and its folder: results are passed on, and the whole path is nobody's business.
     path = PurePosixPath(urlsplit(args.weights).path) if "://" in args.weights else Path(args.weights).resolve()
     return "/".join(path.parts[-2:])

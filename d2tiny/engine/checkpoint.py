@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from fvcore.common.checkpoint import _filter_reused_missing_keys
 from torch import Tensor
 
 from d2tiny.utils.checkpoint_files import is_finite, read_checkpoint
@@ -225,16 +226,14 @@ class TinyCheckpointer(DetectionCheckpointer):
         """Tell what is not loaded, by the largest parts that it is all of."""
         for key, loaded, own in incompatible.incorrect_shapes:
             logger.warning("Not loaded: %s has the shape %s in the weights and %s in the model.", key, loaded, own)
-        absent = set(incompatible.missing_keys) - {key for key, *_ in incompatible.incorrect_shapes}
-        state = self.model.state_dict()
-        place = {key: value.data_ptr() if isinstance(value, Tensor) else 0 for key, value in state.items()}
-        # A module with two names is one; tensors without memory say nothing.
-        loaded = {place[key] for key in state if key not in absent} - {0}
-        missing = [key for key in state if key in absent and place[key] not in loaded]
-        known = [key for key in state if key not in absent]
+        wrong = {key for key, *_ in incompatible.incorrect_shapes}
+        # A module with two names is one, and loaded if one of them is.
+        absent = set(_filter_reused_missing_keys(self.model, incompatible.missing_keys)) - wrong
+        state = list(self.model.state_dict())
+        missing, known = [key for key in state if key in absent], [key for key in state if key not in absent]
         for keys, others, what in (
             (missing, known, "Not in the weights, keeps initial values"),
-            (incompatible.unexpected_keys, known + missing, "In the weights, but not in the model"),
+            (incompatible.unexpected_keys, state, "In the weights, but not in the model"),
         ):
             if keys:
                 parts = common_prefixes(keys, others)

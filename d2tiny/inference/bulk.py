@@ -174,8 +174,9 @@ def merge_shards(output: Path, *, progress: bool = True) -> RunSummary:
     read = ReadSettings(record["read"]["stretch"] or None, _tuple(record["read"]["bands"]), record["read"]["gsd"])
     aoi = Path(record["aoi"][0]) if record["aoi"] else None
     tiles = TileSettings(**record["tiles"])
-    kept = {"score": record["score"], "model": record["model"]}
-    settings = RunSettings(tiles, read, outputs, aoi=aoi, progress=progress, **kept)
+    settings = RunSettings(
+        tiles, read, outputs, score=record["score"], aoi=aoi, model=record["model"], progress=progress
+    )
     scenes = record["scenes"]
     targets = scene_targets(scenes, output, outputs)
     merge = MergeSettings(**record["merge"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -256,26 +256,31 @@ def default_weights(place: str = "", kind: str = "", config: str = "") -> Publis
             for unknown.
         config: only weights of configs with this name in whatever folder: of the same detector on any dataset.
     """
-    for manifest in known_manifests(place):
-        default = next((entry for entry in manifest.weights if entry.name == manifest.default), None)
-        if default is None:
-            continue
-        fitting = [entry for entry in (default, *manifest.weights) if config in ("", entry.config.split("/")[-1])]
-        made = [entry for entry in fitting if kind and entry.kind == kind]
-        if made:
-            return default if made[0] is default else _best(made)
-        if default in fitting:
-            return default
-    return None
+    return _default(known_manifests(place), kind, config)
 
 
 def default_labels(place: str = "") -> dict[str, str]:
     """Return what is said of weights that are taken where none are named, by name: ``default for colour images``."""
+    manifests = list(known_manifests(place))
     labels: dict[str, str] = {}
     for kind in ("colour", "grey", ""):
-        if (entry := default_weights(place, kind)) is not None:
+        if (entry := _default(manifests, kind)) is not None:
             labels[entry.name] = f"default for {kind} images" if kind else "default"
     return labels
+
+
+def _default(manifests: Iterable[Manifest], kind: str, config: str = "") -> PublishedWeights | None:
+    for manifest in manifests:
+        default = next((entry for entry in manifest.weights if entry.name == manifest.default), None)
+        if default is None:
+            continue
+        fitting = [entry for entry in manifest.weights if config in ("", entry.config.split("/")[-1])]
+        made = [entry for entry in fitting if kind and entry.kind == kind]
+        if made and default not in made:
+            return _best(made)
+        if default in fitting:
+            return default
+    return None
 
 
 def _best(weights: Sequence[PublishedWeights]) -> PublishedWeights:
