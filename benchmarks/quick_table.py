@@ -15,7 +15,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +38,7 @@ class Row:
         config: name of the config; without a folder, of one in ``quick/``.
         overrides: overrides of the config.
         start: name of the row whose final weights this training starts from; empty for none.
+        base: name of the row that this one is compared with; empty for that of the table.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Row:
     config: str
     overrides: tuple[str, ...] = ()
     start: str = ""
+    base: str = ""
 
     @property
     def config_name(self) -> str:
@@ -214,6 +216,8 @@ TABLES["hituav"] = tuple(
         ("cascade_rcnn_lite0_efpnbs_taught_rfla", "Cascade R-CNN, RFLA + E-FPN-BS, residual, taught masks (ours)"),
         ("faster_rcnn_lite0_efpnbs_taught_rfla_x2", "RFLA + E-FPN-BS, taught masks, images enlarged × 2 (ours)"),
         ("cascade_rcnn_lite0_efpnbs_taught_rfla_x2", "Cascade R-CNN, the same, images enlarged × 2 (ours)"),
+        ("cascade_rcnn_lite0_fpn_rfla_x2", "Cascade R-CNN, RFLA, images enlarged × 2"),
+        ("cascade_rcnn_lite0_sarl_rfla_x2", "Cascade R-CNN, RFLA + SARL, images enlarged × 2"),
         ("detectors_lite0_rfp_rfla", "DetectoRS without SAC, RFLA"),
         ("detectors_lite0_efpnbs_rfla_dcloss", "DetectoRS without SAC, RFLA + E-FPN-BS + DCLoss"),
         ("fcos_lite0_p2", "FCOS, P2-P6"),
@@ -281,6 +285,12 @@ TABLES["aerial"] = (
     Row("fbsm", "RFLA + FBSM", _EFPNBS, (f"{_NECK}.cem=false",)),
     Row("efpnbs", "RFLA + E-FPN-BS", _EFPNBS),
     Row("efpnbs_taught", "RFLA + E-FPN-BS, residual, taught masks (ours)", "faster_rcnn_lite0_efpnbs_taught_rfla"),
+    Row(
+        "fbsm_taught",
+        "RFLA + FBSM, residual, taught masks, without CEM (ours)",
+        "faster_rcnn_lite0_efpnbs_taught_rfla",
+        (f"{_NECK}.cem=false",),
+    ),
     Row("efpnbs_light", "RFLA + light E-FPN-BS (ours)", _EFPNBS, (f"{_NECK}.light=true",)),
     Row("efpnbs_dcloss", "RFLA + E-FPN-BS + DCLoss", "faster_rcnn_lite0_efpnbs_rfla_dcloss"),
     Row("sarl", "RFLA + SARL", "faster_rcnn_lite0_sarl_rfla"),
@@ -300,11 +310,41 @@ TABLES["aerial"] = (
     _lite0_loss("sal", "RFLA + SAL (1 − IoU²)", "SALoss", "base=iou2", BOX_WEIGHT),
     _lite0_loss("nwd", "RFLA + NWD loss", "NWDLoss", BOX_WEIGHT),
     Row("cascade", "Cascade R-CNN, RFLA", "cascade_rcnn_lite0_fpn_rfla"),
+    Row("cascade_l1", "Cascade R-CNN, RFLA, L1", "cascade_rcnn_lite0_fpn_rfla_l1"),
+    Row("cascade_efpnbs_dcloss", "Cascade R-CNN, RFLA + E-FPN-BS + DCLoss", "cascade_rcnn_lite0_efpnbs_rfla_dcloss"),
+    Row("cascade_x2", "Cascade R-CNN, RFLA, images enlarged × 2", "cascade_rcnn_lite0_fpn_rfla_x2"),
+    Row("cascade_sarl_x2", "Cascade R-CNN, RFLA + SARL, images enlarged × 2", "cascade_rcnn_lite0_sarl_rfla_x2"),
     Row(
         "cascade_efpnbs_taught_x2",
         "Cascade R-CNN, RFLA + E-FPN-BS, taught masks, images enlarged × 2 (ours)",
         "cascade_rcnn_lite0_efpnbs_taught_rfla_x2",
     ),
+)
+# Detectors without proposals on the same tiles: necks and heads on EfficientNet-Lite0 from ImageNet weights, each row
+# compared with the first of its family.
+TABLES["aerial_dense"] = tuple(
+    Row(name, title, name, base=family[0][0])
+    for family in (
+        (("fcos_lite0_p2", "FCOS, P2-P6"), ("fcos_lite0_p2_rfla", "FCOS, P2-P6, RFLA")),
+        (("retinanet_lite0_fpn_maxiou", "RetinaNet, P3-P7"), ("retinanet_lite0_fpn_rfla", "RetinaNet, P3-P7, RFLA")),
+        (
+            ("yolox_lite0_s", "YOLOX-s neck and head"),
+            ("yolox_lite0_s_l1", "YOLOX-s neck and head, L1 throughout"),
+            ("yolox_lite0_s_sarl", "YOLOX-s neck and head, SARL"),
+            ("yolox_lite0_s_sal", "YOLOX-s neck and head, SAL and L1"),
+            ("yolox_lite0_s_sarl_sal", "YOLOX-s neck and head, SARL, SAL and L1"),
+        ),
+        (
+            ("yolo11_lite0_n", "YOLO11n neck and head"),
+            ("yolo11_lite0_n_p2", "YOLO11n neck and head, level of stride 4"),
+            ("yolo11_lite0_n_mdca", "YOLO11n neck and head, MDCA"),
+            ("yolo11_lite0_n_arb", "YOLO11n neck and head, ARB"),
+            ("yolo11_lite0_n_pfdh", "YOLO11n neck and head, PFDH with a skip round it"),
+            ("yolo11_lite0_n_pfdh_literal", "YOLO11n neck and head, PFDH, the paper's chain"),
+            ("rs_tinynet_lite0", "RS-TinyNet (MDCA, ARB, PFDH with a skip) with YOLO11n neck and head"),
+        ),
+    )
+    for name, title in family
 )
 # The row of a table that the others are compared with.
 BASES = {
@@ -360,23 +400,26 @@ def load_records(rows: Sequence[Row], results: Path) -> dict[str, dict[int, dict
     return records
 
 
-def paired_differences(values: dict[str, dict[int, float]], base: str) -> dict[str, tuple[float, float]]:
-    """Return the mean difference of each row to a base row, and half the width of its 95 % confidence interval.
+def paired_differences(
+    values: Mapping[str, Mapping[int, float]], bases: Mapping[str, str]
+) -> dict[str, tuple[float, float]]:
+    """Return the mean difference of rows to their bases, and half the width of its 95 % confidence interval.
 
     Differences are taken between trainings of the same seed. Their variance is estimated from all rows together, as in
     an analysis of variance, because two seeds of one row say next to nothing about it. The half width is NaN where no
-    row has two seeds in common with the base.
+    row has two seeds in common with its base.
 
     Args:
         values: a metric by row and seed.
-        base: name of the row that the others are compared with.
+        bases: name of the row that a row is compared with, by row; one that is its own base is left out, as are rows
+            without a seed in common with their base.
     """
-    differences = {
-        row: [by_seed[seed] - values[base][seed] for seed in sorted(by_seed) if seed in values[base]]
-        for row, by_seed in values.items()
-        if row != base
-    }
-    differences = {row: d for row, d in differences.items() if d}
+    differences = {}
+    for row, base in bases.items():
+        if row != base and row in values and base in values:
+            seeds = sorted(set(values[row]) & set(values[base]))
+            if seeds:
+                differences[row] = [values[row][seed] - values[base][seed] for seed in seeds]
     freedom = sum(len(d) - 1 for d in differences.values())
     squares = sum((x - statistics.mean(d)) ** 2 for d in differences.values() for x in d)
     deviation = math.sqrt(squares / freedom) if freedom else math.nan
@@ -385,11 +428,13 @@ def paired_differences(values: dict[str, dict[int, float]], base: str) -> dict[s
 
 
 def table(rows: Sequence[Row], results: Path, base: str = "") -> str:
-    """Return a table in Markdown: mean and half range over the seeds for each row, and differences to a base row."""
+    """Return a table in Markdown: mean and half range over the seeds for each row, and differences to base rows."""
     records = load_records(rows, results)
     ap = {row: {seed: metrics["AP"] for seed, metrics in by_seed.items()} for row, by_seed in records.items()}
-    compared = paired_differences(ap, base) if base in ap else {}
-    heads = ["config", "runs", *METRICS, *([f"ΔAP to {base}"] if compared else [])]
+    bases = {row.name: row.base or base for row in rows if row.base or base}
+    compared = paired_differences(ap, bases)
+    to = f" to {base}" if len(set(bases.values())) == 1 else ", to the first row of its family"
+    heads = ["config", "runs", *METRICS, *([f"ΔAP{to}"] if compared else [])]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in rows:
         if row.name not in records:

@@ -137,3 +137,13 @@ def faster_rcnn_lite0_efpnbs_taught_rfla_x2():
 def cascade_rcnn_lite0_efpnbs_taught_rfla_x2():
     """Cascade R-CNN with RFLA and E-FPN-BS with taught masks (ours) on HIT-UAV, images at twice their sides."""
     return experiment(efpnbs_taught(rfla(cascade_rcnn_lite0(K))), enlarged(whole_images(DATASET), 2.0))
+
+
+def cascade_rcnn_lite0_fpn_rfla_x2():
+    """Cascade R-CNN with RFLA on HIT-UAV, images at twice their sides."""
+    return experiment(rfla(cascade_rcnn_lite0(K)), enlarged(whole_images(DATASET), 2.0))
+
+
+def cascade_rcnn_lite0_sarl_rfla_x2():
+    """Cascade R-CNN with RFLA and the SARL relay on HIT-UAV, images at twice their sides."""
+    return experiment(sarl(rfla(cascade_rcnn_lite0(K))), enlarged(whole_images(DATASET), 2.0))

@@ -8,7 +8,7 @@ from ..common.models.rcnn import (
     faster_rcnn_lite0,
     faster_rcnn_r18,
 )
-from ..common.parts.rcnn import anchors_8_to_128, dcloss, efpnbs, efpnbs_taught, nwd, rfla, rka, sarl
+from ..common.parts.rcnn import anchors_8_to_128, dcloss, efpnbs, efpnbs_taught, l1, nwd, rfla, rka, sarl
 from ..common.recipes import enlarged, experiment, pretrained_quick, quick
 
 DATASET = aerial()
@@ -21,6 +21,26 @@ LARGE_CROPS = aerial(crop=320)
 def cascade_rcnn_lite0_efpnbs_taught_rfla_x2():
     """Cascade R-CNN with RFLA and E-FPN-BS with taught masks (ours) on aerial_*, images at twice their sides."""
     return experiment(efpnbs_taught(rfla(cascade_rcnn_lite0(K))), enlarged(pretrained_quick(DATASET), 2.0))
+
+
+def cascade_rcnn_lite0_efpnbs_rfla_dcloss():
+    """Quick Cascade R-CNN with RFLA, E-FPN-BS and DCLoss on aerial_*, from ImageNet weights."""
+    return experiment(dcloss(efpnbs(rfla(cascade_rcnn_lite0(K)))), pretrained_quick(DATASET))
+
+
+def cascade_rcnn_lite0_fpn_rfla_l1():
+    """Quick Cascade R-CNN with RFLA and L1 instead of its smooth L1 on aerial_*: what DCLoss is to be compared with."""
+    return experiment(l1(rfla(cascade_rcnn_lite0(K))), pretrained_quick(DATASET))
+
+
+def cascade_rcnn_lite0_fpn_rfla_x2():
+    """Cascade R-CNN with RFLA on aerial_*, images at twice their sides."""
+    return experiment(rfla(cascade_rcnn_lite0(K)), enlarged(pretrained_quick(DATASET), 2.0))
+
+
+def cascade_rcnn_lite0_sarl_rfla_x2():
+    """Cascade R-CNN with RFLA and the SARL relay on aerial_*, images at twice their sides."""
+    return experiment(sarl(rfla(cascade_rcnn_lite0(K))), enlarged(pretrained_quick(DATASET), 2.0))
 
 
 def cascade_rcnn_lite0_fpn_rfla():

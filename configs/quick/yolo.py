@@ -1,7 +1,7 @@
 """YOLOX, YOLOv5, YOLO11 and RS-TinyNet on small aerial tiles: quick trainings on a processor."""
 
 from ..common.data import aerial
-from ..common.models.yolo import yolo11, yolov5, yolox
+from ..common.models.yolo import yolo11, yolo11_lite0, yolov5, yolox, yolox_lite0
 from ..common.parts.yolo import (
     arb,
     l1,
@@ -15,10 +15,15 @@ from ..common.parts.yolo import (
     sarl,
     tiny_candidates,
 )
-from ..common.recipes import experiment, quick, with_mosaic
+from ..common.recipes import experiment, pretrained_quick, quick, with_mosaic
 
 DATASET = aerial()
 K = DATASET.num_classes
+
+
+def rs_tinynet_lite0():
+    """Quick RS-TinyNet (MDCA, ARB, PFDH) with YOLO11n's head on EfficientNet-Lite0, on aerial_*."""
+    return experiment(rs_tinynet(yolo11_lite0(K)), pretrained_quick(DATASET))
 
 
 def rs_tinynet_n():
@@ -29,6 +34,36 @@ def rs_tinynet_n():
 def rs_tinynet_n_literal():
     """Quick RS-TinyNet with PFDH as the paper shows it on aerial_*."""
     return experiment(rs_tinynet_literal(yolo11("n", K)), quick(DATASET))
+
+
+def yolo11_lite0_n():
+    """Quick YOLO11n neck and head on EfficientNet-Lite0, on aerial_*."""
+    return experiment(yolo11_lite0(K), pretrained_quick(DATASET))
+
+
+def yolo11_lite0_n_arb():
+    """Quick YOLO11n neck and head on EfficientNet-Lite0, ARB, on aerial_*."""
+    return experiment(arb(yolo11_lite0(K)), pretrained_quick(DATASET))
+
+
+def yolo11_lite0_n_mdca():
+    """Quick YOLO11n neck and head on EfficientNet-Lite0, MDCA, on aerial_*."""
+    return experiment(mdca(yolo11_lite0(K)), pretrained_quick(DATASET))
+
+
+def yolo11_lite0_n_p2():
+    """Quick YOLO11n neck and head on EfficientNet-Lite0, a level of stride 4, on aerial_*."""
+    return experiment(p2(yolo11_lite0(K)), pretrained_quick(DATASET))
+
+
+def yolo11_lite0_n_pfdh():
+    """Quick YOLO11n neck and head on EfficientNet-Lite0, PFDH with a skip round it, on aerial_*."""
+    return experiment(pfdh(yolo11_lite0(K)), pretrained_quick(DATASET))
+
+
+def yolo11_lite0_n_pfdh_literal():
+    """Quick YOLO11n neck and head on EfficientNet-Lite0, PFDH as the paper shows it, on aerial_*."""
+    return experiment(pfdh_literal(yolo11_lite0(K)), pretrained_quick(DATASET))
 
 
 def yolo11_n():
@@ -79,6 +114,31 @@ def yolov5_s():
 def yolov5_s_sarl_sal():
     """Quick YOLOv5-s with relay and scale-adaptive loss on aerial_*."""
     return experiment(sal(sarl(yolov5("s", K))), quick(DATASET))
+
+
+def yolox_lite0_s():
+    """Quick YOLOX-s neck and head on EfficientNet-Lite0, on aerial_*."""
+    return experiment(yolox_lite0(K), pretrained_quick(DATASET))
+
+
+def yolox_lite0_s_l1():
+    """Quick YOLOX-s neck and head on EfficientNet-Lite0, L1 throughout, on aerial_*."""
+    return experiment(l1(yolox_lite0(K)), pretrained_quick(DATASET))
+
+
+def yolox_lite0_s_sal():
+    """Quick YOLOX-s neck and head on EfficientNet-Lite0, SAL and L1, on aerial_*."""
+    return experiment(sal(yolox_lite0(K)), pretrained_quick(DATASET))
+
+
+def yolox_lite0_s_sarl():
+    """Quick YOLOX-s neck and head on EfficientNet-Lite0, SARL, on aerial_*."""
+    return experiment(sarl(yolox_lite0(K)), pretrained_quick(DATASET))
+
+
+def yolox_lite0_s_sarl_sal():
+    """Quick YOLOX-s neck and head on EfficientNet-Lite0, SARL, SAL and L1, on aerial_*."""
+    return experiment(sal(sarl(yolox_lite0(K))), pretrained_quick(DATASET))
 
 
 def yolox_s():

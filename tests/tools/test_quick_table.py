@@ -8,14 +8,24 @@ import sys
 
 from tests.helpers import ROOT
 
+ROWS = ("base", "up", "down", "once", "missing")
 VALUES = {"base": {0: 10.0, 1: 11.0, 2: 50.0}, "up": {0: 11.0, 1: 13.0}, "down": {0: 9.0, 1: 10.0}, "once": {0: 12.0}}
 
 
 def test_differences_are_paired_and_share_their_variance():
     """By hand: differences (1, 2), (-1, -1), (2); squares 0.5 with 2 degrees of freedom, t = 4.3027."""
-    code = f"import quick_table, json; print(json.dumps(quick_table.paired_differences({VALUES}, 'base')))"
+    bases = dict.fromkeys(ROWS, "base")
+    assert _differences(bases) == {"up": (1.5, 1.521), "down": (-1.0, 1.521), "once": (2.0, 2.151)}
+
+
+def test_each_row_has_its_own_base():
+    """By hand: up - down (2, 3), down - base (-1, -1); squares 0.5 with 2 degrees of freedom. No row of "once"."""
+    assert _differences({"up": "down", "down": "base", "base": "base"}) == {"up": (2.5, 1.521), "down": (-1.0, 1.521)}
+
+
+def _differences(bases: dict[str, str]) -> dict[str, tuple[float, float]]:
+    code = f"import quick_table, json; print(json.dumps(quick_table.paired_differences({VALUES}, {bases})))"
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT / "benchmarks", capture_output=True, text=True, check=True
     )
-    found = {row: tuple(round(x, 3) for x in pair) for row, pair in json.loads(run.stdout).items()}
-    assert found == {"up": (1.5, 1.521), "down": (-1.0, 1.521), "once": (2.0, 2.151)}
+    return {row: (round(pair[0], 3), round(pair[1], 3)) for row, pair in json.loads(run.stdout).items()}
