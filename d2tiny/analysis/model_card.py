@@ -80,9 +80,8 @@ def _figures(entry: PublishedWeights) -> str:
         lines += [f"- `{other.dataset}`: {other.images or 'other images'}." for other in entry.also]
     for measurement in (measured, *entry.also):
         lines += _of_classes(measurement, entry.classes, f" on `{measurement.dataset}`" if entry.also else "")
-    scores = {name: measured.metrics.get(f"threshold-{name}") for name in entry.classes}
-    if known := [f"{name} {score:.2f}" for name, score in scores.items() if score is not None]:
-        lines.append(f"\nScores (`--score`) with the fewest errors, by the lowest LRP: {', '.join(known)}.")
+    if known := [f"{name} {score:.2f}" for name, score in entry.best_scores.items()]:
+        lines.append(f"\nScores with the fewest errors (`--score best`), by the lowest LRP: {', '.join(known)}.")
     if measured.results:
         links = ", ".join(f"[{Path(name).stem}](../../{name})" for name in measured.results)
         lines.append(f"\nRecords: {links}.")

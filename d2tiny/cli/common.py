@@ -34,6 +34,7 @@ __all__ = [
     "disk_error",
     "guarded",
     "integers",
+    "lowest_scores",
     "name_value",
     "numbers",
     "refuse_original",
@@ -128,7 +129,12 @@ def add_images_option(parser: argparse.ArgumentParser, what: str, *, required: b
 def add_score_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--score``."""
     parser.add_argument(
-        "--score", type=float, default=0.3, metavar="S", help="lowest score shown (default %(default)s)"
+        "--score",
+        type=lowest_scores,
+        default=0.3,
+        metavar="S",
+        help="lowest score shown, or by class, such as ship=0.5,0.3 (0.3 for all others); 'best': those with the "
+        "fewest errors on the validation images of published weights (default %(default)s)",
     )
 
 
@@ -194,6 +200,23 @@ def add_protocol_options(parser: argparse.ArgumentParser) -> None:
 
 
 # --- types and checks of arguments -------------------------------------------------------------------------------
+
+
+def lowest_scores(text: str) -> float | dict[str, float] | str:
+    """Read ``0.3``, ``ship=0.5,0.3`` (by class; ``*`` is for all others, 0.3 where it is left out) or ``best``."""
+    if text == "best":
+        return text
+    scores: dict[str, float] = {}
+    for word in text.split(","):
+        name, _, value = word.rpartition("=")
+        name = name.strip() or "*"
+        if name in scores:
+            raise argparse.ArgumentTypeError(f"{text!r} has two scores for {'all classes' if name == '*' else name}")
+        try:
+            scores[name] = float(value)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{word!r} must be a number, or look like ship=0.5") from None
+    return scores["*"] if scores.keys() == {"*"} else {"*": 0.3, **scores}
 
 
 def name_value(text: str) -> tuple[str, str]:

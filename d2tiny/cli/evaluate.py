@@ -28,6 +28,8 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, print the table and write the report."""
     from d2tiny.data.coco.arrays import load_ground_truth
     from d2tiny.evaluation import evaluate_arrays, format_table, load_detections, make_protocol
+    from d2tiny.utils.compiled import LOGGER as COMPILING
+    from d2tiny.utils.logs import messages_shown
 
     require_folder(args.images)
     started = time.perf_counter()
@@ -35,13 +37,14 @@ def run(args: argparse.Namespace) -> int:
     truth = load_ground_truth(args.truth)
     truth.require_objects(args.truth)
     found = load_detections(args.source, truth)
-    if args.report:
-        from d2tiny.evaluation.report import write_report
+    with messages_shown(COMPILING):
+        if args.report:
+            from d2tiny.evaluation.report import write_report
 
-        title = f"{args.source.name} against {args.truth.name}"
-        metrics = write_report(truth, found, protocol, args.report, images=args.images, title=title)
-    else:
-        metrics = evaluate_arrays(truth, found, protocol).metrics()
+            title = f"{args.source.name} against {args.truth.name}"
+            metrics = write_report(truth, found, protocol, args.report, images=args.images, title=title)
+        else:
+            metrics = evaluate_arrays(truth, found, protocol).metrics()
     print(format_table(metrics))
     took = time.perf_counter() - started
     print(f"\n{protocol.name} protocol, {len(found):,} detections, {took:.1f} s. In percent; oLRP is an error.")

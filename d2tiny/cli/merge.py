@@ -19,7 +19,10 @@ def run(args: argparse.Namespace) -> int:
     """Join; the exit code is 1 if scenes failed."""
     from d2tiny.cli.predict import tell_results
     from d2tiny.inference import merge_shards
+    from d2tiny.utils.compiled import LOGGER as COMPILING
+    from d2tiny.utils.logs import messages_shown
 
-    summary = merge_shards(args.output)
+    with messages_shown(COMPILING):
+        summary = merge_shards(args.output)
     tell_results(summary, args.output)
     return int(bool(summary.failed))

@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -27,6 +28,7 @@ from d2tiny.utils.malloc import keep_freed_memory
 
 if TYPE_CHECKING:
     from d2tiny.inference import ReadSettings, RunSettings, RunSummary
+    from d2tiny.inference.scores import Scores
     from d2tiny.runtime import ExportedModel
     from d2tiny.utils.published import PublishedWeights
 
@@ -35,6 +37,11 @@ __all__ = ["EXAMPLE", "add_arguments", "demo_main", "demo_parser", "run", "split
 EXAMPLE = (
     "d2tiny predict images/ --config quick/faster_rcnn_lite0_fpn_rfla "
     "--weights output/demo/run/model_final.pth --output found/ --score 0.3"
+)
+BEST = "best"  # value of --score
+_NO_BEST = (
+    "--score best is known of published weights only (d2tiny zoo --published). Name a score, or one by class: "
+    "ship=0.5,0.3."
 )
 _OVERRIDE = re.compile(r"\+*[A-Za-z_][\w.]*=")
 
@@ -165,8 +172,11 @@ def _predict(args: argparse.Namespace, images: Sequence[str], overrides: Sequenc
     if args.backend is not None:
         raise ConfigError(f"--backend {args.backend} runs exported models: name one with --model.")
     published = _chosen(args)  # before anything heavy is imported
+    if args.score == BEST and published is None and (args.config or args.weights):
+        raise ConfigError(_NO_BEST)
     from d2tiny import model_zoo
     from d2tiny.inference import predict_scenes
+    from d2tiny.utils.compiled import LOGGER as COMPILING
     from d2tiny.utils.logs import messages_shown
 
     settings = _run_settings(args, _name(args, published))  # refuses wrong values before a model is built
@@ -178,8 +188,8 @@ def _predict(args: argparse.Namespace, images: Sequence[str], overrides: Sequenc
     cfg = model_zoo.get_cfg(args.config, weights, overrides, args.device, place=args.weights_from)
     if published is not None:
         print(_introduction(published))
-        settings = _run_settings(args, _name(args, published))
-    with messages_shown("d2tiny.inference"):  # which bands, values, overlap
+        settings = replace(_run_settings(args, _name(args, published)), score=_scores(args, published))
+    with messages_shown("d2tiny.inference", COMPILING):  # which bands, values, overlap
         summary = predict_scenes(cfg, images, args.output, settings)
     _tell(summary, args)
     return int(bool(summary.failed))
@@ -188,12 +198,15 @@ def _predict(args: argparse.Namespace, images: Sequence[str], overrides: Sequenc
 def _predict_exported(args: argparse.Namespace, images: Sequence[str], overrides: Sequence[str]) -> int:
     """Predict with an exported model; neither PyTorch nor Detectron2 is imported."""
     _refuse_beside_model(args, overrides)
+    if args.score == BEST:
+        raise ConfigError(_NO_BEST)
     from d2tiny.inference import TiledPredictor, predict_scenes
+    from d2tiny.utils.compiled import LOGGER as COMPILING
     from d2tiny.utils.logs import messages_shown
 
     settings = _run_settings(args, Path(args.model).name)
     tiles = settings.tiles
-    with messages_shown("d2tiny.inference"):  # which bands, values, overlap
+    with messages_shown("d2tiny.inference", COMPILING):  # which bands, values, overlap
         predictor = TiledPredictor.from_export(
             args.model, args.tile, tiles.overlap, batch=tiles.batch, score=args.score, backend=args.backend
         )
@@ -256,7 +269,7 @@ def _run_settings(args: argparse.Namespace, model: str) -> RunSettings:
         tiles=TileSettings(800 if args.tile is None else args.tile, overlap, args.batch),
         read=ReadSettings(args.stretch, parse_bands(args.bands) if args.bands else None, args.gsd),
         outputs=OutputSettings(tuple(args.format) if args.format else None, not args.no_pictures, args.page),
-        score=args.score,
+        score=_scores(args, None),
         bf16=args.bf16,
         tta=args.tta,
         aoi=args.aoi,
@@ -266,6 +279,23 @@ def _run_settings(args: argparse.Namespace, model: str) -> RunSettings:
         device=args.device,
         model=model,
     )
+
+
+def _scores(args: argparse.Namespace, published: PublishedWeights | None) -> Scores:
+    """Return the lowest scores that the options tell; the usual one while it is not known which weights are best.
+
+    Raises:
+        ConfigError: the weights do not say.
+    """
+    if args.score != BEST:
+        score: Scores = args.score
+        return score
+    if published is None:
+        return 0.3
+    best = published.best_scores
+    if len(best) < len(published.classes):
+        raise ConfigError(f"--score {BEST}: they were not measured for {published.name}. Name a score.")
+    return best
 
 
 def _name(args: argparse.Namespace, published: PublishedWeights | None) -> str:
@@ -282,13 +312,14 @@ def _name(args: argparse.Namespace, published: PublishedWeights | None) -> str:
 def _tell(summary: RunSummary, args: argparse.Namespace) -> None:
     """Print what was done, and where it is."""
     rate = f", {summary.tiles / summary.seconds:.1f} tiles/s" if summary.tiles and summary.seconds else ""
+    took = f", {summary.seconds:.1f} s{rate}" if summary.tiles or not args.resume else ", all found before"
     if args.shard is not None:
         number, count = args.shard
         print(f"Shard {number} of {count}: {summary.tiles} tiles{rate}. When all are done: d2tiny merge {args.output}")
         for message in summary.failed:
             print(f"error: {message}", file=sys.stderr)
         return
-    tell_results(summary, args.output, f", {summary.seconds:.1f} s{rate}")
+    tell_results(summary, args.output, took)
 
 
 def tell_results(summary: RunSummary, output: Path, more: str = "") -> None:

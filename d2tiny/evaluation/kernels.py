@@ -8,7 +8,8 @@ threshold and area.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from d2tiny.utils.compiled import njit
 
 __all__ = ["FALSE", "IGNORED", "TRUE", "accumulate", "best_overlaps", "count_tp", "group", "match", "ranks"]
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from d2tiny.inference.merge import MergeSettings
+from d2tiny.inference.scores import Scores, ScoreThresholds, check_scores
 from d2tiny.ops.grid_nms import LEAST_THRESHOLD
 from d2tiny.runtime.detections import ArrayDetections, ArrayInstances
 from d2tiny.runtime.model import ExportedModel
@@ -18,19 +19,9 @@ from d2tiny.runtime.resize import Resize, resized
 from d2tiny.utils.errors import ConfigError, ImageError
 from d2tiny.utils.image_arrays import require_array
 
-__all__ = ["Detector", "ExportedDetector", "check_score", "merged_nms"]
+__all__ = ["Detector", "ExportedDetector", "merged_nms"]
 
 logger = logging.getLogger(__name__)
-
-
-def check_score(score: float | None) -> None:
-    """Refuse a lowest score outside [0, 1].
-
-    Raises:
-        ConfigError: it is.
-    """
-    if score is not None and not 0 <= score <= 1:
-        raise ConfigError(f"--score must be in [0, 1], got {score}.")
 
 
 def merged_nms(threshold: float) -> float:
@@ -83,7 +74,7 @@ class ExportedDetector:
         self,
         path: str | os.PathLike[str],
         *,
-        score: float | None = None,
+        score: Scores | None = None,
         backend: str | None = None,
         num_threads: int | None = None,
     ) -> None:
@@ -91,18 +82,22 @@ class ExportedDetector:
 
         Args:
             path: the file, or a folder with one model.
-            score: lowest score, in [0, 1]; default: that of the model.
+            score: lowest score, in [0, 1], or one for each class; default: that of the model.
             backend: library that runs it.
             num_threads: that compute.
         """
-        check_score(score)
+        if score is not None:
+            check_scores(score)  # before the model is loaded
         self.model = ExportedModel(path, backend=backend, num_threads=num_threads)
         about = self.model.metadata
-        if score is not None and score < about.score_thresh:
+        self.score: Scores = about.score_thresh if score is None else score
+        self._thresholds = ScoreThresholds(self.score, about.classes)
+        if self._thresholds.lowest < about.score_thresh:
             logger.warning(
-                "--score %g: this model was exported without what has a score below %g.", score, about.score_thresh
+                "--score %g: this model was exported without what has a score below %g.",
+                self._thresholds.lowest,
+                about.score_thresh,
             )
-        self.score = about.score_thresh if score is None else score
         self._resize = Resize.from_dict(about.resize)
         self.classes: Sequence[str] = about.classes
         self.merge_settings = MergeSettings(nms=merged_nms(about.nms_thresh))
@@ -147,7 +142,7 @@ class ExportedDetector:
         return ordered if self._resize is None else resized(ordered, size)
 
     def _kept(self, found: ArrayDetections) -> ArrayDetections:
-        return found.take(found.scores > self.score)
+        return found.take(self._thresholds.kept(found.scores, found.classes))
 
     def instances(self, size: tuple[int, int], found: ArrayDetections) -> ArrayInstances:
         """Return arrays as the instances that this detector gives."""

@@ -17,6 +17,7 @@ from d2tiny.inference.pixels import ReadSettings, ScenePixels, is_url
 from d2tiny.inference.predictor import TiledPredictor
 from d2tiny.inference.raster import open_pixels
 from d2tiny.inference.scene import GeoReference, Scene
+from d2tiny.inference.scores import Scores
 from d2tiny.inference.task import SceneTask, UnitFound, area_in
 from d2tiny.inference.tiles import TileGrid
 from d2tiny.utils.errors import D2TinyError
@@ -102,8 +103,8 @@ class SceneHead:
         """Return whether this is of the same file; copies on other machines may have other times."""
         return replace(self, stamp=(0, self.stamp[1])) == replace(other, stamp=(0, other.stamp[1]))
 
-    def scene(self, classes: Sequence[str], model: str, score: float) -> Scene:
-        """Return the scene as results describe it, with the lowest score of its objects."""
+    def scene(self, classes: Sequence[str], model: str, score: Scores) -> Scene:
+        """Return the scene as results describe it, with the lowest scores of its objects."""
         # In an order that does not depend on whether the head comes from a journal.
         used = {**self.chosen, "tile": self.tile, "overlap": self.overlap, "score": score}
         settings = dict(sorted(used.items()))

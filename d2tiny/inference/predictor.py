@@ -18,6 +18,7 @@ from d2tiny.inference.merge import SeamMerger, Views
 from d2tiny.inference.pixels import ArrayPixels, ReadSettings, ScenePixels
 from d2tiny.inference.raster import open_pixels
 from d2tiny.inference.scene import Scene, SceneDetections
+from d2tiny.inference.scores import Scores
 from d2tiny.inference.task import SceneTask, UnitFound, Window, area_in, in_file, read_ahead
 from d2tiny.inference.tiles import STRIDE, TileGrid
 from d2tiny.runtime.detections import ArrayDetections
@@ -74,7 +75,7 @@ class TiledPredictor:
         overlap: int | str = "auto",
         *,
         batch: int = 1,
-        score: float | None = None,
+        score: Scores | None = None,
         bf16: bool = False,
         tta: bool = False,
     ) -> None:
@@ -85,7 +86,8 @@ class TiledPredictor:
             tile: side of the tiles in px, a multiple of 32.
             overlap: px, or ``"auto"``, see :class:`TileSettings`.
             batch: tiles that go through the model at once.
-            score: lowest score, in [0, 1]; default: that of the config.
+            score: lowest score, in [0, 1], or one for each class, see :data:`~d2tiny.inference.scores.Scores`; default:
+                that of the config.
             bf16: compute convolutions and linear layers in bfloat16.
             tta: look at each image and its mirror image, and fuse what is found, see
                 :class:`~d2tiny.inference.tta.TestTimeAugmentation`; twice the time.
@@ -107,7 +109,7 @@ class TiledPredictor:
         overlap: int | str = "auto",
         *,
         batch: int = 1,
-        score: float | None = None,
+        score: Scores | None = None,
         backend: str | None = None,
         num_threads: int | None = None,
     ) -> TiledPredictor:
@@ -121,7 +123,7 @@ class TiledPredictor:
             tile: side of the tiles in px, a multiple of 32; default: what the model says.
             overlap: px, or ``"auto"``, see :class:`TileSettings`.
             batch: tiles that go through the model at once.
-            score: lowest score, in [0, 1]; default: that of the model.
+            score: lowest score, in [0, 1], or one for each class; default: that of the model.
             backend: ``openvino`` or ``onnxruntime``; default: OpenVINO where it is installed.
             num_threads: that compute; default: ``OMP_NUM_THREADS``, else all processors.
 

@@ -69,7 +69,7 @@ class RasterPixels:
             self._resample(settings.gsd)
         self.width, self.height = self._file.width, self._file.height
         self._bands = self._chosen_bands(settings.bands if known is None else tuple(known["bands"]))
-        self.time = time_of(path) or iso_time(self._whole.tags().get("ACQUISITIONDATETIME", ""))
+        self.time = time_of(path) or self._time_of_tags()
         self._inverted = self._whole.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
         self._masked = any("all_valid" not in {f.name for f in self._file.mask_flag_enums[b - 1]} for b in self._bands)
         row = tile * self._whole.width * len(self._bands) * np.dtype(self._file.dtypes[self._bands[0] - 1]).itemsize
@@ -204,6 +204,12 @@ class RasterPixels:
             self._alpha = self._file.count if masked else 0
         except Exception as err:
             raise DatasetError(f"{self.path}: cannot resample this raster ({err}).") from err
+
+    def _time_of_tags(self) -> str:
+        """Return when the image was taken as GDAL knows it: of satellites' own metadata, of Sentinel-2's products."""
+        tags = self._whole.tags(ns="IMAGERY") | self._whole.tags()
+        times = (iso_time(tags.get(name, "")) for name in ("ACQUISITIONDATETIME", "PRODUCT_START_TIME"))
+        return next(filter(None, times), "")
 
     def _chosen_bands(self, asked: tuple[int, ...] | None) -> tuple[int, ...]:
         """Return the bands that become red, green and blue, or grey.

@@ -16,8 +16,9 @@ from detectron2.structures import Boxes, Instances
 
 from d2tiny.config.lazy import load_config
 from d2tiny.data.datasets.register import class_names
-from d2tiny.inference.detector import check_score, merged_nms
+from d2tiny.inference.detector import merged_nms
 from d2tiny.inference.merge import MergeSettings
+from d2tiny.inference.scores import Scores, ScoreThresholds
 from d2tiny.inference.tta import TestTimeAugmentation
 from d2tiny.modeling.meta_arch.inputs import num_channels
 from d2tiny.modeling.meta_arch.lazy import shared_path
@@ -54,17 +55,21 @@ def _nms_threshold(cfg: CfgNode) -> float:
 class TorchDetector:
     """A model of a config with its weights, as a :class:`~d2tiny.inference.detector.Detector`."""
 
-    def __init__(self, cfg: CfgNode, *, score: float | None = None, bf16: bool = False, tta: bool = False) -> None:
+    def __init__(self, cfg: CfgNode, *, score: Scores | None = None, bf16: bool = False, tta: bool = False) -> None:
         """Build the model and load its weights; arguments as of ``TiledPredictor``.
 
         Raises:
             ConfigError: settings outside their range.
             CheckpointError: weights that do not fit.
         """
-        check_score(score)
         self.cfg = cfg.clone()
+        known, heads = list(cfg.D2TINY.CLASSES), self.cfg.MODEL.ROI_HEADS
+        self.classes: Sequence[str] = known or dataset_classes(cfg.DATASETS.TEST[0], heads.NUM_CLASSES)
+        self._thresholds: ScoreThresholds | None = None
         if score is not None:
-            self.cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = score
+            thresholds = ScoreThresholds(score, self.classes)
+            heads.SCORE_THRESH_TEST = thresholds.lowest
+            self._thresholds = thresholds if thresholds.of_class is not None else None
         weights, self.cfg.MODEL.WEIGHTS = self.cfg.MODEL.WEIGHTS, ""
         self._predictor = DefaultPredictor(self.cfg)
         if weights:  # strictly: weights of another config would leave parts of the model at random
@@ -77,8 +82,6 @@ class TorchDetector:
             warn_of_slow_precision(self._device, self._dtype, "--bf16")
         if tta:
             self._predictor.model = TestTimeAugmentation(self._predictor.model).eval()
-        known, heads = list(self.cfg.D2TINY.CLASSES), self.cfg.MODEL.ROI_HEADS
-        self.classes: Sequence[str] = known or dataset_classes(self.cfg.DATASETS.TEST[0], heads.NUM_CLASSES)
         self.merge_settings = MergeSettings(nms=_nms_threshold(self.cfg))
 
     @property
@@ -98,7 +101,7 @@ class TorchDetector:
     def predict(self, image: np.ndarray) -> dict[str, Instances]:
         """Return what ``DefaultPredictor`` gives for a whole image (H, W, 3) BGR."""
         result: dict[str, Instances] = self._predictor(image)
-        return result
+        return {**result, "instances": self._kept(result["instances"])}
 
     @torch.no_grad()
     def detect(self, images: Sequence[np.ndarray], tile: int | None) -> list[Instances]:
@@ -111,7 +114,14 @@ class TorchDetector:
             resized = np.ascontiguousarray(transform.apply_image(ordered))
             tensor = torch.as_tensor(resized.astype("float32").transpose(2, 0, 1)).to(self.cfg.MODEL.DEVICE)
             inputs.append({"image": tensor, "height": height, "width": width})
-        return [output["instances"].to("cpu") for output in self._predictor.model(inputs)]
+        return [self._kept(output["instances"].to("cpu")) for output in self._predictor.model(inputs)]
+
+    def _kept(self, found: Instances) -> Instances:
+        """Leave out what is under the lowest score of its class; the model itself knows one for all."""
+        if self._thresholds is None:
+            return found
+        kept = self._thresholds.kept(found.scores.float().cpu().numpy(), found.pred_classes.cpu().numpy())
+        return found[torch.from_numpy(kept).to(found.scores.device)]
 
     def _transform(self, width: int, height: int, tile: int | None) -> Any:
         """Return the config's resizing: of this image, or of a whole tile, so that all tiles have one scale."""

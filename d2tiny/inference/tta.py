@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances
-from numba import njit
 from torch import Tensor, nn
 from torch.nn import functional
 
 from d2tiny.inference.merge_kernels import group_views
+from d2tiny.utils.compiled import njit
 from d2tiny.utils.errors import ConfigError
 
 __all__ = ["TTASettings", "TestTimeAugmentation", "with_tta"]

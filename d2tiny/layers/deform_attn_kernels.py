@@ -10,9 +10,9 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
-from numba import njit
 
 from d2tiny.layers.deform_attn_taps import DOT, FAST, SHARE, add_to_taps, dot_taps, sum_taps
+from d2tiny.utils.compiled import njit
 
 __all__ = ["MOST_SAMPLES", "deform_attn_kernels"]
 

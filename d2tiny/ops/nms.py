@@ -6,13 +6,13 @@ import math
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 from torchvision.ops import nms
 
 from d2tiny.ops.boxes import xyxy_to_cxcywh
 from d2tiny.ops.gaussian import EPS
 from d2tiny.ops.grid_nms import LEAST_THRESHOLD, grid_nms
+from d2tiny.utils.compiled import njit
 
 __all__ = ["batched_nms", "nwd_nms"]
 

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from d2tiny.utils.compiled import njit
 
 __all__ = ["roi_align"]
 

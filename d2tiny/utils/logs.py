@@ -58,14 +58,16 @@ class _AboveBar(logging.Handler):
 
 
 @contextmanager
-def messages_shown(name: str) -> Iterator[None]:
-    """Print what a logger tells, from INFO on, to stderr inside a ``with`` block."""
-    logger, handler = logging.getLogger(name), _AboveBar()
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+def messages_shown(*names: str) -> Iterator[None]:
+    """Print what loggers tell, from INFO on, to stderr inside a ``with`` block."""
+    loggers, handler = [logging.getLogger(name) for name in names], _AboveBar()
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)

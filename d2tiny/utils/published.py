@@ -110,6 +110,12 @@ class PublishedWeights(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     place: str = ""
 
     @property
+    def best_scores(self) -> dict[str, float]:
+        """The lowest scores with the fewest errors (the lowest LRP) by class, of those for which they were measured."""
+        found = {name: self.measured.metrics.get(f"threshold-{name}") for name in self.classes}
+        return {name: score for name, score in found.items() if score is not None}
+
+    @property
     def url(self) -> str:
         """What every option for weights takes: ``d2tiny://NAME``."""
         return f"{SCHEME}{self.name}"

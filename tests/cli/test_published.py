@@ -54,6 +54,24 @@ def test_predict_takes_published_weights_and_says_which(scene, library, monkeypa
     assert (scene / "found" / "scene.jpg").is_file()
 
 
+def test_the_best_scores_are_those_of_the_weights(scene, tmp_path, capsys):
+    """With a score of 1 for all classes but one in the manifest, that one is all that is found."""
+    metrics = {"AP": 12.345} | {f"threshold-{name}": 0.0 if name == "boat" else 1.0 for name in CLASSES}
+    measured = {"dataset": "aerial_val", "protocol": "aitod", "metrics": metrics}
+    place = write_manifest(
+        tmp_path / "best",
+        write_model(tmp_path / "best", "boats", measured=measured),
+        write_model(tmp_path / "best", "unknown"),
+        default="boats",
+    )
+    assert run(f"predict scene.png --device cpu --weights-from '{place}' --score best") == 0
+    found = json.loads((scene / "found" / "detections.json").read_text())
+    names = {category["id"]: category["name"] for category in found["categories"]}
+    assert {names[annotation["category_id"]] for annotation in found["annotations"]} == {"boat"}
+    assert run(f"predict scene.png --device cpu --weights-from '{place}' --weights unknown --score best -o no") == 2
+    assert "--score best: they were not measured for unknown. Name a score." in capsys.readouterr().err
+
+
 def test_weights_from_names_the_place(scene, library, capsys):
     assert run(f"predict scene.png --device cpu --weights-from '{library}' -o out") == 0
     assert "Detector: second" in capsys.readouterr().out

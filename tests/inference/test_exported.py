@@ -122,6 +122,8 @@ def test_settings_of_the_model(folder, tmp_path, caplog):
         exported(tmp_path, 224)
     image = np.ascontiguousarray(scene(90, 90, [(10, 10, 30, 30, 0), (50, 50, 60, 60, 1)])[:, :, ::-1])
     assert [len(exported(tmp_path, score=s)(image)["instances"]) for s in (None, 0.52, 0.6)] == [2, 1, 0]
+    (blue,) = exported(tmp_path, score={"red": 1.0, "*": 0.05})(image)["instances"].pred_classes
+    assert blue == 1
     assert "score below" not in caplog.text
     exported(tmp_path, score=0.01)
     assert "was exported without what has a score below 0.05" in caplog.text

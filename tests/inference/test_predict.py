@@ -63,6 +63,19 @@ def test_pictures_and_json(tmp_path, weights):
         assert 0 <= y <= y + h <= 60.01
 
 
+def test_a_score_by_class(tmp_path, weights):
+    write(tmp_path / "a.png")
+    assert run(weights, [tmp_path / "a.png"], tmp_path / "out", "--score", "0.05") == 0
+    everything = json.loads((tmp_path / "out" / "detections.json").read_text())
+    names = {c["id"]: c["name"] for c in everything["categories"]}
+    first = names[everything["annotations"][0]["category_id"]]
+    assert run(weights, [tmp_path / "a.png"], tmp_path / "some", "--score", f"{first}=1,0.05") == 0
+    some = json.loads((tmp_path / "some" / "detections.json").read_text())
+    left = [a["bbox"] for a in everything["annotations"] if names[a["category_id"]] != first]
+    assert len(left) < len(everything["annotations"])
+    assert [a["bbox"] for a in some["annotations"]] == left
+
+
 def test_a_broken_image_is_named_and_the_others_are_done(tmp_path, weights, capsys):
     write(tmp_path / "in" / "b.png")
     (tmp_path / "in" / "a.png").write_bytes(b"broken")
@@ -73,7 +86,12 @@ def test_a_broken_image_is_named_and_the_others_are_done(tmp_path, weights, caps
 
 @pytest.mark.parametrize(
     ("more", "message"),
-    [(["--score", "7"], "--score must be in"), (["--opts", "model.roi_headz.x=1"], "Did you mean 'roi_heads'")],
+    [
+        (["--score", "7"], "--score must be in"),
+        (["--score", "boat=0.5"], "--score boat=…: the detector has no such class."),
+        (["--score", "best"], "--score best is known of published weights only"),
+        (["--opts", "model.roi_headz.x=1"], "Did you mean 'roi_heads'"),
+    ],
 )
 def test_bad_arguments(tmp_path, weights, capsys, more, message):
     write(tmp_path / "a.png")

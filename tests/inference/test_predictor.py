@@ -213,6 +213,19 @@ def test_low_scores_are_left_out(cfg):
     assert not len(TiledPredictor(cfg, 96, 32, score=best + 1e-4)(image)["instances"])
 
 
+@pytest.mark.parametrize("tile", [96, 256], ids=["tiles", "whole"])
+def test_low_scores_of_a_class_are_left_out(cfg, tile):
+    image = np.random.default_rng(0).integers(0, 255, (150, 240, 3), dtype=np.uint8)
+    everything = TiledPredictor(cfg, tile, 32, score=0.0)
+    found = everything(image)["instances"]
+    most = int(found.pred_classes.bincount().argmax())
+    name = everything.classes[most]
+    rest = TiledPredictor(cfg, tile, 32, score={name: 1.0, "*": 0.0})(image)["instances"]
+    assert 0 < len(rest) < len(found)
+    assert most not in rest.pred_classes
+    torch.testing.assert_close(rest.scores, found.scores[found.pred_classes != most], atol=0, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

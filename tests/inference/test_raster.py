@@ -334,6 +334,11 @@ def test_times_are_those_of_the_file(tmp_path):
     assert open_pixels(path).time == "2024-05-01T10:20:30"
     shutil.copy(make("utm", picture(), tmp_path), tmp_path / "none.tif")
     assert open_pixels(tmp_path / "none.tif").time == ""
+    for domain, name in (("IMAGERY", "ACQUISITIONDATETIME"), (None, "PRODUCT_START_TIME")):
+        path = geotiff(tmp_path / f"{name}.tif", picture())
+        with rasterio.open(path, "r+") as file:
+            file.update_tags(ns=domain, **{name: "2024-05-01T10:20:30.024Z"})
+        assert open_pixels(path).time == "2024-05-01T10:20:30"
 
 
 def test_an_array_is_a_scene():

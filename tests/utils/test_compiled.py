@@ -1,8 +1,9 @@
-"""Without numba, Python merges tiles and removes doubles: to the same bits."""
+"""Without numba, Python merges tiles and removes doubles, to the same bits; with it, compiling is announced."""
 
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 
 import numpy as np
@@ -26,10 +27,11 @@ def crowded(count, seed=0):
 @pytest.fixture
 def python_kernels(monkeypatch):
     """The loops of merging as Python runs them."""
-    monkeypatch.setitem(sys.modules, "numba", None)
     spec = importlib.util.spec_from_file_location("python_compiled", compiled.__file__)
     plain = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(plain)
+    with monkeypatch.context() as missing:  # numba itself imports numba when it compiles
+        missing.setitem(sys.modules, "numba", None)
+        spec.loader.exec_module(plain)
     assert not plain.COMPILED
     monkeypatch.setattr(compiled, "njit", plain.njit)
     spec = importlib.util.spec_from_file_location("python_kernels", merge_kernels.__file__)
@@ -78,3 +80,19 @@ def test_nms(threshold, monkeypatch):
     np.testing.assert_array_equal(grid_nms.grid_nms(boxes, scores, classes, threshold), want)
     assert (len(want) < 400) == (threshold < 1)
     assert len(grid_nms.grid_nms(boxes[:0], scores[:0], classes[:0], threshold)) == 0
+
+
+def test_compiling_is_announced_once_and_not_when_kept(tmp_path):
+    (tmp_path / "loops.py").write_text(
+        "import logging\n"
+        "from d2tiny.utils.compiled import LOGGER, njit\n"
+        "from d2tiny.utils.logs import messages_shown\n"
+        "one = njit(cache=True)(lambda x: x + 1)\n"
+        "two = njit(cache=True)(lambda x: x + 2)\n"
+        "with messages_shown(LOGGER):\n"
+        "    assert one(1) + two(1) == 5\n"
+    )
+    command = [sys.executable, tmp_path / "loops.py"]
+    told = [subprocess.run(command, capture_output=True, text=True, check=True).stderr for _ in range(2)]
+    assert told[0].startswith("Compiling loops") and told[0].count("\n") == 1
+    assert told[1] == ""

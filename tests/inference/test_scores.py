@@ -1,0 +1,43 @@
+"""Lowest scores of detections, by class."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from d2tiny.inference.scores import ScoreThresholds
+from d2tiny.utils.errors import ConfigError
+
+CLASSES = ("car", "ship", "person")
+
+
+def test_one_for_all():
+    thresholds = ScoreThresholds(0.5, CLASSES)
+    assert (thresholds.lowest, thresholds.of_class) == (0.5, None)
+    np.testing.assert_array_equal(thresholds.kept(np.array([0.5, 0.51]), np.array([0, 1])), [False, True])
+    same = ScoreThresholds({"ship": 0.2, "*": 0.2}, CLASSES)
+    assert (same.lowest, same.of_class) == (0.2, None)
+
+
+@pytest.mark.parametrize("scores", [{"ship": 0.9, "*": 0.3}, {"ship": 0.9, "car": 0.3, "person": 0.3}])
+def test_by_class(scores):
+    thresholds = ScoreThresholds(scores, CLASSES)
+    assert thresholds.lowest == 0.3
+    classes, values = np.array([0, 1, 1, 2]), np.array([0.4, 0.4, 0.95, 0.3], np.float32)
+    np.testing.assert_array_equal(thresholds.kept(values, classes), [True, False, True, False])
+    assert thresholds.kept(values[:0], classes[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        (1.5, r"--score must be in \[0, 1\], got 1\.5\."),
+        (float("nan"), "got nan"),
+        ({"ship": -1, "*": 0.3}, r"got -1 of ship\."),
+        ({"shipp": 0.5, "*": 0.3}, r"--score shipp=…: the detector has no such class\. Did you mean 'ship'"),
+        ({"ship": 0.5}, r"there is none for car, person\. Add one for all others"),
+    ],
+)
+def test_wrong_scores(scores, message):
+    with pytest.raises(ConfigError, match=message):
+        ScoreThresholds(scores, CLASSES)
