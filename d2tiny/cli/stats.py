@@ -24,9 +24,9 @@ __all__ = ["EXAMPLE", "add_arguments", "run"]
 
 EXAMPLE = "d2tiny stats instances_val.json --images val --output output/stats"
 _COVERAGE_CONFIGS = (
-    "aitod/faster_rcnn_r50_fpn_maxiou_1x",
-    "quick/faster_rcnn_r18_fpn_maxiou_a8",
-    "aitod/faster_rcnn_r50_fpn_rfla_1x",
+    "quick/faster_rcnn_lite0_fpn_maxiou",
+    "quick/faster_rcnn_lite0_fpn_maxiou_a8",
+    "quick/faster_rcnn_lite0_fpn_rfla",
 )
 
 
