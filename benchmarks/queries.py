@@ -2,7 +2,7 @@
 r"""Measure what trained transformers decide: where queries start, how many, the count of objects, tokens, and the time.
 
     python benchmarks/quick_table.py --table hituav --rows dino_lite0 dino_lite0_dgq ...     # trains them
-    DETECTRON2_DATASETS=/data python benchmarks/queries.py output/quick_table/dino_lite0_seed0 ... \
+    DETECTRON2_DATASETS=/data python benchmarks/queries.py output/quick_table/scalebridge/dino_lite0_seed0 ... \
         --output hituav/queries.json
 
 Each argument is the folder of a run, with its config and final weights. The models run on the validation images one at

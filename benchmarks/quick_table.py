@@ -311,9 +311,19 @@ TABLES["aerial"] = (
     _lite0_loss("nwd", "RFLA + NWD loss", "NWDLoss", BOX_WEIGHT),
     Row("cascade", "Cascade R-CNN, RFLA", "cascade_rcnn_lite0_fpn_rfla"),
     Row("cascade_l1", "Cascade R-CNN, RFLA, L1", "cascade_rcnn_lite0_fpn_rfla_l1"),
-    Row("cascade_efpnbs_dcloss", "Cascade R-CNN, RFLA + E-FPN-BS + DCLoss", "cascade_rcnn_lite0_efpnbs_rfla_dcloss"),
+    Row(
+        "cascade_efpnbs_dcloss",
+        "Cascade R-CNN, RFLA + E-FPN-BS + DCLoss",
+        "cascade_rcnn_lite0_efpnbs_rfla_dcloss",
+        base="cascade_l1",
+    ),
     Row("cascade_x2", "Cascade R-CNN, RFLA, images enlarged × 2", "cascade_rcnn_lite0_fpn_rfla_x2"),
-    Row("cascade_sarl_x2", "Cascade R-CNN, RFLA + SARL, images enlarged × 2", "cascade_rcnn_lite0_sarl_rfla_x2"),
+    Row(
+        "cascade_sarl_x2",
+        "Cascade R-CNN, RFLA + SARL, images enlarged × 2",
+        "cascade_rcnn_lite0_sarl_rfla_x2",
+        base="cascade_x2",
+    ),
     Row(
         "cascade_efpnbs_taught_x2",
         "Cascade R-CNN, RFLA + E-FPN-BS, taught masks, images enlarged × 2 (ours)",
@@ -321,9 +331,10 @@ TABLES["aerial"] = (
     ),
 )
 # Detectors without proposals on the same tiles: necks and heads on EfficientNet-Lite0 from ImageNet weights, each row
-# compared with the first of its family.
+# compared with the first of its family, those of SAL with the one that has their L1.
+_SAL_BASES = dict.fromkeys(("yolox_lite0_s_sal", "yolox_lite0_s_sarl_sal"), "yolox_lite0_s_l1")
 TABLES["aerial_dense"] = tuple(
-    Row(name, title, name, base=family[0][0])
+    Row(name, title, name, base=_SAL_BASES.get(name, family[0][0]))
     for family in (
         (("fcos_lite0_p2", "FCOS, P2-P6"), ("fcos_lite0_p2_rfla", "FCOS, P2-P6, RFLA")),
         (("retinanet_lite0_fpn_maxiou", "RetinaNet, P3-P7"), ("retinanet_lite0_fpn_rfla", "RetinaNet, P3-P7, RFLA")),
@@ -355,6 +366,7 @@ BASES = {
     "necks": "fpn",
     "pfdh": "yolo11_n",
 }
+WORK = "output/quick_table"
 METRICS = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
 
 
@@ -384,7 +396,8 @@ def train(row: Row, seed: int, work: Path, results: Path, overrides: list[str]) 
     # The record has the command as a reader would type it, without the folders of this machine.
     record["overrides"] = [change for change in changes if "init_checkpoint" not in change]
     if row.start:
-        record["overrides"].append(f"train.init_checkpoint=output/quick_table/{row.start}_seed{seed}/model_final.pth")
+        start = f"{WORK}/{results.name}/{row.start}_seed{seed}/model_final.pth"
+        record["overrides"].append(f"train.init_checkpoint={start}")
     record["command"] = f"python tools/train_net.py --config-file {row.config_name} " + " ".join(record["overrides"])
     target.write_text(json.dumps(record, indent=1) + "\n")
     return f"{target.name}: AP {record['metrics']['AP']}"
@@ -433,8 +446,7 @@ def table(rows: Sequence[Row], results: Path, base: str = "") -> str:
     ap = {row: {seed: metrics["AP"] for seed, metrics in by_seed.items()} for row, by_seed in records.items()}
     bases = {row.name: row.base or base for row in rows if row.base or base}
     compared = paired_differences(ap, bases)
-    to = f" to {base}" if len(set(bases.values())) == 1 else ", to the first row of its family"
-    heads = ["config", "runs", *METRICS, *([f"ΔAP{to}"] if compared else [])]
+    heads = ["config", "runs", *METRICS, *([f"ΔAP to {base}" if base else "ΔAP"] if compared else [])]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in rows:
         if row.name not in records:
@@ -443,7 +455,8 @@ def table(rows: Sequence[Row], results: Path, base: str = "") -> str:
         runs = list(records[row.name].values())
         cells = [_mean_and_half_range([run[metric] for run in runs]) for metric in METRICS]
         if compared:
-            cells.append(_verdict(*compared[row.name]) if row.name in compared else "")
+            to = "" if bases.get(row.name) == base else f" (to {bases.get(row.name)})"
+            cells.append(_verdict(*compared[row.name]) + to if row.name in compared else "")
         lines.append(f"| {row.title} | {len(runs)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -469,7 +482,7 @@ def main() -> None:
     parser.add_argument("--table", choices=tuple(TABLES), default="quick")
     parser.add_argument("--rows", nargs="+", help="names of rows; default: all")
     parser.add_argument("--jobs", type=int, default=2, help="number of parallel trainings")
-    parser.add_argument("--work", type=Path, default=ROOT / "output" / "quick_table")
+    parser.add_argument("--work", type=Path, help=f"folder of the trainings; default: {WORK}/TABLE")
     parser.add_argument("--results", type=Path, help="default: results/TABLE")
     parser.add_argument("--table-only", action="store_true", help="train nothing")
     # Overrides are removed first, because a list such as --seeds would include those that follow it.
@@ -480,6 +493,7 @@ def main() -> None:
         parser.error(f"--rows: {unknown} not in {names}")
     rows = [row for row in TABLES[args.table] if not args.rows or row.name in args.rows]
     args.results = args.results or RESULTS / args.table
+    args.work = args.work or ROOT / WORK / args.table  # rows of two tables may have one name
     args.results.mkdir(parents=True, exist_ok=True)
     failed = False
     if not args.table_only:

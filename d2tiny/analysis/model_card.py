@@ -80,8 +80,8 @@ def _figures(entry: PublishedWeights) -> str:
         lines += [f"- `{other.dataset}`: {other.images or 'other images'}." for other in entry.also]
     for measurement in (measured, *entry.also):
         lines += _of_classes(measurement, entry.classes, f" on `{measurement.dataset}`" if entry.also else "")
-    if known := [f"{name} {score:.2f}" for name, score in entry.best_scores.items()]:
-        lines.append(f"\nScores with the fewest errors (`--score best`), by the lowest LRP: {', '.join(known)}.")
+    if best := ", ".join(f"{name} {score:g}" for name, score in entry.best_scores.items()):
+        lines.append(f"\nLowest scores with the fewest errors (`--score best`), by the lowest LRP: {best}.")
     if measured.results:
         links = ", ".join(f"[{Path(name).stem}](../../{name})" for name in measured.results)
         lines.append(f"\nRecords: {links}.")

@@ -17,8 +17,10 @@ from d2tiny.utils.errors import ConfigError, D2TinyError
 from d2tiny.utils.stop import Stopped, raise_on_sigterm
 
 __all__ = [
+    "BEST_SCORES",
     "EXIT_CODES",
     "PROTOCOLS",
+    "SCORE",
     "add_config_option",
     "add_device_option",
     "add_images_option",
@@ -48,6 +50,8 @@ EXIT_CODES = """exit codes:
   2    wrong arguments, files or configs; the message says what to do
   130  interrupted by Ctrl-C; a training has saved its state, and so have predictions
   143  ended by SIGTERM, likewise"""
+SCORE = 0.3
+BEST_SCORES = "best"
 PROTOCOLS = ("aitod", "coco", "visdrone", "visdrone_unique", "dota_hbb", "dota_task2", "dior", "soda", "scalebridge")
 
 
@@ -131,10 +135,11 @@ def add_score_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--score",
         type=lowest_scores,
-        default=0.3,
+        default=SCORE,
         metavar="S",
-        help="lowest score shown, or by class, such as ship=0.5,0.3 (0.3 for all others); 'best': those with the "
-        "fewest errors on the validation images of published weights (default %(default)s)",
+        help="lowest score shown, or by class, such as ship=0.5,0.3 (0.3 for all others); "
+        f"'{BEST_SCORES}': those with the fewest errors on the validation images of published weights "
+        "(default %(default)s)",
     )
 
 
@@ -203,8 +208,8 @@ def add_protocol_options(parser: argparse.ArgumentParser) -> None:
 
 
 def lowest_scores(text: str) -> float | dict[str, float] | str:
-    """Read ``0.3``, ``ship=0.5,0.3`` (by class; ``*`` is for all others, 0.3 where it is left out) or ``best``."""
-    if text == "best":
+    """Read ``0.3``, ``ship=0.5,0.3`` (by class, and that of all others, 0.3 where it is left out) or ``best``."""
+    if text == BEST_SCORES:
         return text
     scores: dict[str, float] = {}
     for word in text.split(","):
@@ -216,7 +221,7 @@ def lowest_scores(text: str) -> float | dict[str, float] | str:
             scores[name] = float(value)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{word!r} must be a number, or look like ship=0.5") from None
-    return scores["*"] if scores.keys() == {"*"} else {"*": 0.3, **scores}
+    return scores["*"] if scores.keys() == {"*"} else {"*": SCORE, **scores}
 
 
 def name_value(text: str) -> tuple[str, str]:

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, print the table and write the report."""
     from d2tiny.data.coco.arrays import load_ground_truth
     from d2tiny.evaluation import evaluate_arrays, format_table, load_detections, make_protocol
-    from d2tiny.utils.compiled import LOGGER as COMPILING
+    from d2tiny.utils.compiled import COMPILING
     from d2tiny.utils.logs import messages_shown
 
     require_folder(args.images)

@@ -50,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("Name a detector: --config, or --weights with published weights (d2tiny zoo --published).")
     from d2tiny import model_zoo
     from d2tiny.export import ExportSettings, export_model
+    from d2tiny.utils.compiled import COMPILING
+    from d2tiny.utils.logs import messages_shown
 
     settings = ExportSettings(
         format=args.format,
@@ -62,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
         max_drop=args.max_drop,
     )
     cfg = model_zoo.get_cfg(args.config, args.weights, args.overrides, "cpu", place=args.weights_from)
-    result = export_model(cfg, args.config or args.weights, args.output, settings, lambda text: print(f"{text} …"))
+    with messages_shown(COMPILING):
+        result = export_model(cfg, args.config or args.weights, args.output, settings, lambda text: print(f"{text} …"))
     print(f"{result.path}: {result.bytes / 1e6:.1f} MB, {args.precision}")
     print(f"  {result.verification}")
     if result.ap is not None:

@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> int:
     """Join; the exit code is 1 if scenes failed."""
     from d2tiny.cli.predict import tell_results
     from d2tiny.inference import merge_shards
-    from d2tiny.utils.compiled import LOGGER as COMPILING
+    from d2tiny.utils.compiled import COMPILING
     from d2tiny.utils.logs import messages_shown
 
     with messages_shown(COMPILING):

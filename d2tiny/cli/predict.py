@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from d2tiny.cli.common import (
+    BEST_SCORES,
+    SCORE,
     add_config_option,
     add_device_option,
     add_output_option,
@@ -38,10 +40,9 @@ EXAMPLE = (
     "d2tiny predict images/ --config quick/faster_rcnn_lite0_fpn_rfla "
     "--weights output/demo/run/model_final.pth --output found/ --score 0.3"
 )
-BEST = "best"  # value of --score
 _NO_BEST = (
-    "--score best is known of published weights only (d2tiny zoo --published). Name a score, or one by class: "
-    "ship=0.5,0.3."
+    f"--score {BEST_SCORES} is known of published weights only (d2tiny zoo --published). Name a score, or one by "
+    "class: ship=0.5,0.3."
 )
 _OVERRIDE = re.compile(r"\+*[A-Za-z_][\w.]*=")
 
@@ -172,14 +173,17 @@ def _predict(args: argparse.Namespace, images: Sequence[str], overrides: Sequenc
     if args.backend is not None:
         raise ConfigError(f"--backend {args.backend} runs exported models: name one with --model.")
     published = _chosen(args)  # before anything heavy is imported
-    if args.score == BEST and published is None and (args.config or args.weights):
+    if args.score == BEST_SCORES and published is None and (args.config or args.weights):
         raise ConfigError(_NO_BEST)
     from d2tiny import model_zoo
     from d2tiny.inference import predict_scenes
-    from d2tiny.utils.compiled import LOGGER as COMPILING
+    from d2tiny.inference.scores import scores_text
+    from d2tiny.utils.compiled import COMPILING
     from d2tiny.utils.logs import messages_shown
 
-    settings = _run_settings(args, _name(args, published))  # refuses wrong values before a model is built
+    settings = _run_settings(
+        args, _name(args, published), _scores(args, published)
+    )  # refuses wrong values before a model is built
     register_given(args)
     keep_freed_memory()
     weights = args.weights
@@ -188,7 +192,9 @@ def _predict(args: argparse.Namespace, images: Sequence[str], overrides: Sequenc
     cfg = model_zoo.get_cfg(args.config, weights, overrides, args.device, place=args.weights_from)
     if published is not None:
         print(_introduction(published))
-        settings = replace(_run_settings(args, _name(args, published)), score=_scores(args, published))
+        settings = replace(settings, model=published.name, score=_scores(args, published))
+        if args.score == BEST_SCORES:
+            print(f"Lowest scores: {scores_text(settings.score)}.")
     with messages_shown("d2tiny.inference", COMPILING):  # which bands, values, overlap
         summary = predict_scenes(cfg, images, args.output, settings)
     _tell(summary, args)
@@ -198,13 +204,13 @@ def _predict(args: argparse.Namespace, images: Sequence[str], overrides: Sequenc
 def _predict_exported(args: argparse.Namespace, images: Sequence[str], overrides: Sequence[str]) -> int:
     """Predict with an exported model; neither PyTorch nor Detectron2 is imported."""
     _refuse_beside_model(args, overrides)
-    if args.score == BEST:
+    if args.score == BEST_SCORES:
         raise ConfigError(_NO_BEST)
     from d2tiny.inference import TiledPredictor, predict_scenes
-    from d2tiny.utils.compiled import LOGGER as COMPILING
+    from d2tiny.utils.compiled import COMPILING
     from d2tiny.utils.logs import messages_shown
 
-    settings = _run_settings(args, Path(args.model).name)
+    settings = _run_settings(args, Path(args.model).name, args.score)
     tiles = settings.tiles
     with messages_shown("d2tiny.inference", COMPILING):  # which bands, values, overlap
         predictor = TiledPredictor.from_export(
@@ -249,12 +255,13 @@ def _model_introduction(model: ExportedModel) -> str:
     )
 
 
-def _run_settings(args: argparse.Namespace, model: str) -> RunSettings:
+def _run_settings(args: argparse.Namespace, model: str, score: Scores) -> RunSettings:
     """Return the settings that the options tell.
 
     Args:
         args: the options.
         model: its name, for the results.
+        score: the lowest scores.
 
     Raises:
         ConfigError: one is outside its range.
@@ -269,7 +276,7 @@ def _run_settings(args: argparse.Namespace, model: str) -> RunSettings:
         tiles=TileSettings(800 if args.tile is None else args.tile, overlap, args.batch),
         read=ReadSettings(args.stretch, parse_bands(args.bands) if args.bands else None, args.gsd),
         outputs=OutputSettings(tuple(args.format) if args.format else None, not args.no_pictures, args.page),
-        score=_scores(args, None),
+        score=score,
         bf16=args.bf16,
         tta=args.tta,
         aoi=args.aoi,
@@ -287,14 +294,14 @@ def _scores(args: argparse.Namespace, published: PublishedWeights | None) -> Sco
     Raises:
         ConfigError: the weights do not say.
     """
-    if args.score != BEST:
+    if args.score != BEST_SCORES:
         score: Scores = args.score
         return score
     if published is None:
-        return 0.3
+        return SCORE
     best = published.best_scores
     if len(best) < len(published.classes):
-        raise ConfigError(f"--score {BEST}: they were not measured for {published.name}. Name a score.")
+        raise ConfigError(f"--score {BEST_SCORES}: they were not measured for {published.name}. Name a score.")
     return best
 
 
@@ -312,13 +319,15 @@ def _name(args: argparse.Namespace, published: PublishedWeights | None) -> str:
 def _tell(summary: RunSummary, args: argparse.Namespace) -> None:
     """Print what was done, and where it is."""
     rate = f", {summary.tiles / summary.seconds:.1f} tiles/s" if summary.tiles and summary.seconds else ""
-    took = f", {summary.seconds:.1f} s{rate}" if summary.tiles or not args.resume else ", all found before"
+    nothing_left = args.resume and not summary.tiles and not summary.failed
     if args.shard is not None:
         number, count = args.shard
-        print(f"Shard {number} of {count}: {summary.tiles} tiles{rate}. When all are done: d2tiny merge {args.output}")
+        did = "all done before" if nothing_left else f"{summary.tiles} tiles{rate}"
+        print(f"Shard {number} of {count}: {did}. When all are done: d2tiny merge {args.output}")
         for message in summary.failed:
             print(f"error: {message}", file=sys.stderr)
         return
+    took = ", all found before" if nothing_left else f", {summary.seconds:.1f} s{rate}"
     tell_results(summary, args.output, took)
 
 

@@ -34,7 +34,7 @@ from d2tiny.inference.run import (
     run_record,
 )
 from d2tiny.inference.scene import SceneDetections
-from d2tiny.inference.scores import Scores
+from d2tiny.inference.scores import USUAL_SCORE, Scores
 from d2tiny.inference.sources import collect_scenes
 from d2tiny.inference.writers import open_coco
 from d2tiny.utils.errors import ConfigError, DatasetError
@@ -148,7 +148,7 @@ def predict_folder(
     inputs: Sequence[str],
     output: Path,
     *,
-    score: Scores = 0.3,
+    score: Scores = USUAL_SCORE,
     bf16: bool = False,
     stretch: StretchLike = None,
     progress: bool = True,

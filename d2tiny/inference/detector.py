@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from d2tiny.inference.merge import MergeSettings
-from d2tiny.inference.scores import Scores, ScoreThresholds, check_scores
+from d2tiny.inference.scores import Scores, ScoreThresholds, plain_scores
 from d2tiny.ops.grid_nms import LEAST_THRESHOLD
 from d2tiny.runtime.detections import ArrayDetections, ArrayInstances
 from d2tiny.runtime.model import ExportedModel
@@ -87,7 +87,7 @@ class ExportedDetector:
             num_threads: that compute.
         """
         if score is not None:
-            check_scores(score)  # before the model is loaded
+            plain_scores(score)  # refuses wrong ones before the model is loaded
         self.model = ExportedModel(path, backend=backend, num_threads=num_threads)
         about = self.model.metadata
         self.score: Scores = about.score_thresh if score is None else score

@@ -8,7 +8,7 @@ import html
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +18,7 @@ import numpy as np
 from d2tiny.inference.compact import CompactDetections, gather
 from d2tiny.inference.pyramid import Pixels, TilePyramid, reduced_rows, reduction
 from d2tiny.inference.scene import Scene, SceneDetections
+from d2tiny.inference.scores import scores_text
 from d2tiny.utils.errors import ConfigError, DatasetError
 from d2tiny.utils.files import open_atomic
 from d2tiny.utils.pictures import encode_jpeg
@@ -174,6 +175,9 @@ def _head(scene: Scene, count: int, scripts: Iterable[str]) -> str:
 
 def _record(scene: Scene) -> Iterator[str]:
     """Yield rows of the table of settings."""
-    for name, value in {"model": scene.model, "time": scene.time, **scene.settings}.items():
+    facts = {"model": scene.model, "time": scene.time, **scene.settings}
+    if isinstance(facts.get("score"), Mapping):
+        facts["score"] = scores_text(facts["score"])
+    for name, value in facts.items():
         if value not in ("", None):
             yield f"<tr><th>{html.escape(str(name))}</th><td>{html.escape(str(value))}</td></tr>"

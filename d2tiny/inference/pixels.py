@@ -131,7 +131,7 @@ def time_of(path: str) -> str:
 
 
 def iso_time(text: str) -> str:
-    """Return a time of EXIF or TIFF, ``2024:05:31 10:11:12``, as ISO 8601; empty if it is none."""
+    """Return a time as EXIF, TIFF or GDAL write it, ``2024:05:31 10:11:12``, as ISO 8601; empty if it is none."""
     found = re.fullmatch(r"(\d{4})[:-](\d\d)[:-](\d\d)[ T](\d\d):(\d\d):(\d\d)\S*", text.strip("\0 "))
     return "{}-{}-{}T{}:{}:{}".format(*found.groups()) if found else ""
 

@@ -20,7 +20,7 @@ from d2tiny.inference.pixels import ReadSettings, ScenePixels
 from d2tiny.inference.predictor import TileSettings
 from d2tiny.inference.raster import open_pixels
 from d2tiny.inference.scene import SceneDetections
-from d2tiny.inference.scores import Scores, check_scores
+from d2tiny.inference.scores import USUAL_SCORE, Scores, plain_scores
 from d2tiny.inference.task import UnitFound, area_in, in_file
 from d2tiny.inference.writers import FORMATS
 from d2tiny.inference.writers.table import check
@@ -71,7 +71,7 @@ class RunSettings:
     tiles: TileSettings = field(default_factory=TileSettings)
     read: ReadSettings = field(default_factory=ReadSettings)
     outputs: OutputSettings = field(default_factory=OutputSettings)
-    score: Scores = 0.3
+    score: Scores = USUAL_SCORE
     bf16: bool = False
     tta: bool = False
     aoi: Path | None = None
@@ -83,7 +83,7 @@ class RunSettings:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        check_scores(self.score)
+        object.__setattr__(self, "score", plain_scores(self.score))
         if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
             raise ConfigError(f"--shard {self.shard[0]}/{self.shard[1]}: the first number is from 1 to the second.")
 

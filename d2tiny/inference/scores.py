@@ -9,23 +9,36 @@ import numpy as np
 
 from d2tiny.utils.errors import ConfigError, did_you_mean
 
-__all__ = ["OTHERS", "ScoreThresholds", "Scores", "check_scores"]
+__all__ = ["OTHERS", "USUAL_SCORE", "ScoreThresholds", "Scores", "plain_scores", "scores_text"]
 
 OTHERS = "*"  # the classes that are not named
+USUAL_SCORE = 0.3
 Scores: TypeAlias = float | Mapping[str, float]
 """A lowest score in [0, 1], or one by class name, where ``*`` is that of all others."""
 
 
-def check_scores(scores: Scores) -> None:
-    """Refuse lowest scores outside [0, 1].
+def plain_scores(scores: Scores) -> float | dict[str, float]:
+    """Return lowest scores as json has them, classes in alphabetical order: equal ones give equal bytes.
 
     Raises:
-        ConfigError: one is; says of which class.
+        ConfigError: one is outside [0, 1]; says of which class.
     """
-    for name, score in (scores if isinstance(scores, Mapping) else {OTHERS: scores}).items():
+    named = scores if isinstance(scores, Mapping) else {OTHERS: scores}
+    plain = {name: float(score) for name, score in sorted(named.items())}
+    for name, score in plain.items():
         if not 0 <= score <= 1:
             of = "" if name == OTHERS else f" of {name}"
             raise ConfigError(f"--score must be in [0, 1], got {score}{of}.")
+    return plain if isinstance(scores, Mapping) else plain[OTHERS]
+
+
+def scores_text(scores: Scores) -> str:
+    """Return lowest scores as people read them: ``0.3``, or ``ship 0.5, others 0.3``."""
+    if not isinstance(scores, Mapping):
+        return f"{scores:g}"
+    named = [f"{name} {score:g}" for name, score in sorted(scores.items()) if name != OTHERS]
+    others = [f"others {scores[OTHERS]:g}"] if OTHERS in scores else []
+    return ", ".join(named + others)
 
 
 class ScoreThresholds:
@@ -47,11 +60,12 @@ class ScoreThresholds:
             ConfigError: a score outside [0, 1], a class that the detector does not know or, without ``*``, a class
                 without a score; says which there are.
         """
-        check_scores(scores)
+        plain = plain_scores(scores)
         self.of_class: np.ndarray | None = None
-        if not isinstance(scores, Mapping):
-            self.lowest = float(scores)
+        if not isinstance(plain, dict):
+            self.lowest = plain
             return
+        scores = plain
         for name in scores:
             if name != OTHERS and name not in classes:
                 raise ConfigError(f"--score {name}=…: the detector has no such class. {did_you_mean(name, classes)}")

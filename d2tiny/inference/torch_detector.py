@@ -67,9 +67,8 @@ class TorchDetector:
         self.classes: Sequence[str] = known or dataset_classes(cfg.DATASETS.TEST[0], heads.NUM_CLASSES)
         self._thresholds: ScoreThresholds | None = None
         if score is not None:
-            thresholds = ScoreThresholds(score, self.classes)
-            heads.SCORE_THRESH_TEST = thresholds.lowest
-            self._thresholds = thresholds if thresholds.of_class is not None else None
+            self._thresholds = ScoreThresholds(score, self.classes)
+            heads.SCORE_THRESH_TEST = self._thresholds.lowest
         weights, self.cfg.MODEL.WEIGHTS = self.cfg.MODEL.WEIGHTS, ""
         self._predictor = DefaultPredictor(self.cfg)
         if weights:  # strictly: weights of another config would leave parts of the model at random
@@ -117,7 +116,10 @@ class TorchDetector:
         return [self._kept(output["instances"].to("cpu")) for output in self._predictor.model(inputs)]
 
     def _kept(self, found: Instances) -> Instances:
-        """Leave out what is under the lowest score of its class; the model itself knows one for all."""
+        """Leave out what is under the lowest score of its class.
+
+        The model itself knows one for all classes, and with several views of an image leaves out by that of each view.
+        """
         if self._thresholds is None:
             return found
         kept = self._thresholds.kept(found.scores.float().cpu().numpy(), found.pred_classes.cpu().numpy())

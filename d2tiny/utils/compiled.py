@@ -4,38 +4,46 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
-__all__ = ["COMPILED", "LOGGER", "njit"]
+__all__ = ["COMPILED", "COMPILING", "njit"]
 
-LOGGER = "d2tiny.utils.compiled"  # tells that something is compiled
+COMPILING = "d2tiny.utils.compiled"  # name of the logger that tells that something is compiled
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(COMPILING)
 
 try:
     from numba import njit
-    from numba.core import event
 
     COMPILED = True
-
-    class _Announcement(event.Listener):
-        """Says once that something is compiled: with an empty cache it takes up to minutes, and looks as if it hung."""
-
-        told = False
-
-        def on_start(self, event: object) -> None:
-            if not self.told:
-                self.told = True
-                logger.info("Compiling loops for this processor, up to minutes; it is kept for the next time.")
-
-        def on_end(self, event: object) -> None:
-            pass
-
-    event.register("numba:compile", _Announcement())
 except ImportError:
     COMPILED = False
 
     def njit(**_: Any) -> Callable[[_F], _F]:
         """Return a decorator that changes nothing."""
         return lambda function: function
+
+
+def _announce_compiling() -> None:
+    """Say once that something is compiled: with an empty cache it takes up to minutes, and looks as if it hung."""
+    from numba.core import event
+
+    class Announcement(event.Listener):
+        told = False
+
+        def on_start(self, _: object) -> None:
+            if not self.told:
+                self.told = True
+                logger.info("Compiling loops for this processor, up to minutes; it is kept for the next time.")
+
+        def on_end(self, _: object) -> None:
+            pass
+
+    event.register("numba:compile", Announcement())
+
+
+if COMPILED:
+    with suppress(ImportError, AttributeError):  # numba does not promise its events
+        _announce_compiling()

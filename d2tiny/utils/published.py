@@ -111,9 +111,13 @@ class PublishedWeights(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
     @property
     def best_scores(self) -> dict[str, float]:
-        """The lowest scores with the fewest errors (the lowest LRP) by class, of those for which they were measured."""
+        """The lowest scores with the fewest errors (the lowest LRP) by class, of those for which they were measured.
+
+        The measured one is that of an object which belongs to what is kept, rounded to two digits: half of the last
+        digit is taken off, so that the object is above it.
+        """
         found = {name: self.measured.metrics.get(f"threshold-{name}") for name in self.classes}
-        return {name: score for name, score in found.items() if score is not None}
+        return {name: max(0.0, round(score - 0.005, 3)) for name, score in found.items() if score is not None}
 
     @property
     def url(self) -> str:

@@ -65,6 +65,7 @@ def test_the_best_scores_are_those_of_the_weights(scene, tmp_path, capsys):
         default="boats",
     )
     assert run(f"predict scene.png --device cpu --weights-from '{place}' --score best") == 0
+    assert "Lowest scores: airplane 0.995, boat 0, " in capsys.readouterr().out
     found = json.loads((scene / "found" / "detections.json").read_text())
     names = {category["id"]: category["name"] for category in found["categories"]}
     assert {names[annotation["category_id"]] for annotation in found["annotations"]} == {"boat"}

@@ -133,7 +133,7 @@ def test_an_image_without_enough_memory_loses_no_other(tmp_path, weights, three,
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stop_keeps_what_is_done(tmp_path, weights, three, monkeypatch, number, code):
+def test_a_stop_keeps_what_is_done(tmp_path, weights, three, monkeypatch, capsys, number, code):
     monkeypatch.setattr(TiledPredictor, "detect", at_the_second(lambda: os.kill(os.getpid(), number)))
     assert run(weights, three, tmp_path / "out") == code
     assert done(tmp_path / "out") == ["a.png"]
@@ -141,6 +141,9 @@ def test_a_stop_keeps_what_is_done(tmp_path, weights, three, monkeypatch, number
     monkeypatch.undo()
     assert run(weights, three, tmp_path / "out", "--resume") == 0
     assert done(tmp_path / "out") == ["a.png", "b.png", "c.png"]
+    assert "all found before" not in capsys.readouterr().out
+    assert run(weights, three, tmp_path / "out", "--resume") == 0
+    assert "3 scenes, 0 objects, all found before.\n" in capsys.readouterr().out
 
 
 def test_a_folder_that_cannot_be_written_to_any_more(tmp_path, weights, three, monkeypatch, capsys):

@@ -213,6 +213,15 @@ def test_low_scores_are_left_out(cfg):
     assert not len(TiledPredictor(cfg, 96, 32, score=best + 1e-4)(image)["instances"])
 
 
+def test_the_lowest_score_is_that_of_the_fused_views(cfg):
+    """Mean scores of views are below the best of them."""
+    image = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)
+    score = float(TiledPredictor(cfg, score=0.0, tta=True)(image)["instances"].scores.median())
+    found = TiledPredictor(cfg, score=score, tta=True)(image)["instances"]
+    assert len(found)
+    assert found.scores.min() > score
+
+
 @pytest.mark.parametrize("tile", [96, 256], ids=["tiles", "whole"])
 def test_low_scores_of_a_class_are_left_out(cfg, tile):
     image = np.random.default_rng(0).integers(0, 255, (150, 240, 3), dtype=np.uint8)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from types import MappingProxyType
+
 import numpy as np
 import pytest
 
-from d2tiny.inference.scores import ScoreThresholds
+from d2tiny.inference.run import RunSettings
+from d2tiny.inference.scores import ScoreThresholds, scores_text
 from d2tiny.utils.errors import ConfigError
 
 CLASSES = ("car", "ship", "person")
@@ -33,7 +37,7 @@ def test_by_class(scores):
     [
         (1.5, r"--score must be in \[0, 1\], got 1\.5\."),
         (float("nan"), "got nan"),
-        ({"ship": -1, "*": 0.3}, r"got -1 of ship\."),
+        ({"ship": -1, "*": 0.3}, r"got -1\.0 of ship\."),
         ({"shipp": 0.5, "*": 0.3}, r"--score shipp=…: the detector has no such class\. Did you mean 'ship'"),
         ({"ship": 0.5}, r"there is none for car, person\. Add one for all others"),
     ],
@@ -41,3 +45,11 @@ def test_by_class(scores):
 def test_wrong_scores(scores, message):
     with pytest.raises(ConfigError, match=message):
         ScoreThresholds(scores, CLASSES)
+
+
+def test_records_have_plain_numbers_in_one_order():
+    settings = RunSettings(score=MappingProxyType({"ship": np.float32(0.5), "car": 1, "*": 0.25}))
+    assert json.dumps(settings.score) == '{"*": 0.25, "car": 1.0, "ship": 0.5}'
+    assert scores_text(settings.score) == "car 1, ship 0.5, others 0.25"
+    assert scores_text({"ship": 0.5}) == "ship 0.5"
+    assert scores_text(RunSettings().score) == "0.3"
