@@ -42,7 +42,10 @@ PAIRS = [
 
 @pytest.mark.parametrize(("assigner", "loss"), PAIRS)
 def test_five_steps(assigner, loss):
-    """Half of the pairs in bfloat16; each pair is one line of config for the assigner and one for each loss."""
+    """Each pair is one line of config for the assigner and one for each loss.
+
+    Each loss and each assigner is tried in bfloat16, but not every pair: processors without it need six times as long.
+    """
     changes = overrides(ASSIGNER, ASSIGNERS[assigner])
     changes += overrides(RPN, LOSSES[loss]) + overrides(ROI, LOSSES[loss])
     cfg = config("quick/faster_rcnn_r18_fpn_rfla", changes)
@@ -50,7 +53,7 @@ def test_five_steps(assigner, loss):
     torch.manual_seed(0)
     model = instantiate(narrow(cfg).model).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    half = (list(ASSIGNERS).index(assigner) + list(LOSSES).index(loss)) % 2 == 0
+    half = list(LOSSES).index(loss) % len(ASSIGNERS) == list(ASSIGNERS).index(assigner)
     for batch in batches():
         with EventStorage(0), torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             losses = model(batch)
