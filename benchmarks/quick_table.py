@@ -21,8 +21,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
 from common import RESULTS, ROOT, make_parser
 from scipy import stats
+
+from d2tiny.utils.env import advise_on_bf16
 
 ASSIGNER = "model.proposal_generator.assigner"
 RPN_LOSS, ROI_LOSS = "model.proposal_generator.box_loss", "model.roi_heads.box_predictor.box_loss"
@@ -497,6 +500,12 @@ def main() -> None:
     args.results.mkdir(parents=True, exist_ok=True)
     failed = False
     if not args.table_only:
+        if (
+            "train.amp.enabled=true" in overrides
+            and (advice := advise_on_bf16("cpu"))
+            and not torch.cuda.is_available()
+        ):
+            print(f"train.amp.enabled=true: {advice}", file=sys.stderr)  # the log of a training says it, too
         with ThreadPoolExecutor(args.jobs) as pool:
             jobs = [
                 pool.submit(train, row, seed, args.work, args.results, overrides) for seed in args.seeds for row in rows
