@@ -192,6 +192,27 @@ TABLES["necks"] = (
     _neck("residual_taught", "CEM, FBSM with a residual, taught masks", "residual=true", "mask_loss_weight=0.5"),
     _neck("light", "light E-FPN-BS", "light=true"),
 )
+# Families of one-stage detectors, necks and heads on EfficientNet-Lite0: name and title of each row.
+_ONE_STAGE = (
+    (("fcos_lite0_p2", "FCOS, P2-P6"), ("fcos_lite0_p2_rfla", "FCOS, P2-P6, RFLA")),
+    (("retinanet_lite0_fpn_maxiou", "RetinaNet, P3-P7"), ("retinanet_lite0_fpn_rfla", "RetinaNet, P3-P7, RFLA")),
+    (
+        ("yolox_lite0_s", "YOLOX-s neck and head"),
+        ("yolox_lite0_s_l1", "YOLOX-s neck and head, L1 throughout"),
+        ("yolox_lite0_s_sarl", "YOLOX-s neck and head, SARL"),
+        ("yolox_lite0_s_sal", "YOLOX-s neck and head, SAL and L1"),
+        ("yolox_lite0_s_sarl_sal", "YOLOX-s neck and head, SARL, SAL and L1"),
+    ),
+    (
+        ("yolo11_lite0_n", "YOLO11n neck and head"),
+        ("yolo11_lite0_n_p2", "YOLO11n neck and head, level of stride 4"),
+        ("yolo11_lite0_n_mdca", "YOLO11n neck and head, MDCA"),
+        ("yolo11_lite0_n_arb", "YOLO11n neck and head, ARB"),
+        ("yolo11_lite0_n_pfdh", "YOLO11n neck and head, PFDH with a skip round it"),
+        ("yolo11_lite0_n_pfdh_literal", "YOLO11n neck and head, PFDH, the paper's chain"),
+        ("rs_tinynet_lite0", "RS-TinyNet (MDCA, ARB, PFDH with a skip) with YOLO11n neck and head"),
+    ),
+)
 # HIT-UAV from ImageNet weights: assigners, necks, box losses, detectors.
 TABLES["hituav"] = tuple(
     Row(config, title, f"hituav/{config}")
@@ -223,21 +244,7 @@ TABLES["hituav"] = tuple(
         ("cascade_rcnn_lite0_sarl_rfla_x2", "Cascade R-CNN, RFLA + SARL, images enlarged × 2"),
         ("detectors_lite0_rfp_rfla", "DetectoRS without SAC, RFLA"),
         ("detectors_lite0_efpnbs_rfla_dcloss", "DetectoRS without SAC, RFLA + E-FPN-BS + DCLoss"),
-        ("fcos_lite0_p2", "FCOS, P2-P6"),
-        ("fcos_lite0_p2_rfla", "FCOS, P2-P6, RFLA"),
-        ("retinanet_lite0_fpn_maxiou", "RetinaNet, P3-P7"),
-        ("retinanet_lite0_fpn_rfla", "RetinaNet, P3-P7, RFLA"),
-        ("yolox_lite0_s", "YOLOX-s neck and head"),
-        ("yolox_lite0_s_l1", "YOLOX-s neck and head, L1 throughout"),
-        ("yolox_lite0_s_sarl", "YOLOX-s neck and head, SARL"),
-        ("yolox_lite0_s_sal", "YOLOX-s neck and head, SAL and L1"),
-        ("yolox_lite0_s_sarl_sal", "YOLOX-s neck and head, SARL, SAL and L1"),
-        ("yolo11_lite0_n", "YOLO11n neck and head"),
-        ("yolo11_lite0_n_p2", "YOLO11n neck and head, level of stride 4"),
-        ("yolo11_lite0_n_mdca", "YOLO11n neck and head, MDCA"),
-        ("yolo11_lite0_n_arb", "YOLO11n neck and head, ARB"),
-        ("yolo11_lite0_n_pfdh", "YOLO11n neck and head, PFDH with a skip round it"),
-        ("rs_tinynet_lite0", "RS-TinyNet (MDCA, ARB, PFDH) with YOLO11n neck and head"),
+        *(row for family in _ONE_STAGE for row in family),
     )
 )
 _UNIT, _UNIT_2 = "model.selection.delta_unit", "model.decoder.delta_unit"
@@ -333,32 +340,10 @@ TABLES["aerial"] = (
         "cascade_rcnn_lite0_efpnbs_taught_rfla_x2",
     ),
 )
-# Detectors without proposals on the same tiles: necks and heads on EfficientNet-Lite0 from ImageNet weights, each row
-# compared with the first of its family, those of SAL with the one that has their L1.
+# The same on small tiles, each row compared with the first of its family, those of SAL with the one that has their L1.
 _SAL_BASES = dict.fromkeys(("yolox_lite0_s_sal", "yolox_lite0_s_sarl_sal"), "yolox_lite0_s_l1")
 TABLES["aerial_dense"] = tuple(
-    Row(name, title, name, base=_SAL_BASES.get(name, family[0][0]))
-    for family in (
-        (("fcos_lite0_p2", "FCOS, P2-P6"), ("fcos_lite0_p2_rfla", "FCOS, P2-P6, RFLA")),
-        (("retinanet_lite0_fpn_maxiou", "RetinaNet, P3-P7"), ("retinanet_lite0_fpn_rfla", "RetinaNet, P3-P7, RFLA")),
-        (
-            ("yolox_lite0_s", "YOLOX-s neck and head"),
-            ("yolox_lite0_s_l1", "YOLOX-s neck and head, L1 throughout"),
-            ("yolox_lite0_s_sarl", "YOLOX-s neck and head, SARL"),
-            ("yolox_lite0_s_sal", "YOLOX-s neck and head, SAL and L1"),
-            ("yolox_lite0_s_sarl_sal", "YOLOX-s neck and head, SARL, SAL and L1"),
-        ),
-        (
-            ("yolo11_lite0_n", "YOLO11n neck and head"),
-            ("yolo11_lite0_n_p2", "YOLO11n neck and head, level of stride 4"),
-            ("yolo11_lite0_n_mdca", "YOLO11n neck and head, MDCA"),
-            ("yolo11_lite0_n_arb", "YOLO11n neck and head, ARB"),
-            ("yolo11_lite0_n_pfdh", "YOLO11n neck and head, PFDH with a skip round it"),
-            ("yolo11_lite0_n_pfdh_literal", "YOLO11n neck and head, PFDH, the paper's chain"),
-            ("rs_tinynet_lite0", "RS-TinyNet (MDCA, ARB, PFDH with a skip) with YOLO11n neck and head"),
-        ),
-    )
-    for name, title in family
+    Row(name, title, name, base=_SAL_BASES.get(name, family[0][0])) for family in _ONE_STAGE for name, title in family
 )
 # The row of a table that the others are compared with.
 BASES = {

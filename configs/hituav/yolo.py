@@ -8,7 +8,7 @@ with each other and with the R-CNNs they share backbone, budget and images alone
 
 from ..common.data import hituav
 from ..common.models.yolo import yolo11_lite0, yolox_lite0
-from ..common.parts.yolo import arb, l1, mdca, p2, pfdh, rs_tinynet, sal, sarl
+from ..common.parts.yolo import arb, l1, mdca, p2, pfdh, pfdh_literal, rs_tinynet, sal, sarl
 from ..common.recipes import experiment, whole_images
 
 DATASET = hituav()
@@ -43,6 +43,11 @@ def yolo11_lite0_n_p2():
 def yolo11_lite0_n_pfdh():
     """Neck and head of YOLO11n with PFDH, with a skip round it, on HIT-UAV."""
     return experiment(pfdh(yolo11_lite0(K)), whole_images(DATASET))
+
+
+def yolo11_lite0_n_pfdh_literal():
+    """Neck and head of YOLO11n with PFDH as the paper shows it on HIT-UAV."""
+    return experiment(pfdh_literal(yolo11_lite0(K)), whole_images(DATASET))
 
 
 def yolox_lite0_s():
