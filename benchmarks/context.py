@@ -59,7 +59,8 @@ def evaluate(run: Path, data: Path, output: Path) -> dict[str, float]:
     if done.returncode:
         sys.exit(done.stderr)
     metrics = json.loads((output / "eval.json").read_text())["metrics"]
-    return {key: metrics[key] for key in METRICS}
+    # Also by class: the images of the training may have others.
+    return {key: value for key, value in metrics.items() if key in METRICS or key.startswith("AP-")}
 
 
 def last_losses(run: Path) -> dict[str, float]:
