@@ -1,9 +1,10 @@
 #!/usr/bin/env python
 """Look at trained models on whole tiles, on tiles as large as the crops of the training, and on the training's images.
 
-What is lost on whole tiles alone is the context that training never saw; what is lost on validation images alone was
-learned by heart. The losses are means over the last iterations of the training. Tiles overlap: objects there count
-twice, those that are cut as what a tile shows of them. Models that the record has already stay in it.
+What is lost on whole tiles alone is lost by context that training never saw; what is lost on validation images alone,
+by generalising worse. Compare classes that both sets have: means over others mislead. The losses are means over the
+last iterations of the training. Tiles overlap: objects there count twice, those that are cut as what a tile shows of
+them. Models that the record has already stay in it.
 
     DETECTRON2_DATASETS=/data python benchmarks/context.py output/quick_table/aerial/rfla_seed0 ...
 """

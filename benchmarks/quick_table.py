@@ -21,11 +21,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
 from common import RESULTS, ROOT, make_parser
 from scipy import stats
-
-from d2tiny.utils.env import advise_on_bf16
 
 ASSIGNER = "model.proposal_generator.assigner"
 RPN_LOSS, ROI_LOSS = "model.proposal_generator.box_loss", "model.roi_heads.box_predictor.box_loss"
@@ -463,6 +460,14 @@ def _verdict(difference: float, half_width: float) -> str:
     return text if abs(difference) > half_width else f"{text}: no difference"
 
 
+def _warn_of_slow_bf16() -> None:
+    """Say on the terminal what the log of each training says, too: that this machine has no bfloat16."""
+    from d2tiny.utils.env import advise_on_bf16, resolve_device  # imports torch, which tables do not need
+
+    if advice := advise_on_bf16(resolve_device()):
+        print(f"train.amp.enabled=true: {advice}", file=sys.stderr)
+
+
 def main() -> None:
     """Train the rows of a table, print the table and write it."""
     parser = make_parser(__doc__)
@@ -485,12 +490,8 @@ def main() -> None:
     args.results.mkdir(parents=True, exist_ok=True)
     failed = False
     if not args.table_only:
-        if (
-            "train.amp.enabled=true" in overrides
-            and (advice := advise_on_bf16("cpu"))
-            and not torch.cuda.is_available()
-        ):
-            print(f"train.amp.enabled=true: {advice}", file=sys.stderr)  # the log of a training says it, too
+        if "train.amp.enabled=true" in overrides:
+            _warn_of_slow_bf16()
         with ThreadPoolExecutor(args.jobs) as pool:
             jobs = [
                 pool.submit(train, row, seed, args.work, args.results, overrides) for seed in args.seeds for row in rows

@@ -181,9 +181,8 @@ def _predict(args: argparse.Namespace, images: Sequence[str], overrides: Sequenc
     from d2tiny.utils.compiled import COMPILING
     from d2tiny.utils.logs import messages_shown
 
-    settings = _run_settings(
-        args, _name(args, published), _scores(args, published)
-    )  # refuses wrong values before a model is built
+    # Refuses wrong values before a model is built.
+    settings = _run_settings(args, _name(args, published), _scores(args, published))
     register_given(args)
     keep_freed_memory()
     weights = args.weights

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 from d2tiny.inference.merge import MergeSettings, SeamMerger, Views
 from d2tiny.inference.tiles import TileGrid
 from d2tiny.utils.errors import ConfigError
-from tests.helpers import ROOT
+from tests.helpers.benchmarks import value_in_benchmarks
 
 # Columns 0-128 and 96-224; with four tiles the rows likewise.
 TWO = TileGrid(224, 128, 128, 32)
@@ -213,11 +209,7 @@ def test_random_scenes_have_no_seams():
 
     The detector jitters, misses and doubles; nothing of that is a fault of merging. See benchmarks/merging.py.
     """
-    code = "import json, merging; print(json.dumps(merging.quality(40, 1000, {'d2tiny': merging.ours})[0]))"
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT / "benchmarks", capture_output=True, text=True, check=True
-    )
-    row = json.loads(run.stdout)
+    row = value_in_benchmarks("merging", "merging.quality(40, 1000, {'d2tiny': merging.ours})[0]")
     assert row["objects"] > 5000
     assert row["count_error_%"] <= 0.1
     assert row["box_error_px"] <= 0.01

@@ -8,8 +8,9 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 
+from d2tiny.cli.common import SCORE, lowest_scores
 from d2tiny.inference.run import RunSettings
-from d2tiny.inference.scores import ScoreThresholds, scores_text
+from d2tiny.inference.scores import OTHERS, USUAL_SCORE, ScoreThresholds, scores_text
 from d2tiny.utils.errors import ConfigError
 
 CLASSES = ("car", "ship", "person")
@@ -45,6 +46,12 @@ def test_by_class(scores):
 def test_wrong_scores(scores, message):
     with pytest.raises(ConfigError, match=message):
         ScoreThresholds(scores, CLASSES)
+
+
+def test_the_command_line_has_the_same_words():
+    """It repeats them, because it imports nothing heavy."""
+    assert lowest_scores("ship=0.5") == {OTHERS: USUAL_SCORE, "ship": 0.5}
+    assert RunSettings().score == SCORE == USUAL_SCORE
 
 
 def test_records_have_plain_numbers_in_one_order():

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
-from tests.helpers import ROOT
+from tests.helpers.benchmarks import value_in_benchmarks
 
 
 def test_losses_of_the_last_iterations(tmp_path):
@@ -14,12 +12,5 @@ def test_losses_of_the_last_iterations(tmp_path):
     records = [{"iteration": i, "total_loss": float(i), "loss_cls": 1.0, "lr": 0.1} for i in (99, 799, 899, 999)]
     lines = [json.dumps(record) for record in (*records, {"iteration": 999, "AP": 20.0})]
     (tmp_path / "metrics.json").write_text("\n".join(lines))
-    code = "import context, json, pathlib, sys; print(json.dumps(context.last_losses(pathlib.Path(sys.argv[1]))))"
-    run = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)],
-        cwd=ROOT / "benchmarks",
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert json.loads(run.stdout) == {"total_loss": 949.0, "loss_cls": 1.0}
+    losses = value_in_benchmarks("context", f"context.last_losses(Path({str(tmp_path)!r}))")
+    assert losses == {"total_loss": 949.0, "loss_cls": 1.0}

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
-from tests.helpers import ROOT
+from tests.helpers.benchmarks import value_in_benchmarks
 
 ROWS = ("base", "up", "down", "once", "missing")
 VALUES = {"base": {0: 10.0, 1: 11.0, 2: 50.0}, "up": {0: 11.0, 1: 13.0}, "down": {0: 9.0, 1: 10.0}, "once": {0: 12.0}}
@@ -24,8 +20,5 @@ def test_each_row_has_its_own_base():
 
 
 def _differences(bases: dict[str, str]) -> dict[str, tuple[float, float]]:
-    code = f"import quick_table, json; print(json.dumps(quick_table.paired_differences({VALUES}, {bases})))"
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT / "benchmarks", capture_output=True, text=True, check=True
-    )
-    return {row: (round(pair[0], 3), round(pair[1], 3)) for row, pair in json.loads(run.stdout).items()}
+    found = value_in_benchmarks("quick_table", f"quick_table.paired_differences({VALUES}, {bases})")
+    return {row: (round(pair[0], 3), round(pair[1], 3)) for row, pair in found.items()}

@@ -84,7 +84,6 @@ def test_nms(threshold, monkeypatch):
 
 def test_compiling_is_announced_once_and_not_when_kept(tmp_path):
     (tmp_path / "loops.py").write_text(
-        "import logging\n"
         "from d2tiny.utils.compiled import COMPILING, njit\n"
         "from d2tiny.utils.logs import messages_shown\n"
         "one = njit(cache=True)(lambda x: x + 1)\n"
