@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from d2tiny.utils.compiled import njit
+from d2tiny.utils.compiled import njit_or_python
 
 __all__ = ["cut_sides", "group_views", "hold_open", "inside_other", "represent"]
 
 _CELL = 32.0  # px, of the grid in which neighbours are looked for
 
 
-@njit(cache=True, inline="always")
+@njit_or_python(cache=True, inline="always")
 def _bucket(x: int, y: int, size: int) -> int:
     return ((x * 73856093) ^ (y * 19349663)) & (size - 1)
 
 
-@njit(cache=True)
+@njit_or_python(cache=True)
 def _neighbours(
     boxes: np.ndarray, tiles: np.ndarray, margin: float, queries: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -59,7 +59,7 @@ def _neighbours(
     return left[:n], right[:n]
 
 
-@njit(cache=True)
+@njit_or_python(cache=True)
 def _agreement(a: np.ndarray, b: np.ndarray, wa: np.ndarray, wb: np.ndarray, tolerance: float) -> float:
     """Return the IoU of two boxes, widened by a tolerance, in the intersection of their tiles."""
     x0, x1 = max(wa[0], wb[0]) - tolerance, min(wa[2], wb[2]) + tolerance
@@ -76,7 +76,7 @@ def _agreement(a: np.ndarray, b: np.ndarray, wa: np.ndarray, wb: np.ndarray, tol
     return w * h / ((ax1 - ax0) * (ay1 - ay0) + (bx1 - bx0) * (by1 - by0) - w * h)
 
 
-@njit(cache=True)
+@njit_or_python(cache=True)
 def _share_a_tile(i: int, j: int, tiles: np.ndarray, following: np.ndarray) -> bool:
     """Return whether two groups, circular lists, have views of one tile."""
     a = i
@@ -93,7 +93,7 @@ def _share_a_tile(i: int, j: int, tiles: np.ndarray, following: np.ndarray) -> b
             return False
 
 
-@njit(cache=True)
+@njit_or_python(cache=True)
 def group_views(
     boxes: np.ndarray,
     classes: np.ndarray,
@@ -142,7 +142,7 @@ def group_views(
         following[i], following[j] = following[j], following[i]
 
 
-@njit(cache=True)
+@njit_or_python(cache=True)
 def hold_open(
     boxes: np.ndarray, tiles: np.ndarray, group: np.ndarray, following: np.ndarray, still: np.ndarray, share: float
 ) -> None:
@@ -177,7 +177,7 @@ def hold_open(
         queries = np.flatnonzero(still & ~before)
 
 
-@njit(cache=True)
+@njit_or_python(cache=True)
 def cut_sides(
     boxes: np.ndarray, tiles: np.ndarray, windows: np.ndarray, width: int, height: int, edge: float, share: float
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -198,7 +198,7 @@ def cut_sides(
     return cut, distance
 
 
-@njit(cache=True)
+@njit_or_python(cache=True)
 def represent(
     boxes: np.ndarray,
     scores: np.ndarray,
@@ -237,12 +237,12 @@ def represent(
     return result[:n], leader[:n], alone[:n]
 
 
-@njit(cache=True, inline="always")
+@njit_or_python(cache=True, inline="always")
 def _nearer_the_middle(v: int, other: int, distance: np.ndarray, tiles: np.ndarray) -> bool:
     return distance[v] > distance[other] or (distance[v] == distance[other] and tiles[v] < tiles[other])
 
 
-@njit(cache=True)
+@njit_or_python(cache=True)
 def _side(
     i: int,
     side: int,
@@ -271,7 +271,7 @@ def _side(
             return total / weights if weights > 0 else outermost
 
 
-@njit(cache=True)
+@njit_or_python(cache=True)
 def inside_other(
     boxes: np.ndarray,
     classes: np.ndarray,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from d2tiny.inference.merge_kernels import group_views
-from d2tiny.utils.compiled import njit
+from d2tiny.utils.compiled import njit_or_python
 from d2tiny.utils.errors import ConfigError
 
 __all__ = ["TTASettings", "TestTimeAugmentation", "with_tta"]
@@ -145,7 +145,7 @@ def _turned_back(instances: Instances, h: bool, v: bool) -> Instances:
     return instances
 
 
-@njit(cache=True)
+@njit_or_python(cache=True)
 def _fuse(
     boxes: np.ndarray, scores: np.ndarray, following: np.ndarray, views: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from d2tiny.utils.compiled import COMPILED, njit
+from d2tiny.utils.compiled import COMPILED, njit_or_python
 
 __all__ = ["LEAST_THRESHOLD", "grid_nms"]
 
@@ -61,7 +61,7 @@ def _stable_argsort(keys: np.ndarray) -> np.ndarray:
     return order
 
 
-@njit(cache=True)
+@njit_or_python(cache=True)
 def _sort_runs(keys: np.ndarray, order: np.ndarray) -> None:
     """Sort the indices of equal keys in place."""
     start = 0
@@ -104,7 +104,7 @@ def _has_area(boxes: np.ndarray) -> np.ndarray:
     return (wide > 0).all(axis=1) & (wide.max(axis=1) < 1e9) & near
 
 
-@njit(cache=True)
+@njit_or_python(cache=True)
 def _suppress_groups(boxes: np.ndarray, ends: np.ndarray, threshold: float, octaves: int) -> np.ndarray:
     """Return which boxes are kept; groups lie one behind the other, each with its best box first."""
     keep = np.zeros(len(boxes), np.bool_)
@@ -126,14 +126,14 @@ def _suppress_groups(boxes: np.ndarray, ends: np.ndarray, threshold: float, octa
     return keep
 
 
-@njit(cache=True, inline="always")
+@njit_or_python(cache=True, inline="always")
 def _bucket(level: int, x: int, y: int, mask: int) -> np.int64:
     key = np.uint64(x) * np.uint64(0x9E3779B97F4A7C15) ^ np.uint64(y) * np.uint64(0xC2B2AE3D27D4EB4F)
     key ^= np.uint64(level) * np.uint64(0x165667B19E3779F9)
     return np.int64((key ^ (key >> np.uint64(31))) >> np.uint64(16)) & mask
 
 
-@njit(cache=True)
+@njit_or_python(cache=True)
 def _suppress(boxes: np.ndarray, threshold: float, octaves: int, head: np.ndarray, keep: np.ndarray) -> None:
     """Write which boxes (best first) are kept; ``octaves`` is by how much the sizes of overlapping boxes may differ."""
     n, mask = len(boxes), len(head) - 1

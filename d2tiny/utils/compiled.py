@@ -1,4 +1,8 @@
-"""Loops that numba compiles where it is installed; elsewhere Python runs them, to the same result, in more time."""
+"""Loops that numba compiles: those that need it, and those that Python runs in its absence.
+
+With ``njit`` a module can't be imported without numba, because its loops would take hours. ``njit_or_python`` is for the
+few that an exported model needs, whose loops Python runs to the same result in bearable time.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
-__all__ = ["COMPILED", "COMPILING", "njit"]
+__all__ = ["COMPILED", "COMPILING", "njit", "njit_or_python"]
 
 COMPILING = "d2tiny.utils.compiled"  # name of the logger that tells that something is compiled
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -17,11 +21,16 @@ logger = logging.getLogger(COMPILING)
 try:
     from numba import njit
 
+    njit_or_python = njit
     COMPILED = True
 except ImportError:
     COMPILED = False
 
     def njit(**_: Any) -> Callable[[_F], _F]:
+        """Raise ``ModuleNotFoundError``: the module that asks for it needs numba."""
+        raise ModuleNotFoundError("No module named 'numba'", name="numba")
+
+    def njit_or_python(**_: Any) -> Callable[[_F], _F]:
         """Return a decorator that changes nothing."""
         return lambda function: function
 

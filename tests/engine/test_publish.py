@@ -82,7 +82,7 @@ def test_file_entry_and_card(tmp_path, training, measures):
         "| this file | 30.0 | 61.2 | – |",
         "| 28.5–30.0 | 57.0–60.0 | – |",
         "AP by class: vehicle 12.0.",
-        "lowest LRP: vehicle 0.46.",
+        "lowest LRP: vehicle 0.455.",
         "- Winter.\n- Seas.",
     ):
         assert part in text

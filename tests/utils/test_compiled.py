@@ -33,7 +33,9 @@ def python_kernels(monkeypatch):
         missing.setitem(sys.modules, "numba", None)
         spec.loader.exec_module(plain)
     assert not plain.COMPILED
-    monkeypatch.setattr(compiled, "njit", plain.njit)
+    with pytest.raises(ModuleNotFoundError, match="numba"):
+        plain.njit(cache=True)
+    monkeypatch.setattr(compiled, "njit_or_python", plain.njit_or_python)
     spec = importlib.util.spec_from_file_location("python_kernels", merge_kernels.__file__)
     kernels = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(kernels)
