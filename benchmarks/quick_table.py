@@ -259,6 +259,8 @@ TABLES["scalebridge_aerial"] = (
     Row("dino_lite0_sparse", "DINO, sparse encoder", "dino_lite0_sparse"),
     Row("dino_lite0_dgq_sparse", "DINO, DGQ, sparse encoder", "dino_lite0_dgq_sparse"),
     Row("dino_lite0_rem", "DINO, REM", "dino_lite0_rem"),
+    Row("scalebridge_lite0", "ScaleBridge-Det (DGQ, REM)", "scalebridge_lite0"),
+    Row("scalebridge_lite0_sparse", "ScaleBridge-Det, sparse encoder", "scalebridge_lite0_sparse"),
 )
 # Three epochs of HIT-UAV: what the parts of ScaleBridge-Det and a sparse encoder do to DINO.
 TABLES["scalebridge"] = tuple(

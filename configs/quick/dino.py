@@ -37,6 +37,18 @@ def dino_lite0_rem():
     return experiment(rem(dino_lite0_4scale(K)), pretrained_quick(DATASET, max_iter=450, clip_norm=0.1))
 
 
+def scalebridge_lite0():
+    """Quick ScaleBridge-Det on aerial_*, from ImageNet weights: DINO with density-guided queries and routed attention."""
+    model = rem(dgq(dino_lite0_4scale(K), **BUCKETS))
+    return experiment(model, pretrained_quick(DATASET, max_iter=450, clip_norm=0.1))
+
+
+def scalebridge_lite0_sparse():
+    """Quick ScaleBridge-Det on aerial_*, whose encoder updates only tokens where objects may be."""
+    model = sparse(rem(dgq(dino_lite0_4scale(K), **BUCKETS)))
+    return experiment(model, pretrained_quick(DATASET, max_iter=450, clip_norm=0.1))
+
+
 def dino_lite0_sparse():
     """Quick DINO on aerial_*, from ImageNet weights, whose encoder updates only tokens where objects may be."""
     return experiment(sparse(dino_lite0_4scale(K)), pretrained_quick(DATASET, max_iter=450, clip_norm=0.1))
