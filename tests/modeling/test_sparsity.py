@@ -58,6 +58,12 @@ def test_choice_by_hand():
     assert 6 < beside.sum() <= 6 * 3 and (beside | ~taught).all(), "and as many places without one"
     assert not density[0, 7, 11], "the prediction stays what it is"
     assert TokenSparsity(threshold=0.0).choose(density, given).all()
+    # In training a share of the steps chooses all; in tests none does.
+    mixed = TokenSparsity(threshold=0.01, dilation=0, dense_from=3, dense_share=0.5)
+    steps = [mixed.choose(density, given, truth) for _ in range(200)]
+    assert 70 < sum(bool(step.all()) for step in steps) < 130
+    always = TokenSparsity(threshold=0.01, dilation=0, dense_from=3, dense_share=1.0)
+    assert always.choose(density, given, truth).all() and torch.equal(always.choose(density, given), alone)
 
 
 def test_index_of_a_mask():
@@ -143,6 +149,8 @@ def test_batches_of_different_sizes():
 def test_settings_are_checked():
     with pytest.raises(ValueError, match="finest_every"):
         TokenSparsity(finest_every=0)
+    with pytest.raises(ValueError, match="dense_share must be in"):
+        TokenSparsity(dense_share=50)
     for wrong in ({"finest_every": 2}, {"dense_from": 3}):
         with pytest.raises(ValueError, match="must divide num_layers=3"):
             encoder(sparsity=TokenSparsity(**wrong))

@@ -33,7 +33,8 @@ class TokenSparsity:
 
     In training the tokens at objects are chosen, too, so that the encoder learns of them before the density does; and
     as many at each of ``decoys`` copies of the objects' density at random places. Otherwise being updated would say
-    that an object is there, and in tests the false alarms of the density would look like objects.
+    that an object is there, and in tests the false alarms of the density would look like objects. In a share
+    ``dense_share`` of the steps of training all tokens are chosen, so that the heads learn from many places.
 
     The finest level is updated only in the last of each ``finest_every`` layers, as in Lite DETR (Li et al., 2023).
     """
@@ -46,6 +47,7 @@ class TokenSparsity:
         dense_from: int = 2,
         finest_every: int = 1,
         decoys: int = 4,
+        dense_share: float = 0.0,
     ) -> None:
         """Set the rule.
 
@@ -55,6 +57,7 @@ class TokenSparsity:
             dense_from: first level of which all tokens are chosen, 0 for the finest.
             finest_every: layers in a block; the finest level is updated in the last one.
             decoys: copies of the objects' density in training.
+            dense_share: share of the steps of training that update all tokens, in [0, 1].
 
         Raises:
             ValueError: a setting outside its range.
@@ -64,8 +67,11 @@ class TokenSparsity:
                 "TokenSparsity: need threshold, dilation, dense_from and decoys >= 0 and finest_every >= 1, got "
                 f"{threshold}, {dilation}, {dense_from}, {decoys}, {finest_every}."
             )
+        if not 0 <= dense_share <= 1:
+            raise ValueError(f"TokenSparsity: dense_share must be in [0, 1], got {dense_share}.")
         self.threshold, self.dilation = threshold, dilation
         self.dense_from, self.finest_every, self.decoys = dense_from, finest_every, decoys
+        self.dense_share = dense_share
 
     def choose(self, density: Tensor, tokens: Tokens, true_density: Sequence[Tensor] | None = None) -> Tensor:
         """Choose the tokens of a batch.
@@ -79,7 +85,10 @@ class TokenSparsity:
         Returns:
             (B, S) boolean, True for tokens that are updated.
         """
+        threshold = self.threshold
         if true_density is not None:
+            if self.dense_share and float(torch.rand(())) < self.dense_share:
+                threshold = 0.0
             density = density.clone()
             for image, truth in zip(density, true_density, strict=True):
                 part = image[: truth.shape[0], : truth.shape[1]]
@@ -88,7 +97,7 @@ class TokenSparsity:
         for values in pool_density(density, tokens.spatial_shapes[: self.dense_from]):
             if self.dilation:
                 values = F.max_pool2d(values[:, None], 2 * self.dilation + 1, stride=1, padding=self.dilation)[:, 0]
-            masks.append((values >= self.threshold).flatten(1))
+            masks.append((values >= threshold).flatten(1))
         coarse = sum(height * width for height, width in tokens.spatial_shapes[self.dense_from :])
         masks.append(density.new_ones(density.shape[0], coarse, dtype=torch.bool))
         mask = torch.cat(masks, dim=1)
