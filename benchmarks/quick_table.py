@@ -246,6 +246,7 @@ TABLES["hituav"] = tuple(
 )
 _UNIT, _UNIT_2 = "model.selection.delta_unit", "model.decoder.delta_unit"
 # The same on small tiles, 450 iterations.
+_MIXED = "model.encoder.sparsity.dense_share=0.5"
 TABLES["scalebridge_aerial"] = (
     Row("dino_lite0", "DINO", "dino_lite0"),
     Row(
@@ -261,6 +262,23 @@ TABLES["scalebridge_aerial"] = (
     Row("dino_lite0_rem", "DINO, REM", "dino_lite0_rem"),
     Row("scalebridge_lite0", "ScaleBridge-Det (DGQ, REM)", "scalebridge_lite0"),
     Row("scalebridge_lite0_sparse", "ScaleBridge-Det, sparse encoder", "scalebridge_lite0_sparse"),
+    *(
+        Row(
+            f"more{name}",
+            f"DINO, then half as long {title}",
+            config,
+            ("train.max_iter=225", *changes),
+            "dino_lite0",
+            "more",
+        )
+        for name, title, config, *changes in (
+            ("", "again", "dino_lite0"),
+            ("_dgq", "with DGQ", "dino_lite0_dgq"),
+            ("_rem", "with REM", "dino_lite0_rem"),
+            ("_sparse", "with a sparse encoder", "dino_lite0_sparse"),
+            ("_sparse_mixed", "with a sparse encoder, all tokens in every second step", "dino_lite0_sparse", _MIXED),
+        )
+    ),
 )
 # Three epochs of HIT-UAV: what the parts of ScaleBridge-Det and a sparse encoder do to DINO.
 TABLES["scalebridge"] = tuple(
