@@ -246,7 +246,7 @@ TABLES["hituav"] = tuple(
 )
 _UNIT, _UNIT_2 = "model.selection.delta_unit", "model.decoder.delta_unit"
 # The same on small tiles, 450 iterations.
-_MIXED = "model.encoder.sparsity.dense_share=0.5"
+_MIXED, _KNOWN = "model.encoder.sparsity.dense_share=0.5", "model.encoder.sparsity.truth_share=0.5"
 TABLES["scalebridge_aerial"] = (
     Row("dino_lite0", "DINO", "dino_lite0"),
     Row(
@@ -276,6 +276,7 @@ TABLES["scalebridge_aerial"] = (
             ("_dgq", "with DGQ", "dino_lite0_dgq"),
             ("_rem", "with REM", "dino_lite0_rem"),
             ("_sparse", "with a sparse encoder", "dino_lite0_sparse"),
+            ("_sparse_half", "with a sparse encoder, objects known in half of the images", "dino_lite0_sparse", _KNOWN),
             ("_sparse_mixed", "with a sparse encoder, all tokens in every second step", "dino_lite0_sparse", _MIXED),
         )
     ),

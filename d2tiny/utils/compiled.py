@@ -1,7 +1,7 @@
 """Loops that numba compiles: those that need it, and those that Python runs in its absence.
 
-With ``njit`` a module can't be imported without numba, because its loops would take hours. ``njit_or_python`` is for the
-few that an exported model needs, whose loops Python runs to the same result in bearable time.
+With ``njit`` a module can't be imported without numba, because its loops would take hours. ``njit_or_python`` is for
+the few that an exported model needs, whose loops Python runs to the same result in bearable time.
 """
 
 from __future__ import annotations

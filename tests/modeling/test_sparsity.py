@@ -64,6 +64,10 @@ def test_choice_by_hand():
     assert 70 < sum(bool(step.all()) for step in steps) < 130
     always = TokenSparsity(threshold=0.01, dilation=0, dense_from=3, dense_share=1.0)
     assert always.choose(density, given, truth).all() and torch.equal(always.choose(density, given), alone)
+    # Of a share of the images the objects are known.
+    half = TokenSparsity(threshold=0.01, dilation=0, dense_from=3, decoys=0, truth_share=0.5)
+    counts = [int(half.choose(density, given, truth).sum()) for _ in range(200)]
+    assert set(counts) == {3, 6} and 70 < counts.count(6) < 130
 
 
 def test_index_of_a_mask():
@@ -149,8 +153,9 @@ def test_batches_of_different_sizes():
 def test_settings_are_checked():
     with pytest.raises(ValueError, match="finest_every"):
         TokenSparsity(finest_every=0)
-    with pytest.raises(ValueError, match="dense_share must be in"):
-        TokenSparsity(dense_share=50)
+    for share in ("dense_share", "truth_share"):
+        with pytest.raises(ValueError, match=f"{share} must be in"):
+            TokenSparsity(**{share: 50})
     for wrong in ({"finest_every": 2}, {"dense_from": 3}):
         with pytest.raises(ValueError, match="must divide num_layers=3"):
             encoder(sparsity=TokenSparsity(**wrong))

@@ -34,7 +34,9 @@ class TokenSparsity:
     In training the tokens at objects are chosen, too, so that the encoder learns of them before the density does; and
     as many at each of ``decoys`` copies of the objects' density at random places. Otherwise being updated would say
     that an object is there, and in tests the false alarms of the density would look like objects. In a share
-    ``dense_share`` of the steps of training all tokens are chosen, so that the heads learn from many places.
+    ``dense_share`` of the steps of training all tokens are chosen, so that the heads learn from many places; and
+    objects are known in a share ``truth_share`` of the images, so that the heads learn to find some where nothing is
+    updated.
 
     The finest level is updated only in the last of each ``finest_every`` layers, as in Lite DETR (Li et al., 2023).
     """
@@ -48,6 +50,7 @@ class TokenSparsity:
         finest_every: int = 1,
         decoys: int = 4,
         dense_share: float = 0.0,
+        truth_share: float = 1.0,
     ) -> None:
         """Set the rule.
 
@@ -58,6 +61,7 @@ class TokenSparsity:
             finest_every: layers in a block; the finest level is updated in the last one.
             decoys: copies of the objects' density in training.
             dense_share: share of the steps of training that update all tokens, in [0, 1].
+            truth_share: share of the images in training whose tokens at objects are chosen in any case, in [0, 1].
 
         Raises:
             ValueError: a setting outside its range.
@@ -67,11 +71,12 @@ class TokenSparsity:
                 "TokenSparsity: need threshold, dilation, dense_from and decoys >= 0 and finest_every >= 1, got "
                 f"{threshold}, {dilation}, {dense_from}, {decoys}, {finest_every}."
             )
-        if not 0 <= dense_share <= 1:
-            raise ValueError(f"TokenSparsity: dense_share must be in [0, 1], got {dense_share}.")
+        for name, share in (("dense_share", dense_share), ("truth_share", truth_share)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"TokenSparsity: {name} must be in [0, 1], got {share}.")
         self.threshold, self.dilation = threshold, dilation
         self.dense_from, self.finest_every, self.decoys = dense_from, finest_every, decoys
-        self.dense_share = dense_share
+        self.dense_share, self.truth_share = dense_share, truth_share
 
     def choose(self, density: Tensor, tokens: Tokens, true_density: Sequence[Tensor] | None = None) -> Tensor:
         """Choose the tokens of a batch.
@@ -91,6 +96,8 @@ class TokenSparsity:
                 threshold = 0.0
             density = density.clone()
             for image, truth in zip(density, true_density, strict=True):
+                if self.truth_share < 1 and float(torch.rand(())) >= self.truth_share:
+                    continue
                 part = image[: truth.shape[0], : truth.shape[1]]
                 part.copy_(part.maximum(self._with_decoys(truth)))
         masks = []
