@@ -274,6 +274,12 @@ TABLES["scalebridge_aerial"] = (
         for name, title, config, *changes in (
             ("", "again", "dino_lite0"),
             ("_dgq", "with DGQ", "dino_lite0_dgq"),
+            (
+                "_dgq300",
+                "with DGQ, at least 300 queries in training",
+                "dino_lite0_dgq",
+                "model.density.train_queries=300",
+            ),
             ("_rem", "with REM", "dino_lite0_rem"),
             ("_sparse", "with a sparse encoder", "dino_lite0_sparse"),
             ("_sparse_half", "with a sparse encoder, objects known in half of the images", "dino_lite0_sparse", _KNOWN),
