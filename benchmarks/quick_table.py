@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -20,9 +21,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from common import RESULTS, ROOT, make_parser
 from scipy import stats
+
+from d2tiny.utils.files import write_text
 
 ASSIGNER = "model.proposal_generator.assigner"
 RPN_LOSS, ROI_LOSS = "model.proposal_generator.box_loss", "model.roi_heads.box_predictor.box_loss"
@@ -425,14 +429,34 @@ def load_records(rows: Sequence[Row], results: Path) -> dict[str, dict[int, dict
     return records
 
 
-def paired_differences(
-    values: Mapping[str, Mapping[int, float]], bases: Mapping[str, str]
-) -> dict[str, tuple[float, float]]:
-    """Return the mean difference of rows to their bases, and half the width of its 95 % confidence interval.
+class Difference(NamedTuple):
+    """How a row differs from its base.
+
+    Attributes:
+        mean: over the seeds that both have.
+        half_width: of the 95 % confidence interval; NaN without degrees of freedom.
+        seeds: number of these seeds.
+        freedom: degrees of freedom of the variance.
+    """
+
+    mean: float
+    half_width: float
+    seeds: int
+    freedom: int
+
+    def __str__(self) -> str:
+        # With one or two degrees of freedom an interval is 4 to 13 standard errors wide, and calls anything equal.
+        if self.freedom < 3:
+            return f"{self.mean:+.1f} ({'one seed' if self.seeds == 1 else f'{self.seeds} seeds'})"
+        text = f"{self.mean:+.1f} ± {self.half_width:.1f}"
+        return text if abs(self.mean) > self.half_width else f"{text}: no difference"
+
+
+def paired_differences(values: Mapping[str, Mapping[int, float]], bases: Mapping[str, str]) -> dict[str, Difference]:
+    """Return how rows differ from their bases.
 
     Differences are taken between trainings of the same seed. Their variance is estimated from all rows together, as in
-    an analysis of variance, because two seeds of one row say next to nothing about it. The half width is NaN where no
-    row has two seeds in common with its base.
+    an analysis of variance, because two seeds of one row say next to nothing about it.
 
     Args:
         values: a metric by row and seed.
@@ -449,7 +473,10 @@ def paired_differences(
     squares = sum((x - statistics.mean(d)) ** 2 for d in differences.values() for x in d)
     deviation = math.sqrt(squares / freedom) if freedom else math.nan
     quantile = float(stats.t.ppf(0.975, freedom)) if freedom else math.nan
-    return {row: (statistics.mean(d), quantile * deviation / math.sqrt(len(d))) for row, d in differences.items()}
+    return {
+        row: Difference(statistics.mean(d), quantile * deviation / math.sqrt(len(d)), len(d), freedom)
+        for row, d in differences.items()
+    }
 
 
 def table(rows: Sequence[Row], results: Path, base: str = "") -> str:
@@ -468,9 +495,20 @@ def table(rows: Sequence[Row], results: Path, base: str = "") -> str:
         cells = [_mean_and_half_range([run[metric] for run in runs]) for metric in METRICS]
         if compared:
             to = "" if bases.get(row.name) == base else f" (to {bases.get(row.name)})"
-            cells.append(_verdict(*compared[row.name]) + to if row.name in compared else "")
+            cells.append(f"{compared[row.name]}{to}" if row.name in compared else "")
         lines.append(f"| {row.title} | {len(runs)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def with_block(page: str, name: str, text: str) -> str:
+    """Return a page with the rows of a table that were run between ``<!-- NAME -->`` and ``<!-- /NAME -->``."""
+    rows = "\n".join(line for line in text.splitlines() if "| not run |" not in line)
+    return re.sub(
+        f"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)",
+        lambda match: f"{match[1]}{rows}{match[2]}",
+        page,
+        flags=re.DOTALL,
+    )
 
 
 def _mean_and_half_range(values: list[float | None]) -> str:
@@ -478,13 +516,6 @@ def _mean_and_half_range(values: list[float | None]) -> str:
     if not known:
         return "-"
     return f"{statistics.mean(known):.1f} ± {(max(known) - min(known)) / 2:.1f}"
-
-
-def _verdict(difference: float, half_width: float) -> str:
-    if math.isnan(half_width):
-        return f"{difference:+.1f} (one seed)"
-    text = f"{difference:+.1f} ± {half_width:.1f}"
-    return text if abs(difference) > half_width else f"{text}: no difference"
 
 
 def _warn_of_slow_bf16() -> None:
@@ -527,7 +558,10 @@ def main() -> None:
                 failed |= "FAILED" in job.result()
                 print(job.result(), flush=True)
     text = table(TABLES[args.table], args.results, BASES.get(args.table, ""))
-    (args.results / "table.md").write_text(text + "\n")
+    write_text(args.results / "table.md", text + "\n")
+    page = RESULTS / "README.md"
+    if args.results.resolve() == (RESULTS / args.table).resolve():
+        write_text(page, with_block(page.read_text(), args.table, text))
     print(text)
     sys.exit(int(failed))
 

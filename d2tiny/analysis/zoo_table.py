@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
@@ -56,18 +57,28 @@ def markdown(rows: Sequence[ZooRow]) -> str:
 def refreshed(text: str, rows: Sequence[ZooRow]) -> str:
     """Return a page with current figures in the rows of its tables that begin with the name of a config.
 
-    Such a row is ``| `hituav/name` | what | AP | AP50 | APvt |``; of several trainings the longest one counts.
+    Such a row is ``| `hituav/name` | what | AP | AP50 | APvt |``. Of a config's trainings that counts whose length most
+    rows of the same table have, so that they are comparable; then the longest.
     """
-    known: dict[str, ZooRow] = {}
+    known: dict[str, dict[int, ZooRow]] = {}
     for row in rows:
-        if row.measured and row.iterations > (known[row.name].iterations if row.name in known else 0):
-            known[row.name] = row
+        if row.measured:
+            known.setdefault(row.name, {})[row.iterations] = row
 
-    def line(match: re.Match[str]) -> str:
-        row = known.get(match[2])
-        return match[0] if row is None else f"{match[1]} {' | '.join(map(row.measured_text, EVIDENCE))} |"
+    def table(block: re.Match[str]) -> str:
+        names = re.findall(r"^\| `([\w/]+)` ", block[0], flags=re.MULTILINE)
+        common = Counter(length for name in names for length in known.get(name, ()))
 
-    return re.sub(r"^(\| `([\w/]+)` \| [^|]+ \|)(?: [^|]+ \|){3}$", line, text, flags=re.MULTILINE)
+        def line(match: re.Match[str]) -> str:
+            trainings = known.get(match[2])
+            if not trainings:
+                return match[0]
+            row = trainings[max(trainings, key=lambda length: (common[length], length))]
+            return f"{match[1]} {' | '.join(map(row.measured_text, EVIDENCE))} |"
+
+        return re.sub(r"^(\| `([\w/]+)` \| [^|]+ \|)(?: [^|]+ \|){3}$", line, block[0], flags=re.MULTILINE)
+
+    return re.sub(r"(?:^\| .*\n?)+", table, text, flags=re.MULTILINE)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -28,6 +28,16 @@ def test_the_files_are_up_to_date():
     assert refreshed(wrong, rows) == page
 
 
+def test_rows_of_one_table_are_of_trainings_as_long():
+    rows = collect_rows(ROOT / "results")
+    lengths = {row.iterations for row in rows if row.name == "quick/faster_rcnn_lite0_fpn_rfla" and row.measured}
+    assert lengths == {1000, 1500}
+    sarl, rfla = (f"| `quick/faster_rcnn_lite0_{part}_rfla` | what | 0 | 0 | 0 |\n" for part in ("sarl", "fpn"))
+    page = refreshed(f"{sarl}{rfla}\n{rfla}", rows)
+    assert "| 20.7 ± 0.2 |" in page.splitlines()[1], "1,000 iterations beside SARL's"
+    assert "| 21.3 ± 0.3 |" in page.splitlines()[3], "alone, the longest"
+
+
 def test_every_config_has_a_cost_and_every_published_number_a_config():
     names = {name for name in model_zoo.list_configs() if not name.endswith(".yaml")}
     assert set(json.loads((ROOT / "results/zoo/cost.json").read_text())) == names

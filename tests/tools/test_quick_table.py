@@ -19,6 +19,22 @@ def test_each_row_has_its_own_base():
     assert _differences({"up": "down", "down": "base", "base": "base"}) == {"up": (2.5, 1.521), "down": (-1.0, 1.521)}
 
 
+def test_too_few_seeds_have_no_interval():
+    """With less than three degrees of freedom nothing is said to be equal."""
+    given = "(11.9, float('nan'), 1, 0), (-2.0, 12.3, 2, 1), (-0.6, 0.7, 2, 3), (1.0, 0.6, 2, 9)"
+    assert value_in_benchmarks("quick_table", f"[str(quick_table.Difference(*fields)) for fields in ({given})]") == [
+        "+11.9 (one seed)", "-2.0 (2 seeds)", "-0.6 ± 0.7: no difference", "+1.0 ± 0.6",
+    ]  # fmt: skip
+
+
+def test_the_page_has_the_rows_that_were_run():
+    page = "before\n<!-- a -->\nold\n<!-- /a -->\n<!-- b -->\nkept\n<!-- /b -->\n"
+    text = "| config |\n|---|\n| one | 1 |\n| two | not run |"
+    assert value_in_benchmarks("quick_table", f"quick_table.with_block({page!r}, 'a', {text!r})") == page.replace(
+        "old", "| config |\n|---|\n| one | 1 |"
+    )
+
+
 def _differences(bases: dict[str, str]) -> dict[str, tuple[float, float]]:
     found = value_in_benchmarks("quick_table", f"quick_table.paired_differences({VALUES}, {bases})")
     return {row: (round(pair[0], 3), round(pair[1], 3)) for row, pair in found.items()}
