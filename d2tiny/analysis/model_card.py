@@ -73,7 +73,7 @@ def _figures(entry: PublishedWeights) -> str:
     ]
     if measured.spread:
         cells = [_range(measured.spread.get(key)) for key in keys]
-        lines.append(f"| lowest to highest of {measured.runs} trainings | {' | '.join(cells)} |")
+        lines.append(f"| {measured.runs} trainings as evaluated then, lowest to highest | {' | '.join(cells)} |")
     lines += [f"| on `{other.dataset}` | {_cells(other, keys)} |" for other in entry.also]
     if entry.also:
         lines.append("")

@@ -141,13 +141,16 @@ def _order(row: ZooRow) -> tuple[int, str, float, str]:
 
 
 def _measured(results: Path) -> _Runs:
-    """Return the metrics of all records of unmodified models and data."""
+    """Return the metrics of all records of unmodified models and data.
+
+    Those of a config that trains another model by now say so under ``superseded``, and are left out.
+    """
     metrics: _Runs = defaultdict(list)
     for path in sorted(results.rglob("*_seed*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
         overrides = [str(text) for text in record.get("overrides", [])]
         name = str(record.get("config", "")).removeprefix("configs/").removesuffix(".py")
-        if not name or any(text.startswith(("model.", "dataloader.")) for text in overrides):
+        if not name or record.get("superseded") or any(text.startswith(("model.", "dataloader.")) for text in overrides):
             continue
         runs = metrics[name, int(record["max_iter"]), _start(overrides)]
         if record["metrics"] not in runs:  # two tables may have a run in common

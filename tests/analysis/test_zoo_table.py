@@ -28,6 +28,12 @@ def test_the_files_are_up_to_date():
     assert refreshed(wrong, rows) == page
 
 
+def test_records_of_models_that_are_no_more_are_not_shown():
+    names = [row.name for row in collect_rows(ROOT / "results") if row.measured]
+    old = json.loads((ROOT / "results/transformers/dino_r18_dgq_seed0.json").read_text())
+    assert old["superseded"] and "quick/dino_r18_dgq" not in names and "quick/dino_lite0_dgq" in names
+
+
 def test_rows_of_one_table_are_of_trainings_as_long():
     rows = collect_rows(ROOT / "results")
     lengths = {row.iterations for row in rows if row.name == "quick/faster_rcnn_lite0_fpn_rfla" and row.measured}
