@@ -250,6 +250,7 @@ TABLES["hituav"] = tuple(
 )
 _UNIT, _UNIT_2 = "model.selection.delta_unit", "model.decoder.delta_unit"
 # The same on small tiles, 450 iterations.
+_MAP_ALONE = ("model.density.peak_share=0.0", "model.density.buckets=[300,300,300,300]")
 _MIXED, _KNOWN = "model.encoder.sparsity.dense_share=0.5", "model.encoder.sparsity.truth_share=0.5"
 TABLES["scalebridge_aerial"] = (
     Row("dino_lite0", "DINO", "dino_lite0"),
