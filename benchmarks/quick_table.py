@@ -279,6 +279,7 @@ TABLES["scalebridge_aerial"] = (
         for name, title, config, *changes in (
             ("", "again", "dino_lite0"),
             ("_dgq", "with DGQ", "dino_lite0_dgq"),
+            ("_density", "with a density map alone, 300 queries by class", "dino_lite0_dgq", *_MAP_ALONE),
             (
                 "_dgq300",
                 "with DGQ, at least 300 queries in training",
