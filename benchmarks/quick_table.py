@@ -250,6 +250,7 @@ TABLES["hituav"] = tuple(
 )
 _UNIT, _UNIT_2 = "model.selection.delta_unit", "model.decoder.delta_unit"
 # The same on small tiles, 450 iterations.
+_LIGHT = ("model.density.map_weight=0.1", "model.density.count_weight=0.01")
 _MAP_ALONE = ("model.density.peak_share=0.0", "model.density.buckets=[300,300,300,300]")
 _MIXED, _KNOWN = "model.encoder.sparsity.dense_share=0.5", "model.encoder.sparsity.truth_share=0.5"
 TABLES["scalebridge_aerial"] = (
@@ -261,6 +262,7 @@ TABLES["scalebridge_aerial"] = (
         (f"{_UNIT}=null", f"{_UNIT_2}=null"),
     ),
     Row("dino_lite0_dgq", "DINO, DGQ", "dino_lite0_dgq"),
+    Row("dino_lite0_dgq_light", "DINO, DGQ, losses of the density × 0.1", "dino_lite0_dgq", _LIGHT),
     Row("dino_lite0_dgq_classes", "DINO, DGQ, number by classes as in DQ-DETR", "dino_lite0_dgq_classes"),
     Row("dino_lite0_sparse", "DINO, sparse encoder", "dino_lite0_sparse"),
     Row("dino_lite0_dgq_sparse", "DINO, DGQ, sparse encoder", "dino_lite0_dgq_sparse"),
@@ -286,6 +288,8 @@ TABLES["scalebridge_aerial"] = (
                 "dino_lite0_dgq",
                 "model.density.train_queries=300",
             ),
+            ("_dgq_light", "with DGQ, losses of the density × 0.1", "dino_lite0_dgq", *_LIGHT),
+            ("_sparse_light", "with a sparse encoder, losses of the density × 0.1", "dino_lite0_sparse", *_LIGHT),
             ("_rem", "with REM", "dino_lite0_rem"),
             ("_sparse", "with a sparse encoder", "dino_lite0_sparse"),
             ("_sparse_half", "with a sparse encoder, objects known in half of the images", "dino_lite0_sparse", _KNOWN),
