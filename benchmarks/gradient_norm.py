@@ -1,24 +1,75 @@
 #!/usr/bin/env python
-"""Norm of the gradient of untrained models on the first batches of their training, in float32.
+"""Norm of the gradient of models on the first batches of their training, in float32.
 
     DETECTRON2_DATASETS=/data python benchmarks/gradient_norm.py --table pfdh
+    DETECTRON2_DATASETS=/data python benchmarks/gradient_norm.py --table scalebridge_aerial --rows dino_lite0_dgq \
+        --losses loss_density loss_count --weights dino_lite0_dgq_seed1/model_final.pth
 
-A part whose norm is a multiple of that of the model without it learns badly with the same rate. Results go to
+A part whose norm is a multiple of that of the model without it learns badly with the same rate. With ``--losses`` the
+gradients of these losses and of all others are compared on the parameters that both reach, by module: where a part's
+losses are the larger ones, they decide what the shared layers learn. Results go to
 ``results/TABLE/gradient_norms.json``.
 """
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterator, Mapping
 from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common import RESULTS, make_parser, write_record
 from quick_table import TABLES, Row
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-def norm(row: Row, seed: int, batches: int) -> float:
+MODULES = ("backbone.backbone", "backbone.neck", "encoder")
+
+
+def norm(row: Row, seed: int, batches: int, weights: Path | None) -> float:
     """Return the mean norm of the gradient of all parameters."""
     import torch
+
+    found = []
+    for model, losses in _steps(row, seed, batches, weights):
+        sum(losses.values()).backward()
+        found.append(float(torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()))
+    return statistics.mean(found)
+
+
+def shares(row: Row, seed: int, batches: int, weights: Path | None, chosen: list[str]) -> dict[str, dict[str, float]]:
+    """Return the mean norms of the gradients of the chosen losses and of the others, and their cosine, by module."""
+    import torch
+
+    found: dict[str, list[tuple[float, float, float]]] = {}
+    for model, losses in _steps(row, seed, batches, weights):
+        parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if missing := sorted(set(chosen) - set(losses)):
+            raise SystemExit(f"{row.name} has no losses {missing}; it has {sorted(losses)}.")
+        parts = []
+        for some in ([losses[name] for name in chosen], [v for name, v in losses.items() if name not in chosen]):
+            gradients = torch.autograd.grad(sum(some), list(parameters.values()), retain_graph=True, allow_unused=True)
+            parts.append({n: g.flatten() for n, g in zip(parameters, gradients, strict=True) if g is not None})
+        for module in MODULES:
+            names = [name for name in parts[0] if name in parts[1] and name.startswith(f"{module}.")]
+            if names:
+                one, other = (torch.cat([part[name] for name in names]) for part in parts)
+                cosine = torch.cosine_similarity(one, other, dim=0)
+                found.setdefault(module, []).append((float(one.norm()), float(other.norm()), float(cosine)))
+    keys = ("losses", "others", "cosine")
+    return {
+        module: {
+            key: round(statistics.mean(part), 2) for key, part in zip(keys, zip(*values, strict=True), strict=True)
+        }
+        for module, values in found.items()
+    }
+
+
+def _steps(row: Row, seed: int, batches: int, weights: Path | None) -> Iterator[tuple[nn.Module, Mapping[str, Tensor]]]:
+    import torch
+    from detectron2.checkpoint import DetectionCheckpointer
     from detectron2.config import instantiate
     from detectron2.utils.events import EventStorage
 
@@ -27,14 +78,13 @@ def norm(row: Row, seed: int, batches: int) -> float:
     cfg = load_config(row.config_name, [f"train.seed={seed}", *row.overrides])
     torch.manual_seed(seed)
     model = instantiate(cfg.model).train()
-    norms = []
+    if weights is not None:
+        DetectionCheckpointer(model).load(str(weights))
     for number, batch in enumerate(islice(instantiate(cfg.dataloader.train).iter_from(0), batches)):
         torch.manual_seed(number)
         model.zero_grad()
         with EventStorage(0):
-            sum(model(batch).values()).backward()
-        norms.append(float(torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()))
-    return statistics.mean(norms)
+            yield model, model(batch)
 
 
 def main() -> None:
@@ -44,13 +94,22 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", help="names of rows; default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--batches", type=int, default=3)
+    parser.add_argument("--losses", nargs="+", help="compare the gradients of these losses with those of all others")
+    parser.add_argument("--weights", type=Path, help="of a trained model; default: an untrained one")
     args = parser.parse_args()
-    found = {}
-    for row in TABLES[args.table]:
-        if not args.rows or row.name in args.rows:
-            found[row.name] = [round(norm(row, seed, args.batches), 1) for seed in args.seeds]
-            print(row.name, found[row.name], flush=True)
+    rows = [row for row in TABLES[args.table] if not args.rows or row.name in args.rows]
     path = RESULTS / args.table / "gradient_norms.json"
+    if args.losses:
+        apart = {}
+        for row in rows:
+            apart[row.name] = [shares(row, s, args.batches, args.weights, args.losses) for s in args.seeds]
+            print(row.name, apart[row.name], flush=True)
+        write_record(path, seeds=args.seeds, batches=args.batches, losses=args.losses, shares=apart)
+        return
+    found = {}
+    for row in rows:
+        found[row.name] = [round(norm(row, seed, args.batches, args.weights), 1) for seed in args.seeds]
+        print(row.name, found[row.name], flush=True)
     write_record(path, seeds=args.seeds, batches=args.batches, norms=found)
 
 
