@@ -263,6 +263,12 @@ TABLES["scalebridge_aerial"] = (
     ),
     Row("dino_lite0_dgq", "DINO, DGQ", "dino_lite0_dgq"),
     Row("dino_lite0_dgq_light", "DINO, DGQ, losses of the density × 0.1", "dino_lite0_dgq", _LIGHT),
+    Row(
+        "dino_lite0_dgq_light300",
+        "the same, at least 300 queries in training",
+        "dino_lite0_dgq",
+        (*_LIGHT, "model.density.train_queries=300"),
+    ),
     Row("dino_lite0_dgq_classes", "DINO, DGQ, number by classes as in DQ-DETR", "dino_lite0_dgq_classes"),
     Row("dino_lite0_sparse", "DINO, sparse encoder", "dino_lite0_sparse"),
     Row("dino_lite0_dgq_sparse", "DINO, DGQ, sparse encoder", "dino_lite0_dgq_sparse"),
