@@ -250,8 +250,7 @@ TABLES["hituav"] = tuple(
 )
 _UNIT, _UNIT_2 = "model.selection.delta_unit", "model.decoder.delta_unit"
 # The same on small tiles, 450 iterations.
-_LIGHT = ("model.density.map_weight=0.1", "model.density.count_weight=0.01")
-_MAP_ALONE = ("model.density.peak_share=0.0", "model.density.buckets=[300,300,300,300]")
+_HEAVY = ("model.density.map_weight=1.0", "model.density.count_weight=0.1")
 _MIXED, _KNOWN = "model.encoder.sparsity.dense_share=0.5", "model.encoder.sparsity.truth_share=0.5"
 TABLES["scalebridge_aerial"] = (
     Row("dino_lite0", "DINO", "dino_lite0"),
@@ -262,12 +261,12 @@ TABLES["scalebridge_aerial"] = (
         (f"{_UNIT}=null", f"{_UNIT_2}=null"),
     ),
     Row("dino_lite0_dgq", "DINO, DGQ", "dino_lite0_dgq"),
-    Row("dino_lite0_dgq_light", "DINO, DGQ, losses of the density × 0.1", "dino_lite0_dgq", _LIGHT),
+    Row("dino_lite0_dgq_heavy", "DINO, DGQ, losses of the density × 10", "dino_lite0_dgq", _HEAVY),
     Row(
-        "dino_lite0_dgq_light300",
-        "the same, at least 300 queries in training",
+        "dino_lite0_dgq300",
+        "DINO, DGQ, at least 300 queries in training",
         "dino_lite0_dgq",
-        (*_LIGHT, "model.density.train_queries=300"),
+        ("model.density.train_queries=300",),
     ),
     Row("dino_lite0_dgq_classes", "DINO, DGQ, number by classes as in DQ-DETR", "dino_lite0_dgq_classes"),
     Row("dino_lite0_sparse", "DINO, sparse encoder", "dino_lite0_sparse"),
@@ -287,17 +286,9 @@ TABLES["scalebridge_aerial"] = (
         for name, title, config, *changes in (
             ("", "again", "dino_lite0"),
             ("_dgq", "with DGQ", "dino_lite0_dgq"),
-            ("_density", "with a density map alone, 300 queries by class", "dino_lite0_dgq", *_MAP_ALONE),
-            (
-                "_dgq300",
-                "with DGQ, at least 300 queries in training",
-                "dino_lite0_dgq",
-                "model.density.train_queries=300",
-            ),
-            ("_dgq_light", "with DGQ, losses of the density × 0.1", "dino_lite0_dgq", *_LIGHT),
-            ("_sparse_light", "with a sparse encoder, losses of the density × 0.1", "dino_lite0_sparse", *_LIGHT),
             ("_rem", "with REM", "dino_lite0_rem"),
             ("_sparse", "with a sparse encoder", "dino_lite0_sparse"),
+            ("_sparse_heavy", "with a sparse encoder, losses of the density × 10", "dino_lite0_sparse", *_HEAVY),
             ("_sparse_half", "with a sparse encoder, objects known in half of the images", "dino_lite0_sparse", _KNOWN),
             ("_sparse_mixed", "with a sparse encoder, all tokens in every second step", "dino_lite0_sparse", _MIXED),
         )

@@ -109,7 +109,7 @@ def test_small_buckets_do_not_leave_objects_without_queries():
 def test_ignore_regions_count_neither_in_the_map_nor_in_the_number():
     """Density in a region costs nothing; elsewhere it does."""
     tokens, _ = toy(batch=1)
-    dgq = DensityQueries(embed_dim=32, hidden_dim=32)
+    dgq = DensityQueries(embed_dim=32, hidden_dim=32, map_weight=1.0, count_weight=0.1)
     region = [torch.tensor([[0.75, 0.5, 0.5, 1.0]])]  # the right half
     label, box = [torch.tensor([0])], [torch.tensor([[0.25, 0.25, 0.1, 0.1]])]
     plain, ignoring = query_targets(label, box), query_targets(label, box, region)

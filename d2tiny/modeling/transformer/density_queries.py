@@ -69,8 +69,8 @@ class DensityQueries(nn.Module):
         threshold: float = 0.05,
         peak_share: float = 0.5,
         plain_peaks: bool = True,
-        map_weight: float = 1.0,
-        count_weight: float = 0.1,
+        map_weight: float = 0.1,
+        count_weight: float = 0.01,
         class_weight: float = 1.0,
         warmup: int = 0,
         train_queries: int = 0,
@@ -94,7 +94,8 @@ class DensityQueries(nn.Module):
             peak_share: largest share of the queries that start from density peaks, in [0, 1].
             plain_peaks: queries at peaks start from the initial box of their token, with its features as content query;
                 if False, from the encoder's predicted box and a learned content query, as all others.
-            map_weight: weight of the loss of the map.
+            map_weight: weight of the loss of the map. With a weight of 1 its gradient is larger than that of all other
+                losses in the backbone, and the detector learns worse.
             count_weight: weight of the loss of the number of objects.
             class_weight: weight of the classifier's loss.
             warmup: training iterations in which only the true number of objects counts, usually an epoch.
