@@ -251,6 +251,7 @@ TABLES["hituav"] = tuple(
 _UNIT, _UNIT_2 = "model.selection.delta_unit", "model.decoder.delta_unit"
 # The same on small tiles, 450 iterations.
 _HEAVY = ("model.density.map_weight=1.0", "model.density.count_weight=0.1")
+_FEW = "model.density.train_queries=0"
 _MIXED, _KNOWN = "model.encoder.sparsity.dense_share=0.5", "model.encoder.sparsity.truth_share=0.5"
 TABLES["scalebridge_aerial"] = (
     Row("dino_lite0", "DINO", "dino_lite0"),
@@ -261,13 +262,8 @@ TABLES["scalebridge_aerial"] = (
         (f"{_UNIT}=null", f"{_UNIT_2}=null"),
     ),
     Row("dino_lite0_dgq", "DINO, DGQ", "dino_lite0_dgq"),
-    Row("dino_lite0_dgq_heavy", "DINO, DGQ, losses of the density × 10", "dino_lite0_dgq", _HEAVY),
-    Row(
-        "dino_lite0_dgq300",
-        "DINO, DGQ, at least 300 queries in training",
-        "dino_lite0_dgq",
-        ("model.density.train_queries=300",),
-    ),
+    Row("dino_lite0_dgq_few", "DINO, DGQ, queries as the crop asks for", "dino_lite0_dgq", (_FEW,)),
+    Row("dino_lite0_dgq_heavy", "the same, losses of the density × 10", "dino_lite0_dgq", (*_HEAVY, _FEW)),
     Row("dino_lite0_dgq_classes", "DINO, DGQ, number by classes as in DQ-DETR", "dino_lite0_dgq_classes"),
     Row("dino_lite0_sparse", "DINO, sparse encoder", "dino_lite0_sparse"),
     Row("dino_lite0_dgq_sparse", "DINO, DGQ, sparse encoder", "dino_lite0_dgq_sparse"),

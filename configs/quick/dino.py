@@ -38,7 +38,7 @@ def dino_lite0_rem():
 
 
 def scalebridge_lite0():
-    """Quick ScaleBridge-Det on aerial_*, from ImageNet weights: DINO with density-guided queries and routed attention."""
+    """Quick ScaleBridge-Det on aerial_*, from ImageNet weights: DINO with DGQ and REM."""
     model = rem(dgq(dino_lite0_4scale(K), **BUCKETS))
     return experiment(model, pretrained_quick(DATASET, max_iter=450, clip_norm=0.1))
 

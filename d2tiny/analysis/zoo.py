@@ -150,7 +150,8 @@ def _measured(results: Path) -> _Runs:
         record = json.loads(path.read_text(encoding="utf-8"))
         overrides = [str(text) for text in record.get("overrides", [])]
         name = str(record.get("config", "")).removeprefix("configs/").removesuffix(".py")
-        if not name or record.get("superseded") or any(text.startswith(("model.", "dataloader.")) for text in overrides):
+        modified = any(text.startswith(("model.", "dataloader.")) for text in overrides)
+        if not name or modified or record.get("superseded"):
             continue
         runs = metrics[name, int(record["max_iter"]), _start(overrides)]
         if record["metrics"] not in runs:  # two tables may have a run in common
