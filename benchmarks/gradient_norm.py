@@ -2,12 +2,11 @@
 """Norm of the gradient of models on the first batches of their training, in float32.
 
     DETECTRON2_DATASETS=/data python benchmarks/gradient_norm.py --table pfdh
-    DETECTRON2_DATASETS=/data python benchmarks/gradient_norm.py --table scalebridge_aerial --rows dino_lite0_dgq \
-        --losses loss_density loss_count --weights dino_lite0_dgq_seed1/model_final.pth
+    DETECTRON2_DATASETS=/data python benchmarks/gradient_norm.py --table scalebridge_aerial --seeds 1 \
+        --rows dino_lite0_dgq_heavy --losses loss_density loss_count --weights model_final.pth
 
 A part whose norm is a multiple of that of the model without it learns badly with the same rate. With ``--losses`` the
-gradients of these losses and of all others are compared on the parameters that both reach, by module: where a part's
-losses are the larger ones, they decide what the shared layers learn. Results go to
+gradients of these losses and of all others are compared on the parameters that both reach, by module. Results go to
 ``results/TABLE/gradient_norms.json``.
 """
 
@@ -98,19 +97,19 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="of a trained model; default: an untrained one")
     args = parser.parse_args()
     rows = [row for row in TABLES[args.table] if not args.rows or row.name in args.rows]
-    path = RESULTS / args.table / "gradient_norms.json"
-    if args.losses:
-        apart = {}
-        for row in rows:
-            apart[row.name] = [shares(row, s, args.batches, args.weights, args.losses) for s in args.seeds]
-            print(row.name, apart[row.name], flush=True)
-        write_record(path, seeds=args.seeds, batches=args.batches, losses=args.losses, shares=apart)
-        return
+
+    def measure(row: Row, seed: int) -> float | dict[str, dict[str, float]]:
+        if args.losses:
+            return shares(row, seed, args.batches, args.weights, args.losses)
+        return round(norm(row, seed, args.batches, args.weights), 1)
+
     found = {}
     for row in rows:
-        found[row.name] = [round(norm(row, seed, args.batches, args.weights), 1) for seed in args.seeds]
+        found[row.name] = [measure(row, seed) for seed in args.seeds]
         print(row.name, found[row.name], flush=True)
-    write_record(path, seeds=args.seeds, batches=args.batches, norms=found)
+    record = {"losses": args.losses, "shares": found} if args.losses else {"norms": found}
+    path = RESULTS / args.table / "gradient_norms.json"
+    write_record(path, seeds=args.seeds, batches=args.batches, **record)
 
 
 if __name__ == "__main__":

@@ -249,10 +249,10 @@ TABLES["hituav"] = tuple(
     )
 )
 _UNIT, _UNIT_2 = "model.selection.delta_unit", "model.decoder.delta_unit"
-# The same on small tiles, 450 iterations.
 _HEAVY = ("model.density.map_weight=1.0", "model.density.count_weight=0.1")
 _FEW = "model.density.train_queries=0"
 _MIXED, _KNOWN = "model.encoder.sparsity.dense_share=0.5", "model.encoder.sparsity.truth_share=0.5"
+# ScaleBridge-Det on small tiles, 450 iterations.
 TABLES["scalebridge_aerial"] = (
     Row("dino_lite0", "DINO", "dino_lite0"),
     Row(

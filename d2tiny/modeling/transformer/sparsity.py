@@ -90,10 +90,9 @@ class TokenSparsity:
         Returns:
             (B, S) boolean, True for tokens that are updated.
         """
-        threshold = self.threshold
-        if true_density is not None:
-            if self.dense_share and float(torch.rand(())) < self.dense_share:
-                threshold = 0.0
+        dense = true_density is not None and self.dense_share > 0 and float(torch.rand(())) < self.dense_share
+        threshold = 0.0 if dense else self.threshold
+        if true_density is not None and not dense:
             density = density.clone()
             for image, truth in zip(density, true_density, strict=True):
                 if self.truth_share < 1 and float(torch.rand(())) >= self.truth_share:
