@@ -245,7 +245,7 @@ def gradient_of_a_share(name):
     cfg = model_zoo.get_config(name).model
     if cfg.get("density") is not None:
         cfg.denoising = None  # its noise would differ
-        cfg.density.update(buckets=[10, 20, 30, 60], thresholds=[2, 3, 5])
+        cfg.density.update(buckets=[10, 20, 30, 60], thresholds=[2, 3, 5], train_queries=0)
     model = instantiate(cfg).train()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):

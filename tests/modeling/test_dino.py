@@ -435,7 +435,7 @@ def test_pad_queries_get_no_gradient_and_are_never_detected():
     hook = model.decoder.register_forward_pre_hook(keep)
     few = item([[10, 10, 18, 17]])
     many = item([[float(x), float(y), x + 4.0, y + 4.0] for x in range(2, 90, 9) for y in range(2, 60, 9)])
-    model.density.buckets, model.density.thresholds = [10, 50, 60, 100], [5, 20, 1e9]
+    model.density.buckets, model.density.thresholds, model.density.train_queries = [10, 50, 60, 100], [5, 20, 1e9], 0
     with torch.no_grad():
         model.density.head.last.bias.fill_(-12.0)
     losses = step(model, [few, many])

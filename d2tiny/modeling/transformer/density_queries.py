@@ -46,7 +46,7 @@ class DensityQueries(nn.Module):
     ``bucket``, N̂ below 10, 100, 500 or above gives 300, 500, 900 or 1,500 queries; with ``linear`` it is 1.5 N̂ + 150,
     rounded up to a multiple of 64, in the same limits; with ``classes``, a classifier chooses the bucket as in DQ-DETR.
     In training there are at least ``train_queries``, as many as the true number asks for, and at least as many as
-    objects up to the largest bucket; in the first ``warmup`` calls the prediction does not count.
+    objects, all up to the largest bucket; in the first ``warmup`` calls the prediction does not count.
 
     **Positions.** The same maxima become queries, the highest first, up to ``peak_share`` of
     all; the others start from the tokens with the best class score. No token is taken twice. Each image has its own
@@ -99,7 +99,8 @@ class DensityQueries(nn.Module):
             count_weight: weight of the loss of the number of objects.
             class_weight: weight of the classifier's loss.
             warmup: training iterations in which only the true number of objects counts, usually an epoch.
-            train_queries: smallest number of queries in training, whatever the crop holds.
+            train_queries: smallest number of queries in training, whatever the crop holds; no more than the largest
+                bucket are taken.
             norm: normalisation in the density head.
 
         Raises:
@@ -108,14 +109,10 @@ class DensityQueries(nn.Module):
         super().__init__()
         _check_settings(buckets, thresholds, rule, source, classifier)
         weights = (map_weight, count_weight, class_weight)
-        if not 0 <= train_queries <= buckets[-1]:
+        if not 0 <= peak_share <= 1 or min(threshold, warmup, train_queries, *weights) < 0:
             raise ValueError(
-                f"DensityQueries: train_queries={train_queries} must be from 0 to the largest bucket, {buckets[-1]}."
-            )
-        if not 0 <= peak_share <= 1 or threshold < 0 or warmup < 0 or min(weights) < 0:
-            raise ValueError(
-                "DensityQueries: peak_share in [0, 1]; threshold, warmup and the weights of losses >= 0, got "
-                f"{peak_share}; {threshold}, {warmup}, {weights}."
+                "DensityQueries: peak_share in [0, 1]; threshold, warmup, train_queries and the weights of losses >= 0, "
+                f"got {peak_share}; {threshold}, {warmup}, {train_queries}, {weights}."
             )
         self.buckets, self.thresholds, self.rule, self.source = list(buckets), list(thresholds), rule, source
         self.threshold, self.peak_share, self.plain_peaks = threshold, peak_share, plain_peaks
@@ -176,7 +173,8 @@ class DensityQueries(nn.Module):
             predicted = [self.num_queries(n) for n in count_objects(density, self.threshold).tolist()]
         if gt_counts is None:
             return predicted
-        least = [max(self.train_queries, self.num_queries(n), self._smallest_bucket(n)) for n in gt_counts]
+        train_queries = min(self.train_queries, self.buckets[-1])
+        least = [max(train_queries, self.num_queries(n), self._smallest_bucket(n)) for n in gt_counts]
         if int(self.updates) < self.warmup:
             return least
         return [max(a, b) for a, b in zip(least, predicted, strict=True)]
