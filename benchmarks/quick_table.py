@@ -479,12 +479,13 @@ def paired_differences(values: Mapping[str, Mapping[int, float]], bases: Mapping
 
 
 def table(rows: Sequence[Row], results: Path, base: str = "") -> str:
-    """Return a table in Markdown: mean and half range over the seeds for each row, and differences to base rows."""
+    """Return a table in Markdown: mean and, of several seeds, half range for each row, and differences to base rows."""
     records = load_records(rows, results)
     ap = {row: {seed: metrics["AP"] for seed, metrics in by_seed.items()} for row, by_seed in records.items()}
     bases = {row.name: row.base or base for row in rows if row.base or base}
     compared = paired_differences(ap, bases)
-    heads = ["config", "runs", *METRICS, *([f"ΔAP to {base}" if base else "ΔAP"] if compared else [])]
+    titles = {row.name: row.title for row in rows}
+    heads = ["config", "runs", *METRICS, *([f"ΔAP to {titles[base]}" if base else "ΔAP"] if compared else [])]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in rows:
         if row.name not in records:
@@ -493,7 +494,8 @@ def table(rows: Sequence[Row], results: Path, base: str = "") -> str:
         runs = list(records[row.name].values())
         cells = [_mean_and_half_range([run[metric] for run in runs]) for metric in METRICS]
         if compared:
-            to = "" if bases.get(row.name) == base else f" (to {bases.get(row.name)})"
+            of = bases.get(row.name, base)
+            to = "" if of == base else f" (to {titles[of]})"
             cells.append(f"{compared[row.name]}{to}" if row.name in compared else "")
         lines.append(f"| {row.title} | {len(runs)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -514,7 +516,8 @@ def _mean_and_half_range(values: list[float | None]) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return "-"
-    return f"{statistics.mean(known):.1f} ± {(max(known) - min(known)) / 2:.1f}"
+    mean = f"{statistics.mean(known):.1f}"
+    return mean if len(known) == 1 else f"{mean} ± {(max(known) - min(known)) / 2:.1f}"  # one run has no spread
 
 
 def _warn_of_slow_bf16() -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
+
+from tests.helpers import ROOT
 from tests.helpers.benchmarks import value_in_benchmarks
 
+RESULTS = ROOT / "results"
 ROWS = ("base", "up", "down", "once", "missing")
 VALUES = {"base": {0: 10.0, 1: 11.0, 2: 50.0}, "up": {0: 11.0, 1: 13.0}, "down": {0: 9.0, 1: 10.0}, "once": {0: 12.0}}
 
@@ -33,6 +38,39 @@ def test_the_page_has_the_rows_that_were_run():
     assert value_in_benchmarks("quick_table", f"quick_table.with_block({page!r}, 'a', {text!r})") == page.replace(
         "old", "| config |\n|---|\n| one | 1 |"
     )
+
+
+def test_one_run_has_no_spread(tmp_path):
+    metrics = {"AP50": 30.0, "AP75": 5.0, "APvt": None, "APt": 1.0, "APs": 2.0, "APm": 3.0}
+    for seed, ap in ((0, 10.0), (1, 11.0)):
+        record = json.dumps({"seed": seed, "metrics": {**metrics, "AP": ap}})
+        (tmp_path / f"two_seed{seed}.json").write_text(record)
+        if seed == 1:
+            (tmp_path / "one_seed1.json").write_text(record)
+    rows = "[quick_table.Row(name, name.title(), 'config') for name in ('one', 'two', 'none')]"
+    text = value_in_benchmarks("quick_table", f"quick_table.table({rows}, Path({str(tmp_path)!r}), 'two')")
+    assert text.splitlines()[0].endswith("| APm | ΔAP to Two |")
+    assert text.splitlines()[2:] == [
+        "| One | 1 | 11.0 | 30.0 | 5.0 | - | 1.0 | 2.0 | 3.0 | +0.0 (one seed) |",
+        "| Two | 2 | 10.5 ± 0.5 | 30.0 ± 0.0 | 5.0 ± 0.0 | - | 1.0 ± 0.0 | 2.0 ± 0.0 | 3.0 ± 0.0 |  |",
+        "| None | 0 |" + " not run |" * 8,
+    ]
+
+
+def test_tables_and_page_are_those_of_the_records():
+    """Repeat with ``python benchmarks/quick_table.py --table TABLE --table-only``."""
+    texts = value_in_benchmarks(
+        "quick_table",
+        "{name: quick_table.table(rows, quick_table.RESULTS / name, quick_table.BASES.get(name, ''))"
+        " for name, rows in quick_table.TABLES.items() if (quick_table.RESULTS / name).is_dir()}",
+    )
+    page = (RESULTS / "README.md").read_text()
+    assert set(re.findall(r"<!-- (\w+) -->", page)) < set(texts)
+    for name, text in texts.items():
+        assert (RESULTS / name / "table.md").read_text() == text + "\n", name
+        shown = re.search(f"<!-- {name} -->\n(.*?)\n<!-- /{name} -->", page, re.DOTALL)
+        if shown:
+            assert shown[1].splitlines() == [line for line in text.splitlines() if "| not run |" not in line], name
 
 
 def _differences(bases: dict[str, str]) -> dict[str, tuple[float, float]]:

@@ -111,7 +111,7 @@ class DensityQueries(nn.Module):
         weights = (map_weight, count_weight, class_weight)
         if not 0 <= peak_share <= 1 or min(threshold, warmup, train_queries, *weights) < 0:
             raise ValueError(
-                "DensityQueries: peak_share in [0, 1]; threshold, warmup, train_queries and the weights of losses >= 0, "
+                "DensityQueries: peak_share in [0, 1]; threshold, warmup, train_queries and weights of losses >= 0, "
                 f"got {peak_share}; {threshold}, {warmup}, {train_queries}, {weights}."
             )
         self.buckets, self.thresholds, self.rule, self.source = list(buckets), list(thresholds), rule, source
