@@ -150,7 +150,6 @@ def _write_result(path: Path, cfg: DictConfig, meta: dict[str, Any], metrics: di
     """Write the metrics with all that is needed to reproduce them."""
     record = {
         **meta,
-        "commit": _commit(),
         "seed": int(cfg.train.seed),
         "max_iter": int(cfg.train.max_iter),
         "hardware": describe_hardware(),
@@ -194,6 +193,7 @@ def run(
 def _run(
     cfg: DictConfig, resume: bool, eval_only: bool, config_name: str, overrides: Sequence[str]
 ) -> dict[str, float]:
+    commit = _commit()  # of the code that runs: at the end of a long training the checkout may be another one
     device, output = _setup(cfg, "eval_config.yaml" if eval_only else "config.yaml")
     if not eval_only and comm.is_main_process():
         finish_archive(output)
@@ -212,7 +212,12 @@ def _run(
         assert loader is not None
         metrics, seconds = _train(cfg, model, loader, evaluation, device, output, resume)
     if comm.is_main_process():
-        meta = {"config": config_name, "overrides": list(overrides), "command": " ".join(["python", *sys.argv])}
+        meta = {
+            "config": config_name,
+            "overrides": list(overrides),
+            "command": " ".join(["python", *sys.argv]),
+            "commit": commit,
+        }
         # An evaluation does not overwrite the record of a training in the same folder.
         _write_result(output / ("eval.json" if eval_only else "result.json"), cfg, meta, metrics, seconds)
     return metrics

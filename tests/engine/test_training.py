@@ -16,7 +16,7 @@ from d2tiny.config import load_config
 from d2tiny.engine.checkpoint import TinyCheckpointer
 from d2tiny.engine.ema import ModelEMA
 from d2tiny.engine.optim import parameter_groups
-from d2tiny.engine.run import run
+from d2tiny.engine.run import Evaluation, run
 from d2tiny.engine.schedule import warmup_cosine, warmup_multistep
 from d2tiny.layers.depthwise import keep_depthwise_float32
 from d2tiny.modeling.losses import DCLoss
@@ -36,6 +36,22 @@ def test_trains_writes_and_evaluates(datasets, tmp_path):
     result = json.loads((tmp_path / "result.json").read_text())
     assert {"commit", "seed", "hardware", "command", "metrics", "max_iter", "overrides"} <= set(result)
     assert not list(tmp_path.glob(".*"))  # nothing half-written
+
+
+def test_the_record_names_the_commit_that_was_trained(datasets, tmp_path, monkeypatch):
+    """A checkout may change during a long training; the modules that run are those of its start."""
+    checkout = {"commit": "at the start"}
+    evaluate = Evaluation.__call__
+
+    def change_and_evaluate(*args):
+        checkout["commit"] = "later"
+        return evaluate(*args)
+
+    engine = importlib.import_module("d2tiny.engine.run")  # the package's name `run` is the function
+    monkeypatch.setattr(engine, "_commit", lambda: checkout["commit"])
+    monkeypatch.setattr(Evaluation, "__call__", change_and_evaluate)
+    run(load_config(CONFIG, settings(tmp_path, "train.max_iter=1")))
+    assert json.loads((tmp_path / "result.json").read_text())["commit"] == "at the start"
 
 
 def test_resume_is_bit_equal(datasets, tmp_path):

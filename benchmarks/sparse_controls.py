@@ -1,0 +1,143 @@
+#!/usr/bin/env python
+r"""Find what a sparse encoder loses: evaluate a trained one with other tokens than those that its density chooses.
+
+    python benchmarks/quick_table.py --table scalebridge_aerial --rows dino_lite0 more_sparse     # trains it
+    python benchmarks/sparse_controls.py output/quick_table/scalebridge_aerial/more_sparse_seed0
+
+Each argument is the folder of a run, with its config and final weights. The tokens that the encoder updates and those
+from which queries may start are set apart: those that the density chooses, these and the ones at true objects, more by
+lower thresholds, or all. If the tokens of true objects gain, the density misses objects. If all tokens lose, the model
+holds for few only. Beside the AP stand the share of the tokens, and that of the objects at whose centre a token of a
+sparse level is updated.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import RESULTS, make_parser, write_record
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import instantiate
+from detectron2.data import DatasetCatalog
+from detectron2.structures import Boxes, BoxMode, Instances
+from queries import SIZES
+from tqdm import tqdm
+
+from d2tiny.config import load_config
+from d2tiny.modeling.transformer import Tokens
+
+LOWER = (0.3, 0.1, 0.03, 0.01)  # of the threshold
+CONTROLS = {
+    "as trained": ("chosen", "chosen"),
+    "tokens at objects, too": ("with objects", "with objects"),
+    **{f"threshold × {factor}": (f"× {factor}",) * 2 for factor in LOWER},
+    "all tokens": ("all", "all"),
+    "all updated, queries from the chosen": ("all", "chosen"),
+    "the chosen updated, queries from all": ("chosen", "all"),
+}
+METRICS = ("AP", "AP50", "APvt", "APt", "APs")
+
+
+class ControlledModel:
+    """A trained DINO with a sparse encoder, whose updated tokens and candidates for queries are set from outside."""
+
+    def __init__(self, folder: Path) -> None:
+        self.cfg = load_config(str(folder / "config.yaml"))
+        self.cfg.dataloader.evaluator.output_dir = None
+        self.model: Any = instantiate(self.cfg.model).eval()
+        DetectionCheckpointer(self.model).load(str(folder / "model_final.pth"))
+        sparsity = self.model.encoder.sparsity
+        sparsity.decoys, sparsity.dense_share, sparsity.truth_share = 0, 0.0, 1.0  # truth adds its own tokens only
+        self.encode, self.select, self.targets, self.masks = "chosen", "chosen", None, {}
+        self._choose, self._forward = sparsity.choose, self.model.encoder.forward
+        self._propose = self.model.selection.propose
+        sparsity.choose = self._choose_all_kinds
+        self.model.encoder.forward = lambda tokens, _: self._forward(tokens, self.masks[self.encode])
+        self.model.selection.propose = lambda memory, tokens, _: self._propose(memory, tokens, self.masks[self.select])
+
+    def _choose_all_kinds(self, density: torch.Tensor, tokens: Tokens, _: Any) -> torch.Tensor:
+        truth = [target.density for target in self.model.density.targets(tokens, self.targets)]
+        self.masks = {
+            "chosen": self._choose(density, tokens),
+            "with objects": self._choose(density, tokens, truth),
+            **{f"× {factor}": self._choose(density / factor, tokens) for factor in LOWER},
+            "all": ~tokens.key_padding_mask,
+        }
+        self.tokens = tokens
+        return self.masks["chosen"]
+
+    @torch.no_grad()
+    def detect(self, item: dict[str, Any], control: str, objects: Instances) -> list[dict[str, Any]]:
+        """Return the detections of an image with the tokens of a control."""
+        self.encode, self.select = CONTROLS[control]
+        self.targets = self.model._targets([objects])
+        found: list[dict[str, Any]] = self.model([item])
+        return found
+
+    def updated_at(self, centers: np.ndarray, mask: str) -> np.ndarray:
+        """Return which centres (G, 2), in px, lie in a cell of a sparse level that a mask has."""
+        maps = self.tokens.maps(self.masks[mask][..., None])[: self.model.encoder.sparsity.dense_from]
+        hit = np.zeros(len(centers), dtype=bool)
+        for level in maps:
+            stride = 4 * round(maps[0].shape[-1] / level.shape[-1])
+            cells = (centers // stride).astype(int)
+            hit |= level[0, 0].numpy()[cells[:, 1].clip(0, level.shape[2] - 1), cells[:, 0].clip(0, level.shape[3] - 1)]
+        return hit
+
+
+def measure(folder: Path) -> dict[str, dict[str, float]]:
+    """Return the metrics of each control of a run, its tokens, and the objects that they reach."""
+    run = ControlledModel(folder)
+    test = run.cfg.dataloader.test
+    records = {record["image_id"]: record for record in DatasetCatalog.get(test.dataset.names)}
+    evaluators = {control: instantiate(run.cfg.dataloader.evaluator) for control in CONTROLS}
+    for evaluator in evaluators.values():
+        evaluator.reset()
+    sides: list[np.ndarray] = []
+    hits: list[dict[str, np.ndarray]] = []
+    shares: list[dict[str, float]] = []
+    for batch in tqdm(instantiate(test), desc=folder.name):
+        for item in batch:
+            annotations = [a for a in records[item["image_id"]]["annotations"] if not a.get("iscrowd", 0)]
+            height, width = item["image"].shape[1:]
+            boxes = np.array([BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations])
+            boxes = boxes.reshape(-1, 4) * height / item["height"]
+            objects = Instances((height, width), gt_boxes=Boxes(torch.as_tensor(boxes, dtype=torch.float32)))
+            objects.gt_classes = torch.zeros(len(boxes), dtype=torch.int64)
+            for control, evaluator in evaluators.items():
+                evaluator.process([item], run.detect(item, control, objects))
+            sides.append(np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])))
+            hits.append({mask: run.updated_at((boxes[:, :2] + boxes[:, 2:]) / 2, mask) for mask in run.masks})
+            shares.append({name: float(mask.float().mean()) for name, mask in run.masks.items()})
+    side, rows = np.concatenate(sides), {}
+    for control, (encode, select) in CONTROLS.items():
+        metrics = evaluators[control].evaluate()["bbox"]
+        rows[control] = {name: round(metrics[name], 3) for name in METRICS}
+        rows[control]["tokens"] = round(float(np.mean([share[encode] for share in shares])), 3)
+        hit = np.concatenate([of_image[select] for of_image in hits])
+        for name, (low, high) in SIZES.items():
+            rows[control][f"reached, {name}"] = round(float(hit[(side >= low) & (side < high)].mean()), 3)
+    return rows
+
+
+def main() -> None:
+    """Evaluate all runs, print tables and write the record."""
+    parser = make_parser(__doc__)
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs with a sparse encoder")
+    parser.add_argument("--output", default="scalebridge_aerial/sparse_controls.json", help="file in results/")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = {folder.name: measure(folder) for folder in args.runs}
+    for name, controls in rows.items():
+        columns = list(next(iter(controls.values())))
+        print(f"{name}\n| | " + " | ".join(columns) + " |\n" + "|---" * (len(columns) + 1) + "|")
+        for control, row in controls.items():
+            print(f"| {control} | " + " | ".join(str(row[column]) for column in columns) + " |")
+    write_record(RESULTS / args.output, command="python benchmarks/sparse_controls.py", rows=rows)
+
+
+if __name__ == "__main__":
+    main()
