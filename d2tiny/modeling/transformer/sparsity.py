@@ -44,7 +44,7 @@ class TokenSparsity:
     def __init__(
         self,
         *,
-        threshold: float = 0.01,
+        threshold: float = 3e-4,
         dilation: int = 1,
         dense_from: int = 2,
         finest_every: int = 1,
