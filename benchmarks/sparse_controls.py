@@ -50,7 +50,7 @@ class ControlledModel:
         self.model: Any = instantiate(self.cfg.model).eval()
         DetectionCheckpointer(self.model).load(str(folder / "model_final.pth"))
         sparsity = self.model.encoder.sparsity
-        sparsity.decoys, sparsity.dense_share, sparsity.truth_share = 0, 0.0, 1.0  # truth adds its own tokens only
+        sparsity.decoys = 0  # truth adds its own tokens only
         self.encode, self.select, self.targets, self.masks = "chosen", "chosen", None, {}
         self._choose, self._forward = sparsity.choose, self.model.encoder.forward
         self._propose = self.model.selection.propose

@@ -33,10 +33,7 @@ class TokenSparsity:
 
     In training the tokens at objects are chosen, too, so that the encoder learns of them before the density does; and
     as many at each of ``decoys`` copies of the objects' density at random places. Otherwise being updated would say
-    that an object is there, and in tests the false alarms of the density would look like objects. In a share
-    ``dense_share`` of the steps of training all tokens are chosen, so that the heads learn from many places; and
-    objects are known in a share ``truth_share`` of the images, so that the heads learn to find some where nothing is
-    updated.
+    that an object is there, and in tests the false alarms of the density would look like objects.
 
     The finest level is updated only in the last of each ``finest_every`` layers, as in Lite DETR (Li et al., 2023).
     """
@@ -49,19 +46,16 @@ class TokenSparsity:
         dense_from: int = 2,
         finest_every: int = 1,
         decoys: int = 4,
-        dense_share: float = 0.0,
-        truth_share: float = 1.0,
     ) -> None:
         """Set the rule.
 
         Args:
-            threshold: objects per cell of the finest level; 0 chooses all tokens.
+            threshold: objects per cell of the finest level; 0 chooses all tokens. Far below the peak of an object that
+                the density is sure of: no query starts where no token is chosen, so that what it misses is lost.
             dilation: cells of the token's level.
             dense_from: first level of which all tokens are chosen, 0 for the finest.
             finest_every: layers in a block; the finest level is updated in the last one.
             decoys: copies of the objects' density in training.
-            dense_share: share of the steps of training that update all tokens, in [0, 1].
-            truth_share: share of the images in training whose tokens at objects are chosen in any case, in [0, 1].
 
         Raises:
             ValueError: a setting outside its range.
@@ -71,12 +65,8 @@ class TokenSparsity:
                 "TokenSparsity: need threshold, dilation, dense_from and decoys >= 0 and finest_every >= 1, got "
                 f"{threshold}, {dilation}, {dense_from}, {decoys}, {finest_every}."
             )
-        for name, share in (("dense_share", dense_share), ("truth_share", truth_share)):
-            if not 0 <= share <= 1:
-                raise ValueError(f"TokenSparsity: {name} must be in [0, 1], got {share}.")
         self.threshold, self.dilation = threshold, dilation
         self.dense_from, self.finest_every, self.decoys = dense_from, finest_every, decoys
-        self.dense_share, self.truth_share = dense_share, truth_share
 
     def choose(self, density: Tensor, tokens: Tokens, true_density: Sequence[Tensor] | None = None) -> Tensor:
         """Choose the tokens of a batch.
@@ -90,20 +80,16 @@ class TokenSparsity:
         Returns:
             (B, S) boolean, True for tokens that are updated.
         """
-        dense = true_density is not None and self.dense_share > 0 and float(torch.rand(())) < self.dense_share
-        threshold = 0.0 if dense else self.threshold
-        if true_density is not None and not dense:
+        if true_density is not None:
             density = density.clone()
             for image, truth in zip(density, true_density, strict=True):
-                if self.truth_share < 1 and float(torch.rand(())) >= self.truth_share:
-                    continue
                 part = image[: truth.shape[0], : truth.shape[1]]
                 part.copy_(part.maximum(self._with_decoys(truth)))
         masks = []
         for values in pool_density(density, tokens.spatial_shapes[: self.dense_from]):
             if self.dilation:
                 values = F.max_pool2d(values[:, None], 2 * self.dilation + 1, stride=1, padding=self.dilation)[:, 0]
-            masks.append((values >= threshold).flatten(1))
+            masks.append((values >= self.threshold).flatten(1))
         coarse = sum(height * width for height, width in tokens.spatial_shapes[self.dense_from :])
         masks.append(density.new_ones(density.shape[0], coarse, dtype=torch.bool))
         mask = torch.cat(masks, dim=1)
