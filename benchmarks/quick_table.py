@@ -284,6 +284,7 @@ TABLES["scalebridge_aerial"] = (
             ("_dgq", "with DGQ", "dino_lite0_dgq"),
             ("_rem", "with REM", "dino_lite0_rem"),
             ("_sparse", "with a sparse encoder", "dino_lite0_sparse"),
+            ("_dgq_sparse", "with DGQ and a sparse encoder", "dino_lite0_dgq_sparse"),
             ("_sparse_few", "with a sparse encoder, threshold 0.01", "dino_lite0_sparse", _FEW_TOKENS),
         )
     ),
