@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import sys
 from typing import Any
 
 from common import RESULTS, in_own_process, make_parser, write_record
@@ -119,7 +121,7 @@ def main() -> None:
             _print(rows[-1], rows)
     write_record(
         RESULTS / args.output,
-        command="python benchmarks/sparse_encoder.py " + " ".join(args.overrides),
+        command=f"python benchmarks/sparse_encoder.py {shlex.join(sys.argv[1:])}",
         size=args.size,
         rows=rows,
     )
