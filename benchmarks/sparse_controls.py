@@ -7,12 +7,14 @@ r"""Find what a sparse encoder loses: evaluate a trained one with other tokens t
 Each argument is the folder of a run, with its config and final weights. The tokens that the encoder updates and those
 from which queries may start are set apart: those that the density chooses, these and the ones at true objects, more by
 lower thresholds, or all. If the tokens of true objects gain, the density misses objects. If all tokens lose, the model
-holds for few only. Beside the AP stand the share of the tokens, and that of the objects at whose centre a token of a
-sparse level is updated.
+holds for few only. Beside the AP stand the share of the tokens that are updated, and that of the objects at whose
+centre a query may start from a token of a sparse level.
 """
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,15 +84,14 @@ class ControlledModel:
         maps = self.tokens.maps(self.masks[mask][..., None])[: self.model.encoder.sparsity.dense_from]
         hit = np.zeros(len(centers), dtype=bool)
         for level in maps:
-            stride = 4 * round(maps[0].shape[-1] / level.shape[-1])
+            stride = 4 * round(maps[0].shape[-1] / level.shape[-1])  # the finest level of all our configs has 4
             cells = (centers // stride).astype(int)
             hit |= level[0, 0].numpy()[cells[:, 1].clip(0, level.shape[2] - 1), cells[:, 0].clip(0, level.shape[3] - 1)]
         return hit
 
 
-def measure(folder: Path) -> dict[str, dict[str, float]]:
+def measure(run: ControlledModel, name: str) -> dict[str, dict[str, float | None]]:
     """Return the metrics of each control of a run, its tokens, and the objects that they reach."""
-    run = ControlledModel(folder)
     test = run.cfg.dataloader.test
     records = {record["image_id"]: record for record in DatasetCatalog.get(test.dataset.names)}
     evaluators = {control: instantiate(run.cfg.dataloader.evaluator) for control in CONTROLS}
@@ -99,7 +100,7 @@ def measure(folder: Path) -> dict[str, dict[str, float]]:
     sides: list[np.ndarray] = []
     hits: list[dict[str, np.ndarray]] = []
     shares: list[dict[str, float]] = []
-    for batch in tqdm(instantiate(test), desc=folder.name):
+    for batch in tqdm(instantiate(test), desc=name):
         for item in batch:
             annotations = [a for a in records[item["image_id"]]["annotations"] if not a.get("iscrowd", 0)]
             height, width = item["image"].shape[1:]
@@ -112,14 +113,16 @@ def measure(folder: Path) -> dict[str, dict[str, float]]:
             sides.append(np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])))
             hits.append({mask: run.updated_at((boxes[:, :2] + boxes[:, 2:]) / 2, mask) for mask in run.masks})
             shares.append({name: float(mask.float().mean()) for name, mask in run.masks.items()})
-    side, rows = np.concatenate(sides), {}
+    side = np.concatenate(sides)
+    rows: dict[str, dict[str, float | None]] = {}
     for control, (encode, select) in CONTROLS.items():
         metrics = evaluators[control].evaluate()["bbox"]
-        rows[control] = {name: round(metrics[name], 3) for name in METRICS}
+        rows[control] = {metric: round(metrics[metric], 3) for metric in METRICS}
         rows[control]["tokens"] = round(float(np.mean([share[encode] for share in shares])), 3)
         hit = np.concatenate([of_image[select] for of_image in hits])
-        for name, (low, high) in SIZES.items():
-            rows[control][f"reached, {name}"] = round(float(hit[(side >= low) & (side < high)].mean()), 3)
+        for size, (low, high) in SIZES.items():
+            of_size = hit[(side >= low) & (side < high)]
+            rows[control][f"reached, {size}"] = round(float(of_size.mean()), 3) if len(of_size) else None
     return rows
 
 
@@ -130,13 +133,20 @@ def main() -> None:
     parser.add_argument("--output", default="scalebridge_aerial/sparse_controls.json", help="file in results/")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows = {folder.name: measure(folder) for folder in args.runs}
+    runs = {folder.name: ControlledModel(folder) for folder in args.runs}
+    thresholds = {name: run.model.encoder.sparsity.threshold for name, run in runs.items()}
+    rows = {name: measure(run, name) for name, run in runs.items()}
     for name, controls in rows.items():
         columns = list(next(iter(controls.values())))
         print(f"{name}\n| | " + " | ".join(columns) + " |\n" + "|---" * (len(columns) + 1) + "|")
         for control, row in controls.items():
             print(f"| {control} | " + " | ".join(str(row[column]) for column in columns) + " |")
-    write_record(RESULTS / args.output, command="python benchmarks/sparse_controls.py", rows=rows)
+    write_record(
+        RESULTS / args.output,
+        command=f"python benchmarks/sparse_controls.py {shlex.join(sys.argv[1:])}",
+        thresholds=thresholds,
+        rows=rows,
+    )
 
 
 if __name__ == "__main__":

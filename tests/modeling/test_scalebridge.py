@@ -348,13 +348,13 @@ def test_density_is_summed_in_float32_under_autocast():
         ({"buckets": [10, 5], "thresholds": [3]}, "must rise"),
         ({"buckets": [10, 50], "thresholds": [3, 4]}, "one more"),
         ({"buckets": [10, 50, 90], "thresholds": [9, 4]}, "thresholds .* must rise"),
-        ({"peak_share": 2.0}, "peak_share"),
-        ({"warmup": -1}, "warmup"),
-        ({"train_queries": -1}, "train_queries"),
+        ({"peak_share": 2.0}, r"peak_share must be in \[0, 1\], got 2.0"),
+        ({"warmup": -1}, r"at least 0, got {'warmup': -1}"),
+        ({"train_queries": -1}, r"at least 0, got {'train_queries': -1}"),
         ({"source": "backbone"}, "unknown source"),
         ({"rule": "classes"}, "needs a classifier"),
-        ({"threshold": -1.0}, "threshold"),
-        ({"map_weight": -1.0}, "weights of losses"),
+        ({"threshold": -1.0}, r"at least 0, got {'threshold': -1.0}"),
+        ({"map_weight": -1.0}, r"at least 0, got {'map_weight': -1.0}"),
     ],
 )
 def test_bad_density_settings_are_refused(kwargs, words):

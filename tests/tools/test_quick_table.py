@@ -65,12 +65,13 @@ def test_tables_and_page_are_those_of_the_records():
         " for name, rows in quick_table.TABLES.items() if (quick_table.RESULTS / name).is_dir()}",
     )
     page = (RESULTS / "README.md").read_text()
-    assert set(re.findall(r"<!-- (\w+) -->", page)) < set(texts)
+    shown = set(re.findall(r"<!-- (\w+) -->", page))
+    assert shown == set(texts) - {"scalebridge"}, "of that table one row was run, which the text tells"
     for name, text in texts.items():
         assert (RESULTS / name / "table.md").read_text() == text + "\n", name
-        shown = re.search(f"<!-- {name} -->\n(.*?)\n<!-- /{name} -->", page, re.DOTALL)
-        if shown:
-            assert shown[1].splitlines() == [line for line in text.splitlines() if "| not run |" not in line], name
+        if name in shown:
+            block = page.split(f"<!-- {name} -->\n")[1].split(f"\n<!-- /{name} -->")[0]
+            assert block.splitlines() == [line for line in text.splitlines() if "| not run |" not in line], name
 
 
 def _differences(bases: dict[str, str]) -> dict[str, tuple[float, float]]:

@@ -15,7 +15,7 @@ from d2tiny.modeling.transformer import (
 
 
 def dgq(model, **settings):
-    """Density-guided queries, in training no fewer than the model had before; docs/papers/scalebridge.md."""
+    """Density-guided queries, in training as many as the model had or more; docs/papers/scalebridge.md."""
     most = max(settings.get("buckets", [1500]))
     settings.setdefault("train_queries", model.selection.num_queries)
     model.density = L(DensityQueries)(embed_dim="${..embed_dim}", num_levels="${..encoder.num_levels}", **settings)

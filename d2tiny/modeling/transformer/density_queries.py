@@ -108,12 +108,18 @@ class DensityQueries(nn.Module):
         """
         super().__init__()
         _check_settings(buckets, thresholds, rule, source, classifier)
-        weights = (map_weight, count_weight, class_weight)
-        if not 0 <= peak_share <= 1 or min(threshold, warmup, train_queries, *weights) < 0:
-            raise ValueError(
-                "DensityQueries: peak_share in [0, 1]; threshold, warmup, train_queries and weights of losses >= 0, "
-                f"got {peak_share}; {threshold}, {warmup}, {train_queries}, {weights}."
-            )
+        if not 0 <= peak_share <= 1:
+            raise ValueError(f"DensityQueries: peak_share must be in [0, 1], got {peak_share}.")
+        least = {
+            "threshold": threshold,
+            "warmup": warmup,
+            "train_queries": train_queries,
+            "map_weight": map_weight,
+            "count_weight": count_weight,
+            "class_weight": class_weight,
+        }
+        if wrong := {name: value for name, value in least.items() if value < 0}:
+            raise ValueError(f"DensityQueries: must be at least 0, got {wrong}.")
         self.buckets, self.thresholds, self.rule, self.source = list(buckets), list(thresholds), rule, source
         self.threshold, self.peak_share, self.plain_peaks = threshold, peak_share, plain_peaks
         self.map_weight, self.count_weight, self.class_weight = map_weight, count_weight, class_weight

@@ -28,7 +28,7 @@ class TokenSparsity:
     """Chooses tokens by the density of objects, as Sparse DETR (Roh et al., 2022) and Focus-DETR do by a score.
 
     All tokens of the levels from ``dense_from`` on are chosen, and of finer levels those within ``dilation`` cells of a
-    cell whose largest density is over ``threshold``. Their number follows what the image holds. Tokens that are not
+    cell whose largest density reaches ``threshold``. Their number follows what the image holds. Tokens that are not
     chosen stay as the neck made them; all attend to them.
 
     In training the tokens at objects are chosen, too, so that the encoder learns of them before the density does; and
@@ -51,7 +51,7 @@ class TokenSparsity:
 
         Args:
             threshold: objects per cell of the finest level; 0 chooses all tokens. Far below the peak of an object that
-                the density is sure of: no query starts where no token is chosen, so that what it misses is lost.
+                the density is sure of: no query starts from a token that is not chosen, and coarse ones are few.
             dilation: cells of the token's level.
             dense_from: first level of which all tokens are chosen, 0 for the finest.
             finest_every: layers in a block; the finest level is updated in the last one.
