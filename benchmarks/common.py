@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import resource
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -58,6 +59,11 @@ def in_own_process(*arguments: str, environment: Mapping[str, str] | None = None
         raise ContenderError(done.stderr)
     row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return row
+
+
+def command_line() -> str:
+    """Return the command that runs this benchmark again, with its arguments."""
+    return f"python benchmarks/{Path(sys.argv[0]).name} {shlex.join(sys.argv[1:])}".rstrip()
 
 
 def write_record(path: Path, **fields: Any) -> None:

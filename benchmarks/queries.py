@@ -16,15 +16,17 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common import RESULTS, make_parser, write_record
+from common import RESULTS, command_line, make_parser, write_record
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog
+from omegaconf import DictConfig
 from scipy.stats import rankdata
 from tqdm import tqdm
 
@@ -38,13 +40,43 @@ TINY = 16.0  # px
 Result = dict[str, Any]
 
 
+def load_run(folder: Path) -> tuple[DictConfig, Any]:
+    """Return the config of a run and its model with the final weights, in evaluation mode."""
+    cfg = load_config(str(folder / "config.yaml"))
+    model = instantiate(cfg.model).eval()
+    DetectionCheckpointer(model).load(str(folder / "model_final.pth"))
+    return cfg, model
+
+
+def images_with_boxes(test: DictConfig, every: int = 1) -> Iterator[tuple[Result, np.ndarray]]:
+    """Yield every n-th image of a test loader, and its true boxes (G, 4) x, y, w, h in px of the model's input."""
+    records = {record["image_id"]: record for record in DatasetCatalog.get(test.dataset.names)}
+    for number, batch in enumerate(tqdm(instantiate(test), desc="images")):
+        for item in [] if number % every else batch:
+            objects = [a["bbox"] for a in records[item["image_id"]]["annotations"] if not a.get("iscrowd", 0)]
+            # annotations are XYWH in px of the file; the model's input may be resized
+            yield item, np.array(objects, dtype=float).reshape(-1, 4) * item["image"].shape[1] / item["height"]
+
+
+def by_size(name: str, side: np.ndarray, of_object: np.ndarray) -> dict[str, float | None]:
+    """Return for each size of objects the share of which something is true; None where there are none."""
+    parts = {size: of_object[(side >= low) & (side < high)] for size, (low, high) in SIZES.items()}
+    return {f"{name}, {size}": round(float(part.mean()), 3) if len(part) else None for size, part in parts.items()}
+
+
+def print_table(head: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print rows by name in Markdown, with the columns of all."""
+    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
+    print(f"| {head} | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 1))
+    for name, row in rows.items():
+        print(f"| {name} | " + " | ".join(str(row.get(key, "-")) for key in columns) + " |")
+
+
 class MeasuredRun:
     """A trained model, and what was measured of it for each image."""
 
     def __init__(self, folder: Path) -> None:
-        self.cfg = load_config(str(folder / "config.yaml"))
-        self.model = instantiate(self.cfg.model).eval()
-        DetectionCheckpointer(self.model).load(str(folder / "model_final.pth"))
+        self.cfg, self.model = load_run(folder)
         self.images: list[Result] = []
 
     @torch.no_grad()
@@ -104,9 +136,7 @@ def summary(images: list[Result], sides: list[np.ndarray]) -> Result:
         part = [i["queries"] for i, n in zip(images, numbers, strict=True) if low <= n < high]
         means[f"queries, {name}"] = round(statistics.mean(part), 1) if part else None
     side, started = np.concatenate(sides), np.concatenate([i["started"] for i in images])
-    for name, (low, high) in SIZES.items():
-        of_size = (side >= low) & (side < high)
-        means[f"started inside, {name}"] = round(float(started[of_size].mean()), 3) if of_size.any() else None
+    means |= by_size("started inside", side, started)
     for key, name in (("count", "count"), ("sum", "sum of the density"), ("class count", "count by classes")):
         if key in images[0]:
             error = np.array([i[key] for i in images]) - numbers
@@ -138,24 +168,14 @@ def main() -> None:
     torch.set_num_threads(1)
     runs = {folder.name: MeasuredRun(folder) for folder in args.runs}
     test = next(iter(runs.values())).cfg.dataloader.test
-    records = {record["image_id"]: record for record in DatasetCatalog.get(test.dataset.names)}
     sides: list[np.ndarray] = []
-    for number, batch in enumerate(tqdm(instantiate(test), desc="images")):
-        for item in [] if number % args.every else batch:
-            objects = [a["bbox"] for a in records[item["image_id"]]["annotations"] if not a.get("iscrowd", 0)]
-            # annotations are XYWH in px of the file; the model's input may be resized
-            boxes = np.array(objects, dtype=float).reshape(-1, 4) * item["image"].shape[1] / item["height"]
-            sides.append(np.sqrt(boxes[:, 2] * boxes[:, 3]))
-            for run in runs.values():
-                run.measure(item, boxes, args.calls)
+    for item, boxes in images_with_boxes(test, args.every):
+        sides.append(np.sqrt(boxes[:, 2] * boxes[:, 3]))
+        for run in runs.values():
+            run.measure(item, boxes, args.calls)
     means = {name: summary(run.images, sides) for name, run in runs.items()}
-    columns = list(dict.fromkeys(key for row in means.values() for key in row))
-    print("| model | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 1))
-    for name, row in means.items():
-        print(f"| {name} | " + " | ".join(str(row.get(key, "-")) for key in columns) + " |")
-    write_record(
-        RESULTS / args.output, command="python benchmarks/queries.py", images=len(sides), calls=args.calls, rows=means
-    )
+    print_table("model", means)
+    write_record(RESULTS / args.output, command=command_line(), images=len(sides), calls=args.calls, rows=means)
 
 
 if __name__ == "__main__":

@@ -13,22 +13,16 @@ centre a query may start from a token of a sparse level.
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common import RESULTS, make_parser, write_record
-from detectron2.checkpoint import DetectionCheckpointer
+from common import RESULTS, command_line, make_parser, write_record
 from detectron2.config import instantiate
-from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
-from queries import SIZES
-from tqdm import tqdm
+from queries import by_size, images_with_boxes, load_run, print_table
 
-from d2tiny.config import load_config
 from d2tiny.modeling.transformer import Tokens
 
 LOWER = (0.3, 0.1, 0.03, 0.01)  # of the threshold
@@ -47,10 +41,8 @@ class ControlledModel:
     """A trained DINO with a sparse encoder, whose updated tokens and candidates for queries are set from outside."""
 
     def __init__(self, folder: Path) -> None:
-        self.cfg = load_config(str(folder / "config.yaml"))
+        self.cfg, self.model = load_run(folder)
         self.cfg.dataloader.evaluator.output_dir = None
-        self.model: Any = instantiate(self.cfg.model).eval()
-        DetectionCheckpointer(self.model).load(str(folder / "model_final.pth"))
         sparsity = self.model.encoder.sparsity
         sparsity.decoys = 0  # truth adds its own tokens only
         self.encode, self.select, self.targets, self.masks = "chosen", "chosen", None, {}
@@ -90,39 +82,30 @@ class ControlledModel:
         return hit
 
 
-def measure(run: ControlledModel, name: str) -> dict[str, dict[str, float | None]]:
+def measure(run: ControlledModel) -> dict[str, dict[str, float | None]]:
     """Return the metrics of each control of a run, its tokens, and the objects that they reach."""
-    test = run.cfg.dataloader.test
-    records = {record["image_id"]: record for record in DatasetCatalog.get(test.dataset.names)}
     evaluators = {control: instantiate(run.cfg.dataloader.evaluator) for control in CONTROLS}
     for evaluator in evaluators.values():
         evaluator.reset()
     sides: list[np.ndarray] = []
     hits: list[dict[str, np.ndarray]] = []
     shares: list[dict[str, float]] = []
-    for batch in tqdm(instantiate(test), desc=name):
-        for item in batch:
-            annotations = [a for a in records[item["image_id"]]["annotations"] if not a.get("iscrowd", 0)]
-            height, width = item["image"].shape[1:]
-            boxes = np.array([BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations])
-            boxes = boxes.reshape(-1, 4) * height / item["height"]
-            objects = Instances((height, width), gt_boxes=Boxes(torch.as_tensor(boxes, dtype=torch.float32)))
-            objects.gt_classes = torch.zeros(len(boxes), dtype=torch.int64)
-            for control, evaluator in evaluators.items():
-                evaluator.process([item], run.detect(item, control, objects))
-            sides.append(np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])))
-            hits.append({mask: run.updated_at((boxes[:, :2] + boxes[:, 2:]) / 2, mask) for mask in run.masks})
-            shares.append({name: float(mask.float().mean()) for name, mask in run.masks.items()})
-    side = np.concatenate(sides)
+    for item, boxes in images_with_boxes(run.cfg.dataloader.test):
+        gt_boxes = Boxes(BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS))
+        gt_classes = torch.zeros(len(boxes), dtype=torch.int64)
+        objects = Instances(tuple(item["image"].shape[1:]), gt_boxes=gt_boxes, gt_classes=gt_classes)
+        for control, evaluator in evaluators.items():
+            evaluator.process([item], run.detect(item, control, objects))
+        sides.append(np.sqrt(boxes[:, 2] * boxes[:, 3]))
+        hits.append({mask: run.updated_at(boxes[:, :2] + boxes[:, 2:] / 2, mask) for mask in run.masks})
+        shares.append({name: float(mask.float().mean()) for name, mask in run.masks.items()})
     rows: dict[str, dict[str, float | None]] = {}
     for control, (encode, select) in CONTROLS.items():
         metrics = evaluators[control].evaluate()["bbox"]
         rows[control] = {metric: round(metrics[metric], 3) for metric in METRICS}
         rows[control]["tokens"] = round(float(np.mean([share[encode] for share in shares])), 3)
         hit = np.concatenate([of_image[select] for of_image in hits])
-        for size, (low, high) in SIZES.items():
-            of_size = hit[(side >= low) & (side < high)]
-            rows[control][f"reached, {size}"] = round(float(of_size.mean()), 3) if len(of_size) else None
+        rows[control] |= by_size("reached", np.concatenate(sides), hit)
     return rows
 
 
@@ -135,18 +118,10 @@ def main() -> None:
     torch.set_num_threads(1)
     runs = {folder.name: ControlledModel(folder) for folder in args.runs}
     thresholds = {name: run.model.encoder.sparsity.threshold for name, run in runs.items()}
-    rows = {name: measure(run, name) for name, run in runs.items()}
+    rows = {name: measure(run) for name, run in runs.items()}
     for name, controls in rows.items():
-        columns = list(next(iter(controls.values())))
-        print(f"{name}\n| | " + " | ".join(columns) + " |\n" + "|---" * (len(columns) + 1) + "|")
-        for control, row in controls.items():
-            print(f"| {control} | " + " | ".join(str(row[column]) for column in columns) + " |")
-    write_record(
-        RESULTS / args.output,
-        command=f"python benchmarks/sparse_controls.py {shlex.join(sys.argv[1:])}",
-        thresholds=thresholds,
-        rows=rows,
-    )
+        print_table(name, controls)
+    write_record(RESULTS / args.output, command=command_line(), thresholds=thresholds, rows=rows)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import sys
 from typing import Any
 
-from common import RESULTS, in_own_process, make_parser, write_record
+from common import RESULTS, command_line, in_own_process, make_parser, write_record
 
 CONFIGS = {
     "dino": "aitod/dino_r50_5scale_12e",
@@ -121,7 +119,7 @@ def main() -> None:
             _print(rows[-1], rows)
     write_record(
         RESULTS / args.output,
-        command=f"python benchmarks/sparse_encoder.py {shlex.join(sys.argv[1:])}",
+        command=command_line(),
         size=args.size,
         rows=rows,
     )

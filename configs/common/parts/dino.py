@@ -16,10 +16,9 @@ from d2tiny.modeling.transformer import (
 
 def dgq(model, **settings):
     """Density-guided queries, in training as many as the model had or more; docs/papers/scalebridge.md."""
-    most = max(settings.get("buckets", [1500]))
     settings.setdefault("train_queries", model.selection.num_queries)
     model.density = L(DensityQueries)(embed_dim="${..embed_dim}", num_levels="${..encoder.num_levels}", **settings)
-    model.selection.num_queries = most
+    model.selection.num_queries = max(model.density.get("buckets", [1500]))
     return model
 
 
