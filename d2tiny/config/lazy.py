@@ -19,6 +19,7 @@ from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigTypeError, OmegaConfBaseException
 
+from d2tiny.config.component_defaults import KEY, component_defaults, restore_defaults
 from d2tiny.config.files import ConfigFile, configs_root, find_config
 from d2tiny.config.safe_yaml import read_yaml
 from d2tiny.config.shapes import follows, register_resolvers
@@ -70,6 +71,8 @@ def _load(config: ConfigFile) -> DictConfig:
     if path.suffix in (".yaml", ".yml"):
         content = read_yaml(path)
         check_targets(content, path)
+        if isinstance(content, dict):
+            restore_defaults(content, path)
         return OmegaConf.create(content, flags={"allow_objects": True})
     if config.function is None:
         return _execute(path)
@@ -124,23 +127,38 @@ def config_yaml(cfg: DictConfig, *, resolve: bool = False) -> str:
         ConfigError: the config holds something that YAML cannot (a lambda, an object), or an interpolation of a key
             that does not exist.
     """
-    try:
-        content = OmegaConf.to_container(cfg, resolve=resolve)
-    except OmegaConfBaseException as err:
-        raise ConfigError(str(err)) from err
-    # Keys keep their order: modules are built, and random weights drawn, in the order of the arguments.
-    return yaml.dump(_with_names(content, ""), sort_keys=False, allow_unicode=True, width=1000)
+    return _dump(_plain(cfg, resolve=resolve))
 
 
 def save_config(cfg: DictConfig, path: Path) -> None:
     """Write a config as YAML that :func:`load_config` reads back, whole or not at all.
 
+    The file also holds the defaults of the components that it leaves open, so that it describes the same model when a
+    later version of d2tiny has others.
+
     Raises:
         ConfigError: the config holds something that YAML cannot (a lambda, an object).
     """
-    text = config_yaml(cfg)
+    content = _plain(cfg)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, text)
+    write_text(
+        path, _dump(content) + "\n# Defaults when this was written.\n" + _dump({KEY: component_defaults(content)})
+    )
+
+
+def _plain(cfg: DictConfig, *, resolve: bool = False) -> dict[str, Any]:
+    """Return a config as plain containers, components by their import path."""
+    try:
+        content = OmegaConf.to_container(cfg, resolve=resolve)
+    except OmegaConfBaseException as err:
+        raise ConfigError(str(err)) from err
+    plain: dict[str, Any] = _with_names(content, "")
+    return plain
+
+
+def _dump(content: dict[str, Any]) -> str:
+    # Keys keep their order: modules are built, and random weights drawn, in the order of the arguments.
+    return yaml.dump(content, sort_keys=False, allow_unicode=True, width=1000)
 
 
 def _with_names(node: Any, key: str) -> Any:
