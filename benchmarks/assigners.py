@@ -115,7 +115,7 @@ def main() -> None:
             )
         if group["grid"]["checksum"] != group["boxes"]["checksum"]:
             raise SystemExit("The answers on the grid and on plain boxes disagree.")
-    write_record(args.results / "hla.json", command="python benchmarks/assigners.py", rows=rows)
+    write_record(args.results / "hla.json", rows=rows)
 
 
 if __name__ == "__main__":

@@ -74,8 +74,7 @@ def main() -> None:
         rows += measure(assigner, args.objects, args.steps, args.size, args.device)
     device = "cpu" if args.device == "cpu" else torch.cuda.get_device_name()
     name = "step.json" if args.device == "cpu" else "step_cuda.json"
-    command = "python benchmarks/assignment_share.py"
-    write_record(args.results / name, command=command, device=device, size=args.size, rows=rows)
+    write_record(args.results / name, device=device, size=args.size, rows=rows)
 
 
 if __name__ == "__main__":

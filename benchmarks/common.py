@@ -62,14 +62,23 @@ def in_own_process(*arguments: str, environment: Mapping[str, str] | None = None
 
 
 def command_line() -> str:
-    """Return the command that runs this benchmark again, with its arguments."""
-    return f"python benchmarks/{Path(sys.argv[0]).name} {shlex.join(sys.argv[1:])}".rstrip()
+    """Return the command that runs this benchmark again, with its arguments; of folders elsewhere the name alone."""
+    arguments = [_without_folders(argument) for argument in sys.argv[1:]]
+    return f"python benchmarks/{Path(sys.argv[0]).name} {shlex.join(arguments)}".rstrip()
+
+
+def _without_folders(argument: str) -> str:
+    option, equals, value = argument.rpartition("=") if argument.startswith("--") else ("", "", argument)
+    path = Path(value)
+    if path.is_absolute():
+        value = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
+    return f"{option}{equals}{value}"
 
 
 def write_record(path: Path, **fields: Any) -> None:
-    """Write a result file: the fields, and the hardware that they were measured on."""
+    """Write a result file: the hardware, the command with its arguments, and the fields."""
     from d2tiny.utils.env import describe_hardware  # imports torch, which a contender may not need
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    record = {"hardware": describe_hardware(), **fields}
+    record = {"hardware": describe_hardware(), "command": command_line(), **fields}
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -237,7 +237,6 @@ def compare(args: argparse.Namespace, measure: Callable[..., dict[str, Any]], co
         print(json.dumps(measure(args.one, args)))
         return
     _tell_of_slow_precision(args)
-    script = Path(sys.argv[0]).name
     rows: dict[str, dict[str, Any]] = {}
     args.contenders = args.contenders or list(FAMILIES[args.family])
     for turn in range(args.rounds):
@@ -270,8 +269,8 @@ def compare(args: argparse.Namespace, measure: Callable[..., dict[str, Any]], co
     suffix = "".join(f"_{key}" for key in ("amp", "compile", "normal", "kinds") if settings.get(key))
     if args.family != "rcnn":
         suffix = f"_{args.family}_{args.size}{suffix}" + (f"_{args.objects}" if args.objects != 100 else "")
-    path = RESULTS / "models" / f"{Path(script).stem}_{args.device}{suffix}.json"
-    write_record(path, command=f"python benchmarks/{script}", **settings, rows=rows)
+    path = RESULTS / "models" / f"{Path(sys.argv[0]).stem}_{args.device}{suffix}.json"
+    write_record(path, **settings, rows=rows)
 
 
 def _best(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

@@ -169,7 +169,7 @@ def main() -> None:
     settings = {"device": args.device, "dtype": args.dtype, "calls": args.calls, "rounds": args.rounds}
     suffix = "" if args.dtype == "float32" else f"_{args.dtype}"
     path = RESULTS / "models" / f"deform_attn_{args.device}{suffix}.json"
-    write_record(path, command="python benchmarks/deform_attn.py", **settings, rows=rows)
+    write_record(path, **settings, rows=rows)
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ def main() -> None:
             ]
             print(f"| {kind} | {objects:,} | " + " | ".join(cells) + " |", flush=True)
     path = RESULTS / "assigners" / "dense.json"
-    write_record(path, command="python benchmarks/dense_assignment.py", rows=rows)
+    write_record(path, rows=rows)
 
 
 if __name__ == "__main__":

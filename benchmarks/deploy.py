@@ -140,7 +140,7 @@ def compare(args: argparse.Namespace) -> None:
             shutil.rmtree(folder)
         _print(model, rows[model])
     settings = {key: getattr(args, key) for key in ("size", "steps", "rounds", "clock")}
-    write_record(RESULTS / "deploy" / "cpu.json", command="python benchmarks/deploy.py", **settings, rows=rows)
+    write_record(RESULTS / "deploy" / "cpu.json", **settings, rows=rows)
 
 
 def _in_process(model: str, contender: str, threads: int, folder: Path, args: argparse.Namespace) -> dict[str, Any]:

@@ -248,8 +248,7 @@ def main() -> None:
     for images in args.images:
         rows = compare(images, names, args.aitod_reference)
         print(table(images, rows), flush=True)
-        command = ["python", "benchmarks/evaluation.py", "--images", *map(str, args.images), "--contenders", *names]
-        write_record(args.results / f"images_{images}.json", images=images, command=" ".join(command), rows=rows)
+        write_record(args.results / f"images_{images}.json", images=images, rows=rows)
 
 
 if __name__ == "__main__":

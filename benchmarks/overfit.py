@@ -81,8 +81,7 @@ def main() -> None:
         curve = row["AP"]
         assert isinstance(curve, dict)
         print(f"| {config} | {row['reached_at']} | {list(curve.values())[-1]} |")
-    command = f"python benchmarks/overfit.py --family {args.family}"
-    write_record(RESULTS / "overfit" / f"{args.family}.json", command=command, steps=args.steps, rows=rows)
+    write_record(RESULTS / "overfit" / f"{args.family}.json", steps=args.steps, rows=rows)
 
 
 if __name__ == "__main__":

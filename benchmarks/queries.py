@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import RESULTS, command_line, make_parser, write_record
+from common import RESULTS, make_parser, write_record
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog
@@ -175,7 +175,7 @@ def main() -> None:
             run.measure(item, boxes, args.calls)
     means = {name: summary(run.images, sides) for name, run in runs.items()}
     print_table("model", means)
-    write_record(RESULTS / args.output, command=command_line(), images=len(sides), calls=args.calls, rows=means)
+    write_record(RESULTS / args.output, images=len(sides), calls=args.calls, rows=means)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def main() -> None:
         ]
         shape = f"{row['images']} × {row['channels']} × {row['cells']}²"
         print(f"| {row['boxes']:,} | {row['side_px']} | {shape} | " + " | ".join(cells) + " |", flush=True)
-    write_record(RESULTS / "models" / "roi_align.json", command="python benchmarks/roi_align.py", rows=rows)
+    write_record(RESULTS / "models" / "roi_align.json", rows=rows)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import RESULTS, command_line, make_parser, write_record
+from common import RESULTS, make_parser, write_record
 from detectron2.config import instantiate
 from detectron2.structures import Boxes, BoxMode, Instances
 from queries import by_size, images_with_boxes, load_run, print_table
@@ -121,7 +121,7 @@ def main() -> None:
     rows = {name: measure(run) for name, run in runs.items()}
     for name, controls in rows.items():
         print_table(name, controls)
-    write_record(RESULTS / args.output, command=command_line(), thresholds=thresholds, rows=rows)
+    write_record(RESULTS / args.output, thresholds=thresholds, rows=rows)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import argparse
 import json
 from typing import Any
 
-from common import RESULTS, command_line, in_own_process, make_parser, write_record
+from common import RESULTS, in_own_process, make_parser, write_record
 
 CONFIGS = {
     "dino": "aitod/dino_r50_5scale_12e",
@@ -119,7 +119,6 @@ def main() -> None:
             _print(rows[-1], rows)
     write_record(
         RESULTS / args.output,
-        command=command_line(),
         size=args.size,
         rows=rows,
     )
