@@ -6,7 +6,6 @@ import logging
 
 import torch
 from detectron2.utils.logger import log_first_n
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from d2tiny.modeling.contracts import MatchIndices, QueryPredictions, Targets
@@ -88,6 +87,8 @@ class HungarianMatcher:
         self, pred_logits: Tensor, pred_boxes: Tensor, labels: Tensor, boxes: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return the indices of queries and objects of one image; arguments as of :meth:`cost`."""
+        from scipy.optimize import linear_sum_assignment  # slow to import
+
         if not len(boxes):
             empty = torch.zeros(0, dtype=torch.int64, device=pred_logits.device)
             return empty, empty
