@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 from d2tiny.config.signature import accepted_parameters, resolve_target, target_name
 from d2tiny.utils.errors import ConfigError
 
-__all__ = ["KEY", "component_defaults", "restore_defaults"]
+__all__ = ["KEY", "component_defaults", "different_settings", "restore_defaults"]
 
 KEY = "component_defaults"
 _OWN = "d2tiny."
@@ -28,8 +30,9 @@ def component_defaults(content: Any) -> dict[str, dict[str, Any]]:
     """
     found: dict[str, dict[str, Any]] = {}
     for node in _own_nodes(content):
-        for name, default in _defaults(node["_target_"]).items():
-            if name not in node:
+        for name, parameter in _arguments(node["_target_"]).items():
+            default = _as_yaml(parameter.default)
+            if name not in node and _is_plain(default):
                 found.setdefault(node["_target_"], {})[name] = default
     return {target: dict(sorted(found[target].items())) for target in sorted(found)}
 
@@ -37,33 +40,62 @@ def component_defaults(content: Any) -> dict[str, dict[str, Any]]:
 def restore_defaults(content: dict[str, Any], path: Path) -> None:
     """Take what :func:`component_defaults` recorded out of a config, and set what has another default now, in place.
 
-    What was changed is logged. An argument that its component no longer has is left out, since nothing reads it.
+    What was changed is logged, once for each file, and so is an argument that its component no longer has.
 
     Args:
         content: a config as plain containers; ``content["component_defaults"]`` need not exist.
         path: of the file, for messages.
 
     Raises:
-        ConfigError: the record is no mapping of components to their arguments.
+        ConfigError: the record is no mapping of components to their arguments and plain values.
     """
-    recorded = content.pop(KEY, {})
-    if not isinstance(recorded, dict) or not all(isinstance(entry, dict) for entry in recorded.values()):
+    recorded = content.pop(KEY, None) or {}
+    if not isinstance(recorded, dict) or not all(map(_is_entry, recorded.values())):
         raise ConfigError(
-            f"{path}: {KEY} must map each component to its arguments; remove it to take today's defaults."
+            f"{path}: {KEY} must map each component to its arguments and their values; without it today's are taken."
         )
-    changes: set[str] = set()
+    changes, gone = set(), set()
     for node in _own_nodes(content):
         target = node["_target_"]
-        entry = recorded.get(target)
-        if not entry:
-            continue
-        today = _defaults(target)
+        entry = recorded.get(target, {})
+        arguments = _arguments(target) if entry else {}
         for name, former in entry.items():
-            if name not in node and name in today and today[name] != former:
+            if name in node or not arguments:  # a component that cannot be imported is told where it is built
+                continue
+            if name not in arguments:
+                gone.add(f"{target_name(target)}.{name} (was {former!r})")
+                continue
+            today = _as_yaml(arguments[name].default)
+            if repr(today) != repr(former):  # 1, 1.0 and True are equal, and NaN to nothing
                 node[name] = former
-                changes.add(f"{target_name(target)}.{name} {former!r} (now {today[name]!r})")
+                now = "without default now" if today is inspect.Parameter.empty else f"now {today!r}"
+                changes.add(f"{target_name(target)}.{name} {former!r} ({now})")
     if changes:
-        logger.info("%s: keeps the defaults of its time: %s", path, ", ".join(sorted(changes)))
+        _tell(f"{path}: keeps the defaults of its time: {', '.join(sorted(changes))}.")
+    if gone:
+        _tell(f"{path}: these arguments are no more: {', '.join(sorted(gone))}.")
+
+
+def different_settings(content: Any, other: Any) -> list[str]:
+    """Return what a config sets otherwise than another one, as ``key: value of the other → value``."""
+    mine, others = dict(_settings(content, "")), dict(_settings(other, ""))
+    keys = [key for key in dict.fromkeys((*others, *mine)) if repr(mine.get(key)) != repr(others.get(key))]
+    return [f"{key}: {others.get(key, 'not set')} → {mine.get(key, 'not set')}" for key in keys]
+
+
+def _settings(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Yield the full key and the value of every setting."""
+    pairs = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    if not pairs or not node:
+        yield key, node
+    for name, value in pairs:
+        yield from _settings(value, f"{key}.{name}" if key else str(name))
+
+
+@functools.cache
+def _tell(message: str) -> None:
+    """Log a warning that every reader of the same file would repeat."""
+    logger.warning(message)
 
 
 def _own_nodes(content: Any) -> Iterator[dict[str, Any]]:
@@ -78,21 +110,25 @@ def _own_nodes(content: Any) -> Iterator[dict[str, Any]]:
             yield from _own_nodes(value)
 
 
-def _defaults(target: str) -> dict[str, Any]:
-    """Return the plain defaults of a component's arguments; tuples as lists, as YAML holds them."""
+def _arguments(target: str) -> dict[str, inspect.Parameter]:
+    """Return the arguments of a component; none of one that cannot be imported."""
     try:
-        names, _ = accepted_parameters(resolve_target(target, KEY))
-    except ConfigError:  # a component that cannot be imported is told where it is built
+        return accepted_parameters(resolve_target(target, KEY))[0]
+    except ConfigError:
         return {}
-    values = {name: _as_yaml(parameter.default) for name, parameter in names.items()}
-    return {name: value for name, value in values.items() if _is_plain(value)}
 
 
 def _as_yaml(value: Any) -> Any:
+    """Return a default as YAML holds it, tuples as lists."""
     return [_as_yaml(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def _is_plain(value: Any) -> bool:
+    """Return whether YAML holds a value as it is: no enum, which would be an object, and no interpolation."""
     if isinstance(value, list):
-        return all(_is_plain(entry) for entry in value)
-    return value is None or type(value) in (bool, int, float, str)  # not an enum, which YAML would write as an object
+        return all(map(_is_plain, value))
+    return value is None or (type(value) in (bool, int, float, str) and "${" not in str(value))
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, dict) and all(isinstance(name, str) and _is_plain(value) for name, value in entry.items())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import copy
+import logging
 import os
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +21,7 @@ from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigTypeError, OmegaConfBaseException
 
-from d2tiny.config.component_defaults import KEY, component_defaults, restore_defaults
+from d2tiny.config.component_defaults import KEY, component_defaults, different_settings, restore_defaults
 from d2tiny.config.files import ConfigFile, configs_root, find_config
 from d2tiny.config.safe_yaml import read_yaml
 from d2tiny.config.shapes import follows, register_resolvers
@@ -33,8 +35,11 @@ __all__ = [
     "apply_overrides",
     "config_yaml",
     "load_config",
+    "resumed_config",
     "save_config",
 ]
+
+logger = logging.getLogger(__name__)
 
 register_resolvers()
 
@@ -116,34 +121,69 @@ def _line(err: BaseException) -> str:
     return ""
 
 
-def config_yaml(cfg: DictConfig, *, resolve: bool = False) -> str:
+def config_yaml(cfg: DictConfig, *, resolve: bool = False, defaults: bool = False) -> str:
     """Return a config as YAML that :func:`load_config` reads back.
 
     Args:
         cfg: a lazy config.
         resolve: replace interpolations such as ``${train.max_iter}`` by their values.
+        defaults: add the defaults of d2tiny's components that the config leaves open, so that it describes the same
+            model when a later version of d2tiny has others.
 
     Raises:
         ConfigError: the config holds something that YAML cannot (a lambda, an object), or an interpolation of a key
             that does not exist.
     """
-    return _dump(_plain(cfg, resolve=resolve))
+    content = _plain(cfg, resolve=resolve)
+    restore_defaults(content, Path("config"))  # one that Detectron2's loader read still has its record
+    return _with_record(content, component_defaults(content)) if defaults else _dump(content)
 
 
 def save_config(cfg: DictConfig, path: Path) -> None:
-    """Write a config as YAML that :func:`load_config` reads back, whole or not at all.
-
-    The file also holds the defaults of the components that it leaves open, so that it describes the same model when a
-    later version of d2tiny has others.
+    """Write a config as YAML that :func:`load_config` reads back, with the defaults of its time, whole or not at all.
 
     Raises:
         ConfigError: the config holds something that YAML cannot (a lambda, an object).
     """
-    content = _plain(cfg)
+    text = config_yaml(cfg, defaults=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(
-        path, _dump(content) + "\n# Defaults when this was written.\n" + _dump({KEY: component_defaults(content)})
-    )
+    write_text(path, text)
+
+
+def resumed_config(cfg: DictConfig, path: Path) -> tuple[DictConfig, str]:
+    """Return the config of a run that goes on with the defaults that it began with, and what to save of it.
+
+    Other settings than those of the run are told.
+
+    Args:
+        cfg: config of the command that resumes.
+        path: where :func:`save_config` wrote that of the run; it need not exist.
+
+    Raises:
+        ConfigError: a file that cannot be read.
+    """
+    stored = read_yaml(path) if path.is_file() else {}
+    if not isinstance(stored, dict):
+        raise ConfigError(f"{path}: no config.")
+    content, record = _plain(cfg), stored.get(KEY) or {}
+    restore_defaults(stored, path)
+    as_set = copy.deepcopy(content)
+    restore_defaults(content | {KEY: record}, path)
+    if stored and (differences := different_settings(content, stored)):
+        more = f" and {len(differences) - 8} more" if len(differences) > 8 else ""
+        logger.warning("Settings differ from those in %s: %s%s.", path, "; ".join(differences[:8]), more)
+    # The record stays that of the beginning, also for the next one who resumes.
+    kept = {
+        target: {name: record.get(target, {}).get(name, default) for name, default in entry.items()}
+        for target, entry in component_defaults(as_set).items()
+    }
+    result = OmegaConf.create(content, flags={"allow_objects": True})
+    OmegaConf.set_struct(result, True)
+    return result, _with_record(as_set, kept)
+
+
+def _with_record(content: dict[str, Any], record: dict[str, dict[str, Any]]) -> str:
+    return f"{_dump(content)}\n# Defaults of its time.\n{_dump({KEY: record})}"
 
 
 def _plain(cfg: DictConfig, *, resolve: bool = False) -> dict[str, Any]:

@@ -27,15 +27,15 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from d2tiny.compat import wrap_ddp
-from d2tiny.config import save_config, validate_config
+from d2tiny.config import config_yaml, resumed_config, validate_config
 from d2tiny.data.datasets.register import class_names
 from d2tiny.data.loading.loader import ResumableLoader
-from d2tiny.engine.checkpoint import LAST, TinyCheckpointer
+from d2tiny.engine.checkpoint import LAST, PREVIOUS, TinyCheckpointer
 from d2tiny.engine.early_stopping import EarlyStopping
 from d2tiny.engine.ema import ModelEMA
 from d2tiny.engine.hooks import EMAHook, EvalAndSave, ProgressBar, StopHook
 from d2tiny.engine.metrics import MetricsWriter
-from d2tiny.engine.run_folder import finish_archive, prepare_folder
+from d2tiny.engine.run_folder import CONFIG, finish_archive, prepare_folder
 from d2tiny.engine.sync_norm import synchronise_norms
 from d2tiny.engine.trainer import Trainer
 from d2tiny.inference.tta import with_tta
@@ -56,8 +56,8 @@ _AMP = "train.amp.enabled=true"
 logger = logging.getLogger(__name__)
 
 
-def _setup(cfg: DictConfig, config_file: str) -> tuple[str, Path]:
-    """Set seeds, threads and loggers and save the config; return the device and the output folder."""
+def _setup(cfg: DictConfig) -> tuple[str, Path]:
+    """Set seeds, threads and loggers; return the device and the output folder."""
     device = resolve_device(cfg.train.device)
     if device == "cuda" and comm.get_world_size() > 1:
         device = f"cuda:{comm.get_local_rank()}"
@@ -69,8 +69,6 @@ def _setup(cfg: DictConfig, config_file: str) -> tuple[str, Path]:
     torch.manual_seed(seed)
     if cfg.train.num_threads:
         torch.set_num_threads(cfg.train.num_threads)
-    if comm.is_main_process():
-        save_config(cfg, output / config_file)
     return device, output
 
 
@@ -194,9 +192,16 @@ def _run(
     cfg: DictConfig, resume: bool, eval_only: bool, config_name: str, overrides: Sequence[str]
 ) -> dict[str, float]:
     commit = _commit()  # of the code that runs: at the end of a long training the checkout may be another one
-    device, output = _setup(cfg, "eval_config.yaml" if eval_only else "config.yaml")
-    if not eval_only and comm.is_main_process():
-        finish_archive(output)
+    device, output = _setup(cfg)
+    text = config_yaml(cfg, defaults=True)  # what cannot be saved is told now
+    if comm.is_main_process():
+        if eval_only:
+            write_text(output / f"eval_{CONFIG}", text)
+        else:
+            finish_archive(output)
+    comm.synchronize()  # the main process has moved what was to be moved
+    if resume and not eval_only and any((output / name).is_file() for name in (LAST, PREVIOUS)):
+        cfg, text = resumed_config(cfg, output / CONFIG)
     start_time = time.perf_counter()
     # All data are read and checked before the model is built.
     evaluation = Evaluation(cfg, device)
@@ -210,7 +215,7 @@ def _run(
         seconds = time.perf_counter() - start_time
     else:
         assert loader is not None
-        metrics, seconds = _train(cfg, model, loader, evaluation, device, output, resume)
+        metrics, seconds = _train(cfg, text, model, loader, evaluation, device, output, resume)
     if comm.is_main_process():
         meta = {
             "config": config_name,
@@ -309,6 +314,7 @@ def _build_early_stopping(cfg: DictConfig, evaluator: EvalAndSave) -> EarlyStopp
 
 def _train(
     cfg: DictConfig,
+    text: str,
     model: nn.Module,
     loader: ResumableLoader,
     evaluation: Evaluation,
@@ -316,10 +322,12 @@ def _train(
     output: Path,
     resume: bool,
 ) -> tuple[dict[str, float], float]:
-    """Train from the start or the last checkpoint; return the last metrics and the seconds of training."""
+    """Train from the start or the last checkpoint; return the last metrics and the seconds of training.
+
+    ``text`` is the config as it is saved.
+    """
     train = cfg.train
     ema = ModelEMA(model, train.ema.decay) if train.ema.enabled else None
-    comm.synchronize()  # the main process has moved what was to be moved
     checkpointer = TinyCheckpointer(model, str(output))
     checkpointer.classes = _class_names(cfg)
     trainer = build_trainer(cfg, model, device)
@@ -347,6 +355,8 @@ def _train(
         stopping = _build_early_stopping(cfg, evaluator)
         trainer.register_hooks([*_build_hooks(cfg, trainer, evaluator, ema, writer, signals), stopping])
         start = _resume(checkpointer, trainer) if resuming else 0
+        if comm.is_main_process():  # not before: what is refused leaves the config beside the weights of an earlier run
+            write_text(output / CONFIG, text)
         if start >= train.max_iter or (stopping is not None and stopping.is_over(start)):
             return _finished(trainer, evaluator, evaluation, model, start, output), trainer.seconds
         trainer.set_data_iterator(loader.iter_from(start))

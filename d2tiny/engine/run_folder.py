@@ -8,7 +8,9 @@ from pathlib import Path
 
 from d2tiny.utils.files import open_atomic
 
-__all__ = ["finish_archive", "mend_metrics", "prepare_folder"]
+__all__ = ["CONFIG", "finish_archive", "mend_metrics", "prepare_folder"]
+
+CONFIG = "config.yaml"
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +49,9 @@ def finish_archive(output: Path) -> Path | None:
     hidden = next((folder for folder in output.glob(".previous_*") if folder.is_dir()), None)
     if hidden is None:
         return None
-    for file in _files_of_training(output):
-        file.replace(hidden / file.name)
+    for file in (*_files_of_training(output), output / CONFIG):
+        if file.exists():
+            file.replace(hidden / file.name)
     return hidden.replace(output / hidden.name.removeprefix("."))
 
 

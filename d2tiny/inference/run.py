@@ -114,10 +114,15 @@ class RunSummary:
 def config_record(cfg: CfgNode) -> dict[str, str]:
     """Return what tells a config and its weights from others."""
     weights = Path(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
+    from d2tiny.config import config_yaml, load_config  # exported models run without Detectron2
+
     plain = cfg.clone()
     plain.MODEL.WEIGHTS = plain.OUTPUT_DIR = plain.MODEL.DEVICE = ""
+    text = plain.dump()
+    if cfg.D2TINY.LAZY_CONFIG:  # what the file of that name says
+        text += config_yaml(load_config(cfg.D2TINY.LAZY_CONFIG, cfg.D2TINY.LAZY_OVERRIDES), defaults=True)
     return {
-        "config": hashlib.sha256(plain.dump().encode()).hexdigest()[:16],
+        "config": hashlib.sha256(text.encode()).hexdigest()[:16],
         "weights": file_digest(weights) if weights is not None and weights.exists() else str(cfg.MODEL.WEIGHTS),
     }
 

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import logging
+import math
 
 import pytest
+import torch
 import yaml
-from detectron2.config import instantiate
+from detectron2.config import LazyConfig, instantiate
 
-from d2tiny.config import config_yaml, load_config, save_config
-from d2tiny.config.component_defaults import KEY
+from d2tiny import model_zoo
+from d2tiny.config import apply_overrides, config_yaml, load_config, resumed_config, save_config, validate_config
+from d2tiny.config.component_defaults import KEY, _tell
+from d2tiny.inference.run import config_record
+from d2tiny.modeling.assigners import HLAAssigner
 from d2tiny.utils.errors import ConfigError
 
 QUICK = "quick/faster_rcnn_r18_fpn_rfla"
@@ -29,6 +34,16 @@ def saved(tmp_path):
     return content, load
 
 
+@pytest.fixture
+def messages(caplog, tmp_path):
+    """What d2tiny logs, and ``path``, the file of ``saved``."""
+    _tell.cache_clear()
+    logging.getLogger("d2tiny").addHandler(caplog.handler)
+    caplog.path = tmp_path / "config.yaml"
+    yield caplog
+    logging.getLogger("d2tiny").removeHandler(caplog.handler)
+
+
 def test_a_saved_config_names_the_defaults_that_it_relies_on(saved):
     content, load = saved
     assert content[KEY][ASSIGNER] == {"ignore_iof_thresh": 0.5, "tie": "value"}  # not topk and ratio, which it sets
@@ -36,16 +51,31 @@ def test_a_saved_config_names_the_defaults_that_it_relies_on(saved):
     assert config_yaml(load(lambda content: None)) == config_yaml(load_config(QUICK))  # and is read without them
 
 
-def test_a_default_of_the_time_outlives_its_change(saved, caplog):
+def test_a_default_of_the_time_outlives_its_change(saved, messages):
     _, load = saved
-    caplog.set_level(logging.INFO, "d2tiny")
-    logging.getLogger("d2tiny").addHandler(caplog.handler)
-    try:
-        cfg = load(lambda content: content[KEY][ASSIGNER].update(tie="index"))
-    finally:
-        logging.getLogger("d2tiny").removeHandler(caplog.handler)
+    cfg = load(lambda content: content[KEY][ASSIGNER].update(tie="index"))
     assert instantiate(cfg.model.proposal_generator.assigner).tie == "index"
-    assert "keeps the defaults of its time: HLAAssigner.tie 'index' (now 'value')" in caplog.text
+    assert "keeps the defaults of its time: HLAAssigner.tie 'index' (now 'value')." in messages.text
+    assert load_config(messages.path).model.proposal_generator.assigner.tie == "index"
+    assert len({record.created for record in messages.records}) == 1  # once, however many read it
+
+
+@pytest.mark.parametrize(("former", "today"), [(1, True), (1.0, 1), (math.nan, 0.5)])
+def test_values_that_python_takes_for_equal_differ(saved, monkeypatch, former, today):
+    _, load = saved
+    monkeypatch.setitem(HLAAssigner.__init__.__kwdefaults__, "tie", today)
+    tie = load(lambda content: content[KEY][ASSIGNER].update(tie=former)).model.proposal_generator.assigner.tie
+    assert repr(tie) == repr(former)
+
+
+@pytest.mark.parametrize("today", [object(), None])
+def test_a_default_is_restored_where_today_has_another_kind_or_none(saved, monkeypatch, today):
+    _, load = saved
+    if today is None:
+        monkeypatch.delitem(HLAAssigner.__init__.__kwdefaults__, "tie")
+    else:
+        monkeypatch.setitem(HLAAssigner.__init__.__kwdefaults__, "tie", today)
+    assert load(lambda content: None).model.proposal_generator.assigner.tie == "value"
 
 
 def test_what_the_config_sets_comes_first(saved):
@@ -58,23 +88,93 @@ def test_what_the_config_sets_comes_first(saved):
     assert load(change).model.proposal_generator.assigner.tie == "value"
 
 
-def test_an_argument_or_component_that_is_no_more_is_left_out(saved):
+def test_an_argument_that_is_no_more_is_told(saved, messages):
     _, load = saved
 
     def change(content):
         content[KEY][ASSIGNER]["gone"] = 1
-        content[KEY]["d2tiny.modeling.gone.Gone"] = {"tie": 2}
+        content[KEY]["d2tiny.modeling.gone.Gone"] = {"tie": 2}  # of no node, so that it says nothing
 
     assert config_yaml(load(change)) == config_yaml(load_config(QUICK))
+    assert "these arguments are no more: HLAAssigner.gone (was 1)." in messages.text
 
 
-@pytest.mark.parametrize("record", [3, [1], {ASSIGNER: 1}])
+@pytest.mark.parametrize(
+    "record", [3, [1], {ASSIGNER: 1}, {ASSIGNER: {"tie": {"_target_": ASSIGNER}}}, {ASSIGNER: {"tie": "${nope}"}}]
+)
 def test_a_broken_record_is_told(saved, record):
     _, load = saved
     with pytest.raises(ConfigError, match=rf"config\.yaml: {KEY} must map each component"):
         load(lambda content: content.update({KEY: record}))
 
 
-def test_a_config_of_before_has_no_record(saved):
+@pytest.mark.parametrize("change", [lambda content: content.pop(KEY), lambda content: content.update({KEY: None})])
+def test_a_config_may_have_no_record(saved, change):
     _, load = saved
-    assert config_yaml(load(lambda content: content.pop(KEY))) == config_yaml(load_config(QUICK))
+    assert config_yaml(load(change)) == config_yaml(load_config(QUICK))
+
+
+def test_a_run_goes_on_with_its_record(saved, messages):
+    content, load = saved
+    load(lambda content: content[KEY][ASSIGNER].update(tie="index"))
+    for _ in range(2):  # what is written for the one who resumes next is the same
+        cfg, text = resumed_config(load_config(QUICK, ["train.max_iter=7"]), messages.path)
+        assert cfg.model.proposal_generator.assigner.tie == "index" and cfg.train.max_iter == 7
+        assert yaml.safe_load(text)[KEY] == content[KEY]
+        with pytest.raises(ConfigError, match="unknown key"):
+            apply_overrides(cfg, ["train.max_itr=5"])
+        messages.path.write_text(text)
+    assert f"Settings differ from those in {messages.path}: train.max_iter: 1000 → 7." in messages.text
+    told = messages.text
+    resumed_config(load_config(messages.path), messages.path)
+    assert messages.text == told
+    (cfg, _) = resumed_config(load_config(QUICK), messages.path.with_name("none.yaml"))
+    assert config_yaml(cfg) == config_yaml(load_config(QUICK))
+
+
+def test_detectron2_reads_it_and_its_record_is_kept(saved, messages):
+    _, load = saved
+    load(lambda content: content[KEY][ASSIGNER].update(tie="index"))
+    save_config(LazyConfig.load(str(messages.path)), messages.path.with_name("again.yaml"))
+    assert load_config(messages.path.with_name("again.yaml")).model.proposal_generator.assigner.tie == "index"
+
+
+@pytest.mark.parametrize(
+    "name", ["quick/yolov5_s", "quick/scalebridge_lite0_sparse", "quick/detectors_r18_efpnbs_rfla"]
+)
+def test_every_default_may_be_set(name, tmp_path):
+    """What a component gives to its base itself must not be an argument that a config can set."""
+    cfg = load_config(name)
+    save_config(cfg, tmp_path / "config.yaml")
+    content = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    record = content.pop(KEY)
+
+    def fill(node):
+        for value in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+            fill(value)
+        if isinstance(node, dict):
+            node.update({k: v for k, v in record.get(node.get("_target_"), {}).items() if k not in node})
+
+    fill(content)
+    (tmp_path / "all.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    full = load_config(tmp_path / "all.yaml")
+    validate_config(full, datasets=False)
+    torch.manual_seed(0)
+    model = instantiate(cfg.model)
+    torch.manual_seed(0)
+    again = instantiate(full.model).state_dict()
+    assert all(torch.equal(tensor, again[key]) for key, tensor in model.state_dict().items())
+
+
+def test_results_of_another_config_are_not_mixed(saved, messages):
+    """What tells the run over scenes from others is what the file says, not its name."""
+    _, load = saved
+
+    def record():
+        return config_record(model_zoo.get_cfg(messages.path, "", device="cpu"))["config"]
+
+    first = record()
+    load(lambda content: content["model"]["proposal_generator"].update(nms_thresh=0.5))
+    second = record()
+    load(lambda content: content[KEY][ASSIGNER].update(tie="index"))
+    assert len({first, second, record()}) == 3

@@ -19,11 +19,14 @@ from d2tiny.engine.optim import parameter_groups
 from d2tiny.engine.run import Evaluation, run
 from d2tiny.engine.schedule import warmup_cosine, warmup_multistep
 from d2tiny.layers.depthwise import keep_depthwise_float32
+from d2tiny.modeling.assigners import HLAAssigner
 from d2tiny.modeling.losses import DCLoss
 from d2tiny.utils import precision
 from d2tiny.utils.errors import CheckpointError, ConfigError, DatasetError, NonFiniteLossError
 from d2tiny.utils.weights import load_weights
 from tests.helpers.training import CONFIG, SMALL, losses, settings
+
+assign = HLAAssigner._assign
 
 
 def test_trains_writes_and_evaluates(datasets, tmp_path):
@@ -245,8 +248,10 @@ def test_a_new_run_in_a_used_folder_does_not_mix(datasets, tmp_path):
     cfg = settings(tmp_path, "train.max_iter=2")
     run(load_config(CONFIG, cfg))
     first = losses(tmp_path)
+    config = (tmp_path / "config.yaml").read_text()
     run(load_config(CONFIG, [*cfg, "train.seed=5"]))
     assert losses(tmp_path) != first
+    assert (tmp_path / "previous_1" / "config.yaml").read_text() == config != (tmp_path / "config.yaml").read_text()
     assert sorted(losses(tmp_path)) == [0, 1]
     assert (tmp_path / "previous_1" / "metrics.json").is_file()
     assert (tmp_path / "previous_1" / "model_last.pth").is_file()
@@ -254,8 +259,22 @@ def test_a_new_run_in_a_used_folder_does_not_mix(datasets, tmp_path):
 
 def test_resume_with_another_config_is_refused(datasets, tmp_path):
     run(load_config(CONFIG, settings(tmp_path, "train.max_iter=1")))
+    config = (tmp_path / "config.yaml").read_text()
     with pytest.raises(CheckpointError, match="training of another config"):
         run(load_config(CONFIG, settings(tmp_path, "model.roi_heads.box_head.fc_dims=[16,16]")), resume=True)
+    assert (tmp_path / "config.yaml").read_text() == config  # it says what the weights beside it are
+
+
+def test_a_run_goes_on_with_the_defaults_that_it_began_with(datasets, tmp_path, monkeypatch):
+    cfg = settings(tmp_path, "train.max_iter=1")
+    run(load_config(CONFIG, cfg))
+    path = tmp_path / "config.yaml"
+    path.write_text(path.read_text().replace("tie: value", "tie: index"))  # as if today's had been another one then
+    ties = []
+    monkeypatch.setattr(HLAAssigner, "_assign", lambda self, *args: ties.append(self.tie) or assign(self, *args))
+    for iterations in (2, 3):  # the second one reads what the first one wrote
+        run(load_config(CONFIG, [*cfg, f"train.max_iter={iterations}"]), resume=True)
+    assert set(ties) == {"index"} and "tie: index" in path.read_text()
 
 
 def test_a_refused_value_is_told_with_its_key(datasets, tmp_path):

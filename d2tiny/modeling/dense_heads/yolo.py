@@ -47,7 +47,6 @@ class YOLOHead(BaseDenseHead[TargetsT]):
         nms_thresh: float = 0.65,
         pre_nms_topk: int = 3000,
         max_detections: int = 1500,
-        cell_anchors: Sequence[Tensor] | None = None,
     ) -> None:
         """Set what the heads share.
 
@@ -61,7 +60,6 @@ class YOLOHead(BaseDenseHead[TargetsT]):
             nms_thresh: IoU above which the detection with the lower score is removed, in [0, 1].
             pre_nms_topk: number of priors of a level that are decoded, by their best score.
             max_detections: most detections of an image.
-            cell_anchors: for each level (A, 4) boxes around the middle of a cell; None takes one square of the stride.
 
         Raises:
             ValueError: numbers of levels differ, or a threshold outside its range.
@@ -77,8 +75,10 @@ class YOLOHead(BaseDenseHead[TargetsT]):
             max_detections=max_detections,
         )
         self.in_channels, self.strides, self.box_loss = list(in_channels), list(strides), box_loss
-        if cell_anchors is None:
-            cell_anchors = [torch.tensor([[-s / 2, -s / 2, s / 2, s / 2]]) for s in strides]
+        self._set_cell_anchors([torch.tensor([[-s / 2, -s / 2, s / 2, s / 2]]) for s in strides])
+
+    def _set_cell_anchors(self, cell_anchors: Sequence[Tensor]) -> None:
+        """Set the boxes (A, 4) around the middle of a cell for each level; by default a square of the stride."""
         for i, anchors in enumerate(cell_anchors):
             self.register_buffer(f"_cell_anchors{i}", anchors, persistent=False)
 

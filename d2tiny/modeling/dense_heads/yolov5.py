@@ -124,8 +124,8 @@ class YOLOv5Head(YOLOHead[PairTargets]):
                 f"YOLOv5Head: anchors may learn several objects, which {type(assigner).__name__} does not say; "
                 "use RatioAssigner, or the head of YOLOX or YOLO11."
             )
-        cell_anchors = [torch.cat((-s / 2, s / 2), dim=1) for s in sizes]
-        super().__init__(in_channels=in_channels, assigner=assigner, cell_anchors=cell_anchors, **kwargs)
+        super().__init__(in_channels=in_channels, assigner=assigner, **kwargs)
+        self._set_cell_anchors([torch.cat((-s / 2, s / 2), dim=1) for s in sizes])
         self.balance = list(balance)
         self.box_weight, self.obj_weight, self.cls_weight = box_weight, obj_weight, cls_weight
         num_anchors = len(sizes[0])
