@@ -9,14 +9,14 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from d2tiny.config.defaults import add_d2tiny_config
-    from d2tiny.config.lazy import apply_overrides, config_yaml, load_config, resumed_config, save_config
+    from d2tiny.config.lazy import apply_overrides, config_yaml, load_config, resume_config, save_config
     from d2tiny.config.validate import validate_config
 
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "defaults": ["add_d2tiny_config"],
-        "lazy": ["apply_overrides", "config_yaml", "load_config", "resumed_config", "save_config"],
+        "lazy": ["apply_overrides", "config_yaml", "load_config", "resume_config", "save_config"],
         "validate": ["validate_config"],
     },
 )
@@ -25,7 +25,7 @@ __all__ = [
     "apply_overrides",
     "config_yaml",
     "load_config",
-    "resumed_config",
+    "resume_config",
     "save_config",
     "validate_config",
 ]

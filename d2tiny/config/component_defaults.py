@@ -12,7 +12,7 @@ from typing import Any
 from d2tiny.config.signature import accepted_parameters, resolve_target, target_name
 from d2tiny.utils.errors import ConfigError
 
-__all__ = ["KEY", "component_defaults", "different_settings", "restore_defaults"]
+__all__ = ["KEY", "component_defaults", "restore_defaults"]
 
 KEY = "component_defaults"
 _OWN = "d2tiny."
@@ -29,7 +29,7 @@ def component_defaults(content: Any) -> dict[str, dict[str, Any]]:
         content: a config as plain containers, with the components' names as texts.
     """
     found: dict[str, dict[str, Any]] = {}
-    for node in _own_nodes(content):
+    for _, node in _own_nodes(content):
         for name, parameter in _arguments(node["_target_"]).items():
             default = _as_yaml(parameter.default)
             if name not in node and _is_plain(default):
@@ -37,14 +37,17 @@ def component_defaults(content: Any) -> dict[str, dict[str, Any]]:
     return {target: dict(sorted(found[target].items())) for target in sorted(found)}
 
 
-def restore_defaults(content: dict[str, Any], path: Path) -> None:
+def restore_defaults(content: dict[str, Any], path: Path) -> list[tuple[tuple[str | int, ...], Any]]:
     """Take what :func:`component_defaults` recorded out of a config, and set what has another default now, in place.
 
-    What was changed is logged, once for each file, and so is an argument that its component no longer has.
+    What was changed is logged, and so is an argument that its component no longer has; the same message once.
 
     Args:
         content: a config as plain containers; ``content["component_defaults"]`` need not exist.
         path: of the file, for messages.
+
+    Returns:
+        What was set: the keys that lead to it, and the value.
 
     Raises:
         ConfigError: the record is no mapping of components to their arguments and plain values.
@@ -54,8 +57,9 @@ def restore_defaults(content: dict[str, Any], path: Path) -> None:
         raise ConfigError(
             f"{path}: {KEY} must map each component to its arguments and their values; without it today's are taken."
         )
+    restored: list[tuple[tuple[str | int, ...], Any]] = []
     changes, gone = set(), set()
-    for node in _own_nodes(content):
+    for keys, node in _own_nodes(content):
         target = node["_target_"]
         entry = recorded.get(target, {})
         arguments = _arguments(target) if entry else {}
@@ -68,46 +72,31 @@ def restore_defaults(content: dict[str, Any], path: Path) -> None:
             today = _as_yaml(arguments[name].default)
             if repr(today) != repr(former):  # 1, 1.0 and True are equal, and NaN to nothing
                 node[name] = former
+                restored.append(((*keys, name), former))
                 now = "without default now" if today is inspect.Parameter.empty else f"now {today!r}"
                 changes.add(f"{target_name(target)}.{name} {former!r} ({now})")
     if changes:
         _tell(f"{path}: keeps the defaults of its time: {', '.join(sorted(changes))}.")
     if gone:
         _tell(f"{path}: these arguments are no more: {', '.join(sorted(gone))}.")
-
-
-def different_settings(content: Any, other: Any) -> list[str]:
-    """Return what a config sets otherwise than another one, as ``key: value of the other → value``."""
-    mine, others = dict(_settings(content, "")), dict(_settings(other, ""))
-    keys = [key for key in dict.fromkeys((*others, *mine)) if repr(mine.get(key)) != repr(others.get(key))]
-    return [f"{key}: {others.get(key, 'not set')} → {mine.get(key, 'not set')}" for key in keys]
-
-
-def _settings(node: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """Yield the full key and the value of every setting."""
-    pairs = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    if not pairs or not node:
-        yield key, node
-    for name, value in pairs:
-        yield from _settings(value, f"{key}.{name}" if key else str(name))
+    return restored
 
 
 @functools.cache
 def _tell(message: str) -> None:
-    """Log a warning that every reader of the same file would repeat."""
+    """Log a warning; the next reader of the same file does not repeat it."""
     logger.warning(message)
 
 
-def _own_nodes(content: Any) -> Iterator[dict[str, Any]]:
-    """Yield every node of a component of d2tiny."""
-    if isinstance(content, dict):
-        if str(content.get("_target_", "")).startswith(_OWN):
-            yield content
-        for value in content.values():
-            yield from _own_nodes(value)
-    elif isinstance(content, list):
-        for value in content:
-            yield from _own_nodes(value)
+def _own_nodes(
+    content: Any, keys: tuple[str | int, ...] = ()
+) -> Iterator[tuple[tuple[str | int, ...], dict[str, Any]]]:
+    """Yield every node of a component of d2tiny, with the keys that lead to it."""
+    if isinstance(content, dict) and str(content.get("_target_", "")).startswith(_OWN):
+        yield keys, content
+    for name, value in content.items() if isinstance(content, dict) else enumerate(content):
+        if isinstance(value, dict | list):
+            yield from _own_nodes(value, (*keys, name))
 
 
 def _arguments(target: str) -> dict[str, inspect.Parameter]:

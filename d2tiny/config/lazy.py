@@ -7,8 +7,8 @@ import copy
 import logging
 import os
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,13 @@ from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigTypeError, OmegaConfBaseException
 
-from d2tiny.config.component_defaults import KEY, component_defaults, different_settings, restore_defaults
+from d2tiny.config.component_defaults import KEY, component_defaults, restore_defaults
 from d2tiny.config.files import ConfigFile, configs_root, find_config
 from d2tiny.config.safe_yaml import read_yaml
 from d2tiny.config.shapes import follows, register_resolvers
 from d2tiny.config.signature import accepted_parameters, resolve_target
 from d2tiny.config.targets import check_targets
+from d2tiny.utils.differences import settings_difference
 from d2tiny.utils.errors import ConfigError, D2TinyError, did_you_mean
 from d2tiny.utils.files import write_text
 from d2tiny.utils.registry import find_component
@@ -35,7 +36,7 @@ __all__ = [
     "apply_overrides",
     "config_yaml",
     "load_config",
-    "resumed_config",
+    "resume_config",
     "save_config",
 ]
 
@@ -76,8 +77,7 @@ def _load(config: ConfigFile) -> DictConfig:
     if path.suffix in (".yaml", ".yml"):
         content = read_yaml(path)
         check_targets(content, path)
-        if isinstance(content, dict):
-            restore_defaults(content, path)
+        restore_defaults(content, path)
         return OmegaConf.create(content, flags={"allow_objects": True})
     if config.function is None:
         return _execute(path)
@@ -135,7 +135,6 @@ def config_yaml(cfg: DictConfig, *, resolve: bool = False, defaults: bool = Fals
             that does not exist.
     """
     content = _plain(cfg, resolve=resolve)
-    restore_defaults(content, Path("config"))  # one that Detectron2's loader read still has its record
     return _with_record(content, component_defaults(content)) if defaults else _dump(content)
 
 
@@ -150,40 +149,58 @@ def save_config(cfg: DictConfig, path: Path) -> None:
     write_text(path, text)
 
 
-def resumed_config(cfg: DictConfig, path: Path) -> tuple[DictConfig, str]:
-    """Return the config of a run that goes on with the defaults that it began with, and what to save of it.
+def resume_config(cfg: DictConfig, path: Path) -> str:
+    """Set the defaults that a run began with in the config that resumes it, in place; return what to save of it.
 
-    Other settings than those of the run are told.
+    Settings that differ from those of the run are logged.
 
     Args:
         cfg: config of the command that resumes.
-        path: where :func:`save_config` wrote that of the run; it need not exist.
-
-    Raises:
-        ConfigError: a file that cannot be read.
+        path: where :func:`save_config` wrote that of the run; where it cannot be read, nothing is set.
     """
-    stored = read_yaml(path) if path.is_file() else {}
-    if not isinstance(stored, dict):
-        raise ConfigError(f"{path}: no config.")
-    content, record = _plain(cfg), stored.get(KEY) or {}
-    restore_defaults(stored, path)
+    content, stored = _plain(cfg), _stored(path)
     as_set = copy.deepcopy(content)
-    restore_defaults(content | {KEY: record}, path)
-    if stored and (differences := different_settings(content, stored)):
-        more = f" and {len(differences) - 8} more" if len(differences) > 8 else ""
-        logger.warning("Settings differ from those in %s: %s%s.", path, "; ".join(differences[:8]), more)
-    # The record stays that of the beginning, also for the next one who resumes.
-    kept = {
-        target: {name: record.get(target, {}).get(name, default) for name, default in entry.items()}
-        for target, entry in component_defaults(as_set).items()
-    }
-    result = OmegaConf.create(content, flags={"allow_objects": True})
-    OmegaConf.set_struct(result, True)
-    return result, _with_record(as_set, kept)
+    record = stored.get(KEY) or {}
+    restore_defaults(stored, path)
+    content[KEY] = record
+    for keys, value in restore_defaults(content, path):
+        node: Any = cfg
+        for key in keys[:-1]:
+            node = node[key]
+        with open_dict(node):
+            node[keys[-1]] = value
+    if stored and (difference := settings_difference(dict(_settings(stored)), dict(_settings(content)), most=8)):
+        logger.warning("This run was begun or last resumed with other settings (%s): %s.", path, difference)
+    # What the record says stays in it, for the next one who resumes, also what this command sets itself.
+    today = component_defaults(as_set)
+    kept = {target: {**today.get(target, {}), **record.get(target, {})} for target in sorted({*today, *record})}
+    return _with_record(as_set, kept)
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """Return the saved config of a run; empty, with a warning, where it cannot be read."""
+    if not path.is_file():
+        return {}
+    try:
+        content: dict[str, Any] = read_yaml(path)
+        restore_defaults(copy.deepcopy(content), path)
+    except ConfigError as err:
+        logger.warning("%s The run goes on with today's defaults.", err)
+        return {}
+    return content
+
+
+def _settings(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the full key and the value of every setting."""
+    pairs = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    if not pairs or not node:
+        yield key, node
+    for name, value in pairs:
+        yield from _settings(value, f"{key}.{name}" if key else str(name))
 
 
 def _with_record(content: dict[str, Any], record: dict[str, dict[str, Any]]) -> str:
-    return f"{_dump(content)}\n# Defaults of its time.\n{_dump({KEY: record})}"
+    return f"{_dump(content)}\n# Defaults when the run began.\n{_dump({KEY: record})}"
 
 
 def _plain(cfg: DictConfig, *, resolve: bool = False) -> dict[str, Any]:
@@ -193,6 +210,8 @@ def _plain(cfg: DictConfig, *, resolve: bool = False) -> dict[str, Any]:
     except OmegaConfBaseException as err:
         raise ConfigError(str(err)) from err
     plain: dict[str, Any] = _with_names(content, "")
+    if KEY in plain:  # Detectron2's loader leaves it in
+        raise ConfigError(f"The config has {KEY}, which d2tiny.config.load_config reads: load it with that.")
     return plain
 
 
@@ -211,8 +230,9 @@ def _with_names(node: Any, key: str) -> Any:
         return node
     if callable(node):
         name = f"{getattr(node, '__module__', '')}.{getattr(node, '__qualname__', '')}"
-        if "<" not in name and locate(name) is not None:
-            return name
+        with suppress(Exception):  # what is defined in a config file cannot be imported
+            if "<" not in name and locate(name) is node:
+                return name
     raise ConfigError(f"{key}: {node!r} is an object or a lambda and cannot be saved as YAML.")
 
 
@@ -377,4 +397,4 @@ def _convert(key: str, old: Any, value: Any) -> Any:
             if (isinstance(value, bool) and bool not in accepted) or not isinstance(value, accepted):
                 raise ConfigError(f"{key}: expected {name} (now {old!r}), got {value!r}.")
             break
-    return value
+    return float(value) if isinstance(old, float) else value  # lr=1

@@ -20,7 +20,7 @@ from d2tiny.utils.errors import CheckpointError, D2TinyError
 from d2tiny.utils.files import open_atomic, write_text
 from d2tiny.utils.weights import adapt_state, own_weights_hidden
 
-__all__ = ["LAST", "PREVIOUS", "TinyCheckpointer", "common_prefixes", "write_checkpoint"]
+__all__ = ["LAST", "PREVIOUS", "TinyCheckpointer", "common_prefixes", "resumable_files", "write_checkpoint"]
 
 LAST = "model_last.pth"
 PREVIOUS = "model_previous.pth"
@@ -69,6 +69,24 @@ def _write(path: Path, data: Mapping[str, Any], keep_previous: bool = False) -> 
             path.replace(path.with_name(PREVIOUS))
 
 
+def resumable_files(folder: Path) -> list[Path]:
+    """Return the checkpoints of a folder to resume from, the first choice first."""
+    files = [folder / name for name in (_named(folder / _POINTER), LAST, PREVIOUS) if name]
+    return [file for file in dict.fromkeys(files) if file.is_file()]
+
+
+def _named(pointer: Path) -> str:
+    """Return the file of this folder that ``last_checkpoint`` names; empty where it names none, and say so."""
+    if not pointer.is_file():
+        return ""
+    name = pointer.read_bytes()[:256].decode("utf-8", "replace").strip()
+    known = {file.name for file in pointer.parent.glob("*.pth")}
+    if name in known:
+        return name
+    logger.warning("%s names %r, which is no checkpoint of this folder; it is not followed.", pointer, name)
+    return ""
+
+
 class TinyCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer with atomic writes and d2tiny's reader.
 
@@ -110,25 +128,7 @@ class TinyCheckpointer(DetectionCheckpointer):
 
     def has_checkpoint(self) -> bool:
         """Return whether there is a checkpoint to resume from, with or without the file that names the last one."""
-        return bool(self.resumable_files())
-
-    def resumable_files(self) -> list[Path]:
-        """Return the checkpoints to resume from, the first choice first."""
-        folder = Path(self.save_dir)
-        files = [folder / name for name in (self._named(), LAST, PREVIOUS) if name]
-        return [file for file in dict.fromkeys(files) if file.is_file()]
-
-    def _named(self) -> str:
-        """Return the file of this folder that ``last_checkpoint`` names; empty where it names none, and say so."""
-        pointer = Path(self.save_dir) / _POINTER
-        if not pointer.is_file():
-            return ""
-        name = pointer.read_bytes()[:256].decode("utf-8", "replace").strip()
-        known = {file.name for file in pointer.parent.glob("*.pth")}
-        if name in known:
-            return name
-        logger.warning("%s names %r, which is no checkpoint of this folder; it is not followed.", pointer, name)
-        return ""
+        return bool(resumable_files(Path(self.save_dir)))
 
     def resume(self) -> Path:
         """Load model, optimizer and progress from the last checkpoint, or from the one before if it is broken.
@@ -140,7 +140,7 @@ class TinyCheckpointer(DetectionCheckpointer):
             CheckpointError: no checkpoint can be read, or they were written by another config.
         """
         problems = []
-        for file in self.resumable_files():
+        for file in resumable_files(Path(self.save_dir)):
             try:
                 self._resume_from(file)
             except CheckpointError as err:

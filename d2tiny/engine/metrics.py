@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import IO
 
 from detectron2.utils.events import EventWriter, get_event_storage
 
@@ -19,8 +20,9 @@ class MetricsWriter(EventWriter):
     """
 
     def __init__(self, path: Path) -> None:
-        """Open the file, and keep what it has."""
-        self._file = path.open("a", encoding="utf-8")
+        """Write to this file, which is opened with the first numbers and keeps what it has."""
+        self._path = path
+        self._file: IO[str] | None = None
         self._written: dict[str, int] = {}
 
     def write(self) -> None:
@@ -30,10 +32,13 @@ class MetricsWriter(EventWriter):
             if self._written.get(key, -1) < iteration:
                 rows.setdefault(iteration, {"iteration": iteration})[key] = value
                 self._written[key] = iteration
+        if self._file is None:
+            self._file = self._path.open("a", encoding="utf-8")
         self._file.writelines(f"{json.dumps(rows[iteration], sort_keys=True)}\n" for iteration in sorted(rows))
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()

@@ -27,10 +27,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from d2tiny.compat import wrap_ddp
-from d2tiny.config import config_yaml, resumed_config, validate_config
+from d2tiny.config import config_yaml, resume_config, validate_config
 from d2tiny.data.datasets.register import class_names
 from d2tiny.data.loading.loader import ResumableLoader
-from d2tiny.engine.checkpoint import LAST, PREVIOUS, TinyCheckpointer
+from d2tiny.engine.checkpoint import LAST, TinyCheckpointer, resumable_files
 from d2tiny.engine.early_stopping import EarlyStopping
 from d2tiny.engine.ema import ModelEMA
 from d2tiny.engine.hooks import EMAHook, EvalAndSave, ProgressBar, StopHook
@@ -194,14 +194,11 @@ def _run(
     commit = _commit()  # of the code that runs: at the end of a long training the checkout may be another one
     device, output = _setup(cfg)
     text = config_yaml(cfg, defaults=True)  # what cannot be saved is told now
-    if comm.is_main_process():
-        if eval_only:
-            write_text(output / f"eval_{CONFIG}", text)
-        else:
-            finish_archive(output)
+    if not eval_only and comm.is_main_process():
+        finish_archive(output)
     comm.synchronize()  # the main process has moved what was to be moved
-    if resume and not eval_only and any((output / name).is_file() for name in (LAST, PREVIOUS)):
-        cfg, text = resumed_config(cfg, output / CONFIG)
+    if resume and not eval_only and resumable_files(output):
+        text = resume_config(cfg, output / CONFIG)
     start_time = time.perf_counter()
     # All data are read and checked before the model is built.
     evaluation = Evaluation(cfg, device)
@@ -224,6 +221,8 @@ def _run(
             "commit": commit,
         }
         # An evaluation does not overwrite the record of a training in the same folder.
+        if eval_only:
+            write_text(output / f"eval_{CONFIG}", text)
         _write_result(output / ("eval.json" if eval_only else "result.json"), cfg, meta, metrics, seconds)
     return metrics
 
@@ -324,7 +323,7 @@ def _train(
 ) -> tuple[dict[str, float], float]:
     """Train from the start or the last checkpoint; return the last metrics and the seconds of training.
 
-    ``text`` is the config as it is saved.
+    ``text`` is the config as it is saved when the training begins; what is refused leaves the folder as it was.
     """
     train = cfg.train
     ema = ModelEMA(model, train.ema.decay) if train.ema.enabled else None
@@ -337,9 +336,6 @@ def _train(
     resuming = resume and checkpointer.has_checkpoint()
     if not resuming:
         _load_initial(checkpointer, ema, train.init_checkpoint, resume)
-    comm.synchronize()  # all have read what the main process moves now
-    if comm.is_main_process():
-        prepare_folder(output, resume)
     # Each iteration records its own loss, so that resumed and uninterrupted runs can be compared.
     writer = MetricsWriter(output / "metrics.json") if comm.is_main_process() else None
     with StopSignals() as signals:
@@ -353,10 +349,10 @@ def _train(
             writer=writer,
         )
         stopping = _build_early_stopping(cfg, evaluator)
-        trainer.register_hooks([*_build_hooks(cfg, trainer, evaluator, ema, writer, signals), stopping])
+        begin = hooks.CallbackHook(before_train=lambda _: _begin(output, resume, text)) if writer else None
+        trainer.register_hooks([*_build_hooks(cfg, trainer, evaluator, ema, writer, signals), stopping, begin])
         start = _resume(checkpointer, trainer) if resuming else 0
-        if comm.is_main_process():  # not before: what is refused leaves the config beside the weights of an earlier run
-            write_text(output / CONFIG, text)
+        comm.synchronize()  # all have read what the main process moves when it begins
         if start >= train.max_iter or (stopping is not None and stopping.is_over(start)):
             return _finished(trainer, evaluator, evaluation, model, start, output), trainer.seconds
         trainer.set_data_iterator(loader.iter_from(start))
@@ -365,6 +361,12 @@ def _train(
         counts = ", ".join(f"{n} {key.removeprefix('dropped/')}" for key, n in trainer.dropped.items())
         logger.info("Boxes that augmentation took out of training: %s.", counts)
     return evaluator.results, trainer.seconds
+
+
+def _begin(output: Path, resume: bool, text: str) -> None:
+    """Make the folder that of this training, and save its config, once nothing can refuse it any more."""
+    prepare_folder(output, resume)
+    write_text(output / CONFIG, text)
 
 
 def _class_names(cfg: DictConfig) -> list[str]:
@@ -382,6 +384,8 @@ def _finished(
 ) -> dict[str, float]:
     """Evaluate a training that has no iteration left; return the metrics."""
     logger.info("Nothing to train: %s is already at iteration %d.", output, start)
+    if comm.is_main_process():
+        prepare_folder(output, resume=True)
     if evaluator.pending:  # it was stopped in its last evaluation
         with EventStorage(start - 1) as trainer.storage:  # it belongs to the last iteration
             evaluator.evaluate_and_save(start, is_last=True)

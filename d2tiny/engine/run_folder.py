@@ -6,7 +6,7 @@ import json
 import logging
 from pathlib import Path
 
-from d2tiny.utils.files import open_atomic
+from d2tiny.utils.files import open_atomic, write_text
 
 __all__ = ["CONFIG", "finish_archive", "mend_metrics", "prepare_folder"]
 
@@ -40,6 +40,7 @@ def _archive_previous_run(output: Path) -> None:
 
 
 def _files_of_training(output: Path) -> list[Path]:
+    """Return what makes a folder that of a training; a config alone does not."""
     names = ("last_checkpoint", "metrics.json", "result.json")
     return sorted([*output.glob("model_*.pth"), *(output / name for name in names if (output / name).exists())])
 
@@ -49,9 +50,10 @@ def finish_archive(output: Path) -> Path | None:
     hidden = next((folder for folder in output.glob(".previous_*") if folder.is_dir()), None)
     if hidden is None:
         return None
-    for file in (*_files_of_training(output), output / CONFIG):
-        if file.exists():
-            file.replace(hidden / file.name)
+    for file in _files_of_training(output):
+        file.replace(hidden / file.name)
+    if (output / CONFIG).exists():  # a copy, since the new training may be told to read this file
+        write_text(hidden / CONFIG, (output / CONFIG).read_text(encoding="utf-8"))
     return hidden.replace(output / hidden.name.removeprefix("."))
 
 

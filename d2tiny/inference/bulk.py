@@ -18,7 +18,7 @@ from tqdm import tqdm
 from d2tiny.data.loading.stretch import StretchLike
 from d2tiny.inference.detector import ExportedDetector
 from d2tiny.inference.engine import Engine, LocalEngine, SceneHead, scene_errors
-from d2tiny.inference.journal import Journal, run_folder, settings_difference, shard_folders
+from d2tiny.inference.journal import Journal, run_folder, shard_folders
 from d2tiny.inference.merge import MergeSettings
 from d2tiny.inference.outputs import OutputSettings, scene_targets
 from d2tiny.inference.pixels import ReadSettings
@@ -37,6 +37,7 @@ from d2tiny.inference.scene import SceneDetections
 from d2tiny.inference.scores import USUAL_SCORE, Scores
 from d2tiny.inference.sources import collect_scenes
 from d2tiny.inference.writers import open_coco
+from d2tiny.utils.differences import settings_difference
 from d2tiny.utils.errors import ConfigError, DatasetError
 from d2tiny.utils.files import write_text
 from d2tiny.utils.folders import lock_folder

@@ -30,11 +30,12 @@ import numpy as np
 
 from d2tiny.inference.merge import Views
 from d2tiny.inference.task import UnitFound
+from d2tiny.utils.differences import settings_difference
 from d2tiny.utils.errors import ConfigError, DatasetError
 from d2tiny.utils.files import open_atomic, write_text
 from d2tiny.utils.folders import lock_folder
 
-__all__ = ["Journal", "PartFile", "read_part", "run_folder", "settings_difference", "shard_folders"]
+__all__ = ["Journal", "PartFile", "read_part", "run_folder", "shard_folders"]
 
 logger = logging.getLogger(__name__)
 
@@ -205,26 +206,6 @@ def _entry(line: bytes) -> dict[str, Any] | None:
         return entry if isinstance(entry["scene"], int) and entry["state"] in ("done", "failed") else None
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def settings_difference(old: dict[str, Any], new: dict[str, Any], ignored: Sequence[str] = ()) -> str:
-    """Return the settings that differ, in words; empty if none does."""
-    keys = [key for key in {**old, **new} if old.get(key) != new.get(key) and key not in ignored]
-    return "; ".join(f"{key}: {_difference(old.get(key), new.get(key))}" for key in keys)
-
-
-def _difference(old: Any, new: Any) -> str:
-    if isinstance(old, list) and isinstance(new, list):
-        for a, b in zip(old, new, strict=False):
-            if a != b:
-                return f"{len(old)} there, {len(new)} now, {_shown(a)} there and {_shown(b)} now"
-        return f"{len(old)} there, {len(new)} now"
-    return f"{_shown(old)} there, {_shown(new)} now"
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

@@ -114,17 +114,26 @@ class RunSummary:
 def config_record(cfg: CfgNode) -> dict[str, str]:
     """Return what tells a config and its weights from others."""
     weights = Path(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
-    from d2tiny.config import config_yaml, load_config  # exported models run without Detectron2
-
     plain = cfg.clone()
     plain.MODEL.WEIGHTS = plain.OUTPUT_DIR = plain.MODEL.DEVICE = ""
     text = plain.dump()
     if cfg.D2TINY.LAZY_CONFIG:  # what the file of that name says
-        text += config_yaml(load_config(cfg.D2TINY.LAZY_CONFIG, cfg.D2TINY.LAZY_OVERRIDES), defaults=True)
+        text += _file_content(cfg.D2TINY.LAZY_CONFIG, cfg.D2TINY.LAZY_OVERRIDES)
     return {
         "config": hashlib.sha256(text.encode()).hexdigest()[:16],
         "weights": file_digest(weights) if weights is not None and weights.exists() else str(cfg.MODEL.WEIGHTS),
     }
+
+
+def _file_content(name: str, overrides: Sequence[str]) -> str:
+    """Return what a lazy config comes to, with the defaults that it relies on."""
+    from d2tiny.config import config_yaml, load_config  # Detectron2, which exported models run without
+    from d2tiny.config.files import find_config
+
+    try:
+        return config_yaml(load_config(name, overrides), defaults=True)
+    except ConfigError:  # a config in Python may hold what YAML cannot
+        return find_config(name).path.read_text(encoding="utf-8")
 
 
 def export_record(model: ExportedModel) -> dict[str, str]:

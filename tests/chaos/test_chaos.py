@@ -153,7 +153,8 @@ def _names(out: Path) -> set[str]:
 
 def _archived(out: Path, reference: Reference) -> list[str]:
     """Return what an earlier training lost when it was moved away, and when its half would have been resumed."""
-    right = {p.name for p in (reference.old / "out").iterdir() if p.suffix == ".pth"} | {"last_checkpoint"}
+    right = {p.name for p in (reference.old / "out").iterdir() if p.suffix == ".pth"}
+    right |= {"last_checkpoint", "config.yaml"}
     moved = [p for p in out.iterdir() if p.name.lstrip(".").startswith(_ARCHIVE)]
     return [
         f"{p.name} has not all of the earlier training" for p in moved if not right <= {f.name for f in p.iterdir()}

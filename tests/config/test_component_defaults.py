@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import logging
 import math
 
@@ -7,15 +8,24 @@ import pytest
 import torch
 import yaml
 from detectron2.config import LazyConfig, instantiate
+from omegaconf import open_dict
 
 from d2tiny import model_zoo
-from d2tiny.config import apply_overrides, config_yaml, load_config, resumed_config, save_config, validate_config
+from d2tiny.config import apply_overrides, config_yaml, load_config, resume_config, save_config, validate_config
 from d2tiny.config.component_defaults import KEY, _tell
 from d2tiny.inference.run import config_record
 from d2tiny.modeling.assigners import HLAAssigner
 from d2tiny.utils.errors import ConfigError
 
 QUICK = "quick/faster_rcnn_r18_fpn_rfla"
+MINE = """
+from d2tiny.config import load_config
+cfg = load_config("quick/faster_rcnn_r18_fpn_rfla")
+model, dataloader, optimizer, lr_multiplier, train = (
+    cfg.model, cfg.dataloader, cfg.optimizer, cfg.lr_multiplier, cfg.train)
+optimizer._set_flag(["struct", "allow_objects"], [False, True])
+optimizer.note = lambda: 1
+"""
 ASSIGNER = "d2tiny.modeling.assigners.hla.HLAAssigner"
 
 
@@ -118,25 +128,66 @@ def test_a_run_goes_on_with_its_record(saved, messages):
     content, load = saved
     load(lambda content: content[KEY][ASSIGNER].update(tie="index"))
     for _ in range(2):  # what is written for the one who resumes next is the same
-        cfg, text = resumed_config(load_config(QUICK, ["train.max_iter=7"]), messages.path)
+        cfg = load_config(QUICK, ["train.max_iter=7"])
+        text = resume_config(cfg, messages.path)
         assert cfg.model.proposal_generator.assigner.tie == "index" and cfg.train.max_iter == 7
         assert yaml.safe_load(text)[KEY] == content[KEY]
         with pytest.raises(ConfigError, match="unknown key"):
             apply_overrides(cfg, ["train.max_itr=5"])
         messages.path.write_text(text)
-    assert f"Settings differ from those in {messages.path}: train.max_iter: 1000 → 7." in messages.text
+    assert f"with other settings ({messages.path}): train.max_iter: 1000 there, 7 now." in messages.text
     told = messages.text
-    resumed_config(load_config(messages.path), messages.path)
+    resume_config(load_config(messages.path), messages.path)
     assert messages.text == told
-    (cfg, _) = resumed_config(load_config(QUICK), messages.path.with_name("none.yaml"))
-    assert config_yaml(cfg) == config_yaml(load_config(QUICK))
+    cfg = load_config(QUICK)
+    resume_config(cfg, messages.path.with_name("none.yaml"))
+    assert cfg == load_config(QUICK)
 
 
-def test_detectron2_reads_it_and_its_record_is_kept(saved, messages):
+def test_what_was_recorded_stays_for_all_who_resume(saved, messages, monkeypatch):
+    """Also an argument that has no default any more, that is no more, or that one of them sets."""
+    content, load = saved
+    load(lambda content: content[KEY][ASSIGNER].update(gone=1))
+    monkeypatch.delitem(HLAAssigner.__init__.__kwdefaults__, "tie")
+    for overrides in ([], ["model.proposal_generator.assigner.tie=index"], []):
+        cfg = load_config(QUICK, overrides)
+        messages.path.write_text(resume_config(cfg, messages.path))
+        assert yaml.safe_load(messages.path.read_text())[KEY] == content[KEY]
+        assert cfg.model.proposal_generator.assigner.tie == ("index" if overrides else "value")
+
+
+def test_callables_of_a_config_stay_when_it_resumes(saved, messages):
+    """Detectron2 makes objects of ``_target_`` alone: a class that is an argument must not become its name."""
     _, load = saved
     load(lambda content: content[KEY][ASSIGNER].update(tie="index"))
-    save_config(LazyConfig.load(str(messages.path)), messages.path.with_name("again.yaml"))
-    assert load_config(messages.path.with_name("again.yaml")).model.proposal_generator.assigner.tie == "index"
+    cfg = load_config(QUICK)
+    with open_dict(cfg.model):
+        cfg.model.block_class = HLAAssigner
+    resume_config(cfg, messages.path)
+    assert cfg.model.block_class is HLAAssigner and cfg.model.proposal_generator.assigner.tie == "index"
+
+
+@pytest.mark.parametrize("text", ["", "a: [", "3", f"{KEY}: 3\nmodel: {{a: 1}}\n"])
+def test_a_broken_config_of_a_run_stops_nobody_who_resumes(messages, text):
+    messages.path.write_text(text)
+    cfg = load_config(QUICK)
+    assert KEY in yaml.safe_load(resume_config(cfg, messages.path))
+    assert cfg == load_config(QUICK)
+    assert "goes on with today's defaults" in messages.text
+
+
+def test_what_detectron2_loads_is_refused_with_its_record(saved, messages):
+    with pytest.raises(ConfigError, match=rf"has {KEY}, which d2tiny\.config\.load_config reads"):
+        config_yaml(LazyConfig.load(str(messages.path)))
+
+
+def test_what_has_no_name_to_import_is_not_saved():
+    cfg = load_config(QUICK)
+    for value in (functools.partial(int, "3"), type("Mine", (), {"__module__": "builtins"})):
+        with open_dict(cfg.train):
+            cfg.train.note = value
+        with pytest.raises(ConfigError, match=r"train\.note: .* cannot be saved as YAML"):
+            config_yaml(cfg)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +225,16 @@ def test_results_of_another_config_are_not_mixed(saved, messages):
         return config_record(model_zoo.get_cfg(messages.path, "", device="cpu"))["config"]
 
     first = record()
+    assert record() == first
     load(lambda content: content["model"]["proposal_generator"].update(nms_thresh=0.5))
     second = record()
     load(lambda content: content[KEY][ASSIGNER].update(tie="index"))
     assert len({first, second, record()}) == 3
+
+
+def test_a_config_that_yaml_cannot_hold_still_predicts(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(MINE)
+    first = config_record(model_zoo.get_cfg(path, "", device="cpu"))
+    path.write_text(f"{MINE}# another one\n")
+    assert first != config_record(model_zoo.get_cfg(path, "", device="cpu"))

@@ -195,11 +195,13 @@ def test_an_earlier_training_that_is_half_moved_away_is_not_resumed(datasets, sa
     out, hidden = saved, saved / ".previous_1"
     hidden.mkdir()
     (out / "last_checkpoint").replace(hidden / "last_checkpoint")
+    (out / "config.yaml").write_text("model: {}\n")
     logging.getLogger("d2tiny").addHandler(caplog.handler)
     run(load_config(CONFIG, settings(out, "train.max_iter=1")), resume=True)
     assert "starting at iteration 0" in caplog.text
     moved = {path.name for path in (out / "previous_1").iterdir()}
-    assert moved == {"last_checkpoint", "model_last.pth", "model_previous.pth"}
+    assert moved == {"last_checkpoint", "model_last.pth", "model_previous.pth", "config.yaml"}
+    assert (out / "previous_1" / "config.yaml").read_text() == "model: {}\n" != (out / "config.yaml").read_text()
     assert not list(out.glob(".previous_*"))
 
 

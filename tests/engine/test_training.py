@@ -27,6 +27,7 @@ from d2tiny.utils.weights import load_weights
 from tests.helpers.training import CONFIG, SMALL, losses, settings
 
 assign = HLAAssigner._assign
+_HOOK = "d2tiny.engine.hooks.SetAttribute"
 
 
 def test_trains_writes_and_evaluates(datasets, tmp_path):
@@ -263,6 +264,34 @@ def test_resume_with_another_config_is_refused(datasets, tmp_path):
     with pytest.raises(CheckpointError, match="training of another config"):
         run(load_config(CONFIG, settings(tmp_path, "model.roi_heads.box_head.fc_dims=[16,16]")), resume=True)
     assert (tmp_path / "config.yaml").read_text() == config  # it says what the weights beside it are
+
+
+def _content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".yaml", ".json", ".pth")}
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("train.early_stopping=-1", "early_stopping"),
+        ("lr_multiplier.flat_fraction=2", "flat_fraction must be"),
+        (f"train.hooks=[{{_target_:{_HOOK},attribute:no.where,value:1,start_fraction:0}}]", r"no\.where"),
+    ],
+)
+def test_a_start_that_is_refused_leaves_the_earlier_run_as_it_is(datasets, tmp_path, change, message, resume):
+    run(load_config(CONFIG, settings(tmp_path, "train.max_iter=1")))
+    before = _content(tmp_path)
+    with pytest.raises((ConfigError, ValueError), match=message):
+        run(load_config(CONFIG, settings(tmp_path, "train.max_iter=2", change)), resume=resume)
+    assert _content(tmp_path) == before and not list(tmp_path.glob("previous_*"))
+
+
+def test_a_run_that_is_over_keeps_its_config_when_resumed(datasets, tmp_path):
+    run(load_config(CONFIG, settings(tmp_path, "train.max_iter=1")))
+    config = (tmp_path / "config.yaml").read_text()
+    run(load_config(CONFIG, settings(tmp_path, "train.max_iter=1", "optimizer.lr=1")), resume=True)
+    assert (tmp_path / "config.yaml").read_text() == config  # nothing was trained with that rate
 
 
 def test_a_run_goes_on_with_the_defaults_that_it_began_with(datasets, tmp_path, monkeypatch):

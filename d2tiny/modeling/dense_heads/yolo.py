@@ -78,7 +78,7 @@ class YOLOHead(BaseDenseHead[TargetsT]):
         self._set_cell_anchors([torch.tensor([[-s / 2, -s / 2, s / 2, s / 2]]) for s in strides])
 
     def _set_cell_anchors(self, cell_anchors: Sequence[Tensor]) -> None:
-        """Set the boxes (A, 4) around the middle of a cell for each level; by default a square of the stride."""
+        """Set the boxes (A, 4) around the middle of a cell, for each level."""
         for i, anchors in enumerate(cell_anchors):
             self.register_buffer(f"_cell_anchors{i}", anchors, persistent=False)
 
