@@ -68,7 +68,7 @@ def command_line() -> str:
 
 
 def _without_folders(argument: str) -> str:
-    option, equals, value = argument.rpartition("=")
+    option, equals, value = ("", "", argument) if Path(argument).is_absolute() else argument.rpartition("=")
     path = Path(value)
     if path.is_absolute():
         value = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name

@@ -200,7 +200,7 @@ def _settings(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _with_record(content: dict[str, Any], record: dict[str, dict[str, Any]]) -> str:
-    return f"{_dump(content)}\n# Defaults when the run began.\n{_dump({KEY: record})}"
+    return f"{_dump(content)}\n# Defaults that this config relies on.\n{_dump({KEY: record})}"
 
 
 def _plain(cfg: DictConfig, *, resolve: bool = False) -> dict[str, Any]:
@@ -231,9 +231,9 @@ def _with_names(node: Any, key: str) -> Any:
     if callable(node):
         name = f"{getattr(node, '__module__', '')}.{getattr(node, '__qualname__', '')}"
         with suppress(Exception):  # what is defined in a config file cannot be imported
-            if "<" not in name and locate(name) is node:
+            if "<" not in name and locate(name) == node:  # equal, since a class method is made anew
                 return name
-    raise ConfigError(f"{key}: {node!r} is an object or a lambda and cannot be saved as YAML.")
+    raise ConfigError(f"{key}: {node!r} cannot be saved as YAML: name a class or function of a module.")
 
 
 def apply_overrides(cfg: DictConfig, overrides: Iterable[str]) -> DictConfig:
@@ -397,4 +397,4 @@ def _convert(key: str, old: Any, value: Any) -> Any:
             if (isinstance(value, bool) and bool not in accepted) or not isinstance(value, accepted):
                 raise ConfigError(f"{key}: expected {name} (now {old!r}), got {value!r}.")
             break
-    return float(value) if isinstance(old, float) else value  # lr=1
+    return float(value) if isinstance(old, float) and abs(value) < 2**53 else value  # lr=1

@@ -32,6 +32,8 @@ class MetricsWriter(EventWriter):
             if self._written.get(key, -1) < iteration:
                 rows.setdefault(iteration, {"iteration": iteration})[key] = value
                 self._written[key] = iteration
+        if not rows:
+            return
         if self._file is None:
             self._file = self._path.open("a", encoding="utf-8")
         self._file.writelines(f"{json.dumps(rows[iteration], sort_keys=True)}\n" for iteration in sorted(rows))

@@ -279,6 +279,7 @@ def build_trainer(cfg: DictConfig, model: nn.Module, device: str) -> Trainer:
 def _build_hooks(
     cfg: DictConfig,
     trainer: Trainer,
+    begin: HookBase | None,
     evaluator: EvalAndSave,
     ema: ModelEMA | None,
     writer: MetricsWriter | None,
@@ -286,6 +287,7 @@ def _build_hooks(
 ) -> list[HookBase]:
     """Return the hooks in the order they run: timer, rate, the config's, EMA, bar, metrics, evaluation, board, stop.
 
+    ``begin`` comes after the config's, which may refuse to train, and before all that write into the folder.
     Metrics come before the checkpoint, so that it never holds an iteration that they lack.
     """
     train = cfg.train
@@ -297,11 +299,11 @@ def _build_hooks(
     if ema is not None:
         result.append(EMAHook(ema))
     result.append(ProgressBar(train.max_iter))
-    if writer is None:
+    if writer is None or begin is None:
         return [*result, evaluator, StopHook(signals, evaluator)]
     board = TensorboardXWriter(str(train.output_dir))
     before, after = (hooks.PeriodicWriter([one], period=train.log_period) for one in (writer, board))
-    return [*result, before, evaluator, after, StopHook(signals, evaluator)]
+    return [*result, begin, before, evaluator, after, StopHook(signals, evaluator)]
 
 
 def _build_early_stopping(cfg: DictConfig, evaluator: EvalAndSave) -> EarlyStopping | None:
@@ -350,7 +352,7 @@ def _train(
         )
         stopping = _build_early_stopping(cfg, evaluator)
         begin = hooks.CallbackHook(before_train=lambda _: _begin(output, resume, text)) if writer else None
-        trainer.register_hooks([*_build_hooks(cfg, trainer, evaluator, ema, writer, signals), stopping, begin])
+        trainer.register_hooks([*_build_hooks(cfg, trainer, begin, evaluator, ema, writer, signals), stopping])
         start = _resume(checkpointer, trainer) if resuming else 0
         comm.synchronize()  # all have read what the main process moves when it begins
         if start >= train.max_iter or (stopping is not None and stopping.is_over(start)):

@@ -6,7 +6,7 @@ import json
 import logging
 from pathlib import Path
 
-from d2tiny.utils.files import open_atomic, write_text
+from d2tiny.utils.files import open_atomic
 
 __all__ = ["CONFIG", "finish_archive", "mend_metrics", "prepare_folder"]
 
@@ -50,10 +50,12 @@ def finish_archive(output: Path) -> Path | None:
     hidden = next((folder for folder in output.glob(".previous_*") if folder.is_dir()), None)
     if hidden is None:
         return None
+    config = output / CONFIG
+    if config.is_file():  # a copy, since the new training may be told to read this file
+        with open_atomic(hidden / CONFIG) as copy:
+            copy.write(config.read_bytes())
     for file in _files_of_training(output):
         file.replace(hidden / file.name)
-    if (output / CONFIG).exists():  # a copy, since the new training may be told to read this file
-        write_text(hidden / CONFIG, (output / CONFIG).read_text(encoding="utf-8"))
     return hidden.replace(output / hidden.name.removeprefix("."))
 
 

@@ -38,5 +38,5 @@ def _difference(old: Any, new: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = "not set" if value is _MISSING else json.dumps(value)
+    text = "not set" if value is _MISSING else json.dumps(value, default=str)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -153,11 +153,14 @@ def _names(out: Path) -> set[str]:
 
 def _archived(out: Path, reference: Reference) -> list[str]:
     """Return what an earlier training lost when it was moved away, and when its half would have been resumed."""
-    right = {p.name for p in (reference.old / "out").iterdir() if p.suffix == ".pth"}
-    right |= {"last_checkpoint", "config.yaml"}
+    right = {p.name: p for p in (reference.old / "out").iterdir() if p.suffix in (".pth", ".json", ".yaml")}
+    right["last_checkpoint"] = reference.old / "out" / "last_checkpoint"
     moved = [p for p in out.iterdir() if p.name.lstrip(".").startswith(_ARCHIVE)]
     return [
-        f"{p.name} has not all of the earlier training" for p in moved if not right <= {f.name for f in p.iterdir()}
+        f"{folder.name}/{name} is not that of the earlier training"
+        for folder in moved
+        for name, file in right.items()
+        if not (folder / name).is_file() or (folder / name).read_bytes() != file.read_bytes()
     ]
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from detectron2.config import LazyConfig, instantiate
+from detectron2.structures import Boxes
 from omegaconf import open_dict
 
 from d2tiny import model_zoo
@@ -174,6 +175,9 @@ def test_a_broken_config_of_a_run_stops_nobody_who_resumes(messages, text):
     assert KEY in yaml.safe_load(resume_config(cfg, messages.path))
     assert cfg == load_config(QUICK)
     assert "goes on with today's defaults" in messages.text
+    messages.path.write_text("note: 2024-01-01\n")
+    resume_config(cfg, messages.path)
+    assert 'note: "2024-01-01" there, not set now' in messages.text
 
 
 def test_what_detectron2_loads_is_refused_with_its_record(saved, messages):
@@ -181,8 +185,12 @@ def test_what_detectron2_loads_is_refused_with_its_record(saved, messages):
         config_yaml(LazyConfig.load(str(messages.path)))
 
 
-def test_what_has_no_name_to_import_is_not_saved():
+def test_what_has_no_name_to_import_is_not_saved(tmp_path):
     cfg = load_config(QUICK)
+    with open_dict(cfg.train):
+        cfg.train.note = Boxes.cat  # a class method, a new object each time
+    save_config(cfg, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml").train.note == "detectron2.structures.boxes.Boxes.cat"
     for value in (functools.partial(int, "3"), type("Mine", (), {"__module__": "builtins"})):
         with open_dict(cfg.train):
             cfg.train.note = value

@@ -101,7 +101,7 @@ def test_a_lambda_cannot_be_saved(tmp_path):
     OmegaConf.set_struct(cfg, False)
     cfg._set_flag("allow_objects", True)
     cfg.train.output_dir = lambda: 1
-    with pytest.raises(ConfigError, match="lambda"):
+    with pytest.raises(ConfigError, match=r"lambda.* cannot be saved as YAML: name a class or function"):
         save_config(cfg, tmp_path / "a.yaml")
     assert not list(tmp_path.iterdir())
 

@@ -256,6 +256,8 @@ def test_a_stop_while_evaluating_evaluates_again(datasets, tmp_path, monkeypatch
         run(load_config(CONFIG, cfg))
     assert not (tmp_path / "model_best.pth").exists()
     monkeypatch.setattr(hooks.EvalAndSave, "_evaluate_and_keep_best", inner)
+    with (tmp_path / "metrics.json").open("a") as file:
+        file.write('{"iteration": 1, "eval/A')  # half of a record, which would swallow that of the evaluation
     run(load_config(CONFIG, cfg), resume=True)
     rows = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     evaluated = {row["iteration"] for row in rows if "eval/AP" in row}

@@ -267,7 +267,9 @@ def test_resume_with_another_config_is_refused(datasets, tmp_path):
 
 
 def _content(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".yaml", ".json", ".pth")}
+    """What a training leaves, without what is logged."""
+    files = [path for path in folder.iterdir() if path.is_file() and path.name not in ("log.txt", ".training.lock")]
+    return {path.name: path.read_bytes() for path in files if "events.out" not in path.name}
 
 
 @pytest.mark.parametrize("resume", [False, True])
@@ -285,6 +287,9 @@ def test_a_start_that_is_refused_leaves_the_earlier_run_as_it_is(datasets, tmp_p
     with pytest.raises((ConfigError, ValueError), match=message):
         run(load_config(CONFIG, settings(tmp_path, "train.max_iter=2", change)), resume=resume)
     assert _content(tmp_path) == before and not list(tmp_path.glob("previous_*"))
+    with pytest.raises((ConfigError, ValueError), match=message):
+        run(load_config(CONFIG, settings(tmp_path / "new", "train.max_iter=2", change)), resume=resume)
+    assert not _content(tmp_path / "new")
 
 
 def test_a_run_that_is_over_keeps_its_config_when_resumed(datasets, tmp_path):
