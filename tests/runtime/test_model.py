@@ -289,7 +289,7 @@ def test_openvino_files_that_are_damaged(tmp_path, models):
         (b"hello" * 99, weights),
         (xml, bytes([weights[0] ^ 1]) + weights[1:]),
         *((xml[:n] + bytes([xml[n] ^ 1]) + xml[n + 1 :], weights) for n in rng.integers(0, len(bare), 20).tolist()),
-        (xml[:-10] + b"0" + xml[-9:], weights),
+        (xml[:-10] + bytes([xml[-10] ^ 1]) + xml[-9:], weights),  # in the checksum, of which any digit may be 0
     ):
         (tmp_path / "m.xml").write_bytes(one)
         (tmp_path / "m.bin").write_bytes(other)
