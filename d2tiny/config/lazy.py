@@ -158,10 +158,8 @@ def resume_config(cfg: DictConfig, path: Path) -> str:
         cfg: config of the command that resumes.
         path: where :func:`save_config` wrote that of the run; where it cannot be read, nothing is set.
     """
-    content, stored = _plain(cfg), _stored(path)
+    content, (stored, record) = _plain(cfg), _stored(path)
     as_set = copy.deepcopy(content)
-    record = stored.get(KEY) or {}
-    restore_defaults(stored, path)
     content[KEY] = record
     for keys, value in restore_defaults(content, path):
         node: Any = cfg
@@ -177,17 +175,18 @@ def resume_config(cfg: DictConfig, path: Path) -> str:
     return _with_record(as_set, kept)
 
 
-def _stored(path: Path) -> dict[str, Any]:
-    """Return the saved config of a run; empty, with a warning, where it cannot be read."""
+def _stored(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return the saved config of a run and its record; both empty, with a warning, where it cannot be read."""
     if not path.is_file():
-        return {}
+        return {}, {}
     try:
         content: dict[str, Any] = read_yaml(path)
-        restore_defaults(copy.deepcopy(content), path)
+        record = content.get(KEY) or {}
+        restore_defaults(content, path)
     except ConfigError as err:
         logger.warning("%s The run goes on with today's defaults.", err)
-        return {}
-    return content
+        return {}, {}
+    return content, record
 
 
 def _settings(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
