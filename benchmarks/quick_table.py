@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from common import RESULTS, ROOT, make_parser
 from scipy import stats
@@ -417,13 +417,13 @@ def train(row: Row, seed: int, work: Path, results: Path, overrides: list[str]) 
     return f"{target.name}: AP {record['metrics']['AP']}"
 
 
-def load_records(rows: Sequence[Row], results: Path) -> dict[str, dict[int, dict[str, float]]]:
-    """Return the metrics of each row that was run, by name and seed."""
-    records: dict[str, dict[int, dict[str, float]]] = {}
+def load_records(rows: Sequence[Row], results: Path) -> dict[str, dict[int, dict[str, Any]]]:
+    """Return the record of each training of these rows, by name and seed."""
+    records: dict[str, dict[int, dict[str, Any]]] = {}
     for row in rows:
         for file in sorted(results.glob(f"{row.name}_seed*.json")):
             record = json.loads(file.read_text())
-            records.setdefault(row.name, {})[record["seed"]] = record["metrics"]
+            records.setdefault(row.name, {})[record["seed"]] = record
     return records
 
 
@@ -480,23 +480,24 @@ def paired_differences(values: Mapping[str, Mapping[int, float]], bases: Mapping
 def table(rows: Sequence[Row], results: Path, base: str = "") -> str:
     """Return a table in Markdown: mean and, of several seeds, half range for each row, and differences to base rows."""
     records = load_records(rows, results)
-    ap = {row: {seed: metrics["AP"] for seed, metrics in by_seed.items()} for row, by_seed in records.items()}
+    ap = {row: {seed: record["metrics"]["AP"] for seed, record in runs.items()} for row, runs in records.items()}
     bases = {row.name: row.base or base for row in rows if row.base or base}
     compared = paired_differences(ap, bases)
     titles = {row.name: row.title for row in rows}
     heads = ["config", "runs", *METRICS, *([f"ΔAP to {titles[base]}" if base else "ΔAP"] if compared else [])]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    usual = next((_precision(record) for name in (base, *records) for record in records.get(name, {}).values()), "")
     for row in rows:
         if row.name not in records:
             lines.append(f"| {row.title} | 0 |" + " not run |" * (len(heads) - 2))
             continue
         runs = list(records[row.name].values())
-        cells = [_mean_and_half_range([run[metric] for run in runs]) for metric in METRICS]
+        cells = [_mean_and_half_range([run["metrics"][metric] for run in runs]) for metric in METRICS]
         if compared:
             of = bases.get(row.name, base)
             to = "" if of == base else f" (to {titles[of]})"
             cells.append(f"{compared[row.name]}{to}" if row.name in compared else "")
-        lines.append(f"| {row.title} | {len(runs)} | " + " | ".join(cells) + " |")
+        lines.append(f"| {row.title} | {_number_of_runs(runs, usual)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -509,6 +510,18 @@ def with_block(page: str, name: str, text: str) -> str:
         page,
         flags=re.DOTALL,
     )
+
+
+def _precision(record: Mapping[str, Any]) -> str:
+    return "bfloat16" if "train.amp.enabled=true" in record["overrides"] else "float32"
+
+
+def _number_of_runs(runs: Sequence[Mapping[str, Any]], usual: str) -> str:
+    """Return how many runs there are, and of how many the precision is not that of the row they are compared with."""
+    others = [precision for run in runs if (precision := _precision(run)) != usual]
+    if not others:
+        return str(len(runs))
+    return f"{len(runs)} ({'' if len(others) == len(runs) else f'{len(others)} in '}{others[0]})"
 
 
 def _mean_and_half_range(values: list[float | None]) -> str:

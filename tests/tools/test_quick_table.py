@@ -43,7 +43,7 @@ def test_the_page_has_the_rows_that_were_run():
 def test_one_run_has_no_spread(tmp_path):
     metrics = {"AP50": 30.0, "AP75": 5.0, "APvt": None, "APt": 1.0, "APs": 2.0, "APm": 3.0}
     for seed, ap in ((0, 10.0), (1, 11.0)):
-        record = json.dumps({"seed": seed, "metrics": {**metrics, "AP": ap}})
+        record = json.dumps({"seed": seed, "overrides": [], "metrics": {**metrics, "AP": ap}})
         (tmp_path / f"two_seed{seed}.json").write_text(record)
         if seed == 1:
             (tmp_path / "one_seed1.json").write_text(record)
@@ -54,6 +54,20 @@ def test_one_run_has_no_spread(tmp_path):
         "| One | 1 | 11.0 | 30.0 | 5.0 | - | 1.0 | 2.0 | 3.0 | +0.0 (one seed) |",
         "| Two | 2 | 10.5 ± 0.5 | 30.0 ± 0.0 | 5.0 ± 0.0 | - | 1.0 ± 0.0 | 2.0 ± 0.0 | 3.0 ± 0.0 |  |",
         "| None | 0 |" + " not run |" * 8,
+    ]
+
+
+def test_runs_of_another_precision_than_the_base_row_are_marked(tmp_path):
+    metrics = dict.fromkeys(("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm"), 1.0)
+    amp = "train.amp.enabled=true"
+    for name, overrides in (("base_seed0", [amp]), ("base_seed1", []), ("row_seed0", []), ("row_seed1", [])):
+        record = {"seed": int(name[-1]), "overrides": overrides, "metrics": metrics}
+        (tmp_path / f"{name}.json").write_text(json.dumps(record))
+    rows = "[quick_table.Row(name, name, 'config') for name in ('row', 'base')]"
+    text = value_in_benchmarks("quick_table", f"quick_table.table({rows}, Path({str(tmp_path)!r}), 'base')")
+    assert [line.split(" | ")[:2] for line in text.splitlines()[2:]] == [
+        ["| row", "2 (float32)"],
+        ["| base", "2 (1 in float32)"],
     ]
 
 
