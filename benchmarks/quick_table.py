@@ -382,6 +382,7 @@ BASES = {
 }
 WORK = "output/quick_table"
 METRICS = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
+_PRECISIONS = ("float32", "bfloat16")
 
 
 def train(row: Row, seed: int, work: Path, results: Path, overrides: list[str]) -> str:
@@ -395,10 +396,10 @@ def train(row: Row, seed: int, work: Path, results: Path, overrides: list[str]) 
     # Overrides of the row come last, because they take precedence over those of the table.
     changes = [f"train.seed={seed}", *overrides, *row.overrides]
     if row.start:
-        start = work / f"{row.start}_seed{seed}" / "model_final.pth"
-        if not start.exists():
+        weights = work / f"{row.start}_seed{seed}" / "model_final.pth"
+        if not weights.exists():
             return f"{target.name}: FAILED, it starts from {row.start} with seed {seed}, which is not trained here"
-        changes.append(f"train.init_checkpoint='{start}'")
+        changes.append(f"train.init_checkpoint='{weights}'")
     command += [f"train.output_dir='{output}'", *changes]
     with (output / "terminal.txt").open("a") as log:
         code = subprocess.run(
@@ -417,13 +418,13 @@ def train(row: Row, seed: int, work: Path, results: Path, overrides: list[str]) 
     return f"{target.name}: AP {record['metrics']['AP']}"
 
 
-def load_records(rows: Sequence[Row], results: Path) -> dict[str, dict[int, dict[str, Any]]]:
+def load_records(rows: Sequence[str], results: Path) -> dict[str, dict[int, dict[str, Any]]]:
     """Return the record of each training of these rows, by name and seed."""
     records: dict[str, dict[int, dict[str, Any]]] = {}
     for row in rows:
-        for file in sorted(results.glob(f"{row.name}_seed*.json")):
+        for file in sorted(results.glob(f"{row}_seed*.json")):
             record = json.loads(file.read_text())
-            records.setdefault(row.name, {})[record["seed"]] = record
+            records.setdefault(row, {})[record["seed"]] = record
     return records
 
 
@@ -450,23 +451,34 @@ class Difference(NamedTuple):
         return text if abs(self.mean) > self.half_width else f"{text}: no difference"
 
 
-def paired_differences(values: Mapping[str, Mapping[int, float]], bases: Mapping[str, str]) -> dict[str, Difference]:
-    """Return how rows differ from their bases.
-
-    Differences are taken between trainings of the same seed. Their variance is estimated from all rows together, as in
-    an analysis of variance, because two seeds of one row say next to nothing about it.
+def differences_to_bases(
+    records: Mapping[str, Mapping[int, Mapping[str, Any]]], bases: Mapping[str, str]
+) -> dict[str, list[float]]:
+    """Return how much AP each training has more than that of its base row with the same seed.
 
     Args:
-        values: a metric by row and seed.
+        records: by row and seed. A row ``NAME_float32`` or ``NAME_bfloat16`` has trainings of the row NAME in that
+            precision, which trainings in it are compared with.
         bases: name of the row that a row is compared with, by row; one that is its own base is left out, as are rows
             without a seed in common with their base.
     """
-    differences = {}
+    differences: dict[str, list[float]] = {}
     for row, base in bases.items():
-        if row != base and row in values and base in values:
-            seeds = sorted(set(values[row]) & set(values[base]))
-            if seeds:
-                differences[row] = [values[row][seed] - values[base][seed] for seed in seeds]
+        if row == base:
+            continue
+        for seed, record in sorted(records.get(row, {}).items()):
+            alike = records.get(f"{base}_{_precision(record)}", {})
+            if other := alike.get(seed) or records.get(base, {}).get(seed):
+                differences.setdefault(row, []).append(record["metrics"]["AP"] - other["metrics"]["AP"])
+    return differences
+
+
+def paired_differences(differences: Mapping[str, Sequence[float]]) -> dict[str, Difference]:
+    """Return the mean of the differences of each row, with an interval.
+
+    Their variance is estimated from all rows together, as in an analysis of variance, because two seeds of one row say
+    next to nothing about it.
+    """
     freedom = sum(len(d) - 1 for d in differences.values())
     squares = sum((x - statistics.mean(d)) ** 2 for d in differences.values() for x in d)
     deviation = math.sqrt(squares / freedom) if freedom else math.nan
@@ -479,10 +491,10 @@ def paired_differences(values: Mapping[str, Mapping[int, float]], bases: Mapping
 
 def table(rows: Sequence[Row], results: Path, base: str = "") -> str:
     """Return a table in Markdown: mean and, of several seeds, half range for each row, and differences to base rows."""
-    records = load_records(rows, results)
-    ap = {row: {seed: record["metrics"]["AP"] for seed, record in runs.items()} for row, runs in records.items()}
+    records = load_records([row.name for row in rows], results)
     bases = {row.name: row.base or base for row in rows if row.base or base}
-    compared = paired_differences(ap, bases)
+    twins = load_records([f"{name}_{precision}" for name in bases.values() for precision in _PRECISIONS], results)
+    compared = paired_differences(differences_to_bases(records | twins, bases))
     titles = {row.name: row.title for row in rows}
     heads = ["config", "runs", *METRICS, *([f"ΔAP to {titles[base]}" if base else "ΔAP"] if compared else [])]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
@@ -513,7 +525,7 @@ def with_block(page: str, name: str, text: str) -> str:
 
 
 def _precision(record: Mapping[str, Any]) -> str:
-    return "bfloat16" if "train.amp.enabled=true" in record["overrides"] else "float32"
+    return _PRECISIONS["train.amp.enabled=true" in record["overrides"]]
 
 
 def _number_of_runs(runs: Sequence[Mapping[str, Any]], usual: str) -> str:

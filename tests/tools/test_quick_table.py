@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 from tests.helpers import ROOT
 from tests.helpers.benchmarks import value_in_benchmarks
@@ -22,6 +23,20 @@ def test_differences_are_paired_and_share_their_variance():
 def test_each_row_has_its_own_base():
     """By hand: up - down (2, 3), down - base (-1, -1); squares 0.5 with 2 degrees of freedom. No row of "once"."""
     assert _differences({"up": "down", "down": "base", "base": "base"}) == {"up": (2.5, 1.521), "down": (-1.0, 1.521)}
+
+
+def test_trainings_are_compared_with_one_of_their_precision():
+    """By hand: 12 - 11.5 in float32, 13 - 10 where the base has no such training, 14 - 11 in bfloat16."""
+    amp = "train.amp.enabled=true"
+    records = {
+        "base": {seed: _record(ap, amp) for seed, ap in ((0, 10.0), (1, 10.0), (2, 11.0))},
+        "base_float32": {0: _record(11.5)},
+        "row": {0: _record(12.0), 1: _record(13.0), 2: _record(14.0, amp)},
+    }
+    bases = {"row": "base", "base": "base"}
+    assert value_in_benchmarks("quick_table", f"quick_table.differences_to_bases({records}, {bases})") == {
+        "row": [0.5, 3.0, 3.0]
+    }
 
 
 def test_too_few_seeds_have_no_interval():
@@ -88,6 +103,13 @@ def test_tables_and_page_are_those_of_the_records():
             assert block.splitlines() == [line for line in text.splitlines() if "| not run |" not in line], name
 
 
+def _record(ap: float, *overrides: str) -> dict[str, Any]:
+    return {"metrics": {"AP": ap}, "overrides": overrides}
+
+
 def _differences(bases: dict[str, str]) -> dict[str, tuple[float, float]]:
-    found = value_in_benchmarks("quick_table", f"quick_table.paired_differences({VALUES}, {bases})")
+    records = {row: {seed: _record(ap) for seed, ap in by_seed.items()} for row, by_seed in VALUES.items()}
+    found = value_in_benchmarks(
+        "quick_table", f"quick_table.paired_differences(quick_table.differences_to_bases({records}, {bases}))"
+    )
     return {row: (round(pair[0], 3), round(pair[1], 3)) for row, pair in found.items()}
