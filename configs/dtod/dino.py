@@ -12,4 +12,4 @@ K = DATASET.num_classes
 
 def scalebridge_r50_5scale_24e():
     """ScaleBridge-Det on DTOD; classes and length are those of your json."""
-    return experiment(rem(dgq(dino_r50_5scale(K))), dino_adamw(DATASET, epochs=24))
+    return experiment(rem(dgq(dino_r50_5scale(K), warmup=DATASET.iterations(16))), dino_adamw(DATASET, epochs=24))

@@ -31,6 +31,7 @@ _BOTH: dict[str, Any] = {
     "model.selection.base_wh": 0.05,
     "model.selection.delta_unit": None,
     "model.decoder.delta_unit": None,
+    "model.cell_unit": None,
     "model.decoder.look_forward_twice": True,
     # shapes do not tell these two apart: 8 × 4 and 4 × 8 are as many numbers
     "model.decoder.num_heads": 8,
@@ -261,6 +262,7 @@ def _current(model: TinyDINO, key: str) -> Any:
         "model.decoder.shared_heads": len(decoder.box_heads) == 1,
         "model.decoder.look_forward_twice": decoder.look_forward_twice,
         "model.decoder.delta_unit": decoder.delta_unit,
+        "model.cell_unit": model.cell_unit,
         "model.decoder.num_heads": decoder.num_heads,
         "model.decoder.num_points": decoder_layer.cross_attention.num_points,
         "model.encoder.num_heads": None if first is None else first.attention.num_heads,

@@ -46,6 +46,7 @@ def test_the_settings_that_it_prints_are_those_that_are_missing(place, capsys):
         "model.selection.base_cells=null",
         "model.selection.delta_unit=null",
         "model.decoder.delta_unit=null",
+        "model.cell_unit=null",
     ]
     assert "under these settings" in text
     assert run(shlex.join(["import-weights", "checkpoint.pth", "--config", CONFIG, "-o", "again.pth", *overrides])) == 0

@@ -129,8 +129,8 @@ def test_r50_models_of_the_zoo_take_every_tensor(kind, name, classes, shared):
         key: value.shape for key, value in model.state_dict().items()
     }
     meant = ["model.temperature=10000.0", "model.position_offset=-0.5"] if kind == "detrex" else []
-    boxes = ["selection.base_cells", "selection.delta_unit", "decoder.delta_unit"]
-    assert imported.overrides == [*(f"model.{key}=null" for key in boxes), *meant]
+    units = ["selection.base_cells", "selection.delta_unit", "decoder.delta_unit", "cell_unit"]
+    assert imported.overrides == [*(f"model.{key}=null" for key in units), *meant]
 
 
 # Some places by hand: ours, detrex's, the official one's.

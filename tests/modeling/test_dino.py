@@ -15,7 +15,19 @@ from d2tiny.layers.position import PositionEmbeddingSine, box_sine_embedding, in
 from d2tiny.modeling.assigners import HungarianMatcher
 from d2tiny.modeling.contracts import QueryPredictions
 from d2tiny.modeling.necks import ChannelMapper
-from d2tiny.modeling.transformer import DecoderOutput, Denoising, DINOCriterion, DINODecoder, QuerySelection, Tokens
+from d2tiny.modeling.transformer import (
+    DecoderOutput,
+    Denoising,
+    DINOCriterion,
+    DINODecoder,
+    QuerySelection,
+    Tokens,
+    density_queries,
+    flatten_maps,
+    padding_masks,
+    ratios_of_strides,
+    selection,
+)
 from d2tiny.modeling.transformer.box_deltas import apply_deltas
 from d2tiny.ops.boxes import cxcywh_to_xyxy, pairwise_giou
 from d2tiny.runtime import ArrayDetections
@@ -377,6 +389,48 @@ def test_initial_boxes_by_hand():
     torch.testing.assert_close(boxes[0, :, 0], (torch.arange(400) + 0.5) / 400)
 
 
+def test_cells_are_as_many_px_as_their_stride():
+    """By hand: 317 and 310 px wide in a batch of 320, 8 px high, in cells of 4 and 8 px."""
+    levels = [torch.zeros(2, 8, 2, 80), torch.zeros(2, 8, 1, 40)]
+    sizes = torch.tensor([[8, 317], [8, 310]])
+    masks = padding_masks([(8, 317), (8, 310)], (8, 320), levels)
+    ratios = ratios_of_strides(sizes, (4, 8), levels)
+    tokens = flatten_maps(levels, levels, masks, torch.zeros(2, 8), valid_ratios=ratios)
+    px = torch.tensor([[317.0, 8], [310, 8]])[:, None]
+    centres = tokens.reference_points * px
+    torch.testing.assert_close(centres[:, :80, 0], (4 * torch.arange(80) + 2.0).expand(2, -1))
+    torch.testing.assert_close(centres[:, 160:, 0], (8 * torch.arange(40) + 4.0).expand(2, -1))
+    torch.testing.assert_close(centres[:, 80:160, 1], torch.full((2, 80), 6.0))
+    torch.testing.assert_close(tokens.cell_sizes[:, [0, 160]] * px, torch.tensor([[4.0, 4], [8, 8]]).expand(2, -1, -1))
+    # the image ends inside the last cell, which may start a query at its edge
+    assert tokens.valid_sizes(0) == [(2, 80), (2, 78)]
+    assert tokens.valid_sizes(1) == [(1, 40), (1, 39)]
+    torch.testing.assert_close(tokens.valid_extents(0), torch.tensor([[79.25, 2], [77.5, 2]]))
+    boxes, usable = QuerySelection(num_classes=1, embed_dim=8, base_cells=2.0).initial_boxes(tokens)
+    torch.testing.assert_close(boxes[0, 78:80, 0] * 317, torch.tensor([314.0, 317]))
+    assert usable[:, :80].sum(dim=1).tolist() == [80, 78]
+    # a point at 300 px of either image is read at 300 px
+    places = tokens.per_level(torch.tensor([[[300 / 317, 0.5]], [[300 / 310, 0.5]]]))
+    torch.testing.assert_close(places[..., 0], torch.full((2, 1, 2), 300 / 320))
+
+
+@pytest.mark.parametrize("unit", ["stride", None])
+def test_a_cut_image_has_the_same_places(unit):
+    """A query at a place of an image is at the same px of the image without its last columns.
+
+    Cells of a width that is no multiple of the stride were stretched over the image, as in released DETRs: an object
+    3 px from the right edge was placed as many px too far left.
+    """
+    model = small("dino_r18", cell_unit=unit).eval()
+    image = torch.randint(0, 256, (3, 32, 96), dtype=torch.uint8)
+    points = [model.explain({"image": image[:, :, :width]}).reference_points for width in (96, 93)]
+    # the box head is zero at first, so that queries start at the centres of cells: those of stride 4 are even px
+    columns = [p[p[:, 0] < 91, 0] for p in points]  # the last one is at the edge
+    odd = [torch.remainder(x, 2).minimum(2 - torch.remainder(x, 2)).max() for x in columns]
+    assert odd[0] < 1e-3
+    assert (odd[1] < 1e-3) == (unit is not None)
+
+
 def test_levels_do_not_depend_on_the_size_of_batch_mates():
     """Alone, and padded by twice its side; with the padding in the statistics they differ."""
     torch.manual_seed(0)
@@ -503,6 +557,7 @@ def test_what_cannot_work_is_refused():
         small(selection__base_wh=2.0)
     for changes, words in (
         ({"selection__base_cells": 0.0}, "base_cells"),
+        ({"cell_unit": "strides"}, r"unknown cell_unit 'strides'.*Did you mean 'stride'"),
         ({"encoder__num_levels": 3}, r"encoder\.num_levels=3"),
         ({"decoder__num_levels": 5}, r"decoder\.num_levels=5"),
         ({"in_features": ["m3", "m2", "m1", "m0"]}, "finest"),
@@ -530,6 +585,24 @@ def test_a_model_with_another_number_of_queries_starts_from_trained_contents(tmp
     new, both = other.selection.content.weight.detach(), min(100, queries)
     assert torch.equal(new[:both], trained.selection.content.weight[:both])
     assert torch.equal(new[both:], own[both:])
+
+
+@pytest.mark.parametrize("plain_peaks", [True, False])
+def test_slots_of_recorded_graphs_hold_the_same_queries(monkeypatch, plain_peaks):
+    """With ``plain_peaks=False`` their contents were counted over padding, past the last one."""
+    model = settle(small("scalebridge_r18", density__plain_peaks=plain_peaks, density__threshold=1e-6)).eval()
+    image = {"image": torch.randint(0, 255, (3, 62, 93), dtype=torch.uint8)}
+
+    def detect():
+        with torch.no_grad():
+            found = model([image])[0]["instances"]
+        return ArrayDetections(*(x.numpy() for x in (found.pred_boxes.tensor, found.scores, found.pred_classes)))
+
+    assert 0 < (model.explain(image).num_objects or 0) < 1500
+    eager = detect()
+    for module in (density_queries, selection):
+        monkeypatch.setattr(module, "is_traced", lambda: True)
+    assert compare(eager, detect()).changed == 0
 
 
 @pytest.mark.slow

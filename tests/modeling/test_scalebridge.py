@@ -26,6 +26,7 @@ from d2tiny.modeling.transformer import (
     Tokens,
     WideExpert,
     density_target,
+    flatten_maps,
 )
 from d2tiny.modeling.transformer.density_head import density_loss
 from d2tiny.modeling.transformer.density_map import count_objects, local_maxima, pool_density
@@ -467,26 +468,30 @@ def test_no_category_ever_has_less_than_its_floor(topk):
 def test_the_gate_learns_where_tiny_objects_are():
     module, (levels, paddings) = rem(scale_weight=1.0).train(), maps(batch=1, sizes=((16, 16), (8, 8)))
     boxes = [torch.tensor([[0.2, 0.2, 0.05, 0.05], [0.7, 0.6, 0.5, 0.5]])]  # 3 px and 32 px of 64 px
-    covered = covered_by_tiny(boxes[0], (64, 64), (16, 16), 16.0)
+    extent = torch.tensor([16.0, 16.0])
+    covered = covered_by_tiny(boxes[0], (64, 64), (16, 16), 16.0, extent)
     assert covered.nonzero().tolist() == [[3, 3]]  # the smaller one covers the middle of one cell
-    assert covered_by_tiny(boxes[0], (64, 64), (16, 16), 33.0).sum() == 1 + 8 * 8
-    assert covered_by_tiny(torch.tensor([[0.21, 0.21, 0.001, 0.001]]), (64, 64), (16, 16), 16.0).nonzero().tolist() == [
-        [3, 3]
-    ]
+    assert covered_by_tiny(boxes[0], (64, 64), (16, 16), 33.0, extent).sum() == 1 + 8 * 8
+    point = torch.tensor([[0.21, 0.21, 0.001, 0.001]])
+    assert covered_by_tiny(point, (64, 64), (16, 16), 16.0, extent).nonzero().tolist() == [[3, 3]]
+    # of an image that ends inside the last cell a share is fewer cells: 0.21 of 14.2
+    assert covered_by_tiny(point, (57, 57), (15, 15), 16.0, torch.tensor([14.25, 14.25])).nonzero().tolist() == [[2, 2]]
     optimizer = torch.optim.Adam(module.parameters(), lr=0.02)
-    objects, cells = query_targets([torch.zeros(2, dtype=torch.int64)], boxes), [[(16, 16)], [(8, 8)]]
+    objects = query_targets([torch.zeros(2, dtype=torch.int64)], boxes)
+    masks = [torch.zeros(1, side, side, dtype=torch.bool) for side in (16, 8)]
+    tokens = flatten_maps(levels, [torch.zeros_like(m) for m in levels], masks, torch.zeros(2, 32), has_padding=False)
     for _ in range(60):
         _, routing = module(levels, paddings)
-        loss = module.scale_losses(routing, objects, cells, [(64, 64)])["loss_scale"]
+        loss = module.scale_losses(routing, objects, tokens, [(64, 64)])["loss_scale"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     shares = routing.routing_weights[0][0, :2].sum(0)
     assert shares[3, 3] > 0.8
     assert shares[~covered].mean() < 0.2
-    assert rem().scale_losses(routing, objects, cells, [(64, 64)]) == {}
+    assert rem().scale_losses(routing, objects, tokens, [(64, 64)]) == {}
     everything = query_targets(objects.labels, boxes, [torch.tensor([[0.5, 0.5, 1.0, 1.0]])])
-    assert float(module.scale_losses(routing, everything, cells, [(64, 64)])["loss_scale"]) == 0
+    assert float(module.scale_losses(routing, everything, tokens, [(64, 64)])["loss_scale"]) == 0
     with pytest.raises(ValueError, match="category 'tiny'"):
         REM(experts=[WideExpert(32)], embed_dim=32, num_heads=4, topk=1, scale_weight=0.1)
 

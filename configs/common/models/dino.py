@@ -71,6 +71,7 @@ def _dino(stages, extra, num_classes):
         ),
         density=None,
         routing=None,
+        cell_unit="stride",
         max_detections=1500,
         score_thresh=0.0,
         pixel_mean=PIXEL_MEAN,

@@ -17,7 +17,7 @@ from d2tiny.layers.contrast import norms_for
 from d2tiny.layers.folding import prepare_for_inference
 from d2tiny.layers.position import PositionEmbeddingSine
 from d2tiny.modeling.contracts import QueryPredictions, Targets
-from d2tiny.modeling.meta_arch.dino_checks import check_classes, check_levels, check_modules
+from d2tiny.modeling.meta_arch.dino_checks import check_classes, check_levels, check_modules, strides_for
 from d2tiny.modeling.meta_arch.inputs import require_batch
 from d2tiny.modeling.meta_arch.pictures import check_period, picture_is_due, put_detections, put_queries
 from d2tiny.modeling.targets import split_ignored
@@ -37,6 +37,7 @@ from d2tiny.modeling.transformer import (
     Tokens,
     flatten_maps,
     padding_masks,
+    ratios_of_strides,
 )
 from d2tiny.modeling.transformer.density_map import count_objects
 from d2tiny.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
@@ -118,6 +119,7 @@ class TinyDINO(nn.Module):
         routing: REM | None = None,
         temperature: float = 20.0,
         position_offset: float = 0.0,
+        cell_unit: str | None = None,
         max_detections: int = 1500,
         score_thresh: float = 0.0,
         input_format: str = "RGB",
@@ -142,6 +144,9 @@ class TinyDINO(nn.Module):
             routing: routed mixture attention (REM), which mixes experts into the levels.
             temperature: of the sine position embedding.
             position_offset: of its rows and columns, see :class:`~d2tiny.layers.position.PositionEmbeddingSine`.
+            cell_unit: ``stride`` for cells of as many px as the stride of their level; None for released DETRs' form,
+                which misplaces what lies at the edge of images whose sides are no multiples of the strides
+                (:func:`~d2tiny.modeling.transformer.tokens.ratios_of_strides`).
             max_detections: largest number of detections of an image.
             score_thresh: detections have a score above this, in [0, 1).
             input_format: order of the channels, for visualisation.
@@ -149,7 +154,8 @@ class TinyDINO(nn.Module):
                 queries start; 0 for none.
 
         Raises:
-            ValueError: components that do not fit together, or a setting outside its range.
+            ValueError: components that do not fit together, levels without the strides that ``cell_unit``
+                needs, or a setting outside its range.
         """
         super().__init__()
         check_modules(density=density, routing=routing)
@@ -179,6 +185,7 @@ class TinyDINO(nn.Module):
         self.num_classes, self.max_detections, self.score_thresh = num_classes, max_detections, score_thresh
         check_period("TinyDINO", vis_period)
         self.input_format, self.vis_period = input_format, vis_period
+        self.cell_unit, self.strides = cell_unit, strides_for(cell_unit, backbone, in_features)
         self.position = PositionEmbeddingSine(embed_dim // 2, temperature, position_offset)
         self.level_embed = nn.Parameter(torch.randn(len(in_features), embed_dim))
         self.register_buffer("pixel_mean", torch.tensor(list(pixel_mean)).view(-1, 1, 1), persistent=False)
@@ -219,7 +226,8 @@ class TinyDINO(nn.Module):
         encoded = self._encode(images, None)
         tokens, density, routing = encoded.tokens, encoded.density, encoded.routing
         height, width = images.image_sizes[0]
-        boxes = encoded.queries.reference_boxes[0]
+        boxes, padding = encoded.queries.reference_boxes[0], encoded.queries.padding_mask
+        boxes = boxes if padding is None else boxes[~padding[0]]
         sizes = [tokens.valid_sizes(level)[0] for level in range(len(tokens.spatial_shapes))]
         chosen = None if encoded.updated is None else tokens.maps(encoded.updated[..., None])
         num_objects, class_count = None, None
@@ -298,7 +306,8 @@ class TinyDINO(nn.Module):
         height, width = images.tensor.shape[-2:]
         masks = padding_masks(images.image_sizes, (height, width), levels)
         padded = any(tuple(map(int, size)) != (height, width) for size in images.image_sizes)
-        return self.tokens_of_levels(images.tensor, levels, masks, has_padding=padded)
+        sizes = torch.stack([torch.as_tensor(size, device=images.tensor.device) for size in images.image_sizes])
+        return self.tokens_of_levels(images.tensor, levels, masks, sizes, has_padding=padded)
 
     def levels(self, image: Tensor) -> list[Tensor]:
         """Return the levels of the backbone, finest first."""
@@ -306,14 +315,24 @@ class TinyDINO(nn.Module):
         return [features[name] for name in self.head_in_features]
 
     def tokens_of_levels(
-        self, image: Tensor, levels: list[Tensor], masks: list[Tensor], *, has_padding: bool
+        self, image: Tensor, levels: list[Tensor], masks: list[Tensor], sizes: Tensor, *, has_padding: bool
     ) -> tuple[Tokens, RoutingOutput | None]:
-        """Mix experts into levels, and flatten them; arguments as :func:`flatten_maps` and REM take them."""
+        """Mix experts into levels, and flatten them.
+
+        Args:
+            image: (B, 3, H, W), normalised and padded.
+            levels: L feature maps of it.
+            masks: their L padding masks.
+            sizes: (B, 2) height and width of each image in px.
+            has_padding: False if no cell is padding.
+        """
         routing = None
         if self.routing is not None:
             levels, routing = self.routing(levels, masks, image)
         positions = [self.position(mask) for mask in masks]
-        return flatten_maps(levels, positions, masks, self.level_embed, has_padding=has_padding), routing
+        ratios = None if self.strides is None else ratios_of_strides(sizes, self.strides, levels)
+        tokens = flatten_maps(levels, positions, masks, self.level_embed, has_padding=has_padding, valid_ratios=ratios)
+        return tokens, routing
 
     def decode(
         self, encoded: _EncoderOutput, denoising: DenoisingQueries | None
@@ -364,8 +383,7 @@ class TinyDINO(nn.Module):
         if encoded.routing is not None and self.routing is not None:
             losses |= encoded.routing.losses
             if self.routing.scale_weight:  # sizes in cells wait for the device
-                cells = [encoded.tokens.valid_sizes(level) for level in range(len(encoded.routing.gates))]
-                losses |= self.routing.scale_losses(encoded.routing, targets, cells, image_sizes)
+                losses |= self.routing.scale_losses(encoded.routing, targets, encoded.tokens, image_sizes)
         self._log(encoded, targets)
         if picture_is_due(self.vis_period):
             self._draw(first, encoded, outputs.layers[-1])

@@ -8,8 +8,9 @@ from torch import nn
 
 from d2tiny.modeling.contracts import Backbone
 from d2tiny.modeling.transformer import DeformableEncoder, Denoising, DINODecoder, QuerySelection
+from d2tiny.utils.errors import did_you_mean
 
-__all__ = ["check_classes", "check_levels", "check_modules"]
+__all__ = ["check_classes", "check_levels", "check_modules", "strides_for"]
 
 
 def check_modules(**components: object) -> None:
@@ -40,6 +41,29 @@ def check_levels(
     wrong = {n: shapes[n].channels for n in in_features if n in shapes and shapes[n].channels != embed_dim}
     if wrong:
         raise ValueError(f"TinyDINO: embed_dim={embed_dim}, but the backbone's levels have {wrong} channels.")
+
+
+def strides_for(cell_unit: str | None, backbone: Backbone, in_features: Sequence[str]) -> list[int] | None:
+    """Return the strides of the levels in px, where cells are measured by them; None for released DETRs' form.
+
+    Raises:
+        ValueError: an unknown unit, or a backbone that does not tell its strides.
+    """
+    if cell_unit is None:
+        return None
+    if cell_unit != "stride":
+        raise ValueError(
+            f"TinyDINO: unknown cell_unit '{cell_unit}'; it is 'stride', or None (null in a config) for DINO's whole "
+            f"cells. {did_you_mean(cell_unit, ['stride'])}"
+        )
+    shapes = backbone.output_shape()
+    strides = [shapes[name].stride for name in in_features]
+    if None in strides:
+        raise ValueError(
+            f"TinyDINO: cell_unit='stride' needs the strides of all levels, but the backbone gives {strides} for "
+            f"{list(in_features)}."
+        )
+    return [stride for stride in strides if stride is not None]
 
 
 def check_classes(num_classes: int, **components: QuerySelection | DINODecoder | Denoising | None) -> None:

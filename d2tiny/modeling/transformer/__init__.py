@@ -17,7 +17,7 @@ from d2tiny.modeling.transformer.experts import (
 from d2tiny.modeling.transformer.routing import REM, RoutingOutput
 from d2tiny.modeling.transformer.selection import InitialQueries, Proposals, QuerySelection, SelectedTokens
 from d2tiny.modeling.transformer.sparsity import TokenSparsity
-from d2tiny.modeling.transformer.tokens import Tokens, flatten_maps, padding_masks
+from d2tiny.modeling.transformer.tokens import Tokens, flatten_maps, padding_masks, ratios_of_strides
 
 __all__ = [
     "REM",
@@ -45,4 +45,5 @@ __all__ = [
     "density_target",
     "flatten_maps",
     "padding_masks",
+    "ratios_of_strides",
 ]

@@ -52,4 +52,4 @@ def apply_deltas(boxes: Tensor, deltas: Tensor, delta_unit: str | None) -> Tenso
 
 def _limited(x: Tensor, low: float, high: float) -> Tensor:
     """Clamp the values and pass the gradient through."""
-    return x + (x.clamp(low, high) - x).detach()
+    return x.clamp(low, high).detach() + (x - x.detach())

@@ -309,9 +309,9 @@ class DensityQueries(nn.Module):
     def targets(tokens: Tokens, targets: Targets) -> list[DensityTarget]:
         """Return the true density of each image, and which of its cells are outside ignore regions."""
         result = []
-        sizes = tokens.valid_sizes(0)
-        for size, boxes, regions in zip(sizes, targets.boxes, targets.ignore_boxes, strict=True):
-            scale = boxes.new_tensor(size[::-1]).repeat(2)
+        sizes, extents = tokens.valid_sizes(0), tokens.valid_extents(0)
+        for size, extent, boxes, regions in zip(sizes, extents, targets.boxes, targets.ignore_boxes, strict=True):
+            scale = extent.to(boxes).repeat(2)
             learned = ~covered_cells(regions.float() * scale, size)
             result.append(DensityTarget(density_target(boxes.float() * scale, size), learned))
         return result

@@ -19,6 +19,7 @@ from d2tiny.layers.masked_norm import masked_norm
 from d2tiny.modeling.contracts import Targets
 from d2tiny.modeling.transformer.density_map import covered_cells
 from d2tiny.modeling.transformer.experts import FrozenExpert, ValidMasks
+from d2tiny.modeling.transformer.tokens import Tokens
 from d2tiny.utils.precision import without_autocast
 from d2tiny.utils.tracing import is_traced
 
@@ -269,7 +270,7 @@ class REM(nn.Module):
         self,
         routing: RoutingOutput,
         targets: Targets,
-        cells: Sequence[Sequence[tuple[int, int]]],
+        tokens: Tokens,
         image_sizes: Sequence[tuple[int, int]],
     ) -> dict[str, Tensor]:
         """Return ``loss_scale``, which ties the gate of the category ``tiny`` to tiny objects; {} without a weight.
@@ -280,18 +281,19 @@ class REM(nn.Module):
         Args:
             routing: decisions of the router.
             targets: objects of the images.
-            cells: for each level the (H, W) of each image in cells, without padding.
+            tokens: the levels.
             image_sizes: (height, width) of the images in px.
         """
         if not self.scale_weight:
             return {}
         parts = []
-        for gate, sizes in zip(routing.gates, cells, strict=True):
+        for level, gate in enumerate(routing.gates):
+            sizes, extents = tokens.valid_sizes(level), tokens.valid_extents(level)
             probability = gate.softmax(dim=1)[:, self.categories.index("tiny")].clamp(1e-6, 1 - 1e-6)
             for i, size in enumerate(sizes):
-                tiny = covered_by_tiny(targets.boxes[i], image_sizes[i], size, self.tiny_size)
-                regions = targets.ignore_boxes[i].float()
-                learned = ~covered_cells(regions * regions.new_tensor(size[::-1]).repeat(2), size)
+                extent = extents[i]
+                tiny = covered_by_tiny(targets.boxes[i], image_sizes[i], size, self.tiny_size, extent)
+                learned = ~covered_cells(targets.ignore_boxes[i].float() * extent.repeat(2), size)
                 p = probability[i, : size[0], : size[1]]
                 for chosen, loss in ((tiny & learned, -p.log()), (~tiny & learned, -(1 - p).log())):
                     parts.append((loss * chosen).sum() / chosen.sum().clamp(min=1))
@@ -320,7 +322,9 @@ def _masked_mean(x: Tensor, valid_mask: Tensor | None, dims: tuple[int, ...] = (
     return (x * valid_mask).sum(dim=dims) / valid_mask.float().sum(dim=dims).clamp(min=1)
 
 
-def covered_by_tiny(boxes: Tensor, image_size: tuple[int, int], cells: tuple[int, int], tiny_size: float) -> Tensor:
+def covered_by_tiny(
+    boxes: Tensor, image_size: tuple[int, int], cells: tuple[int, int], tiny_size: float, extent: Tensor
+) -> Tensor:
     """Return (H, W) boolean, the cells that a tiny object covers, at least the one that holds its centre.
 
     Args:
@@ -328,10 +332,11 @@ def covered_by_tiny(boxes: Tensor, image_size: tuple[int, int], cells: tuple[int
         image_size: height and width of the image in px.
         cells: (H, W) of the level, without padding.
         tiny_size: objects with √(w·h) under this many px are tiny.
+        extent: (2,) width and height of the image in cells, which need not be whole.
     """
     boxes = boxes.float()
     px = boxes[:, 2:] * boxes.new_tensor(image_size[::-1])
-    boxes = boxes[px.prod(dim=1).sqrt() < tiny_size] * boxes.new_tensor(cells[::-1]).repeat(2)
+    boxes = boxes[px.prod(dim=1).sqrt() < tiny_size] * extent.repeat(2)
     # a cell counts if its centre is in the box: none is, of a box that is smaller than a cell
     centres, sides = boxes[:, :2].floor() + 0.5, boxes[:, 2:]
     at_centre = torch.cat((centres, torch.full_like(sides, 0.5)), dim=1)

@@ -148,8 +148,9 @@ class QuerySelection(nn.Module):
         if self.base_cells is not None:
             # a box may not be larger than the image
             sides = (self.base_cells * tokens.cell_sizes).clamp(max=1 - _MARGIN)
-            boxes = torch.cat((centres, sides), dim=-1)
-            return boxes, (centres < 1).all(dim=-1) & ~tokens.key_padding_mask
+            # the centre of a cell in which the image ends may lie outside
+            boxes = torch.cat((centres.clamp(max=1), sides), dim=-1)
+            return boxes, ~tokens.key_padding_mask
         side = (self.base_wh * 2.0**tokens.level_index).to(centres)
         sides = side[None, :, None].expand(len(tokens.features), -1, 2)
         boxes = torch.cat((centres, sides), dim=-1)
@@ -167,7 +168,8 @@ class QuerySelection(nn.Module):
         boxes, valid_mask = self.initial_boxes(tokens)
         valid_mask = valid_mask if updated is None else valid_mask & updated
         features = self.enc_output(memory.masked_fill(~valid_mask[..., None], 0.0))
-        logits = self.class_head(features).float().masked_fill(~valid_mask[..., None], -torch.inf)
+        with without_autocast(features.device):  # bfloat16 has few values, and of equal scores the finest level wins
+            logits = self.class_head(features.float()).masked_fill(~valid_mask[..., None], -torch.inf)
         return Proposals(features, logits, boxes, valid_mask)
 
     def predict_boxes(self, features: Tensor, boxes: Tensor) -> Tensor:
@@ -246,9 +248,9 @@ def _content_slots(selected: SelectedTokens, plain_peaks: bool) -> Tensor:
     """Return which learned content query each query takes, (B, Q).
 
     With ``plain_peaks``, queries at peaks have none; the others count from the first, so that all are learned however
-    many peaks precede them.
+    many peaks precede them. Padding does not count: in graphs that are recorded it stands between queries.
     """
-    others = torch.ones_like(selected.padding_mask)
+    others = ~selected.padding_mask
     if plain_peaks and selected.is_peak is not None:
         others = ~selected.is_peak
     return (others.cumsum(dim=1) - 1).clamp(min=0)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from d2tiny.layers.deform_attn_functions import level_sides
 
-__all__ = ["Tokens", "flatten_maps", "padding_masks"]
+__all__ = ["Tokens", "flatten_maps", "padding_masks", "ratios_of_strides"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Tokens:
         pos_embed: (B, S, C) sine embedding of the cell plus learned embedding of the level.
         key_padding_mask: (B, S) boolean, True for padding cells.
         spatial_shapes: (H, W) of the L levels.
-        valid_ratios: (B, L, 2) share of each padded map's width and height that belongs to the image.
+        valid_ratios: (B, L, 2) share of each padded map's width and height that the image takes.
         has_padding: whether any cell is padding.
     """
 
@@ -50,10 +50,16 @@ class Tokens:
         return self.maps(self.key_padding_mask[..., None]) if self.has_padding else None
 
     def valid_sizes(self, level: int) -> list[tuple[int, int]]:
-        """Return the (height, width) in cells of each image on a level, without padding."""
+        """Return the (height, width) in whole cells of each image on a level, without padding."""
+        sizes = [h * w for h, w in self.spatial_shapes]
+        inside = ~self.key_padding_mask.split(sizes, dim=1)[level].unflatten(1, self.spatial_shapes[level])
+        counts = torch.stack((inside[:, :, 0].sum(dim=1), inside[:, 0].sum(dim=1)), dim=1)
+        return [(int(h), int(w)) for h, w in counts.tolist()]
+
+    def valid_extents(self, level: int) -> Tensor:
+        """Return the (B, 2) width and height of each image in cells of a level, which need not be whole."""
         height, width = self.spatial_shapes[level]
-        sizes = (self.valid_ratios[:, level].flip(-1) * self.valid_ratios.new_tensor((height, width))).round()
-        return [(int(h), int(w)) for h, w in sizes.tolist()]
+        return self.valid_ratios[:, level] * self.valid_ratios.new_tensor((width, height))
 
     @cached_property
     def level_index(self) -> Tensor:
@@ -102,6 +108,7 @@ def flatten_maps(
     level_embed: Tensor,
     *,
     has_padding: bool = True,
+    valid_ratios: Tensor | None = None,
 ) -> Tokens:
     """Flatten feature maps to tokens.
 
@@ -111,20 +118,42 @@ def flatten_maps(
         masks: their L padding masks (B, H, W), boolean, True for padding cells.
         level_embed: (L, C) embeddings of the levels.
         has_padding: False if no cell is padding, which saves masking.
+        valid_ratios: (B, L, 2) of :func:`ratios_of_strides`; None for the share of whole cells, as in released DETRs.
     """
     pos_embed = [(p.flatten(2).transpose(1, 2) + level_embed[i]) for i, p in enumerate(pos_embeds)]
-    ratios = []
-    for mask in masks:
-        valid = ~mask
-        ratios.append(torch.stack((valid[:, 0].float().mean(dim=1), valid[:, :, 0].float().mean(dim=1)), dim=-1))
+    if valid_ratios is None:
+        ratios = []
+        for mask in masks:
+            valid = ~mask
+            ratios.append(torch.stack((valid[:, 0].float().mean(dim=1), valid[:, :, 0].float().mean(dim=1)), dim=-1))
+        valid_ratios = torch.stack(ratios, dim=1)
     return Tokens(
         torch.cat([f.flatten(2).transpose(1, 2) for f in features], dim=1),
         torch.cat(pos_embed, dim=1),
         torch.cat([m.flatten(1) for m in masks], dim=1),
         tuple((f.shape[2], f.shape[3]) for f in features),
-        torch.stack(ratios, dim=1),
+        valid_ratios,
         has_padding,
     )
+
+
+def ratios_of_strides(sizes: Tensor, strides: Sequence[int], features: Sequence[Tensor]) -> Tensor:
+    """Return which share of each map an image takes if a cell is as many px as the stride of its level.
+
+    Where a side is no multiple of the stride, the image ends inside the last cell. Released DETRs take that cell as a
+    whole one: of 317 px at stride 4 they count 80 cells, and place what lies at the right edge 3 px too far left.
+
+    Args:
+        sizes: (B, 2) height and width of the images in px.
+        strides: of the L levels in px.
+        features: L feature maps (B, C, H, W).
+
+    Returns:
+        (B, L, 2) shares of width and height, float32; over 1 where a map ends before its image.
+    """
+    sizes = sizes.flip(-1).float()
+    cells = level_sides(tuple((m.shape[2], m.shape[3]) for m in features), sizes)
+    return sizes[:, None] / (cells * sizes.new_tensor(strides)[:, None])
 
 
 def padding_masks(
