@@ -114,7 +114,8 @@ def _gate(explained: Explanation, boxes: np.ndarray, size: tuple[int, int]) -> l
     shares = torch.as_tensor(np.concatenate((boxes[:, :2] + boxes[:, 2:] / 2, boxes[:, 2:]), axis=1)).float() / scale
     levels = []
     for weights in explained.routing_weights or []:
-        covered = covered_by_tiny(shares, size, tuple(weights.shape[1:]), TINY)
+        rows, columns = weights.shape[1:]
+        covered = covered_by_tiny(shares, size, (rows, columns), TINY, torch.tensor([columns, rows]).float())
         levels.append((weights[own].sum(dim=0).flatten().numpy(), covered.flatten().numpy()))
     return levels
 

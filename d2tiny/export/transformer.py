@@ -27,7 +27,8 @@ class TransformerGraph(DetectorGraph):
         outside = (rows >= size[0])[:, None] | (columns >= size[1])
         outside = outside[None, None].expand(images.shape[0], -1, -1, -1)
         masks = [padding_of_level(outside, level)[:, 0] for level in levels]
-        tokens, routing = model.tokens_of_levels(images, levels, masks, size[None], has_padding=True)
+        sizes = size[None].expand(images.shape[0], -1)
+        tokens, routing = model.tokens_of_levels(images, levels, masks, sizes, has_padding=True)
         encoded = model.encode_tokens(tokens, routing)
         last = model.decode(encoded, None)[1].layers[-1]
         scores = last.pred_logits.sigmoid()
