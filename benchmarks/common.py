@@ -69,10 +69,14 @@ def command_line() -> str:
 
 def _without_folders(argument: str) -> str:
     option, equals, value = ("", "", argument) if Path(argument).is_absolute() else argument.rpartition("=")
+    return f"{option}{equals}{','.join(_name(part) for part in value.split(','))}"
+
+
+def _name(value: str) -> str:
     path = Path(value)
-    if path.is_absolute():
-        value = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
-    return f"{option}{equals}{value}"
+    if not path.is_absolute():
+        return value
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
 
 
 def write_record(path: Path, **fields: Any) -> None:

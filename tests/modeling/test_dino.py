@@ -590,7 +590,8 @@ def test_a_model_with_another_number_of_queries_starts_from_trained_contents(tmp
 @pytest.mark.parametrize("plain_peaks", [True, False])
 def test_slots_of_recorded_graphs_hold_the_same_queries(monkeypatch, plain_peaks):
     """With ``plain_peaks=False`` their contents were counted over padding, past the last one."""
-    model = settle(small("scalebridge_r18", density__plain_peaks=plain_peaks, density__threshold=1e-6)).eval()
+    low = {"density__threshold": 1e-6, "density__peak_threshold": 0.0}
+    model = settle(small("scalebridge_r18", density__plain_peaks=plain_peaks, **low)).eval()
     image = {"image": torch.randint(0, 255, (3, 62, 93), dtype=torch.uint8)}
 
     def detect():

@@ -200,15 +200,18 @@ def test_selection_by_hand():
 
 
 def test_a_weak_maximum_counts_and_starts_no_query():
-    """Of the maxima 0.5, 0.9 and 0.1 three are objects, and ask for eight queries instead of four; two start one."""
+    """Of the maxima 0.5, 0.9 and 0.1 three are objects, and ask for eight queries, not four; in tests two start one."""
     _, proposals = toy(batch=1)
     density = torch.full((1, 8, 8), 0.01)
     density[0, 2, 3], density[0, 6, 6], density[0, 0, 7] = 0.5, 0.9, 0.1
     settings = {"embed_dim": 32, "hidden_dim": 32, "buckets": [4, 8], "thresholds": [3]}
-    chosen = DensityQueries(**settings, peak_threshold=0.15).select(proposals, density)
-    assert chosen.is_peak[0].tolist() == [True] * 2 + [False] * 6
-    assert DensityQueries(**settings).select(proposals, density).is_peak[0].tolist() == [True] * 3 + [False] * 5
-    with pytest.raises(ValueError, match="at least 0.*'peak_threshold': -0.1"):
+    three, two = [True] * 3 + [False] * 5, [True] * 2 + [False] * 6
+    dgq = DensityQueries(**settings, peak_threshold=0.15)
+    assert dgq.select(proposals, density, gt_counts=[3]).is_peak[0].tolist() == three
+    assert dgq.eval().select(proposals, density).is_peak[0].tolist() == two
+    low = DensityQueries(**settings, peak_threshold=0.0).eval()
+    assert low.select(proposals, density).is_peak[0].tolist() == three, "never below that of objects"
+    with pytest.raises(ValueError, match=r"at least 0.*'peak_threshold': -0\.1"):
         DensityQueries(**settings, peak_threshold=-0.1)
 
 

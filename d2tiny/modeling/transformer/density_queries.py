@@ -48,9 +48,10 @@ class DensityQueries(nn.Module):
     In training there are at least ``train_queries``, as many as the true number asks for, and at least as many as
     objects, all up to the largest bucket; in the first ``warmup`` calls the prediction does not count.
 
-    **Positions.** Maxima over ``peak_threshold`` become queries, the highest first, up to ``peak_share`` of all; the
-    others start from the tokens with the best class score. No token is taken twice. Each image has its own number of
-    queries and is padded to the largest of the batch, so that its result does not depend on the other images.
+    **Positions.** The same maxima become queries (in tests those over ``peak_threshold``), the highest first, up to
+    ``peak_share`` of all; the others start from the tokens with the best class score. No token is taken twice. Each
+    image has its own number of queries and is padded to the largest of the batch, so that its result does not depend on
+    the other images.
     """
 
     updates: Tensor
@@ -67,7 +68,7 @@ class DensityQueries(nn.Module):
         rule: str = "bucket",
         classifier: CountClassifier | None = None,
         threshold: float = 0.05,
-        peak_threshold: float | None = None,
+        peak_threshold: float = 0.15,
         peak_share: float = 0.5,
         plain_peaks: bool = True,
         map_weight: float = 0.1,
@@ -92,8 +93,9 @@ class DensityQueries(nn.Module):
                 is trained and logged beside the map, for comparison.
             threshold: density from which on a local maximum is an object. A tiny object in the middle of its cell has
                 0.28 objects a cell there, a large one 0.07.
-            peak_threshold: density from which on a local maximum starts a query; None for ``threshold``. What may be an
-                object has to be counted, but a weak maximum is a worse start than a token with a high class score.
+            peak_threshold: in tests, density from which on a local maximum starts a query. What may be an object has to
+                be counted, but a weak maximum is a worse start than a token with a high class score. In training all
+                objects start one, so that queries from peaks are learned.
             peak_share: largest share of the queries that start from density peaks, in [0, 1].
             plain_peaks: queries at peaks start from the initial box of their token, with its features as content query;
                 if False, from the encoder's predicted box and a learned content query, as all others.
@@ -115,7 +117,7 @@ class DensityQueries(nn.Module):
             raise ValueError(f"DensityQueries: peak_share must be in [0, 1], got {peak_share}.")
         least = {
             "threshold": threshold,
-            "peak_threshold": peak_threshold or 0.0,
+            "peak_threshold": peak_threshold,
             "warmup": warmup,
             "train_queries": train_queries,
             "map_weight": map_weight,
@@ -126,7 +128,7 @@ class DensityQueries(nn.Module):
             raise ValueError(f"DensityQueries: must be at least 0, got {wrong}.")
         self.buckets, self.thresholds, self.rule, self.source = list(buckets), list(thresholds), rule, source
         self.threshold, self.peak_share, self.plain_peaks = threshold, peak_share, plain_peaks
-        self.peak_threshold = threshold if peak_threshold is None else peak_threshold
+        self.peak_threshold = peak_threshold
         self.map_weight, self.count_weight, self.class_weight = map_weight, count_weight, class_weight
         self.warmup, self.train_queries, self.classifier = warmup, train_queries, classifier
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
@@ -210,7 +212,8 @@ class DensityQueries(nn.Module):
             gt_counts: in training, the numbers of objects of the images.
             class_logits: (B, classes) of :meth:`classify`.
         """
-        score, peaks = proposals.pred_logits.amax(dim=-1), local_maxima(density, self.peak_threshold)
+        least = self.threshold if self.training else max(self.threshold, self.peak_threshold)
+        score, peaks = proposals.pred_logits.amax(dim=-1), local_maxima(density, least)
         if is_traced():
             numbers = self._numbers_as_tensor(density, class_logits)
             return self._select_in_slots(score, peaks, proposals.valid_mask, numbers)
