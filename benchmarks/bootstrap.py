@@ -84,14 +84,13 @@ def differences(truth: GroundTruth, models: list[list[Detections]], draws: int) 
 
     protocol, random = get_protocol(PROTOCOL), np.random.default_rng(0)
     images = len(truth.image_ids)
-    values = []
+    ends, values = np.cumsum([len(seeds) for seeds in models])[:-1], []
     for draw in range(draws + 1):
         drawn = random.integers(0, images, images) if draw else np.arange(images)
-        means = []
-        for seeds in models:
-            sample, found = resampled(truth, seeds, drawn)
-            rows = [evaluate_arrays(sample, detections, protocol).metrics() for detections in found]
-            means.append(np.mean([[row[metric] for metric in METRICS] for row in rows], axis=0))
+        sample, found = resampled(truth, [detections for seeds in models for detections in seeds], drawn)
+        rows = [evaluate_arrays(sample, detections, protocol).metrics() for detections in found]
+        metrics = np.array([[row[metric] for metric in METRICS] for row in rows])
+        means = [seeds.mean(axis=0) for seeds in np.split(metrics, ends)]
         values.append(np.stack(means[1:]) - means[0])
         if draw % 50 == 0:
             print(f"{draw} of {draws} draws", file=sys.stderr)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from d2tiny.layers.deform_attn_functions import level_sides
+from d2tiny.layers.padding import extents
 
 __all__ = ["Tokens", "flatten_maps", "padding_masks", "ratios_of_strides"]
 
@@ -51,10 +52,8 @@ class Tokens:
 
     def valid_sizes(self, level: int) -> list[tuple[int, int]]:
         """Return the (height, width) in whole cells of each image on a level, without padding."""
-        sizes = [h * w for h, w in self.spatial_shapes]
-        inside = ~self.key_padding_mask.split(sizes, dim=1)[level].unflatten(1, self.spatial_shapes[level])
-        counts = torch.stack((inside[:, :, 0].sum(dim=1), inside[:, 0].sum(dim=1)), dim=1)
-        return [(int(h), int(w)) for h, w in counts.tolist()]
+        rows, columns = extents(self.maps(self.key_padding_mask[..., None])[level])
+        return list(zip(rows.tolist(), columns.tolist(), strict=True))
 
     def valid_extents(self, level: int) -> Tensor:
         """Return the (B, 2) width and height of each image in cells of a level, which need not be whole."""
