@@ -18,7 +18,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 from common import RESULTS, ROOT, make_parser
 from scipy import stats
 
+from d2tiny.data.datasets.benchmarks import BENCHMARKS
 from d2tiny.utils.files import write_text
 
 ASSIGNER = "model.proposal_generator.assigner"
@@ -290,6 +291,15 @@ TABLES["scalebridge_aerial"] = (
         )
     ),
 )
+# The same on crops of as many px of HIT-UAV, whole images in the test: another set of images, seven times as many.
+_HITUAV_CROPS = (
+    "dataloader.train.dataset.names=hituav_train",
+    "dataloader.test.dataset.names=hituav_val",
+    f"model.num_classes={BENCHMARKS['hituav'].num_classes}",
+)
+TABLES["scalebridge_crops"] = tuple(
+    replace(row, overrides=(*_HITUAV_CROPS, *row.overrides)) for row in TABLES["scalebridge_aerial"] if not row.start
+)
 # Three epochs of HIT-UAV: what the parts of ScaleBridge-Det and a sparse encoder do to DINO.
 TABLES["scalebridge"] = tuple(
     Row(config, title, f"hituav/{config}", ("train.max_iter=762",))
@@ -378,6 +388,7 @@ BASES = {
     "hituav": "faster_rcnn_lite0_fpn_rfla",
     "scalebridge": "dino_lite0",
     "scalebridge_aerial": "dino_lite0",
+    "scalebridge_crops": "dino_lite0",
     "necks": "fpn",
     "pfdh": "yolo11_n",
 }
