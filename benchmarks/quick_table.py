@@ -215,9 +215,20 @@ _ONE_STAGE = (
         ("rs_tinynet_lite0", "RS-TinyNet (MDCA, ARB, PFDH with a skip) with YOLO11n neck and head"),
     ),
 )
+# Each one-stage row is compared with the first of its family, those of SAL with the one that has their L1.
+_ONE_STAGE_BASES = {name: family[0][0] for family in _ONE_STAGE for name, _ in family}
+_ONE_STAGE_BASES |= dict.fromkeys(("yolox_lite0_s_sal", "yolox_lite0_s_sarl_sal"), "yolox_lite0_s_l1")
+# Rows that change one part of another: DCLoss takes the place of smooth L1 in a cascade, so that L1 is its base.
+_HITUAV_BASES = _ONE_STAGE_BASES | {
+    "cascade_rcnn_lite0_efpnbs_rfla_dcloss": "cascade_rcnn_lite0_fpn_rfla_l1",
+    "cascade_rcnn_lite0_efpnbs_taught_rfla": "cascade_rcnn_lite0_fpn_rfla",
+    "cascade_rcnn_lite0_sarl_rfla_x2": "cascade_rcnn_lite0_fpn_rfla_x2",
+    "faster_rcnn_lite0_efpnbs_taught_rfla_x2": "faster_rcnn_lite0_efpnbs_taught_rfla",
+    "detectors_lite0_efpnbs_rfla_dcloss": "detectors_lite0_rfp_rfla",
+}
 # HIT-UAV from ImageNet weights: assigners, necks, box losses, detectors.
 TABLES["hituav"] = tuple(
-    Row(config, title, f"hituav/{config}")
+    Row(config, title, f"hituav/{config}", base=_HITUAV_BASES.get(config, ""))
     for config, title in (
         ("faster_rcnn_lite0_fpn_maxiou", "MaxIoU, anchors 32-512 px (8 × stride)"),
         ("faster_rcnn_lite0_fpn_maxiou_a8", "MaxIoU, anchors 8-128 px"),
@@ -327,7 +338,7 @@ TABLES["aerial"] = (
     Row("rfla", "RFLA", _RFLA),
     Row("rfla_longer", "RFLA, 1,500 iterations", _RFLA, ("train.max_iter=1500",)),
     Row("drawn", "RFLA, 500 of drawn scenes alone", _RFLA, (_DRAWN, "train.max_iter=500")),
-    Row("drawn_real", "RFLA, 500 of drawn scenes, then 1,000", _RFLA, (), "drawn"),
+    Row("drawn_real", "RFLA, 500 of drawn scenes, then 1,000", _RFLA, (), "drawn", base="rfla_longer"),
     Row("cem", "RFLA + CEM", _EFPNBS, (f"{_NECK}.fbsm=false",)),
     Row("fbsm", "RFLA + FBSM", _EFPNBS, (f"{_NECK}.cem=false",)),
     Row("efpnbs", "RFLA + E-FPN-BS", _EFPNBS),
@@ -354,6 +365,8 @@ TABLES["aerial"] = (
         places=(ROI_LOSS,),
     ),
     _lite0_loss("dcloss_formula", "RFLA + DCLoss (formula)", "DCLoss", "mode=formula"),
+    # What DCLoss takes from the gradient there on average, by a smaller weight: results/aerial/box_errors.json.
+    Row("rpn_light", "RFLA, box loss of the RPN × 0.6", _RFLA, (f"{RPN_LOSS}.loss_weight=0.6",)),
     _lite0_loss("sal", "RFLA + SAL (1 − IoU²)", "SALoss", "base=iou2", BOX_WEIGHT),
     _lite0_loss("nwd", "RFLA + NWD loss", "NWDLoss", BOX_WEIGHT),
     Row("cascade", "Cascade R-CNN, RFLA", "cascade_rcnn_lite0_fpn_rfla"),
@@ -375,12 +388,12 @@ TABLES["aerial"] = (
         "cascade_efpnbs_taught_x2",
         "Cascade R-CNN, RFLA + E-FPN-BS, taught masks, images enlarged × 2 (ours)",
         "cascade_rcnn_lite0_efpnbs_taught_rfla_x2",
+        base="cascade_x2",
     ),
 )
-# The same on small tiles, each row compared with the first of its family, those of SAL with the one that has their L1.
-_SAL_BASES = dict.fromkeys(("yolox_lite0_s_sal", "yolox_lite0_s_sarl_sal"), "yolox_lite0_s_l1")
+# The same on small tiles.
 TABLES["aerial_dense"] = tuple(
-    Row(name, title, name, base=_SAL_BASES.get(name, family[0][0])) for family in _ONE_STAGE for name, title in family
+    Row(name, title, name, base=_ONE_STAGE_BASES[name]) for family in _ONE_STAGE for name, title in family
 )
 # The row of a table that the others are compared with.
 BASES = {
@@ -394,6 +407,8 @@ BASES = {
 }
 WORK = "output/quick_table"
 METRICS = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
+ERRORS = ("oLRP", "oLRP_Loc", "oLRP_FP", "oLRP_FN", "AR@1500")
+KINDS = ("missed", "localisation", "class", "both", "duplicate", "background")  # of benchmarks/error_kinds.py
 _PRECISIONS = ("float32", "bfloat16")
 
 
@@ -527,6 +542,40 @@ def table(rows: Sequence[Row], results: Path, base: str = "") -> str:
     return "\n".join(lines)
 
 
+def details(rows: Sequence[Row], results: Path) -> str:
+    """Return a table in Markdown of what the first leaves out: errors, recall and cost of each row.
+
+    Kinds of errors are those of ``error_kinds.json`` beside the records, for rows whose detections were kept; cost is
+    that of the zoo, "-" where overrides of a row change its layers.
+    """
+    records = load_records([row.name for row in rows], results)
+    kinds_file, cost = results / "error_kinds.json", json.loads((RESULTS / "zoo" / "cost.json").read_text())
+    kinds = json.loads(kinds_file.read_text())["models"] if kinds_file.exists() else {}
+    heads = ["config", "runs", *ERRORS, *(f"ΔAP50 {kind}" for kind in KINDS if kinds), "parameters (M)", "GMAC"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in rows:
+        if row.name not in records:
+            lines.append(f"| {row.title} | 0 |" + " not run |" * (len(heads) - 2))
+            continue
+        metrics = [run["metrics"] for run in records[row.name].values()]
+        cells = [str(len(metrics))]
+        cells += [_mean_and_half_range([run.get(metric) for run in metrics]) for metric in ERRORS]
+        names = [f"{row.name}{twin}_seed{seed}" for twin in ("", "_float32") for seed in records[row.name]]
+        found = [kinds[name] for name in names if name in kinds]
+        cells += [_mean_and_half_range([run[kind] for run in found]) for kind in KINDS if kinds]
+        cells += _cost(row, cost)
+        lines.append(f"| {row.title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cost(row: Row, cost: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return parameters and multiply-adds of a row's config, or of the same detector for HIT-UAV."""
+    known = cost.get(row.config_name) or cost.get(f"hituav/{row.config}")
+    if known is None or any(change.startswith(("model.backbone", "model.encoder")) for change in row.overrides):
+        return ["-", "-"]
+    return [f"{known['params_m']:.1f}", f"{known['gmac']:.1f}"]
+
+
 def with_block(page: str, name: str, text: str) -> str:
     """Return a page with the rows of a table that were run between ``<!-- NAME -->`` and ``<!-- /NAME -->``."""
     rows = "\n".join(line for line in text.splitlines() if "| not run |" not in line)
@@ -599,6 +648,7 @@ def main() -> None:
                 print(job.result(), flush=True)
     text = table(TABLES[args.table], args.results, BASES.get(args.table, ""))
     write_text(args.results / "table.md", text + "\n")
+    write_text(args.results / "details.md", details(TABLES[args.table], args.results) + "\n")
     page = RESULTS / "README.md"
     if args.results.resolve() == (RESULTS / args.table).resolve():
         write_text(page, with_block(page.read_text(), args.table, text))

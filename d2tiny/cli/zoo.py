@@ -76,6 +76,9 @@ def _list_configs(published: list[PublishedWeights], given: str, everything: boo
     if len(shown) < len(fitting):
         left_out = len(fitting) - len(shown)
         print(f"\n{left_out} configs without figures are left out; --all, or a part of their names, lists them.")
+    if published:
+        names = ", ".join(entry.name for entry in published)
+        print(f"\nPublished weights ({names}): d2tiny zoo --published lists their size, licence, data and figures.")
 
 
 def _list_weights(published: list[PublishedWeights], pattern: str, place: str) -> None:

@@ -47,6 +47,8 @@ def add_d2tiny_config(cfg: CfgNode) -> None:
     cfg.MODEL.DCLOSS = CfgNode()
     cfg.MODEL.DCLOSS.K = 10.0
     cfg.MODEL.DCLOSS.DELTA = 0.15
+    cfg.MODEL.DCLOSS.ROI_DELTA = 0.0  # of box heads; 0 takes DELTA
+    cfg.MODEL.DCLOSS.ROI_UNIT = 1.0  # 10 measures errors of box heads, which encode with 10, in shares of proposals
     cfg.MODEL.DCLOSS.MODE = "prose"
     cfg.MODEL.DCLOSS.LEARNABLE = "none"
 
@@ -75,6 +77,7 @@ def add_d2tiny_config(cfg: CfgNode) -> None:
     cfg.MODEL.EFPNBS.GATE_CHANNELS = 1
     cfg.MODEL.EFPNBS.RESIDUAL = False
     cfg.MODEL.EFPNBS.LIGHT = False
+    cfg.MODEL.EFPNBS.MASK_LOSS_WEIGHT = 0.0  # above 0 it needs META_ARCHITECTURE TinyGeneralizedRCNN
 
     # TinyCascadeROIHeads: factors on the losses of the stages; Detectron2's own way is to scale gradients instead.
     cfg.MODEL.ROI_BOX_CASCADE_HEAD.STAGE_LOSS_WEIGHTS = (1.0, 0.5, 0.25)
@@ -86,15 +89,15 @@ def add_d2tiny_config(cfg: CfgNode) -> None:
     cfg.MODEL.DETECTORS.RFP_STEPS = 2
     cfg.MODEL.DETECTORS.SHARE_BACKBONE = False
 
-    # build_resnet_sarl_fpn_backbone.
+    # build_{resnet,timm}_sarl_fpn_backbone.
     cfg.MODEL.SARL = CfgNode()
     cfg.MODEL.SARL.NORM = "GN"
     cfg.MODEL.SARL.USE_CHANNEL = True
     cfg.MODEL.SARL.USE_SPATIAL = True
     cfg.MODEL.SARL.TOP_DOWN = True
 
-    # build_timm_{,fpn_,efpnbs_}backbone: a model of timm, its first MODEL.BACKBONE.FREEZE_AT stages frozen, and with
-    # FrozenBN all batch norms (BN trains them). MODEL.WEIGHTS timm://NAME are its weights.
+    # build_timm_{,fpn_,efpnbs_,sarl_fpn_}backbone: a model of timm, its first MODEL.BACKBONE.FREEZE_AT stages frozen,
+    # and with FrozenBN all batch norms (BN trains them). MODEL.WEIGHTS timm://NAME are its weights.
     cfg.MODEL.TIMM = CfgNode()
     cfg.MODEL.TIMM.NAME = "tf_efficientnet_lite0"
     cfg.MODEL.TIMM.OUT_FEATURES = ("res2", "res3", "res4", "res5")

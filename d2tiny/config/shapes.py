@@ -35,7 +35,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from d2tiny.utils.errors import ConfigError, D2TinyError, did_you_mean
 
-__all__ = ["backbone_shape", "follows", "register_resolvers"]
+__all__ = ["backbone_shape", "error_inside", "follows", "register_resolvers"]
 
 _PREFIXES = ("${channels:", "${last:", "${div:")  # weights of one's own may have seen other pixels
 _Facts = tuple[dict[str, ShapeSpec], dict[str, list[float]]]
@@ -75,6 +75,19 @@ def _facts(node: DictConfig) -> _Facts:
 def follows(value: Any) -> bool:
     """Return whether a raw config value is an interpolation that has one right value, so that it must not be set."""
     return isinstance(value, str) and value.startswith(_PREFIXES)
+
+
+def error_inside(err: Exception) -> D2TinyError:
+    """Return the error of d2tiny that OmegaConf wrapped while it resolved an interpolation, or a ConfigError.
+
+    OmegaConf keeps it as a context only, and its own message ends in the place of the interpolation.
+    """
+    inner: BaseException | None = err
+    while inner is not None:
+        if isinstance(inner, D2TinyError):
+            return inner
+        inner = inner.__cause__ or inner.__context__
+    return ConfigError(str(err))
 
 
 def _channels(node: Any, levels: str | Sequence[str] | None = None) -> int | list[int]:

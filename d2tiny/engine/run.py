@@ -24,10 +24,12 @@ from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, TensorboardXWriter
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 from torch import nn
 
 from d2tiny.compat import wrap_ddp
 from d2tiny.config import config_yaml, resume_config, validate_config
+from d2tiny.config.shapes import error_inside
 from d2tiny.data.datasets.register import class_names
 from d2tiny.data.loading.loader import ResumableLoader
 from d2tiny.engine.checkpoint import LAST, TinyCheckpointer, resumable_files
@@ -40,7 +42,7 @@ from d2tiny.engine.sync_norm import synchronise_norms
 from d2tiny.engine.trainer import Trainer
 from d2tiny.inference.tta import with_tta
 from d2tiny.layers.depthwise import float32_layers
-from d2tiny.utils.env import describe_hardware, resolve_device
+from d2tiny.utils.env import describe_hardware, has_fast_bf16, resolve_device
 from d2tiny.utils.errors import CheckpointError, ConfigError, D2TinyError, did_you_mean
 from d2tiny.utils.files import write_text
 from d2tiny.utils.folders import lock_folder
@@ -78,6 +80,8 @@ def build(cfg: DictConfig, key: str) -> Any:
         return instantiate(OmegaConf.select(cfg, key))
     except D2TinyError:
         raise
+    except InterpolationResolutionError as err:
+        raise error_inside(err) from err
     except ValueError as err:
         raise ConfigError(f"{key}: {err}") from err
     except (OSError, ImportError):  # files; packages of an extra that is not installed
@@ -228,8 +232,10 @@ def _run(
 
 
 def _log_precision(cfg: DictConfig, model: nn.Module, device: str) -> None:
-    """Say which precision was chosen where mixed precision is on, and where that is slow."""
+    """Say which precision was chosen, what a faster one would be, and where mixed precision is slow."""
     if not cfg.train.amp.enabled:
+        faster = "; train.amp.enabled=true would use this device's bfloat16" if has_fast_bf16(device) else ""
+        logger.info("Precision: float32%s.", faster)
         return
     count = 0 if device.startswith("cuda") else float32_layers(model)
     rest = f"; {count} depth-wise convolutions stay in float32, which is faster on processors" if count else ""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TypeVar
 
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import BACKBONE_REGISTRY, FPN, build_resnet_backbone
@@ -31,7 +33,10 @@ __all__ = [
     "build_timm_backbone",
     "build_timm_efpnbs_backbone",
     "build_timm_fpn_backbone",
+    "build_timm_sarl_fpn_backbone",
 ]
+
+logger = logging.getLogger(__name__)
 
 _BackboneT = TypeVar("_BackboneT", bound=nn.Module)
 _BOX_LOSSES = ("smooth_l1", *IOU_LOSSES, "dcloss", "sal", "nwd")
@@ -73,14 +78,15 @@ def build_box_loss(cfg: CfgNode, kind: str, beta: float, key: str) -> BoxLoss:
         cfg: the config.
         kind: the value of the key.
         beta: β of smooth L1.
-        key: the config key, for the error message.
+        key: the config key that names it; those of box heads begin with ``MODEL.ROI_``.
 
     Raises:
         ConfigError: unknown name; the message lists the known ones.
     """
     if kind == "dcloss":
-        dc = cfg.MODEL.DCLOSS
-        return DCLoss(k=dc.K, delta=dc.DELTA, mode=dc.MODE, learnable=dc.LEARNABLE)
+        dc, heads = cfg.MODEL.DCLOSS, key.startswith("MODEL.ROI_")
+        delta, unit = (dc.ROI_DELTA or dc.DELTA, dc.ROI_UNIT) if heads else (dc.DELTA, 1.0)
+        return DCLoss(k=dc.K, delta=delta, mode=dc.MODE, learnable=dc.LEARNABLE, unit=unit)
     if kind == "sal":
         sal = cfg.MODEL.SAL
         return SALoss(base=sal.BASE, beta=sal.BETA, stat_mode=sal.STAT_MODE, l1_weight=sal.L1_WEIGHT)
@@ -100,6 +106,11 @@ def _prepared(backbone: _BackboneT) -> _BackboneT:
 
 def _with_efpnbs(cfg: CfgNode, backbone: Backbone) -> NeckedBackbone:
     node = cfg.MODEL.EFPNBS
+    if node.MASK_LOSS_WEIGHT and cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
+        raise ConfigError(
+            "MODEL.EFPNBS.MASK_LOSS_WEIGHT: Detectron2's GeneralizedRCNN never asks for this loss; write "
+            "MODEL.META_ARCHITECTURE: TinyGeneralizedRCNN."
+        )
     neck = EFPNBS(
         channels=cfg.MODEL.FPN.OUT_CHANNELS,
         pairs=node.PAIRS,
@@ -109,6 +120,7 @@ def _with_efpnbs(cfg: CfgNode, backbone: Backbone) -> NeckedBackbone:
         gate_channels=node.GATE_CHANNELS,
         residual=node.RESIDUAL,
         light=node.LIGHT,
+        mask_loss_weight=node.MASK_LOSS_WEIGHT,
     )
     return _prepared(NeckedBackbone(backbone=backbone, neck=neck))
 
@@ -131,19 +143,23 @@ def _fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:
     )
 
 
-@BACKBONE_REGISTRY.register()
-def build_resnet_sarl_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """Build ``MODEL.RESNETS``, ``MODEL.SARL`` and ``MODEL.FPN``."""
-    resnet, node, levels = build_resnet_backbone(cfg, input_shape), cfg.MODEL.SARL, list(cfg.MODEL.FPN.IN_FEATURES)
+def _sarl_fpn(cfg: CfgNode, body: Backbone) -> FPN:
+    node, levels = cfg.MODEL.SARL, list(cfg.MODEL.FPN.IN_FEATURES)
     sarl = SARL(
-        in_channels=[resnet.output_shape()[name].channels for name in levels],
+        in_channels=[body.output_shape()[name].channels for name in levels],
         in_features=levels,
         norm=node.NORM,
         use_channel=node.USE_CHANNEL,
         use_spatial=node.USE_SPATIAL,
         top_down=node.TOP_DOWN,
     )
-    return _prepared(_fpn(cfg, NeckedBackbone(backbone=resnet, neck=sarl)))
+    return _prepared(_fpn(cfg, NeckedBackbone(backbone=body, neck=sarl)))
+
+
+@BACKBONE_REGISTRY.register()
+def build_resnet_sarl_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """Build ``MODEL.RESNETS``, ``MODEL.SARL`` and ``MODEL.FPN``."""
+    return _sarl_fpn(cfg, build_resnet_backbone(cfg, input_shape))
 
 
 @BACKBONE_REGISTRY.register()
@@ -176,13 +192,23 @@ def build_detectors_efpnbs_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Nec
 
 def _timm(cfg: CfgNode, out_features: Sequence[str]) -> TimmBackbone:
     node = cfg.MODEL.TIMM
-    return TimmBackbone(
+    body = TimmBackbone(
         node.NAME,
         out_features=out_features,
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
         norm=node.NORM,
         drop_path_rate=node.DROP_PATH_RATE,
     )
+    # Detectron2's default is that of its own ResNets in BGR; a lazy config reads the backbone's instead.
+    for key, own in (("PIXEL_MEAN", body.pixel_mean), ("PIXEL_STD", body.pixel_std)):
+        right = [round(value, 3) for value in (own[::-1] if cfg.INPUT.FORMAT == "BGR" else own)]
+        if not np.allclose(cfg.MODEL[key], right, atol=0.01):
+            logger.warning(
+                "MODEL.%s is %s, but timm's weights of %s were trained with %s (INPUT.FORMAT %s). "
+                "Set it, unless your weights are others.",
+                key, list(cfg.MODEL[key]), node.NAME, right, cfg.INPUT.FORMAT,
+            )  # fmt: skip
+    return body
 
 
 @BACKBONE_REGISTRY.register()
@@ -201,3 +227,9 @@ def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 def build_timm_efpnbs_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> NeckedBackbone:
     """Build the same followed by ``MODEL.EFPNBS``."""
     return _with_efpnbs(cfg, build_timm_fpn_backbone(cfg, input_shape))
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_sarl_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """Build ``MODEL.TIMM`` with the stages ``MODEL.FPN.IN_FEATURES``, ``MODEL.SARL`` and ``MODEL.FPN``."""
+    return _sarl_fpn(cfg, _timm(cfg, cfg.MODEL.FPN.IN_FEATURES))

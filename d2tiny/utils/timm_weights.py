@@ -63,7 +63,7 @@ def import_timm() -> Any:
     Raises:
         MissingPackageError: it is not installed; the message names the extra of d2tiny that installs it.
     """
-    return require_extra("timm", "pretrained")
+    return require_extra("timm", "train")
 
 
 def is_timm_url(path: str) -> bool:

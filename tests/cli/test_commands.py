@@ -91,7 +91,8 @@ def test_zoo_lists_names_costs_and_titles(capsys):
     assert all(name in text for name in config_names())
     assert all(config_title(name) for name in config_names())
     assert run("zoo quick/yolov5_s") == 0
-    (row,) = capsys.readouterr().out.splitlines()[2:]
+    row, _, weights = capsys.readouterr().out.splitlines()[2:]
+    assert weights.startswith("Published weights (colour, colour_x2, thermal): d2tiny zoo --published")
     name, params, gmac, title = row.split(maxsplit=3)
     assert (name, title) == ("quick/yolov5_s", config_title("quick/yolov5_s"))
     assert float(params) > 5
@@ -101,7 +102,7 @@ def test_zoo_lists_names_costs_and_titles(capsys):
 def test_zoo_shows_the_rows_of_the_page_in_its_order(capsys):
     """What nobody has measured is folded, as on the page."""
     assert run("zoo") == 0
-    *rows, _, last = capsys.readouterr().out.splitlines()[2:]
+    *rows, _, last, _, _ = capsys.readouterr().out.splitlines()[2:]
     page = re.findall(r"^\| \[([\w/]+)\]", (ROOT / "MODEL_ZOO.md").read_text().split("## Without")[0], re.MULTILINE)
     assert [row.split()[0] for row in rows] == page
     assert f"{len(config_names()) - len(set(page))} configs without figures are left out" in last
@@ -114,7 +115,7 @@ def test_zoo_shows_the_rows_of_the_page_in_its_order(capsys):
 def test_zoo_takes_globs_and_parts_of_names(capsys):
     for pattern in ("quick/*sarl*", "r18_sarl"):
         assert run(f"zoo {pattern}") == 0
-        rows = capsys.readouterr().out.splitlines()[2:]
+        *rows, _, _ = capsys.readouterr().out.splitlines()[2:]
         assert rows
         assert all("sarl" in row for row in rows)
 

@@ -121,14 +121,17 @@ def test_the_log_says_which_precision_was_chosen(fast, monkeypatch, caplog):
     caplog.set_level("INFO")
     engine = importlib.import_module("d2tiny.engine.run")  # the package's name `run` is the function
     monkeypatch.setattr(precision, "advise_on_bf16", lambda device: "" if fast else "It is slow.")
+    monkeypatch.setattr(engine, "has_fast_bf16", lambda device: fast)
     model = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 3, groups=2), torch.nn.Conv2d(2, 2, 1))
     keep_depthwise_float32(model)
     for enabled in (False, True):
         cfg = OmegaConf.create({"train": {"amp": {"enabled": enabled, "dtype": "bfloat16"}}})
         engine._log_precision(cfg, model, "cpu")
-    lines = [record.getMessage() for record in caplog.records]
+    first, *lines = [record.getMessage() for record in caplog.records]
+    faster = "; train.amp.enabled=true would use this device's bfloat16"
+    assert first == f"Precision: float32{faster if fast else ''}."
     assert "bfloat16 under autocast; 1 depth-wise convolutions stay in float32" in lines[0]
-    assert [record.levelname for record in caplog.records] == ["INFO"] + ["WARNING"] * (not fast)
+    assert [record.levelname for record in caplog.records] == ["INFO", "INFO"] + ["WARNING"] * (not fast)
     without = "Without it, everything is computed in float32."
     assert fast or lines[1] == f"train.amp.enabled=true: It is slow. {without}"
 

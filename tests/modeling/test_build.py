@@ -51,7 +51,16 @@ def test_unknown_names_say_what_was_meant():
         build_rpn_assigner(cfg("MODEL.RPN.ASSIGNER", "RKAssigner"))
 
 
-@pytest.mark.parametrize("kind", ["timm", "timm_fpn", "timm_efpnbs"])
+def test_dcloss_of_box_heads_has_settings_of_its_own():
+    """They encode with 10, so that the same δ is another size of error there."""
+    keys = ("MODEL.DCLOSS.DELTA", 0.2, "MODEL.DCLOSS.ROI_UNIT", 10.0)
+    rpn, head = "MODEL.RPN.BBOX_REG_LOSS_TYPE", "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE"
+    found = [build_box_loss(cfg(*keys), "dcloss", 0.0, key) for key in (rpn, head)]
+    assert [(loss.delta0, loss.unit) for loss in found] == [(0.2, 1.0), (0.2, 10.0)]
+    assert build_box_loss(cfg("MODEL.DCLOSS.ROI_DELTA", 0.5), "dcloss", 0.0, head).delta0 == 0.5
+
+
+@pytest.mark.parametrize("kind", ["timm", "timm_fpn", "timm_efpnbs", "timm_sarl_fpn"])
 def test_backbones_of_timm(kind):
     """Stages, frozen ones, norms and drop paths as the keys say; the pyramid takes the stages it names."""
     keys = ["MODEL.TIMM.NAME", "resnet10t", "MODEL.BACKBONE.FREEZE_AT", 2, "MODEL.TIMM.NORM", "BN"]
@@ -72,3 +81,28 @@ def test_backbones_of_timm(kind):
     assert list(fewer.output_shape()) == ["res3"]
     with pytest.raises(ConfigError, match="timm has no 'resnet51'"):
         build_backbone(cfg("MODEL.BACKBONE.NAME", f"build_{kind}_backbone", "MODEL.TIMM.NAME", "resnet51", *levels))
+
+
+def test_pixels_of_other_weights_are_told(caplog):
+    """Detectron2's default mean is that of BGR images; nothing else would say why a training goes badly."""
+    keys = ["MODEL.TIMM.NAME", "tf_efficientnet_lite0", "MODEL.BACKBONE.NAME", "build_timm_backbone"]
+    right = ["MODEL.PIXEL_MEAN", [127.0] * 3, "MODEL.PIXEL_STD", [128.0] * 3, "INPUT.FORMAT", "RGB"]
+    build_backbone(cfg(*keys, *right))
+    assert not caplog.text
+    build_backbone(cfg(*keys))
+    assert "MODEL.PIXEL_MEAN is [103.53, 116.28, 123.675]" in caplog.text
+    assert "MODEL.PIXEL_STD" in caplog.text and "[128.0, 128.0, 128.0]" in caplog.text
+    caplog.clear()
+    imagenet = ["MODEL.PIXEL_MEAN", [103.53, 116.28, 123.675], "MODEL.PIXEL_STD", [57.375, 57.12, 58.395]]
+    build_backbone(cfg("MODEL.TIMM.NAME", "resnet10t", *keys[2:], *imagenet, "INPUT.FORMAT", "BGR"))
+    assert not caplog.text
+
+
+def test_a_loss_that_nobody_would_ask_for_is_refused():
+    keys = ["MODEL.BACKBONE.NAME", "build_resnet_efpnbs_backbone", "MODEL.EFPNBS.MASK_LOSS_WEIGHT", 0.5]
+    levels = ["MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4", "res5"]]
+    levels += ["MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"]]
+    with pytest.raises(ConfigError, match="META_ARCHITECTURE: TinyGeneralizedRCNN"):
+        build_backbone(cfg(*keys, *levels))
+    tiny = ["MODEL.META_ARCHITECTURE", "TinyGeneralizedRCNN", "MODEL.EFPNBS.RESIDUAL", True]
+    assert build_backbone(cfg(*keys, *levels, *tiny)).neck.mask_loss_weight == 0.5

@@ -6,7 +6,7 @@ from detectron2.layers import ShapeSpec
 from torch.nn import functional as F
 
 from d2tiny.layers.padding import padding_of_images
-from d2tiny.modeling.necks import EFPNBS
+from d2tiny.modeling.necks import EFPNBS, NeckedBackbone
 from d2tiny.modeling.necks.efpn_bs import conv_of_upsampled
 
 
@@ -100,6 +100,28 @@ def test_what_lies_beside_an_image_in_the_batch_does_not_matter_to_cem():
     torch.testing.assert_close(neck(spoilt, padding)["p2"], neck(features, padding)["p2"])
     alone = {k: v[:1, :, : v.shape[2] // 2, : v.shape[3] * 3 // 4] for k, v in features.items()}
     torch.testing.assert_close(neck(features, padding)["p2"][:1, :, :32, :48], neck(alone)["p2"])
+
+
+class _Maps(torch.nn.Module):
+    """A backbone whose cells see nothing beside them."""
+
+    size_divisibility = 32
+
+    def forward(self, image):
+        return {f"p{level}": F.avg_pool2d(image, 2**level) for level in (2, 5)}
+
+    def output_shape(self):
+        return {f"p{level}": ShapeSpec(channels=3, stride=2**level) for level in (2, 5)}
+
+
+def test_a_tile_beside_a_larger_one_keeps_its_p2():
+    """The symptom that was found in training: pooled padding changed P2 of the smaller tile."""
+    backbone = NeckedBackbone(backbone=_Maps(), neck=EFPNBS(channels=3, fbsm=False))
+    small, large = -1 - torch.rand(1, 3, 64, 96), -1 - torch.rand(1, 3, 128, 128)  # under 0, which is padding
+    batch = torch.cat((F.pad(small, (0, 32, 0, 64)), large))
+    found = backbone(batch)["p2"]
+    torch.testing.assert_close(found[:1, :, :16, :24], backbone(small)["p2"])
+    torch.testing.assert_close(found[1:], backbone(large)["p2"])
 
 
 def test_channels_are_compared_with_the_pyramid():

@@ -96,6 +96,22 @@ def test_dc_parameter_gradients(eps, by_k, by_delta):
         assert float(delta.grad) == pytest.approx(sign * by_delta, abs=1e-7)
 
 
+@pytest.mark.parametrize("mode", [0, 1])
+def test_dc_in_units_of_a_box_head(mode):
+    """unit · L(ε / unit): errors of 10 ε cost 10 L(ε), with the slope at ε; the table has formula, then prose."""
+    loss = DCLoss(mode=("formula", "prose")[mode], unit=10.0)
+    for error, *columns in VECTORS:
+        value, slope = columns[2 * mode : 2 * mode + 2]
+        pred = torch.full((1, 4), 10 * error, dtype=torch.float64, requires_grad=True)
+        result = loss(pred, torch.zeros(1, 4, dtype=torch.float64), avg_factor=4)
+        assert float(result.detach()) == pytest.approx(10 * value, abs=1e-6)
+        result.backward()
+        if error:
+            assert pred.grad[0, 0].item() * 4 == pytest.approx(slope, abs=1e-6)
+    with pytest.raises(ValueError, match="unit must be > 0, got 0"):
+        DCLoss(unit=0)
+
+
 def test_dc_refuses_a_loss_that_falls():
     """With δ = 0.15 the formula is monotone below k = 17.14 only."""
     DCLoss(mode="formula", k=17.0)

@@ -86,18 +86,42 @@ def test_runs_of_another_precision_than_the_base_row_are_marked(tmp_path):
     ]
 
 
+def test_details_are_errors_recall_and_cost(tmp_path):
+    """Rows whose overrides change layers have no known cost; kinds of errors are those of kept detections."""
+    metrics = {"oLRP": 80.0, "oLRP_Loc": 28.0, "oLRP_FP": 46.0, "oLRP_FN": 47.0, "AR@1500": 33.0}
+    for name in ("kept_seed0", "other_seed0"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"seed": 0, "overrides": [], "metrics": metrics}))
+    kinds = {"missed": 5, "localisation": 9, "class": 2, "both": 0, "duplicate": 0, "background": 11}
+    (tmp_path / "error_kinds.json").write_text(json.dumps({"models": {"kept_float32_seed0": kinds}}))
+    rows = (
+        "[quick_table.Row('kept', 'Kept', 'faster_rcnn_lite0_fpn_rfla'),"
+        " quick_table.Row('other', 'Other', 'faster_rcnn_lite0_efpnbs_rfla', ('model.backbone.neck.cem=false',)),"
+        " quick_table.Row('none', 'None', 'x')]"
+    )
+    text = value_in_benchmarks("quick_table", f"quick_table.details({rows}, Path({str(tmp_path)!r}))")
+    cost = json.loads((RESULTS / "zoo" / "cost.json").read_text())["hituav/faster_rcnn_lite0_fpn_rfla"]
+    shared = "1 | 80.0 | 28.0 | 46.0 | 47.0 | 33.0"
+    assert text.splitlines()[2:] == [
+        f"| Kept | {shared} | 5.0 | 9.0 | 2.0 | 0.0 | 0.0 | 11.0 | {cost['params_m']:.1f} | {cost['gmac']:.1f} |",
+        f"| Other | {shared} | - | - | - | - | - | - | - | - |",
+        "| None | 0 |" + " not run |" * 13,
+    ]
+
+
 def test_tables_and_page_are_those_of_the_records():
     """Repeat with ``python benchmarks/quick_table.py --table TABLE --table-only``."""
     texts = value_in_benchmarks(
         "quick_table",
-        "{name: quick_table.table(rows, quick_table.RESULTS / name, quick_table.BASES.get(name, ''))"
+        "{name: (quick_table.table(rows, quick_table.RESULTS / name, quick_table.BASES.get(name, '')),"
+        " quick_table.details(rows, quick_table.RESULTS / name))"
         " for name, rows in quick_table.TABLES.items() if (quick_table.RESULTS / name).is_dir()}",
     )
     page = (RESULTS / "README.md").read_text()
     shown = set(re.findall(r"<!-- (\w+) -->", page))
     assert shown == set(texts) - {"scalebridge"}, "of that table one row was run, which the text tells"
-    for name, text in texts.items():
+    for name, (text, details) in texts.items():
         assert (RESULTS / name / "table.md").read_text() == text + "\n", name
+        assert (RESULTS / name / "details.md").read_text() == details + "\n", name
         if name in shown:
             block = page.split(f"<!-- {name} -->\n")[1].split(f"\n<!-- /{name} -->")[0]
             assert block.splitlines() == [line for line in text.splitlines() if "| not run |" not in line], name

@@ -8,8 +8,12 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from detectron2.modeling import build_model
 from safetensors.torch import save_file
 
+from d2tiny import model_zoo
+from d2tiny.config import load_config
+from d2tiny.engine.run import build
 from d2tiny.modeling.backbone import TimmBackbone
 from d2tiny.utils.checkpoint_files import check_checkpoint, read_checkpoint
 from d2tiny.utils.errors import CheckpointError, MissingPackageError
@@ -129,8 +133,18 @@ def test_timm_is_optional(monkeypatch):
     """Whatever needs it names the extra."""
     monkeypatch.setitem(sys.modules, "timm", None)
     for door in (lambda: read_checkpoint("timm://resnet18"), lambda: TimmBackbone("resnet18")):
-        with pytest.raises(MissingPackageError, match=r"needs timm.*pip install 'd2tiny\[pretrained\]'"):
+        with pytest.raises(MissingPackageError, match=r"needs timm.*pip install 'd2tiny\[train\]'"):
             door()
+
+
+def test_a_package_that_a_config_needs_is_told(monkeypatch):
+    """OmegaConf wraps the error of an interpolation, and 146 lines of traceback ended in a key."""
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.setattr("d2tiny.config.shapes._CACHE", {})
+    with pytest.raises(MissingPackageError, match="needs timm"):
+        build_model(model_zoo.get_cfg("quick/faster_rcnn_lite0_fpn_rfla", "", device="cpu"))
+    with pytest.raises(MissingPackageError, match="needs timm"):
+        build(load_config("quick/faster_rcnn_lite0_fpn_rfla"), "model")
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
