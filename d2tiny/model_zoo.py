@@ -2,8 +2,8 @@
 
 Example:
     >>> from d2tiny import model_zoo
-    >>> model_zoo.list_configs("quick/*rfla")
-    ['quick/faster_rcnn_r18_fpn_rfla']
+    >>> model_zoo.list_configs("quick/dino_r18*")
+    ['quick/dino_r18', 'quick/dino_r18_dgq', 'quick/dino_r18_rem']
 """
 
 from __future__ import annotations

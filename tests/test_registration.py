@@ -44,6 +44,7 @@ try:
     DatasetCatalog.get("aitod_train")
 except DatasetError as err:
     assert "'aitod_train' needs its annotations at" in str(err)
+    assert str(err).endswith("See datasets/README.md.")
 else:
     raise AssertionError("no data are here")
 from d2tiny import model_zoo, register_coco_like, add_d2tiny_config

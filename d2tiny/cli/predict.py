@@ -95,6 +95,9 @@ def _add_scene_options(parser: argparse.ArgumentParser) -> None:
     add_stretch_option(group, default="2%%,98%%")
     group.add_argument("--bands", metavar="R,G,B", help="bands of a raster, counted from 1 (default: as the file says)")
     group.add_argument("--gsd", type=float, metavar="M", help="resample rasters to this many metres a pixel")
+    group.add_argument(
+        "--resize", type=float, metavar="F", help="factor of all images, where objects are too large (0.5) or small (2)"
+    )
     group.add_argument("--aoi", type=Path, metavar="FILE", help="search this area only (GeoJSON, GeoPackage, ...)")
     group.add_argument(
         "--format",
@@ -273,7 +276,7 @@ def _run_settings(args: argparse.Namespace, model: str, score: Scores) -> RunSet
     overlap = args.overlap if args.overlap == "auto" else int(args.overlap)
     return RunSettings(
         tiles=TileSettings(800 if args.tile is None else args.tile, overlap, args.batch),
-        read=ReadSettings(args.stretch, parse_bands(args.bands) if args.bands else None, args.gsd),
+        read=ReadSettings(args.stretch, parse_bands(args.bands) if args.bands else None, args.gsd, args.resize),
         outputs=OutputSettings(tuple(args.format) if args.format else None, not args.no_pictures, args.page),
         score=score,
         bf16=args.bf16,

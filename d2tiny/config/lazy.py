@@ -6,6 +6,7 @@ import builtins
 import copy
 import logging
 import os
+import re
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
@@ -364,8 +365,25 @@ def _check_default(key: str, node: DictConfig, name: str, value: Any) -> None:
         _convert(key, default, value)
     elif isinstance(default, list | tuple):
         _convert(key, OmegaConf.create(list(default)), value)
-    elif default is None and "float" in str(parameter.annotation) and isinstance(value, str | list):
-        raise ConfigError(f"{key}: expected a number, got {value!r}.")
+    elif default is None:
+        _check_annotation(key, str(parameter.annotation), value)
+
+
+_NUMBERS, _LISTS = ("int", "float"), ("Sequence[", "list[", "tuple[", "Iterable[")
+_BETWEEN_TYPES = re.compile(r"\s*\|\s*(?![^\[]*\])")  # a bar outside of brackets
+
+
+def _check_annotation(key: str, annotation: str, value: Any) -> None:
+    """Check a value where None is the default, by the types beside None, if these are numbers and lists alone."""
+    types = [name for name in _BETWEEN_TYPES.split(annotation) if name != "None"]
+    accepted = {"a list [a,b]" if name.startswith(_LISTS) else "a number" for name in types}
+    if not all(name in _NUMBERS or name.startswith(_LISTS) for name in types) or value is None:
+        return
+    if isinstance(value, str) and value.startswith("${"):
+        return
+    kind = "a list [a,b]" if isinstance(value, list | ListConfig) else "a number"
+    if isinstance(value, bool | str) or kind not in accepted:
+        raise ConfigError(f"{key}: expected {' or '.join(sorted(accepted))}, got {value!r}.")
 
 
 # Type of the present value, types that may replace it, and how to say so; bool stands before int, which it is.
@@ -375,7 +393,6 @@ _KINDS: tuple[tuple[type, tuple[type, ...], str], ...] = (
     (float, (int, float), "a number"),
     (str, (str, list), "a text"),  # a dataset's name, or several
     (ListConfig, (list,), "a list [a,b]"),
-    (DictConfig, (dict,), "keys {a:1}"),
 )
 
 
@@ -389,6 +406,10 @@ def _convert(key: str, old: Any, value: Any) -> Any:
         return {"_target_": f"{cls.__module__}.{cls.__qualname__}"}
     if old is None or value is None or (isinstance(value, str) and value.startswith("${")):
         return value
+    if isinstance(old, DictConfig) and not isinstance(value, dict):
+        names = [str(name) for name in old if name != "_target_"]
+        first = names[0] if names else "KEY"
+        raise ConfigError(f"{key}: has keys of its own, {', '.join(names)}: set one, as {key}.{first}=….")
     if isinstance(old, str) and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)  # train.output_dir=2024
     for kinds, accepted, name in _KINDS:

@@ -273,7 +273,8 @@ class LocalEngine:
         """Return the overlap that suits the first of some scenes that needs tiles; None if none does."""
         for path in paths:
             try:
-                known = not is_url(path) and self._read.gsd is None and Path(path).suffix.lower() != ".vrt"
+                resampled = self._read.gsd is not None or self._read.resize is not None
+                known = not is_url(path) and not resampled and Path(path).suffix.lower() != ".vrt"
                 if known and self.predictor.fits(*read_header(path).size):
                     continue
                 pixels = self.open(path)

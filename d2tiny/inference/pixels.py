@@ -18,6 +18,8 @@ from d2tiny.data.loading.stretch import StretchLike, make_stretch
 from d2tiny.inference.scene import GeoReference
 from d2tiny.utils.errors import ConfigError, DatasetError
 
+_RESIZE = (0.01, 16.0)
+
 __all__ = ["ArrayPixels", "ReadSettings", "ScenePixels", "is_url", "iso_time", "parse_bands", "time_of"]
 
 
@@ -29,11 +31,14 @@ class ReadSettings:
         stretch: values, or percentiles, that become 0 and 255 where values are not 8-bit; None takes 2 % and 98 %.
         bands: one band, or three for red, green and blue, counted from 1; None takes those that the file names so.
         gsd: metres a pixel that the raster is resampled to; None takes its pixels as they are.
+        resize: factor of both sides of any image, so that objects have the size that a detector was trained for; None
+            takes its pixels as they are.
     """
 
     stretch: StretchLike = None
     bands: tuple[int, ...] | None = None
     gsd: float | None = None
+    resize: float | None = None
 
     def __post_init__(self) -> None:
         make_stretch(self.stretch)  # refuses what is none
@@ -41,6 +46,10 @@ class ReadSettings:
             raise ConfigError(f"bands={self.bands} must be one band or three, counted from 1, such as 4,3,2.")
         if self.gsd is not None and not 0 < self.gsd < math.inf:
             raise ConfigError(f"gsd={self.gsd} must be a positive number of metres a pixel.")
+        if self.resize is not None and not _RESIZE[0] <= self.resize <= _RESIZE[1]:
+            raise ConfigError(f"resize={self.resize} must be a factor from {_RESIZE[0]} to {_RESIZE[1]}; 0.5 halves.")
+        if self.gsd is not None and self.resize is not None:
+            raise ConfigError("gsd and resize both say how large pixels become; leave one out.")
 
 
 class ScenePixels(Protocol):
@@ -84,21 +93,27 @@ class ScenePixels(Protocol):
 class ArrayPixels:
     """A scene that is in memory."""
 
-    def __init__(self, image: np.ndarray, time: str = "") -> None:
+    def __init__(self, image: np.ndarray, time: str = "", resize: float | None = None) -> None:
         """Wrap an image (H, W, 3), uint8 RGB.
+
+        Args:
+            image: the image.
+            time: when it was taken.
+            resize: factor of both sides, see :class:`ReadSettings`.
 
         Raises:
             DatasetError: it is of another form.
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
             raise DatasetError(f"A scene must be (H, W, 3) uint8, got {image.shape} {image.dtype}.")
-        self._image = image
-        self.height, self.width = image.shape[:2]
-        self.file_size = (self.width, self.height)
-        self.scale = (1.0, 1.0)
+        file_height, file_width = image.shape[:2]
+        self.file_size = (file_width, file_height)
+        self._image = image if resize is None else _resized(image, resize)
+        self.height, self.width = self._image.shape[:2]
+        self.scale = (file_width / self.width, file_height / self.height)
         self.geo: GeoReference | None = None
         self.time = time
-        self.chosen: dict[str, Any] = {}
+        self.chosen: dict[str, Any] = {} if resize is None else {"resize": resize}
 
     def read(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
         """Return a window (h, w, 3), uint8 RGB."""
@@ -115,6 +130,13 @@ class ArrayPixels:
     def close(self) -> None:
         """Free the image."""
         self._image = self._image[:0]
+
+
+def _resized(image: np.ndarray, factor: float) -> np.ndarray:
+    """Return an image (H, W, 3) with its sides multiplied: means of pixels, or cubic, as rasters are resampled."""
+    height, width = (max(1, round(side * factor)) for side in image.shape[:2])
+    method = Image.Resampling.BOX if factor < 1 else Image.Resampling.BICUBIC
+    return np.asarray(Image.fromarray(image).resize((width, height), method))
 
 
 def is_url(path: str | os.PathLike[str]) -> bool:

@@ -186,6 +186,7 @@ class TiledPredictor:
         stretch: Any = None,
         bands: tuple[int, ...] | None = None,
         gsd: float | None = None,
+        resize: float | None = None,
         aoi: str | Path | None = None,
         progress: bool = False,
     ) -> SceneDetections:
@@ -196,6 +197,7 @@ class TiledPredictor:
             stretch: scale of values that are not 8-bit: ``"min,max"`` or percentiles; default ``"2%,98%"``.
             bands: those that become red, green and blue, counted from 1.
             gsd: metres a pixel that the raster is resampled to.
+            resize: factor of both sides of the image, so that objects have the size that the detector was trained for.
             aoi: file with the area that is searched (GeoJSON, GeoPackage, ...), in any coordinate system.
             progress: show a bar.
 
@@ -207,7 +209,7 @@ class TiledPredictor:
             ConfigError: settings that do not fit it.
             ImportError: it needs an extra that is not installed.
         """
-        pixels = open_pixels(path, ReadSettings(stretch, bands, gsd), self.settings.tile)
+        pixels = open_pixels(path, ReadSettings(stretch, bands, gsd, resize), self.settings.tile)
         try:
             width, height = pixels.file_size
             scene = Scene(os.fspath(path), width, height, tuple(self.classes), pixels.geo, pixels.time)

@@ -65,8 +65,8 @@ class RasterPixels:
         self.file_size = (self._file.width, self._file.height)
         self.geo = self._georeference()
         self.scale = (1.0, 1.0)
-        if settings.gsd is not None:
-            self._resample(settings.gsd)
+        if settings.gsd is not None or settings.resize is not None:
+            self._resample(settings)
         self.width, self.height = self._file.width, self._file.height
         self._bands = self._chosen_bands(settings.bands if known is None else tuple(known["bands"]))
         self.time = time_of(path) or self._time_of_tags()
@@ -84,8 +84,10 @@ class RasterPixels:
             self._prepare_stretch(make_stretch(settings.stretch or DEFAULT_STRETCH))
         elif settings.stretch is not None:
             logger.warning("%s: 8-bit values are taken as they are; --stretch is for others.", path)
-        if settings.gsd is not None:
-            self.chosen["gsd"] = settings.gsd
+        for key, value in (("gsd", settings.gsd), ("resize", settings.resize)):
+            if value is not None:
+                self.chosen[key] = value
+        if self.scale != (1.0, 1.0):
             self.chosen["resampled_to"] = [self.width, self.height]
 
     def close(self) -> None:
@@ -172,29 +174,39 @@ class RasterPixels:
             )
         return None
 
-    def _resample(self, gsd: float) -> None:
+    def _resampled_size(self, settings: ReadSettings) -> tuple[int, int]:
+        """Return width and height in px after resampling."""
+        from d2tiny.inference.geo import ground_resolution
+
+        file, factors = self._file, (settings.resize or 1.0,) * 2
+        if settings.gsd is not None:
+            if self.geo is None:
+                raise ConfigError(f"{self.path}: without coordinates, --gsd has no meaning; --resize takes a factor.")
+            x, y = ground_resolution(self.geo, file.width, file.height)
+            factors = x / settings.gsd, y / settings.gsd
+        return max(1, round(file.width * factors[0])), max(1, round(file.height * factors[1]))
+
+    def _resample(self, settings: ReadSettings) -> None:
         from rasterio.enums import Resampling
         from rasterio.vrt import WarpedVRT
 
-        from d2tiny.inference.geo import ground_resolution
-
-        if self.geo is None:
-            raise ConfigError(f"{self.path}: without coordinates, --gsd has no meaning; leave it out.")
-        file = self._file
-        x, y = ground_resolution(self.geo, file.width, file.height)
-        width, height = max(1, round(file.width * x / gsd)), max(1, round(file.height * y / gsd))
+        file, (width, height) = self._file, self._resampled_size(settings)
         self.scale = file.width / width, file.height / height
         method = Resampling.average if min(self.scale) > 1 else Resampling.cubic
         if "palette" in {c.name for c in file.colorinterp}:  # numbers of colours have no mean
             method = Resampling.mode if min(self.scale) > 1 else Resampling.nearest
         flags = {flag.name for band in file.mask_flag_enums for flag in band}
         masked = "per_dataset" in flags and "alpha" not in flags
-        transform = self._rasterio.Affine(*self.geo.resampled(*self.scale).transform)
+        # A file without coordinates is resampled on a plane of its own.
+        geo = self.geo or GeoReference("EPSG:3857", (1.0, 0.0, 0.0, 0.0, -1.0, 0.0))
+        transform = self._rasterio.Affine(*geo.resampled(*self.scale).transform)
+        source = {} if self.geo else {"src_crs": geo.crs, "src_transform": self._rasterio.Affine(*geo.transform)}
         try:
             self._file = WarpedVRT(
                 file,
-                crs=file.crs,
+                crs=file.crs if self.geo else geo.crs,
                 transform=transform,
+                **source,
                 width=width,
                 height=height,
                 resampling=method,
@@ -310,7 +322,7 @@ def open_pixels(
     plain = bool(header.mode) and not header.deep and settings.bands is None and settings.gsd is None
     mapped = header.kind in ("TIFF", "JPEG2000") or _coordinates_beside(Path(path))
     if small and plain and (not mapped or not _has_coordinates(path)):
-        return ArrayPixels(read_image(path), time_of(path))
+        return ArrayPixels(read_image(path), time_of(path), settings.resize)
     if header.orientation != 1:
         raise DatasetError(
             f"{path}: its EXIF orientation turns it, and rasters are read as they are stored. Turn its pixels first, "
@@ -367,4 +379,6 @@ def log_choice(path: str, chosen: Mapping[str, Any], size: tuple[int, int]) -> N
         text += f"; {chosen['values']} values {limits} as 0 to 255"
     if "gsd" in chosen:
         text += f"; resampled to {size[0]}x{size[1]} px of {chosen['gsd']:g} m"
+    if "resize" in chosen:
+        text += f"; resized by {chosen['resize']:g} to {size[0]}x{size[1]} px"
     logger.info("%s: %s.", path, text)

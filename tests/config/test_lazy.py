@@ -60,7 +60,10 @@ def test_a_dict_without_target_is_merged():
         ("train.max_iter=many", "expected a whole number"),
         ("train.max_iter=1.5", "expected a whole number"),
         ("optimizer.lr=fast", "expected a number"),
-        ("train.ema=true", "expected keys"),
+        ("train.ema=true", "has keys of its own, enabled, decay: set one, as train.ema.enabled="),
+        ("train.accumulate=64", "set one, as train.accumulate.nominal_batch_size="),
+        ("dataloader.evaluator.extra_ious=0.25", r"expected a list \[a,b\], got 0.25"),
+        ("dataloader.evaluator.max_dets=many", r"max_dets: expected a list"),
         ("model.proposal_generator.in_features=p2", "expected a list"),
         ("train.ema.enabled=3", "expected true or false"),
         ("train.max_iter.x=3", "is a value"),
@@ -78,6 +81,15 @@ def test_a_dict_without_target_is_merged():
 def test_bad_overrides(override, message):
     with pytest.raises(ConfigError, match=message):
         load_config(QUICK, [override])
+
+
+def test_a_list_may_take_the_place_of_a_default_of_none():
+    """Found by a user: `extra_ious=[0.25]` was refused as no number, and a bare number would have crashed later."""
+    overrides = ["dataloader.evaluator.extra_ious=[0.25]", "dataloader.evaluator.areas={vt: [0, 64]}"]
+    evaluator = load_config(QUICK, overrides).dataloader.evaluator
+    assert list(evaluator.extra_ious) == [0.25]
+    assert list(evaluator.areas.vt) == [0, 64]
+    assert load_config(QUICK, ["dataloader.evaluator.extra_ious=null"]).dataloader.evaluator.extra_ious is None
 
 
 def test_plus_adds_a_key():

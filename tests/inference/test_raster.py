@@ -249,6 +249,32 @@ def test_resampling_needs_coordinates(tmp_path):
             open_pixels(make(kind, picture(), tmp_path), ReadSettings(gsd=0.5))
 
 
+@pytest.mark.parametrize("kind", ["png", "no_crs", "utm", "rotated", "one_band", "uint16"])
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_any_image_is_resized_by_a_factor(tmp_path, kind, factor):
+    """A bright rectangle of known px; what is found goes back to px of the file."""
+    image = np.full((1 if kind == "one_band" else 3, HEIGHT, WIDTH), 40, np.uint8)
+    image[:, 20:60, 30:100] = 220
+    pixels = open_pixels(make(kind, image, tmp_path), ReadSettings(resize=factor, stretch="0,65535"))
+    assert pixels.file_size == (WIDTH, HEIGHT)
+    assert (pixels.width, pixels.height) == (WIDTH * factor, HEIGHT * factor)
+    assert pixels.scale == (1 / factor, 1 / factor)
+    assert pixels.chosen["resize"] == factor
+    assert (pixels.geo is None) == (kind in ("png", "no_crs"))
+    seen = whole(pixels)[..., 0].astype(int)
+    bright = np.argwhere(seen > (seen.max() + seen.min()) / 2)
+    np.testing.assert_allclose(bright.min(axis=0)[::-1], (30 * factor, 20 * factor), atol=1)
+    np.testing.assert_allclose(bright.max(axis=0)[::-1] + 1, (100 * factor, 60 * factor), atol=1)
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+def test_factors_that_are_none(value):
+    with pytest.raises(ConfigError, match="must be a factor from"):
+        ReadSettings(resize=value)
+    with pytest.raises(ConfigError, match="leave one out"):
+        ReadSettings(resize=2.0, gsd=1.0)
+
+
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
 def test_sizes_of_pixels_that_are_none(value):
     with pytest.raises(ConfigError, match="metres a pixel"):

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from d2tiny.cli import main
 from d2tiny.ops.boxes import pairwise_iou
@@ -32,6 +33,28 @@ def boxes(entries, category):
 
 def category(data, name):
     return next(entry["id"] for entry in data["categories"] if entry["name"] == name)
+
+
+def test_images_of_the_cameras_own_size_are_halved(shared_data, tmp_path):
+    """The thermal detector was trained on halved images; at twice the size it loses people."""
+    truth = json.loads((shared_data / "hituav" / "instances_val.json").read_text())
+    wanted = category(truth, "person")
+    counts = np.bincount([a["image_id"] for a in truth["annotations"] if a["category_id"] == wanted])
+    image = next(entry for entry in truth["images"] if entry["id"] == int(counts.argmax()))
+    small = Image.open(shared_data / "hituav" / "val" / image["file_name"])
+    small.save(tmp_path / "small.png")
+    small.resize((2 * small.width, 2 * small.height), Image.Resampling.BICUBIC).save(tmp_path / "native.png")
+    found = {}
+    for name, options in (("small", []), ("native", []), ("native", ["--resize", "0.5"])):
+        output = tmp_path / f"{name}{len(options)}"
+        source = str(tmp_path / f"{name}.png")
+        assert main(["predict", source, "--device", "cpu", "--weights", "thermal", "-o", str(output), *options]) == 0
+        data = json.loads((output / "detections.json").read_text())
+        found[output.name] = boxes(data["annotations"], category(data, "person"))
+        assert (data["images"][0]["width"], "native" in name) in ((320, False), (640, True))
+    assert len(found["native0"]) < 0.7 * len(found["small0"])
+    overlaps = pairwise_iou(2 * found["small0"], found["native2"]) > 0.5
+    assert overlaps.any(1).float().mean() > 0.85
 
 
 @pytest.mark.parametrize(

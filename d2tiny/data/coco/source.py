@@ -78,12 +78,14 @@ class DatasetSource:
         jsons: candidates for the json, the preferred one first; relative paths start at :func:`datasets_root`.
         images: candidates for the image folder likewise; an image is looked for in all folders that exist.
         classes: class names in the order of contiguous ids; None reads them from the json.
+        advice: what to do where the files are missing.
     """
 
     name: str
     jsons: tuple[str, ...]
     images: tuple[str, ...]
     classes: tuple[str, ...] | None = None
+    advice: str = "See datasets/README.md."
 
     def json_file(self) -> Path:
         """Return the first json that exists.
@@ -113,4 +115,4 @@ class DatasetSource:
                 return path
         looked = ", ".join(str(path.resolve()) for path in paths)
         wanted = candidates[0] if Path(candidates[0]).is_absolute() else f"$DETECTRON2_DATASETS/{candidates[0]}"
-        raise DatasetError(f"'{self.name}' needs its {what} at {wanted} (looked in {looked}). See datasets/README.md.")
+        raise DatasetError(f"'{self.name}' needs its {what} at {wanted} (looked in {looked}). {self.advice}")

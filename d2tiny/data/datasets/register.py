@@ -159,6 +159,13 @@ def class_names(name: str) -> list[str]:
     return list(getattr(MetadataCatalog.get(name), "thing_classes", ()))
 
 
+_OWN_TILES = (
+    "The quick configs take tiles of your own in this layout (datasets/README.md); if you have none, draw some by "
+    "d2tiny draw --output $DETECTRON2_DATASETS/synthetic and add dataloader.train.dataset.names=synthetic_train "
+    "dataloader.test.dataset.names=synthetic_val."
+)
+
+
 def register_builtin() -> None:
     """Register the benchmarks (see datasets/README.md) under ``$DETECTRON2_DATASETS``."""
     for prefix, jsons in (("aitod", _AITOD_JSONS), ("aitodv2", _AITODV2_JSONS)):
@@ -185,5 +192,6 @@ def register_builtin() -> None:
                     tuple(path.format(split) for path in files),
                     tuple(path.format(split) for path in images),
                     classes,
+                    **({"advice": _OWN_TILES} if name == "aerial" else {}),
                 )
             )
