@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ class MeasuredRun:
         explained = self.model.explain(item)
         points = explained.reference_points.cpu().numpy()
         low, high = boxes[:, None, :2], boxes[:, None, :2] + boxes[:, None, 2:]
-        inside = ((points[None] >= low) & (points[None] <= high)).all(axis=2).any(axis=1) if len(points) else []
+        inside = ((points[None] >= low) & (points[None] <= high)).all(axis=2).any(axis=1)
         result: Result = {"queries": len(points), "started": np.asarray(inside, dtype=bool)}
         if explained.num_objects is not None:
             result["count"] = explained.num_objects
@@ -96,7 +96,7 @@ class MeasuredRun:
             cells = sum(level.numel() for level in explained.tokens)
             result["tokens"] = sum(int(level.sum()) for level in explained.tokens) / cells
         if explained.routing_weights is not None and "tiny" in explained.categories:
-            result["gate"] = _gate(explained, boxes, item["image"].shape[1:])
+            result["gate"] = _gate(explained, boxes, item["image"].shape[1:], self.model.strides)
         result["seconds"] = min(self._seconds(item) for _ in range(calls)) if calls else None
         self.images.append(result)
 
@@ -106,16 +106,20 @@ class MeasuredRun:
         return time.perf_counter() - start
 
 
-def _gate(explained: Explanation, boxes: np.ndarray, size: tuple[int, int]) -> list[tuple[np.ndarray, np.ndarray]]:
+def _gate(
+    explained: Explanation, boxes: np.ndarray, size: tuple[int, int], strides: Sequence[int] | None
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return for each level the share of the category ``tiny`` in its cells, and which of them tiny objects cover."""
     names = [name for members in explained.categories.values() for name in members]
     own = [names.index(name) for name in explained.categories["tiny"]]
     scale = torch.tensor(size[::-1]).repeat(2)
     shares = torch.as_tensor(np.concatenate((boxes[:, :2] + boxes[:, 2:] / 2, boxes[:, 2:]), axis=1)).float() / scale
     levels = []
-    for weights in explained.routing_weights or []:
+    for level, weights in enumerate(explained.routing_weights or []):
         rows, columns = weights.shape[1:]
-        covered = covered_by_tiny(shares, size, (rows, columns), TINY, torch.tensor([columns, rows]).float())
+        # The image may end inside the last cell.
+        extent = (columns, rows) if strides is None else (size[1] / strides[level], size[0] / strides[level])
+        covered = covered_by_tiny(shares, size, (rows, columns), TINY, torch.tensor(extent).float())
         levels.append((weights[own].sum(dim=0).flatten().numpy(), covered.flatten().numpy()))
     return levels
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from d2tiny.export.graph import Detections, DetectorGraph, clipped, finished, finite_and_nonempty, gathered
-from d2tiny.layers.padding import padding_of_level
+from d2tiny.modeling.transformer.tokens import padding_masks
 from d2tiny.ops.boxes import cxcywh_to_xyxy
 
 __all__ = ["TransformerGraph"]
@@ -23,11 +23,8 @@ class TransformerGraph(DetectorGraph):
         """Detect, see :class:`DetectorGraph`."""
         model = self.model
         levels = model.levels(images)
-        rows, columns = (torch.arange(n, device=images.device) for n in images.shape[-2:])
-        outside = (rows >= size[0])[:, None] | (columns >= size[1])
-        outside = outside[None, None].expand(images.shape[0], -1, -1, -1)
-        masks = [padding_of_level(outside, level)[:, 0] for level in levels]
         sizes = size[None].expand(images.shape[0], -1)
+        masks = padding_masks(sizes, images.shape[-2:], levels, model.strides)
         tokens, routing = model.tokens_of_levels(images, levels, masks, sizes, has_padding=True)
         encoded = model.encode_tokens(tokens, routing)
         last = model.decode(encoded, None)[1].layers[-1]

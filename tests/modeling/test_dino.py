@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from detectron2.structures import ImageList
 from detectron2.utils.events import EventStorage
 
 from d2tiny.engine.checkpoint import TinyCheckpointer
@@ -31,6 +32,7 @@ from d2tiny.modeling.transformer import (
 from d2tiny.modeling.transformer.box_deltas import apply_deltas
 from d2tiny.ops.boxes import cxcywh_to_xyxy, pairwise_giou
 from d2tiny.runtime import ArrayDetections
+from tests.engine.test_import_weights import build
 from tests.helpers.images import item, query_targets
 from tests.helpers.models import settle, small
 
@@ -363,6 +365,20 @@ def test_logit_is_fine_enough_for_tiny_boxes():
     torch.testing.assert_close(inverse_sigmoid(x).sigmoid(), x.clamp(1e-5, 1 - 1e-5))
 
 
+def test_initial_values_are_those_of_the_released_code():
+    """Xavier's bounds √(6 / (in + out)), reached by the largest of so many values; PyTorch's own are √(1 / in)."""
+    model = small("dino_r18", embed_dim=64)
+    layer = model.decoder.layers[0]
+    for weight in (
+        model.selection.content.weight,
+        model.selection.enc_output[0].weight,
+        layer.self_attention.out_proj.weight,
+        *(linear.weight for linear in model.decoder.ref_point_head.layers),
+    ):
+        bound = (6 / sum(weight.shape)) ** 0.5
+        assert 0.97 * bound < weight.abs().max() <= bound
+
+
 def test_initial_boxes_by_hand():
     """16×12 px in cells of 2 and 4 px; the right half of the second image is padding."""
     sizes = ((6, 8), (3, 4))
@@ -393,7 +409,7 @@ def test_cells_are_as_many_px_as_their_stride():
     """By hand: 317 and 310 px wide in a batch of 320, 8 px high, in cells of 4 and 8 px."""
     levels = [torch.zeros(2, 8, 2, 80), torch.zeros(2, 8, 1, 40)]
     sizes = torch.tensor([[8, 317], [8, 310]])
-    masks = padding_masks([(8, 317), (8, 310)], (8, 320), levels)
+    masks = padding_masks(sizes, (8, 320), levels, (4, 8))
     ratios = ratios_of_strides(sizes, (4, 8), levels)
     tokens = flatten_maps(levels, levels, masks, torch.zeros(2, 8), valid_ratios=ratios)
     px = torch.tensor([[317.0, 8], [310, 8]])[:, None]
@@ -475,6 +491,35 @@ def test_an_image_does_not_depend_on_its_batch_mates(name):
         assert len(result) == len(alone)
         torch.testing.assert_close(result.scores, alone.scores, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(result.pred_boxes.tensor, alone.pred_boxes.tensor, atol=1e-2, rtol=1e-4)
+
+
+@pytest.mark.parametrize("unit", ["stride", None])
+def test_an_image_does_not_depend_on_the_size_of_its_batch_mates(unit):
+    """Cells of this backbone see nothing beside them; released DETRs embed boxes as shares of the padded batch."""
+    model = settle(build(8, queries=20, cell_unit=unit)).eval()
+    torch.manual_seed(2)
+    image = torch.randint(0, 255, (3, 96, 384), dtype=torch.uint8)
+    small_one = {"image": image[:, :, :96].contiguous()}
+    with torch.no_grad():
+        alone, beside = (model(batch)[0]["instances"] for batch in ([small_one], [small_one, {"image": image}]))
+    assert torch.allclose(alone.scores[:20], beside.scores[:20], atol=1e-6) == (unit is not None)
+
+
+def test_a_batch_whose_padding_has_no_cell_takes_the_short_way():
+    """Of 317 px in 320 every cell sees a part of the image."""
+    model = small("dino_r18", cell_unit="stride").eval()
+    for width, padded in ((317, False), (320, False), (316, True)):
+        images = ImageList.from_tensors([torch.zeros(3, 32, width)], 32)
+        tokens, _ = model._tokens(images)
+        assert (tokens.padding is not None) == padded, width
+
+
+def test_cells_of_a_coarse_level_begin_where_their_stride_says():
+    """Of 800 px in 13 cells of 64 the last begins at 768 px, behind an image of 760; divided evenly, at 738."""
+    level = [torch.zeros(1, 8, 1, 13)]
+    sizes = torch.tensor([[64, 760]])
+    assert padding_masks(sizes, (64, 800), level, (64,))[0].nonzero()[:, 2].tolist() == [12]
+    assert not padding_masks(sizes, (64, 800), level)[0].any()
 
 
 def test_pad_queries_get_no_gradient_and_are_never_detected():

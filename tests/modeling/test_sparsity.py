@@ -133,6 +133,20 @@ def test_a_sparse_model_trains_and_is_dino_if_all_tokens_are_chosen(checkpointin
     step(sparse, [item([[10, 10, 18, 17], [30, 40, 36, 47]]), item([])])
 
 
+def test_with_all_tokens_it_is_plain_dino_bit_for_bit():
+    """Not only itself without sparsity: the usual selection of queries, alone and in a batch with padding."""
+    plain = settle(small("dino_lite0")).eval()
+    sparse = small("dino_lite0_sparse", encoder__sparsity__threshold=0.0).eval()
+    missing, unexpected = sparse.load_state_dict(plain.state_dict(), strict=False)
+    assert not unexpected and all(key.startswith("density.") for key in missing)
+    images = [{"image": torch.randint(0, 255, (3, h, w), dtype=torch.uint8)} for h, w in ((96, 128), (70, 90))]
+    with torch.no_grad():
+        for batch in ([images[0]], images):
+            for a, b in zip(plain(batch), sparse(batch), strict=True):
+                assert torch.equal(a["instances"].scores, b["instances"].scores)
+                assert torch.equal(a["instances"].pred_boxes.tensor, b["instances"].pred_boxes.tensor)
+
+
 def test_batches_of_different_sizes():
     """Beside a larger image, too, a model that chooses all tokens is the dense one; it trains on such a batch."""
     model = settle(small("scalebridge_r18", density__source="neck")).eval()

@@ -68,7 +68,7 @@ def test_channels_in_the_order_of_the_graph(tmp_path):
     np.testing.assert_array_equal(squares(found), true_squares(BOXES))
 
 
-def test_bf16_is_openvinos(tmp_path):
+def test_bf16_is_openvinos(tmp_path, caplog):
     """The hint reaches the compiled model where the processor has bfloat16; ONNX Runtime refuses."""
     path = write_onnx(tmp_path / "m.onnx", metadata(precision="bf16"))
     with pytest.raises(ConfigError, match="onnxruntime cannot do on processors; use openvino"):
@@ -77,8 +77,10 @@ def test_bf16_is_openvinos(tmp_path):
 
     kind = {True: openvino.Type.bf16, False: openvino.Type.f32}
     has = "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    caplog.set_level("INFO")
     used = ExportedModel(path)._session._model.get_property("INFERENCE_PRECISION_HINT")
     assert used == kind[has]
+    assert ("OpenVINO computes in float32" in caplog.text) != has
     path = write_onnx(tmp_path / "f.onnx")
     assert ExportedModel(path)._session._model.get_property("INFERENCE_PRECISION_HINT") == kind[False]
 

@@ -304,10 +304,9 @@ class TinyDINO(nn.Module):
         """Compute the levels of the backbone, mix experts into them, and flatten them."""
         levels = self.levels(images.tensor)
         height, width = images.tensor.shape[-2:]
-        masks = padding_masks(images.image_sizes, (height, width), levels)
-        padded = any(tuple(map(int, size)) != (height, width) for size in images.image_sizes)
         sizes = torch.stack([torch.as_tensor(size, device=images.tensor.device) for size in images.image_sizes])
-        return self.tokens_of_levels(images.tensor, levels, masks, sizes, has_padding=padded)
+        masks = padding_masks(sizes, (height, width), levels, self.strides)
+        return self.tokens_of_levels(images.tensor, levels, masks, sizes, has_padding=bool(masks[0].any()))
 
     def levels(self, image: Tensor) -> list[Tensor]:
         """Return the levels of the backbone, finest first."""

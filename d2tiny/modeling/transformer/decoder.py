@@ -189,7 +189,9 @@ class DINODecoder(nn.Module):
         logits, boxes = [], []
         for i, layer in enumerate(self.layers):
             points = tokens.per_level(reference)
-            query_pos = self.ref_point_head(box_sine_embedding(points[:, :, 0], self.embed_dim // 2).to(query.dtype))
+            # Released DETRs embed shares of the padded map, which depend on the image's batch mates.
+            shares = reference if tokens.by_strides else points[:, :, 0]
+            query_pos = self.ref_point_head(box_sine_embedding(shares, self.embed_dim // 2).to(query.dtype))
             inputs = (query, query_pos, points, memory, tokens, mask)
             query = run_layer(layer, self.checkpointing and self.training, *inputs)
             output = self.norm(query)

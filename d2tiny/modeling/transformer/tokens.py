@@ -8,7 +8,6 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from d2tiny.layers.deform_attn_functions import level_sides
 from d2tiny.layers.padding import extents
@@ -27,6 +26,7 @@ class Tokens:
         spatial_shapes: (H, W) of the L levels.
         valid_ratios: (B, L, 2) share of each padded map's width and height that the image takes.
         has_padding: whether any cell is padding.
+        by_strides: whether cells are as many px as their strides say (:func:`ratios_of_strides`).
     """
 
     features: Tensor
@@ -35,6 +35,7 @@ class Tokens:
     spatial_shapes: tuple[tuple[int, int], ...]
     valid_ratios: Tensor
     has_padding: bool = True
+    by_strides: bool = False
 
     @property
     def padding(self) -> Tensor | None:
@@ -120,6 +121,7 @@ def flatten_maps(
         valid_ratios: (B, L, 2) of :func:`ratios_of_strides`; None for the share of whole cells, as in released DETRs.
     """
     pos_embed = [(p.flatten(2).transpose(1, 2) + level_embed[i]) for i, p in enumerate(pos_embeds)]
+    by_strides = valid_ratios is not None
     if valid_ratios is None:
         ratios = []
         for mask in masks:
@@ -133,6 +135,7 @@ def flatten_maps(
         tuple((f.shape[2], f.shape[3]) for f in features),
         valid_ratios,
         has_padding,
+        by_strides,
     )
 
 
@@ -156,16 +159,23 @@ def ratios_of_strides(sizes: Tensor, strides: Sequence[int], features: Sequence[
 
 
 def padding_masks(
-    image_sizes: Sequence[tuple[int, int]], padded_size: tuple[int, int], features: Sequence[Tensor]
+    sizes: Tensor, padded_size: Sequence[int], features: Sequence[Tensor], strides: Sequence[int] | None = None
 ) -> list[Tensor]:
     """Return a padding mask (B, H, W) for each feature map: True where a cell's upper left pixel is outside its image.
 
     Args:
-        image_sizes: (height, width) of each image in px.
+        sizes: (B, 2) height and width of each image in px.
         padded_size: (height, width) of the padded batch in px.
         features: L feature maps (B, C, H, W).
+        strides: of the L levels in px, of which a cell is as many; None divides the padded batch evenly, as released
+            DETRs do.
     """
-    full = torch.ones(len(image_sizes), *padded_size, dtype=torch.bool, device=features[0].device)
-    for i, (height, width) in enumerate(image_sizes):
-        full[i, :height, :width] = False
-    return [F.interpolate(full[:, None].float(), size=f.shape[-2:], mode="nearest")[:, 0].bool() for f in features]
+    masks = []
+    for level, feature in enumerate(features):
+        outside = []
+        for side, (cells, pixels) in enumerate(zip(feature.shape[-2:], padded_size, strict=True)):
+            index = torch.arange(cells, device=feature.device)
+            first = index * pixels // cells if strides is None else index * strides[level]
+            outside.append(first >= sizes[:, side, None])
+        masks.append(outside[0][:, :, None] | outside[1][:, None])
+    return masks

@@ -1,0 +1,37 @@
+"""The benchmark that tells where queries start, and what the gate of REM knows."""
+
+from __future__ import annotations
+
+from tests.helpers.benchmarks import value_in_benchmarks
+
+GATE = """[[share.tolist(), covered.tolist()] for share, covered in queries._gate(
+    queries.Explanation(None, None, None, None, None,
+        [queries.torch.stack((queries.torch.arange(12.).view(3, 4), queries.torch.zeros(3, 4))),
+         queries.torch.zeros(2, 2, 2)],
+        {"tiny": ["a"], "other": ["b"]}),
+    queries.np.array([[10.2, 4, 3, 3]]), (12, 15), STRIDES)]"""
+AUC = """[queries._auc(queries.np.array(values), queries.np.array([True, True, False, False]))
+    for values in ([4., 2, 3, 1], [1.] * 4)]"""
+BY_SIZE = """[queries.by_size("inside", queries.np.array(sides), queries.np.array(true, dtype=bool))
+    for sides, true in (([], []), ([4., 20.], [True, False]))]"""
+
+
+def test_the_gate_is_compared_with_cells_of_their_stride():
+    """By hand: of 15 px in cells of 4 px, an object at 11.7 px lies in cell 2; stretched over 15 px, in cell 3."""
+    for strides, cell in (("(4, 8)", 6), ("None", 7)):
+        found = value_in_benchmarks("queries", GATE.replace("STRIDES", strides).replace("\n", " "))
+        assert found[0][0] == list(range(12))
+        assert [i for i, covered in enumerate(found[0][1]) if covered] == [cell]
+        assert [i for i, covered in enumerate(found[1][1]) if covered] == [1]
+
+
+def test_the_area_under_the_curve():
+    """By hand: of the four pairs of a positive and a negative three are in order; ties count half."""
+    assert value_in_benchmarks("queries", AUC.replace("\n", " ")) == [0.75, 0.5]
+
+
+def test_an_image_without_queries_or_objects():
+    """Sizes have no share where there are no objects."""
+    empty, two = value_in_benchmarks("queries", BY_SIZE.replace("\n", " "))
+    assert set(empty.values()) == {None}
+    assert two == {"inside, under 8 px": 1.0, "inside, 8 to 16 px": None, "inside, over 16 px": 0.0}
