@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.helpers.benchmarks import value_in_benchmarks
 
 GATE = """[[share.tolist(), covered.tolist()] for share, covered in queries._gate(
@@ -16,22 +18,27 @@ BY_SIZE = """[queries.by_size("inside", queries.np.array(sides), queries.np.arra
     for sides, true in (([], []), ([4., 20.], [True, False]))]"""
 
 
-def test_the_gate_is_compared_with_cells_of_their_stride():
+@pytest.fixture(scope="module")
+def found():
+    """What all of them give, of one process, whose imports take longer than the rest."""
+    parts = (GATE.replace("STRIDES", "(4, 8)"), GATE.replace("STRIDES", "None"), AUC, BY_SIZE)
+    return value_in_benchmarks("queries", f"[{', '.join(parts)}]".replace("\n", " "))
+
+
+def test_the_gate_is_compared_with_cells_of_their_stride(found):
     """By hand: of 15 px in cells of 4 px, an object at 11.7 px lies in cell 2; stretched over 15 px, in cell 3."""
-    for strides, cell in (("(4, 8)", 6), ("None", 7)):
-        found = value_in_benchmarks("queries", GATE.replace("STRIDES", strides).replace("\n", " "))
-        assert found[0][0] == list(range(12))
-        assert [i for i, covered in enumerate(found[0][1]) if covered] == [cell]
-        assert [i for i, covered in enumerate(found[1][1]) if covered] == [1]
+    for levels, cell in zip(found[:2], (6, 7), strict=True):
+        assert levels[0][0] == list(range(12))
+        assert [i for i, covered in enumerate(levels[0][1]) if covered] == [cell]
+        assert [i for i, covered in enumerate(levels[1][1]) if covered] == [1]
 
 
-def test_the_area_under_the_curve():
+def test_the_area_under_the_curve(found):
     """By hand: of the four pairs of a positive and a negative three are in order; ties count half."""
-    assert value_in_benchmarks("queries", AUC.replace("\n", " ")) == [0.75, 0.5]
+    assert found[2] == [0.75, 0.5]
 
 
-def test_an_image_without_queries_or_objects():
-    """Sizes have no share where there are no objects."""
-    empty, two = value_in_benchmarks("queries", BY_SIZE.replace("\n", " "))
+def test_sizes_without_objects_have_no_share(found):
+    empty, two = found[3]
     assert set(empty.values()) == {None}
     assert two == {"inside, under 8 px": 1.0, "inside, 8 to 16 px": None, "inside, over 16 px": 0.0}
