@@ -68,7 +68,8 @@ def look(cfg: Any, model: Any) -> dict[str, Any]:
     if scores:
         of_images = [auc for pair in scores if not math.isnan(auc := area_under_roc(*pair))]
         together = area_under_roc(*(torch.cat(part) for part in zip(*scores, strict=True)))
-        found["AUC"] = {"all cells": round(together, 3), "mean of images": round(statistics.mean(of_images), 3)}
+        mean = statistics.fmean(of_images) if of_images else math.nan
+        found["AUC"] = {"all cells": round(together, 3), "mean of images": round(mean, 3)}
     return found
 
 
@@ -88,8 +89,9 @@ def gradients(cfg: Any, model: Any, batches: int) -> dict[str, float]:
             sum(model(batch).values()).backward()
         for neck in necks_of(model):
             for part in PARTS:
-                grads = [p.grad.norm() for fbsm in neck.fbsm.values() for p in getattr(fbsm, part).parameters()]
-                norms.setdefault(part, []).append(float(torch.stack(grads).norm()))
+                parameters = [p for fbsm in neck.fbsm.values() for p in getattr(fbsm, part).parameters()]
+                grads = [p.grad.norm() for p in parameters if p.grad is not None]
+                norms.setdefault(part, []).append(float(torch.stack(grads).norm()) if grads else 0.0)
     model.eval()
     return {part: round(statistics.mean(values), 4) for part, values in norms.items()}
 

@@ -16,7 +16,7 @@ import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -490,14 +490,31 @@ def differences_to_bases(
             without a seed in common with their base.
     """
     differences: dict[str, list[float]] = {}
+    for row, record, other in _pairs(records, bases):
+        differences.setdefault(row, []).append(record["metrics"]["AP"] - other["metrics"]["AP"])
+    return differences
+
+
+def precisions_of_bases(
+    records: Mapping[str, Mapping[int, Mapping[str, Any]]], bases: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the precision of the base's trainings for rows that have none of their own to be compared with."""
+    return {
+        row: _precision(other)
+        for row, record, other in _pairs(records, bases)
+        if _precision(record) != _precision(other)
+    }
+
+
+def _pairs(
+    records: Mapping[str, Mapping[int, Mapping[str, Any]]], bases: Mapping[str, str]
+) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
+    """Yield each row with a training and the one of its base that it is compared with."""
     for row, base in bases.items():
-        if row == base:
-            continue
-        for seed, record in sorted(records.get(row, {}).items()):
+        for seed, record in sorted(records.get(row, {}).items()) if row != base else ():
             alike = records.get(f"{base}_{_precision(record)}", {})
             if other := alike.get(seed) or records.get(base, {}).get(seed):
-                differences.setdefault(row, []).append(record["metrics"]["AP"] - other["metrics"]["AP"])
-    return differences
+                yield row, record, other
 
 
 def paired_differences(differences: Mapping[str, Sequence[float]]) -> dict[str, Difference]:
@@ -524,6 +541,7 @@ def table(rows: Sequence[Row], results: Path, base: str = "") -> str:
         [f"{name}_{precision}" for name in sorted(set(bases.values())) for precision in _PRECISIONS], results
     )
     compared = paired_differences(differences_to_bases(records | twins, bases))
+    other_precision = precisions_of_bases(records | twins, bases)
     titles = {row.name: row.title for row in rows}
     heads = ["config", "runs", *METRICS, *([f"ΔAP to {titles[base]}" if base else "ΔAP"] if compared else [])]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
@@ -536,7 +554,10 @@ def table(rows: Sequence[Row], results: Path, base: str = "") -> str:
         cells = [_mean_and_half_range([run["metrics"][metric] for run in runs]) for metric in METRICS]
         if compared:
             of = bases.get(row.name, base)
-            to = "" if of == base else f" (to {titles[of]})"
+            notes = [f"to {titles[of]}"] * (of != base)
+            if row.name in other_precision:
+                notes.append(f"in {other_precision[row.name]}")
+            to = f" ({' '.join(notes)})" if notes else ""
             cells.append(f"{compared[row.name]}{to}" if row.name in compared else "")
         lines.append(f"| {row.title} | {_number_of_runs(runs, usual)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -560,9 +581,14 @@ def details(rows: Sequence[Row], results: Path) -> str:
         metrics = [run["metrics"] for run in records[row.name].values()]
         cells = [str(len(metrics))]
         cells += [_mean_and_half_range([run.get(metric) for run in metrics]) for metric in ERRORS]
-        names = [f"{row.name}{twin}_seed{seed}" for twin in ("", "_float32") for seed in records[row.name]]
-        found = [kinds[name] for name in names if name in kinds]
-        cells += [_mean_and_half_range([run[kind] for run in found]) for kind in KINDS if kinds]
+        for twin in ("", "_float32"):  # detections of a twin stand in where no other was kept
+            found = [kinds[name] for seed in records[row.name] if (name := f"{row.name}{twin}_seed{seed}") in kinds]
+            if found:
+                break
+        few = f" ({len(found)} run)" * (0 < len(found) < len(metrics) and not twin) + f" ({twin[1:]})" * bool(
+            found and twin
+        )
+        cells += [_mean_and_half_range([run[kind] for run in found]) + few for kind in KINDS if kinds]
         cells += _cost(row, cost)
         lines.append(f"| {row.title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from detectron2.config import instantiate
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from tqdm import tqdm
 
 from d2tiny.config import load_config
+from d2tiny.config.shapes import build_node
 from d2tiny.modeling.assigners import Assigner
 from d2tiny.modeling.priors import GridPriors, grid_from_generator
 from d2tiny.utils.errors import ConfigError
@@ -110,7 +110,7 @@ def config_coverage(
         raise ConfigError(
             f"{config} has no model.proposal_generator with anchors and an assigner, so there is no coverage to count."
         )
-    generator, assigner = instantiate(part.anchor_generator), instantiate(part.assigner)
+    generator, assigner = build_node(part.anchor_generator), build_node(part.assigner)
     strides = tuple(int(s) for s in generator.strides)
     margin = float(part.get("anchor_boundary_thresh", -1))
     grids: dict[Size, GridPriors] = {}

@@ -58,15 +58,15 @@ def _model(config: str, overrides: list[str]) -> TinyDINO:
         ConfigError: its model is no DINO.
     """
     import torch
-    from detectron2.config import instantiate
 
     from d2tiny.config import load_config, validate_config
+    from d2tiny.config.shapes import build_node
     from d2tiny.modeling.meta_arch import TinyDINO
 
     cfg = load_config(config, overrides)
     validate_config(cfg, datasets=False)
     torch.manual_seed(0)
-    model = instantiate(cfg.model)
+    model = build_node(cfg.model)
     if not isinstance(model, TinyDINO):
         raise ConfigError(f"--config {config}: its model is {type(model).__name__}; weights of a DINO need a DINO.")
     return model

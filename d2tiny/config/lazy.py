@@ -358,7 +358,9 @@ def _check_default(key: str, node: DictConfig, name: str, value: Any) -> None:
     """Check the value of an argument that the config leaves at its default against that default."""
     names, _ = accepted_parameters(resolve_target(node._target_, key))
     parameter = names.get(name)
-    if parameter is None or isinstance(value, DictConfig | dict):
+    if parameter is None:
+        return
+    if isinstance(value, DictConfig | dict) and not str(parameter.annotation).startswith(_LISTS):
         return
     default = parameter.default
     if isinstance(default, bool | int | float | str):
@@ -369,20 +371,20 @@ def _check_default(key: str, node: DictConfig, name: str, value: Any) -> None:
         _check_annotation(key, str(parameter.annotation), value)
 
 
-_NUMBERS, _LISTS = ("int", "float"), ("Sequence[", "list[", "tuple[", "Iterable[")
+_NUMBERS, _LISTS = {"int": "a whole number", "float": "a number"}, ("Sequence[", "list[", "tuple[", "Iterable[")
 _BETWEEN_TYPES = re.compile(r"\s*\|\s*(?![^\[]*\])")  # a bar outside of brackets
 
 
 def _check_annotation(key: str, annotation: str, value: Any) -> None:
     """Check a value where None is the default, by the types beside None, if these are numbers and lists alone."""
     types = [name for name in _BETWEEN_TYPES.split(annotation) if name != "None"]
-    accepted = {"a list [a,b]" if name.startswith(_LISTS) else "a number" for name in types}
-    if not all(name in _NUMBERS or name.startswith(_LISTS) for name in types) or value is None:
+    accepted = {"a list [a,b]" if name.startswith(_LISTS) else _NUMBERS.get(name, "") for name in types}
+    if not types or "" in accepted or value is None or (isinstance(value, str) and value.startswith("${")):
         return
-    if isinstance(value, str) and value.startswith("${"):
-        return
-    kind = "a list [a,b]" if isinstance(value, list | ListConfig) else "a number"
-    if isinstance(value, bool | str) or kind not in accepted:
+    kinds = {"a list [a,b]"} if isinstance(value, list | ListConfig) else set()
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        kinds = {"a number"} if isinstance(value, float) else {"a number", "a whole number"}
+    if not kinds & accepted:
         raise ConfigError(f"{key}: expected {' or '.join(sorted(accepted))}, got {value!r}.")
 
 
@@ -408,8 +410,9 @@ def _convert(key: str, old: Any, value: Any) -> Any:
         return value
     if isinstance(old, DictConfig) and not isinstance(value, dict):
         names = [str(name) for name in old if name != "_target_"]
-        first = names[0] if names else "KEY"
-        raise ConfigError(f"{key}: has keys of its own, {', '.join(names)}: set one, as {key}.{first}=….")
+        keys = f"; set one of its keys {', '.join(names)}, as {key}.{names[0]}=…" if names else ""
+        component = ", the name of a component" if "_target_" in old else ""
+        raise ConfigError(f"{key}: expected keys {{a:1}}{component}{keys}, got {value!r}.")
     if isinstance(old, str) and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)  # train.output_dir=2024
     for kinds, accepted, name in _KINDS:

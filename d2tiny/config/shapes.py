@@ -32,10 +32,11 @@ import torch
 from detectron2.config import instantiate
 from detectron2.layers import ShapeSpec
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from d2tiny.utils.errors import ConfigError, D2TinyError, did_you_mean
 
-__all__ = ["backbone_shape", "error_inside", "follows", "register_resolvers"]
+__all__ = ["backbone_shape", "build_node", "error_inside", "follows", "register_resolvers"]
 
 _PREFIXES = ("${channels:", "${last:", "${div:")  # weights of one's own may have seen other pixels
 _Facts = tuple[dict[str, ShapeSpec], dict[str, list[float]]]
@@ -88,6 +89,14 @@ def error_inside(err: Exception) -> D2TinyError:
             return inner
         inner = inner.__cause__ or inner.__context__
     return ConfigError(str(err))
+
+
+def build_node(node: DictConfig) -> Any:
+    """Instantiate a node of a config; errors inside its interpolations are raised as they are."""
+    try:
+        return instantiate(node)
+    except InterpolationResolutionError as err:
+        raise error_inside(err) from None
 
 
 def _channels(node: Any, levels: str | Sequence[str] | None = None) -> int | list[int]:

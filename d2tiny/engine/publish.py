@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 import msgspec
 import torch
-from detectron2.config import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from d2tiny.config import load_config
 from d2tiny.config.files import config_names, find_config
+from d2tiny.config.shapes import build_node
 from d2tiny.data.datasets import class_names
 from d2tiny.engine.run import Evaluation
 from d2tiny.utils.checkpoint_files import is_finite, read_checkpoint
@@ -234,7 +234,7 @@ def _config(config: str, output: Path, overrides: Sequence[str]) -> DictConfig:
 
 
 def _model(cfg: DictConfig) -> nn.Module:
-    model: nn.Module = instantiate(cfg.model)
+    model: nn.Module = build_node(cfg.model)
     return model.eval()
 
 

@@ -81,7 +81,7 @@ def build(cfg: DictConfig, key: str) -> Any:
     except D2TinyError:
         raise
     except InterpolationResolutionError as err:
-        raise error_inside(err) from err
+        raise error_inside(err) from None
     except ValueError as err:
         raise ConfigError(f"{key}: {err}") from err
     except (OSError, ImportError):  # files; packages of an extra that is not installed
@@ -234,7 +234,8 @@ def _run(
 def _log_precision(cfg: DictConfig, model: nn.Module, device: str) -> None:
     """Say which precision was chosen, what a faster one would be, and where mixed precision is slow."""
     if not cfg.train.amp.enabled:
-        faster = "; train.amp.enabled=true would use this device's bfloat16" if has_fast_bf16(device) else ""
+        fast = cfg.train.amp.dtype == "bfloat16" and has_fast_bf16(device)
+        faster = "; train.amp.enabled=true would use this device's bfloat16" if fast else ""
         logger.info("Precision: float32%s.", faster)
         return
     count = 0 if device.startswith("cuda") else float32_layers(model)

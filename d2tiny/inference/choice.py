@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ def kind_of(scenes: Sequence[str], read: ReadSettings | None = None) -> str:
     Raises:
         ConfigError: there are both.
     """
+    read = read and replace(read, resize=None, gsd=None)  # which change no colours
     spread = np.unique(np.linspace(0, len(scenes) - 1, min(len(scenes), _LOOKED_AT)).astype(int))
     examples: dict[str, str] = {}
     for scene in (scenes[i] for i in spread):

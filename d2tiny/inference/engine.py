@@ -273,9 +273,9 @@ class LocalEngine:
         """Return the overlap that suits the first of some scenes that needs tiles; None if none does."""
         for path in paths:
             try:
-                resampled = self._read.gsd is not None or self._read.resize is not None
-                known = not is_url(path) and not resampled and Path(path).suffix.lower() != ".vrt"
-                if known and self.predictor.fits(*read_header(path).size):
+                known = not is_url(path) and self._read.gsd is None and Path(path).suffix.lower() != ".vrt"
+                factor = self._read.resize or 1.0
+                if known and self.predictor.fits(*(max(1, round(side * factor)) for side in read_header(path).size)):
                     continue
                 pixels = self.open(path)
             except scene_errors(ValueError):

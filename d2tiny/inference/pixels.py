@@ -113,7 +113,9 @@ class ArrayPixels:
         self.scale = (file_width / self.width, file_height / self.height)
         self.geo: GeoReference | None = None
         self.time = time
-        self.chosen: dict[str, Any] = {} if resize is None else {"resize": resize}
+        self.chosen: dict[str, Any] = {}
+        if resize is not None:
+            self.chosen = {"resize": resize, "resampled_to": [self.width, self.height]}
 
     def read(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
         """Return a window (h, w, 3), uint8 RGB."""
@@ -135,7 +137,12 @@ class ArrayPixels:
 def _resized(image: np.ndarray, factor: float) -> np.ndarray:
     """Return an image (H, W, 3) with its sides multiplied: means of pixels, or cubic, as rasters are resampled."""
     height, width = (max(1, round(side * factor)) for side in image.shape[:2])
-    method = Image.Resampling.BOX if factor < 1 else Image.Resampling.BICUBIC
+    if (height, width) == image.shape[:2]:
+        return image
+    # Pillow's box has whole pixels in it: it is a mean where they divide, and elsewhere misplaces by up to half of one.
+    whole = image.shape[0] % height == 0 and image.shape[1] % width == 0
+    shrinking = Image.Resampling.BOX if whole else Image.Resampling.HAMMING
+    method = shrinking if factor < 1 else Image.Resampling.BICUBIC
     return np.asarray(Image.fromarray(image).resize((width, height), method))
 
 

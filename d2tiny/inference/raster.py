@@ -72,7 +72,8 @@ class RasterPixels:
         self.time = time_of(path) or self._time_of_tags()
         self._inverted = self._whole.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
         self._masked = any("all_valid" not in {f.name for f in self._file.mask_flag_enums[b - 1]} for b in self._bands)
-        row = tile * self._whole.width * len(self._bands) * np.dtype(self._file.dtypes[self._bands[0] - 1]).itemsize
+        rows = tile * max(1.0, self.scale[1])  # of the file
+        row = rows * self._whole.width * len(self._bands) * np.dtype(self._file.dtypes[self._bands[0] - 1]).itemsize
         self._cache = min(max(int(1.3 * row), _CACHE[0]), _CACHE[1])
         self._depth = np.dtype(self._file.dtypes[self._bands[0] - 1])
         self.chosen: dict[str, Any] = {"bands": list(self._bands)}
@@ -297,7 +298,8 @@ def open_pixels(
         path: file, or a URL that GDAL reads.
         settings: bands, values, resampling.
         tile: height of the windows in px that will be read.
-        known: ``chosen`` of the same scene, opened before, which was logged then; a raster is not sampled again.
+        known: ``chosen`` of the same scene, opened before, which was logged then; a raster is not sampled again (a
+            machine without rasterio may have opened it as a photograph).
 
     Raises:
         DatasetError: it cannot be read; says what to do.
@@ -305,6 +307,7 @@ def open_pixels(
         ImportError: it needs rasterio, which is not installed.
     """
     settings = settings or ReadSettings()
+    known = known if known and "bands" in known else None
     path = os.fspath(path)
     if is_url(path):
         return _opened(path, settings, tile, known)
@@ -318,11 +321,14 @@ def open_pixels(
         header = read_header(path)
     except (OSError, ValueError) as err:
         raise DatasetError(f"{path}: cannot read this image ({err}).") from err
-    small = header.size[0] * header.size[1] <= DECODED_PIXELS
+    small = header.size[0] * header.size[1] * max(1.0, settings.resize or 1.0) ** 2 <= DECODED_PIXELS
     plain = bool(header.mode) and not header.deep and settings.bands is None and settings.gsd is None
     mapped = header.kind in ("TIFF", "JPEG2000") or _coordinates_beside(Path(path))
     if small and plain and (not mapped or not _has_coordinates(path)):
-        return ArrayPixels(read_image(path), time_of(path), settings.resize)
+        pixels = ArrayPixels(read_image(path), time_of(path), settings.resize)
+        if known is None:
+            log_choice(path, pixels.chosen, (pixels.width, pixels.height))
+        return pixels
     if header.orientation != 1:
         raise DatasetError(
             f"{path}: its EXIF orientation turns it, and rasters are read as they are stored. Turn its pixels first, "
@@ -363,7 +369,7 @@ def _opened(path: str, settings: ReadSettings, tile: int, known: Mapping[str, An
 
 
 def log_choice(path: str, chosen: Mapping[str, Any], size: tuple[int, int]) -> None:
-    """Log which bands, values and resampling were chosen for a raster; nothing for photographs.
+    """Log which bands, values and resampling were chosen for a raster; of photographs, their new size.
 
     Args:
         path: of the raster.
@@ -371,6 +377,8 @@ def log_choice(path: str, chosen: Mapping[str, Any], size: tuple[int, int]) -> N
         size: (width, height) in px after resampling.
     """
     if "bands" not in chosen:
+        if "resize" in chosen:
+            logger.info("%s: resized by %g to %dx%d px.", path, chosen["resize"], *size)
         return
     bands = ", ".join(map(str, chosen["bands"]))
     text = f"band {bands} as grey" if len(chosen["bands"]) == 1 else f"bands {bands} as red, green, blue"

@@ -145,6 +145,14 @@ def export_record(model: ExportedModel) -> dict[str, str]:
     }
 
 
+def _record_of(read: ReadSettings) -> dict[str, Any]:
+    """Return how rasters are read, without what is not used and earlier versions did not know."""
+    record = {**asdict(read), "stretch": str(make_stretch(read.stretch) or "")}
+    if read.resize is None:
+        del record["resize"]
+    return record
+
+
 def run_record(model: Mapping[str, str], scenes: list[str], settings: RunSettings, engine: Engine) -> dict[str, Any]:
     """Return what must be equal for a run to be resumed, or shards to be joined; ``mine`` are the scenes of a shard.
 
@@ -161,7 +169,7 @@ def run_record(model: Mapping[str, str], scenes: list[str], settings: RunSetting
         "model": settings.model,
         **model,
         "tiles": asdict(settings.tiles),
-        "read": {**asdict(settings.read), "stretch": str(make_stretch(settings.read.stretch) or "")},
+        "read": _record_of(settings.read),
         "outputs": asdict(settings.outputs),
         "score": settings.score,
         "bf16": settings.bf16,
@@ -367,7 +375,7 @@ def failure_text(path: str, error: BaseException) -> str:
     if is_memory_error(error):
         free_memory()
         reason = str(error).splitlines()[0] if str(error) else "MemoryError"
-        return f"{path}: this image does not fit into memory ({reason}). Try a smaller --tile."
+        return f"{path}: this image does not fit into memory ({reason}). Try a smaller --tile or --resize."
     if isinstance(error, OSError):
         what = "read" if error.filename == path else "write"
         return f"{error.filename or path}: cannot {what} this: {error.strerror or error}"

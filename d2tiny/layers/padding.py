@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -48,7 +50,10 @@ def padding_of_level(padding: Tensor, level: Tensor) -> Tensor:
     # What is not padding begins in the upper left corner, so that a cell sees some if its first pixel is some.
     for dim in (2, 3):
         cells, pixels = level.shape[dim], padding.shape[dim]
-        first = torch.arange(cells, device=padding.device) * pixels // cells
+        index = torch.arange(cells, device=padding.device)
+        # 800 px are 13 cells of 64. In a recorded graph, whose sides are no numbers, strides divide them, or nothing is
+        # padded.
+        first = index * pixels // cells if is_traced() else index * 2 ** round(math.log2(pixels / cells))
         padding = padding.index_select(dim, first)
     return padding
 

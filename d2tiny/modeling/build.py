@@ -106,9 +106,9 @@ def _prepared(backbone: _BackboneT) -> _BackboneT:
 
 def _with_efpnbs(cfg: CfgNode, backbone: Backbone) -> NeckedBackbone:
     node = cfg.MODEL.EFPNBS
-    if node.MASK_LOSS_WEIGHT and cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
+    if node.MASK_LOSS_WEIGHT and cfg.MODEL.META_ARCHITECTURE != "TinyGeneralizedRCNN":
         raise ConfigError(
-            "MODEL.EFPNBS.MASK_LOSS_WEIGHT: Detectron2's GeneralizedRCNN never asks for this loss; write "
+            f"MODEL.EFPNBS.MASK_LOSS_WEIGHT: {cfg.MODEL.META_ARCHITECTURE} never asks for this loss; write "
             "MODEL.META_ARCHITECTURE: TinyGeneralizedRCNN."
         )
     neck = EFPNBS(

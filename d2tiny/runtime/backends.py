@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import logging
 import os
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +26,8 @@ __all__ = [
     "open_session",
     "openvino_core",
 ]
+
+logger = logging.getLogger(__name__)
 
 INPUT = "images"
 OUTPUTS = ("boxes", "scores", "classes", "num_detections")
@@ -167,6 +170,8 @@ class _OpenVINOSession:
             "NUM_STREAMS": 1,
         }
         self._model = core.compile_model(model, "CPU", options)
+        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            logger.warning("%s: OpenVINO has no bfloat16 on this processor, and computes in float32.", path)
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
         result: Any = self._model({INPUT: images})

@@ -11,7 +11,6 @@ from d2tiny.runtime.backends import choose_backend, default_threads, open_sessio
 from d2tiny.runtime.detections import ArrayDetections
 from d2tiny.runtime.files import find_model
 from d2tiny.runtime.metadata import ModelMetadata
-from d2tiny.utils.env import has_fast_bf16
 from d2tiny.utils.errors import CheckpointError, ConfigError, ImageError
 from d2tiny.utils.image_arrays import require_array
 
@@ -53,8 +52,6 @@ class ExportedModel:
         threads = num_threads or default_threads()
         self._session = open_session(self.path, choose_backend(self.path, backend), threads)
         logger.info("%s: %s by %s, %d threads.", self.path, self.metadata.precision, self.backend, threads)
-        if self.metadata.precision == "bf16" and not has_fast_bf16("cpu"):
-            logger.info("%s: this processor has no bfloat16, so that OpenVINO computes in float32.", self.path)
 
     @property
     def backend(self) -> str:

@@ -41,6 +41,7 @@ _MODULES = {
         "tensorboard",
         "termcolor",
         "cloudpickle",
+        "timm",
     ),
     "export": ("onnx", "onnxscript", "nncf"),
 }

@@ -29,7 +29,10 @@ def test_commands_options_and_formats():
         option for name in ("predict", "merge") for a in command_parser(name)._actions for option in a.option_strings
     }
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", PAGE))
-    assert named <= known and {"--bands", "--stretch", "--gsd", "--aoi", "--resume", "--shard", "--ray"} <= named
+    assert (
+        named <= known
+        and {"--bands", "--stretch", "--gsd", "--resize", "--aoi", "--resume", "--shard", "--ray"} <= named
+    )
     table = PAGE.split("| `--format` |")[1].split("\n\n")[0]
     assert re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE) == list(FORMATS)
 

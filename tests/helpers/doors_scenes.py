@@ -39,7 +39,7 @@ def _rasters():
 
 def _scene(root):
     """Read windows: of the size that was asked for, or one of our errors."""
-    for settings in (ReadSettings(), ReadSettings(bands=(1,), gsd=0.7, stretch="0,2000")):
+    for settings in (ReadSettings(), ReadSettings(bands=(1,), gsd=0.7, stretch="0,2000"), ReadSettings(resize=0.5)):
         pixels = open_pixels(root / "scene.tif", settings)
         try:
             assert pixels.width >= 1 and pixels.height >= 1

@@ -267,6 +267,36 @@ def test_any_image_is_resized_by_a_factor(tmp_path, kind, factor):
     np.testing.assert_allclose(bright.max(axis=0)[::-1] + 1, (100 * factor, 60 * factor), atol=1)
 
 
+@pytest.mark.parametrize("kind", ["png", "no_crs"])
+@pytest.mark.parametrize("factor", [0.5, 0.75, 0.37, 1.5])
+def test_a_ramp_keeps_its_place(tmp_path, kind, factor):
+    """Of odd sides and other factors: Pillow's box would misplace pixels by up to a half."""
+    ramp = np.broadcast_to(np.arange(203), (3, 141, 203)).astype(np.uint8)
+    pixels = open_pixels(make(kind, ramp, tmp_path), ReadSettings(resize=factor))
+    scale = pixels.scale[0]
+    seen = whole(pixels)[pixels.height // 2, :, 0].astype(float)
+    right = (np.arange(pixels.width) + 0.5) * scale - 0.5
+    edge = int(np.ceil(3 / scale)) + 1
+    assert np.abs(seen - right)[edge:-edge].max() < 0.8  # half a level of it is rounding
+
+
+def test_a_scene_that_was_a_photograph_elsewhere_is_read_as_a_raster(tmp_path):
+    """A machine without rasterio opened it and told no bands; joined shards open it where there is rasterio."""
+    path = make("utm", picture(), tmp_path)
+    settings = ReadSettings(resize=0.5)
+    pixels = open_pixels(path, settings, known={"resize": 0.5, "resampled_to": [1, 1]})
+    assert pixels.chosen["bands"] == open_pixels(path, settings).chosen["bands"]
+
+
+def test_an_enlarged_photograph_over_the_limit_is_read_by_windows(tmp_path, monkeypatch):
+    monkeypatch.setattr("d2tiny.inference.raster.DECODED_PIXELS", 4 * WIDTH * HEIGHT)
+    path = make("png", picture(), tmp_path)
+    assert type(open_pixels(path, ReadSettings(resize=2.0))).__name__ == "ArrayPixels"
+    pixels = open_pixels(path, ReadSettings(resize=3.0))
+    assert type(pixels).__name__ == "RasterPixels"
+    assert (pixels.width, pixels.height) == (3 * WIDTH, 3 * HEIGHT)
+
+
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
 def test_factors_that_are_none(value):
     with pytest.raises(ConfigError, match="must be a factor from"):

@@ -10,7 +10,7 @@ import pytest
 
 from d2tiny import model_zoo
 from d2tiny.cli import main
-from d2tiny.inference import bulk, merge_shards, predict_scenes
+from d2tiny.inference import ReadSettings, bulk, merge_shards, predict_scenes
 from d2tiny.utils.errors import ConfigError
 from tests.helpers.runs import SquarePredictor, content, settings, write_scenes
 
@@ -33,11 +33,15 @@ def results(folder: Path) -> dict[str, bytes]:
     return {name: data for name, data in content(folder).items() if not name.startswith(".run")}
 
 
-@pytest.mark.parametrize(("names", "count"), [("*.*", 2), ("*.*", 5), ("a.tif", 3), ("[ab].tif", 4), ("c.png", 2)])
-def test_shards_joined_are_the_run(tmp_path: Path, run, names: str, count: int) -> None:
-    """Fewer shards than scenes, as many, more: then each has tiles of each scene, some none."""
-    whole = run("whole", names)
-    tiles = [run("out", names, shard=(shard, count)).tiles for shard in (*range(2, count + 1), 1)]
+CASES = [("*.*", 2, {}), ("*.*", 5, {}), ("a.tif", 3, {}), ("[ab].tif", 4, {}), ("c.png", 2, {})]
+CASES += [("*.*", 3, {"read": ReadSettings(resize=0.5)}), ("c.png", 2, {"read": ReadSettings(resize=2.0)})]
+
+
+@pytest.mark.parametrize(("names", "count", "more"), CASES)
+def test_shards_joined_are_the_run(tmp_path: Path, run, names: str, count: int, more: dict) -> None:
+    """Fewer shards than scenes, as many, more: then each has tiles of each scene, some none; resized ones, too."""
+    whole = run("whole", names, **more)
+    tiles = [run("out", names, shard=(shard, count), **more).tiles for shard in (*range(2, count + 1), 1)]
     assert sum(tiles) == whole.tiles
     joined = merge_shards(tmp_path / "out", progress=False)
     assert (joined.scenes, joined.objects, joined.failed) == (whole.scenes, whole.objects, whole.failed)

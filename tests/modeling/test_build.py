@@ -102,7 +102,8 @@ def test_a_loss_that_nobody_would_ask_for_is_refused():
     keys = ["MODEL.BACKBONE.NAME", "build_resnet_efpnbs_backbone", "MODEL.EFPNBS.MASK_LOSS_WEIGHT", 0.5]
     levels = ["MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4", "res5"]]
     levels += ["MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"]]
-    with pytest.raises(ConfigError, match="META_ARCHITECTURE: TinyGeneralizedRCNN"):
-        build_backbone(cfg(*keys, *levels))
+    for other in ("GeneralizedRCNN", "RetinaNet"):
+        with pytest.raises(ConfigError, match=f"{other} never asks .*META_ARCHITECTURE: TinyGeneralizedRCNN"):
+            build_backbone(cfg(*keys, *levels, "MODEL.META_ARCHITECTURE", other))
     tiny = ["MODEL.META_ARCHITECTURE", "TinyGeneralizedRCNN", "MODEL.EFPNBS.RESIDUAL", True]
     assert build_backbone(cfg(*keys, *levels, *tiny)).neck.mask_loss_weight == 0.5

@@ -39,6 +39,22 @@ def test_trainings_are_compared_with_one_of_their_precision():
     }
 
 
+def test_a_base_of_another_precision_is_told(tmp_path):
+    """Two trainings in float32: one with a twin of its base, one whose base has none in it."""
+    amp, metrics = "train.amp.enabled=true", dict.fromkeys(("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm"), 1.0)
+    for name, overrides in (("base_seed0", [amp]), ("base_float32_seed0", []), ("one_seed0", []), ("two_seed0", [amp])):
+        record = {"seed": 0, "overrides": overrides, "metrics": metrics}
+        (tmp_path / f"{name}.json").write_text(json.dumps(record))
+    rows = (
+        "[quick_table.Row('base', 'Base', 'c'), quick_table.Row('one', 'One', 'c'),"
+        " quick_table.Row('two', 'Two', 'c', base='one')]"
+    )
+    text = value_in_benchmarks("quick_table", f"quick_table.table({rows}, Path({str(tmp_path)!r}), 'base')")
+    assert [line.split(" | ")[-1] for line in text.splitlines()[2:]] == [
+        " |", "+0.0 (one seed) |", "+0.0 (one seed) (to One in float32) |",
+    ]  # fmt: skip
+
+
 def test_too_few_seeds_have_no_interval():
     """With less than three degrees of freedom nothing is said to be equal."""
     given = "(11.9, float('nan'), 1, 0), (-2.0, 12.3, 2, 1), (-0.6, 0.7, 2, 3), (1.0, 0.6, 2, 9)"
@@ -101,8 +117,9 @@ def test_details_are_errors_recall_and_cost(tmp_path):
     text = value_in_benchmarks("quick_table", f"quick_table.details({rows}, Path({str(tmp_path)!r}))")
     cost = json.loads((RESULTS / "zoo" / "cost.json").read_text())["hituav/faster_rcnn_lite0_fpn_rfla"]
     shared = "1 | 80.0 | 28.0 | 46.0 | 47.0 | 33.0"
+    kept = " | ".join(f"{value}.0 (float32)" for value in kinds.values())
     assert text.splitlines()[2:] == [
-        f"| Kept | {shared} | 5.0 | 9.0 | 2.0 | 0.0 | 0.0 | 11.0 | {cost['params_m']:.1f} | {cost['gmac']:.1f} |",
+        f"| Kept | {shared} | {kept} | {cost['params_m']:.1f} | {cost['gmac']:.1f} |",
         f"| Other | {shared} | - | - | - | - | - | - | - | - |",
         "| None | 0 |" + " not run |" * 13,
     ]

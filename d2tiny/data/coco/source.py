@@ -115,4 +115,5 @@ class DatasetSource:
                 return path
         looked = ", ".join(str(path.resolve()) for path in paths)
         wanted = candidates[0] if Path(candidates[0]).is_absolute() else f"$DETECTRON2_DATASETS/{candidates[0]}"
-        raise DatasetError(f"'{self.name}' needs its {what} at {wanted} (looked in {looked}). {self.advice}")
+        advice = self.advice.replace("$DETECTRON2_DATASETS", str(datasets_root()))
+        raise DatasetError(f"'{self.name}' needs its {what} at {wanted} (looked in {looked}). {advice}")

@@ -36,6 +36,7 @@ from d2tiny.modeling.transformer import (
     RoutingOutput,
     Tokens,
     flatten_maps,
+    has_padding,
     padding_masks,
     ratios_of_strides,
 )
@@ -306,7 +307,8 @@ class TinyDINO(nn.Module):
         height, width = images.tensor.shape[-2:]
         sizes = torch.stack([torch.as_tensor(size, device=images.tensor.device) for size in images.image_sizes])
         masks = padding_masks(sizes, (height, width), levels, self.strides)
-        return self.tokens_of_levels(images.tensor, levels, masks, sizes, has_padding=bool(masks[0].any()))
+        padded = has_padding(images.image_sizes, (height, width), levels[0], self.strides[0] if self.strides else None)
+        return self.tokens_of_levels(images.tensor, levels, masks, sizes, has_padding=padded)
 
     def levels(self, image: Tensor) -> list[Tensor]:
         """Return the levels of the backbone, finest first."""

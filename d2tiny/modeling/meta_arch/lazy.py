@@ -10,12 +10,11 @@ import torch
 from detectron2.config import CfgNode, instantiate
 from detectron2.modeling import META_ARCH_REGISTRY
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError
 from torch import nn
 
 from d2tiny.config.defaults import read_key
 from d2tiny.config.lazy import load_config
-from d2tiny.config.shapes import error_inside
+from d2tiny.config.shapes import build_node
 from d2tiny.modeling.meta_arch.edits import refuse_ignored_edits
 from d2tiny.modeling.meta_arch.inputs import require_batch
 from d2tiny.utils.checkpoint_files import check_checkpoint
@@ -79,10 +78,7 @@ def LazyModel(cfg: CfgNode) -> nn.Module:
         check_checkpoint(cfg.MODEL.WEIGHTS)
     lazy = load_config(cfg.D2TINY.LAZY_CONFIG, cfg.D2TINY.LAZY_OVERRIDES)
     copy_shared_keys(cfg, lazy)
-    try:
-        model: nn.Module = instantiate(lazy.model)
-    except InterpolationResolutionError as err:
-        raise error_inside(err) from None
+    model: nn.Module = build_node(lazy.model)
     model.register_load_state_dict_post_hook(_refuse_mismatch)
     model.register_forward_pre_hook(_require_images)
     if (resize := resize_by_factor(lazy)) is not None:

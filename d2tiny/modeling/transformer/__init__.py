@@ -17,7 +17,7 @@ from d2tiny.modeling.transformer.experts import (
 from d2tiny.modeling.transformer.routing import REM, RoutingOutput
 from d2tiny.modeling.transformer.selection import InitialQueries, Proposals, QuerySelection, SelectedTokens
 from d2tiny.modeling.transformer.sparsity import TokenSparsity
-from d2tiny.modeling.transformer.tokens import Tokens, flatten_maps, padding_masks, ratios_of_strides
+from d2tiny.modeling.transformer.tokens import Tokens, flatten_maps, has_padding, padding_masks, ratios_of_strides
 
 __all__ = [
     "REM",
@@ -44,6 +44,7 @@ __all__ = [
     "WideExpert",
     "density_target",
     "flatten_maps",
+    "has_padding",
     "padding_masks",
     "ratios_of_strides",
 ]

@@ -14,7 +14,7 @@ __all__ = ["count_objects", "covered_cells", "density_target", "local_maxima", "
 
 _SIGMA = 0.25  # standard deviation of an object's Gaussian, in units of √(w·h)
 # Its limits in cells. The upper one bounds the ratio of the peaks of small and large objects, 0.28 to 0.07 objects a
-# cell, so that one threshold tells both from the background.
+# cell, so that one threshold (that of counting) tells both from the background.
 _MIN_SIGMA, _MAX_SIGMA = 0.75, 1.5
 
 

@@ -94,8 +94,9 @@ class DensityQueries(nn.Module):
             threshold: density from which on a local maximum is an object. A tiny object in the middle of its cell has
                 0.28 objects a cell there, a large one 0.07.
             peak_threshold: in tests, density from which on a local maximum starts a query. What may be an object has to
-                be counted, but a weak maximum is a worse start than a token with a high class score. In training all
-                objects start one, so that queries from peaks are learned.
+                be counted, but a weak maximum is a worse start than a token with a high class score. Peaks of objects
+                over 4 cells are lower than the default; these start from tokens. In training all objects start one, so
+                that queries from peaks are learned.
             peak_share: largest share of the queries that start from density peaks, in [0, 1].
             plain_peaks: queries at peaks start from the initial box of their token, with its features as content query;
                 if False, from the encoder's predicted box and a learned content query, as all others.

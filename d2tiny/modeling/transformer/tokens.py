@@ -12,7 +12,7 @@ from torch import Tensor
 from d2tiny.layers.deform_attn_functions import level_sides
 from d2tiny.layers.padding import extents
 
-__all__ = ["Tokens", "flatten_maps", "padding_masks", "ratios_of_strides"]
+__all__ = ["Tokens", "flatten_maps", "has_padding", "padding_masks", "ratios_of_strides"]
 
 
 @dataclass(frozen=True)
@@ -156,6 +156,22 @@ def ratios_of_strides(sizes: Tensor, strides: Sequence[int], features: Sequence[
     sizes = sizes.flip(-1).float()
     cells = level_sides(tuple((m.shape[2], m.shape[3]) for m in features), sizes)
     return sizes[:, None] / (cells * sizes.new_tensor(strides)[:, None])
+
+
+def has_padding(
+    image_sizes: Sequence[tuple[int, int]], padded_size: Sequence[int], finest: Tensor, stride: int | None = None
+) -> bool:
+    """Return whether any cell of :func:`padding_masks` is padding, without waiting for a GPU.
+
+    Args:
+        image_sizes: (height, width) of each image in px.
+        padded_size: of the padded batch in px.
+        finest: (B, C, H, W) feature map.
+        stride: of it in px; None divides the padded batch evenly.
+    """
+    ends = zip(finest.shape[-2:], padded_size, strict=True)
+    last = [(cells - 1) * pixels // cells if stride is None else (cells - 1) * stride for cells, pixels in ends]
+    return any(int(height) <= last[0] or int(width) <= last[1] for height, width in image_sizes)
 
 
 def padding_masks(
