@@ -365,8 +365,8 @@ TABLES["aerial"] = (
         places=(ROI_LOSS,),
     ),
     _lite0_loss("dcloss_formula", "RFLA + DCLoss (formula)", "DCLoss", "mode=formula"),
-    # What DCLoss takes from the gradient there on average, by a smaller weight (results/aerial/box_errors.json); then that
-    # is given back, and as much more given to L1.
+    # What DCLoss takes from the gradient there on average, by a smaller weight (results/aerial/box_errors.json); then
+    # that is given back, and as much more given to L1.
     Row("rpn_light", "RFLA, box loss of the RPN × 0.6", _RFLA, (f"{RPN_LOSS}.loss_weight=0.6",)),
     Row("rpn_heavy", "RFLA, box loss of the RPN × 1.6", _RFLA, (f"{RPN_LOSS}.loss_weight=1.6",)),
     _lite0_loss(
