@@ -159,7 +159,9 @@ def test_the_zoo_lists_weights(folder, library, monkeypatch, capsys):
 
 def test_the_list_of_configs_says_which_have_weights(folder, library, capsys):
     assert run(f"zoo 'quick/yolo*' --weights-from '{library}'") == 0
-    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line for line in lines if line}
+    assert lines[-1].startswith("Published weights (first, second, other): d2tiny zoo --published")
     assert "weights" in rows["config"]
     assert "  first, second  " in rows[CONFIG]
     assert "  other  " in rows["quick/yolox_s"]
