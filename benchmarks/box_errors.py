@@ -13,11 +13,10 @@ Runs that the record has already stay in it.
 from __future__ import annotations
 
 import json
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import RESULTS, make_parser, write_record
+from common import RESULTS, first_batches, kept_entries, make_parser, write_record
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -81,7 +80,6 @@ def measure(run: Path, batches: int, trained: bool) -> dict[str, dict[str, dict[
     """Return the summary of each place of a run, before or after its training."""
     import torch
     from detectron2.config import instantiate
-    from detectron2.utils.events import EventStorage
 
     from d2tiny.config import load_config
     from d2tiny.engine.checkpoint import TinyCheckpointer
@@ -92,9 +90,8 @@ def measure(run: Path, batches: int, trained: bool) -> dict[str, dict[str, dict[
     weights = str(run / "model_final.pth") if trained else cfg.train.init_checkpoint
     TinyCheckpointer(model).load(weights, checkpointables=[])
     errors = {name: record_errors(part) for name, part in places_of(model).items()}
-    for number, batch in enumerate(islice(instantiate(cfg.dataloader.train).iter_from(0), batches)):
-        torch.manual_seed(number)
-        with EventStorage(0), torch.no_grad():
+    with torch.no_grad():
+        for batch in first_batches(cfg, batches):
             model(batch)
     return {name: summary(torch.cat(part)) for name, part in errors.items()}
 
@@ -106,7 +103,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=10)
     parser.add_argument("--result", type=Path, default=RESULTS / "aerial" / "box_errors.json")
     args = parser.parse_args()
-    runs = json.loads(args.result.read_text())["runs"] if args.result.exists() else {}
+    runs = kept_entries(args.result, "runs")
     for run in args.runs:
         runs[run.name] = {
             when: measure(run, args.batches, trained) for when, trained in (("start", False), ("end", True))

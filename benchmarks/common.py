@@ -13,7 +13,8 @@ import resource
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,24 @@ def _name(value: str) -> str:
     if not path.is_absolute():
         return value
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
+
+
+def kept_entries(path: Path, key: str) -> dict[str, Any]:
+    """Return what a result file has under a key, so that entries of earlier calls stay in it; nothing without one."""
+    entries: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))[key] if path.exists() else {}
+    return entries
+
+
+def first_batches(cfg: Any, count: int) -> Iterator[Any]:
+    """Yield the first batches of a config's training, each with a seed and an event storage of its own."""
+    import torch
+    from detectron2.config import instantiate
+    from detectron2.utils.events import EventStorage
+
+    for number, batch in enumerate(islice(instantiate(cfg.dataloader.train).iter_from(0), count)):
+        torch.manual_seed(number)
+        with EventStorage(0):
+            yield batch
 
 
 def write_record(path: Path, **fields: Any) -> None:

@@ -19,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import RESULTS, ROOT, make_parser, write_record
+from common import RESULTS, ROOT, kept_entries, make_parser, write_record
 
 DATASET = "aerial"
 METRICS = ("AP", "AP50", "AP75", "APvt", "APt", "APs")
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--result", type=Path, default=RESULTS / "aerial" / "context.json")
     args = parser.parse_args()
     data = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
-    models = json.loads(args.result.read_text())["models"] if args.result.exists() else {}
+    models = kept_entries(args.result, "models")
     with tempfile.TemporaryDirectory() as folder:
         places = variants(data, Path(folder), args.side)
         for run in (path.resolve() for path in args.runs):

@@ -10,10 +10,9 @@ already stay in it.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from common import make_parser, write_record
+from common import kept_entries, make_parser, write_record
 
 PROTOCOL = "aitod"
 
@@ -30,7 +29,7 @@ def main() -> None:
     from d2tiny.evaluation.errors import analyse_errors, delta_ap
 
     truth = load_ground_truth(args.annotations)
-    models = json.loads(args.output.read_text())["models"] if args.output.exists() else {}
+    models = kept_entries(args.output, "models")
     for run in args.runs:
         found = load_detections(run / "inference" / "coco_instances_results.json", truth)
         costs = delta_ap(analyse_errors(truth, found, get_protocol(PROTOCOL)))

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import RESULTS, make_parser, write_record
+from common import RESULTS, first_batches, make_parser, write_record
 from quick_table import TABLES, Row
 
 if TYPE_CHECKING:
@@ -70,7 +69,6 @@ def _steps(row: Row, seed: int, batches: int, weights: Path | None) -> Iterator[
     import torch
     from detectron2.checkpoint import DetectionCheckpointer
     from detectron2.config import instantiate
-    from detectron2.utils.events import EventStorage
 
     from d2tiny.config import load_config
 
@@ -79,11 +77,9 @@ def _steps(row: Row, seed: int, batches: int, weights: Path | None) -> Iterator[
     model = instantiate(cfg.model).train()
     if weights is not None:
         DetectionCheckpointer(model).load(str(weights))
-    for number, batch in enumerate(islice(instantiate(cfg.dataloader.train).iter_from(0), batches)):
-        torch.manual_seed(number)
+    for batch in first_batches(cfg, batches):
         model.zero_grad()
-        with EventStorage(0):
-            yield model, model(batch)
+        yield model, model(batch)
 
 
 def main() -> None:

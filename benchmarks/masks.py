@@ -15,15 +15,12 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import RESULTS, make_parser, write_record
-from detectron2.config import instantiate
+from common import RESULTS, first_batches, kept_entries, make_parser, write_record
 from detectron2.structures import Boxes, Instances
-from detectron2.utils.events import EventStorage
 from queries import images_with_boxes, load_run
 from torch import Tensor, nn
 
@@ -82,11 +79,9 @@ def gradients(cfg: Any, model: Any, batches: int) -> dict[str, float]:
     """Return the mean norms of the gradients of the parts of FBSM over the first batches of the training."""
     norms: dict[str, list[float]] = {}
     model.train()
-    for number, batch in enumerate(islice(instantiate(cfg.dataloader.train).iter_from(0), batches)):
-        torch.manual_seed(number)
+    for batch in first_batches(cfg, batches):
         model.zero_grad()
-        with EventStorage(0):
-            sum(model(batch).values()).backward()
+        sum(model(batch).values()).backward()
         for neck in necks_of(model):
             for part in PARTS:
                 parameters = [p for fbsm in neck.fbsm.values() for p in getattr(fbsm, part).parameters()]
@@ -103,7 +98,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=5)
     parser.add_argument("--result", type=Path, default=RESULTS / "aerial" / "masks.json")
     args = parser.parse_args()
-    models = json.loads(args.result.read_text())["models"] if args.result.exists() else {}
+    models = kept_entries(args.result, "models")
     for run in args.runs:
         cfg, model = load_run(run)
         found = look(cfg, model)

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common import RESULTS, ROOT, make_parser
+from common import RESULTS, ROOT, kept_entries, make_parser
 from scipy import stats
 
 from d2tiny.data.datasets.benchmarks import BENCHMARKS
@@ -580,8 +580,8 @@ def details(rows: Sequence[Row], results: Path) -> str:
     that of the zoo, "-" where overrides of a row change its layers.
     """
     records = load_records([row.name for row in rows], results)
-    kinds_file, cost = results / "error_kinds.json", json.loads((RESULTS / "zoo" / "cost.json").read_text())
-    kinds = json.loads(kinds_file.read_text())["models"] if kinds_file.exists() else {}
+    kinds = kept_entries(results / "error_kinds.json", "models")
+    cost = json.loads((RESULTS / "zoo" / "cost.json").read_text())
     heads = ["config", "runs", *ERRORS, *(f"ΔAP50 {kind}" for kind in KINDS if kinds), "parameters (M)", "GMAC"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in rows:
@@ -591,17 +591,18 @@ def details(rows: Sequence[Row], results: Path) -> str:
         metrics = [run["metrics"] for run in records[row.name].values()]
         cells = [str(len(metrics))]
         cells += [_mean_and_half_range([run.get(metric) for run in metrics]) for metric in ERRORS]
-        for twin in ("", "_float32"):  # detections of a twin stand in where no other was kept
-            found = [kinds[name] for seed in records[row.name] if (name := f"{row.name}{twin}_seed{seed}") in kinds]
-            if found:
-                break
-        few = f" ({len(found)} run)" * (0 < len(found) < len(metrics) and not twin) + f" ({twin[1:]})" * bool(
-            found and twin
-        )
-        cells += [_mean_and_half_range([run[kind] for run in found]) + few for kind in KINDS if kinds]
+        cells += _kinds(row.name, list(records[row.name]), kinds) if kinds else []
         cells += _cost(row, cost)
         lines.append(f"| {row.title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _kinds(row: str, seeds: Sequence[int], kinds: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return what each kind of error costs, of trainings whose detections were kept, the row's or else its twin's."""
+    own = [kinds[name] for seed in seeds if (name := f"{row}_seed{seed}") in kinds]
+    twin = [kinds[name] for seed in seeds if (name := f"{row}_float32_seed{seed}") in kinds]
+    found, note = (own, f" ({len(own)} run)" if len(own) < len(seeds) else "") if own else (twin, " (float32)")
+    return [_mean_and_half_range([run[kind] for run in found]) + (note if found else "") for kind in KINDS]
 
 
 def _cost(row: Row, cost: Mapping[str, Mapping[str, float]]) -> list[str]:

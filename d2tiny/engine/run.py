@@ -17,19 +17,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import instantiate
 from detectron2.engine import HookBase, hooks
 from detectron2.evaluation import inference_on_dataset
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, TensorboardXWriter
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError
 from torch import nn
 
 from d2tiny.compat import wrap_ddp
 from d2tiny.config import config_yaml, resume_config, validate_config
-from d2tiny.config.shapes import error_inside
+from d2tiny.config.shapes import build_node
 from d2tiny.data.datasets.register import class_names
 from d2tiny.data.loading.loader import ResumableLoader
 from d2tiny.engine.checkpoint import LAST, TinyCheckpointer, resumable_files
@@ -77,11 +75,9 @@ def _setup(cfg: DictConfig) -> tuple[str, Path]:
 def build(cfg: DictConfig, key: str) -> Any:
     """Instantiate ``cfg[key]``; errors of the component become a :class:`ConfigError` that names the key."""
     try:
-        return instantiate(OmegaConf.select(cfg, key))
+        return build_node(OmegaConf.select(cfg, key))
     except D2TinyError:
         raise
-    except InterpolationResolutionError as err:
-        raise error_inside(err) from None
     except ValueError as err:
         raise ConfigError(f"{key}: {err}") from err
     except (OSError, ImportError):  # files; packages of an extra that is not installed

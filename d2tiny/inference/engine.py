@@ -20,6 +20,7 @@ from d2tiny.inference.scene import GeoReference, Scene
 from d2tiny.inference.scores import Scores
 from d2tiny.inference.task import SceneTask, UnitFound, area_in
 from d2tiny.inference.tiles import TileGrid
+from d2tiny.runtime.resize import Resize
 from d2tiny.utils.errors import D2TinyError
 
 if TYPE_CHECKING:
@@ -274,8 +275,8 @@ class LocalEngine:
         for path in paths:
             try:
                 known = not is_url(path) and self._read.gsd is None and Path(path).suffix.lower() != ".vrt"
-                factor = self._read.resize or 1.0
-                if known and self.predictor.fits(*(max(1, round(side * factor)) for side in read_header(path).size)):
+                looked_at = Resize(factor=self._read.resize or 1.0)
+                if known and self.predictor.fits(*looked_at.size(*read_header(path).size)):
                     continue
                 pixels = self.open(path)
             except scene_errors(ValueError):

@@ -16,6 +16,7 @@ from PIL import Image
 from d2tiny.data.loading.limits import pillow_unlimited
 from d2tiny.data.loading.stretch import StretchLike, make_stretch
 from d2tiny.inference.scene import GeoReference
+from d2tiny.runtime.resize import Resize
 from d2tiny.utils.errors import ConfigError, DatasetError
 
 _RESIZE = (0.01, 16.0)
@@ -136,7 +137,7 @@ class ArrayPixels:
 
 def _resized(image: np.ndarray, factor: float) -> np.ndarray:
     """Return an image (H, W, 3) with its sides multiplied: means of pixels, or cubic, as rasters are resampled."""
-    height, width = (max(1, round(side * factor)) for side in image.shape[:2])
+    height, width = Resize(factor=factor).size(*image.shape[:2])
     if (height, width) == image.shape[:2]:
         return image
     # Pillow's box has whole pixels in it: it is a mean where they divide, and elsewhere misplaces by up to half of one.

@@ -298,8 +298,7 @@ def open_pixels(
         path: file, or a URL that GDAL reads.
         settings: bands, values, resampling.
         tile: height of the windows in px that will be read.
-        known: ``chosen`` of the same scene, opened before, which was logged then; a raster is not sampled again (a
-            machine without rasterio may have opened it as a photograph).
+        known: ``chosen`` of the same scene, opened before, which was logged then; a raster is not sampled again.
 
     Raises:
         DatasetError: it cannot be read; says what to do.
@@ -307,7 +306,6 @@ def open_pixels(
         ImportError: it needs rasterio, which is not installed.
     """
     settings = settings or ReadSettings()
-    known = known if known and "bands" in known else None
     path = os.fspath(path)
     if is_url(path):
         return _opened(path, settings, tile, known)
@@ -362,6 +360,7 @@ def _has_coordinates(path: str) -> bool:
 
 
 def _opened(path: str, settings: ReadSettings, tile: int, known: Mapping[str, Any] | None) -> RasterPixels:
+    known = known if known and "bands" in known else None  # not of a machine that opened it as a photograph
     pixels = RasterPixels(path, settings, tile, known)
     if known is None:
         log_choice(path, pixels.chosen, (pixels.width, pixels.height))

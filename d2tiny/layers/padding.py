@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from d2tiny.utils.tracing import is_traced
 
-__all__ = ["extents", "masked_mean", "padding_of_images", "padding_of_level"]
+_Index = TypeVar("_Index", int, Tensor)
+
+__all__ = ["extents", "first_pixel", "masked_mean", "padding_of_images", "padding_of_level"]
 
 
 def padding_of_images(images: Tensor) -> Tensor | None:
@@ -40,6 +43,18 @@ def _until_last(content: Tensor, dim: int) -> Tensor:
     return content.flip(dim).int().cumsum(dim).flip(dim) > 0  # there is no ONNX operator for cummax
 
 
+def first_pixel(cell: _Index, cells: int, pixels: int, stride: int | None) -> _Index:
+    """Return the first pixel of cells of a map, whose side has so many cells for so many px of the padded batch.
+
+    Args:
+        cell: an index, or a tensor of them.
+        cells: of the side.
+        pixels: of the side.
+        stride: px of a cell; 800 px are 13 cells of 64. None divides the side evenly, as released DETRs do.
+    """
+    return cell * pixels // cells if stride is None else cell * stride
+
+
 def padding_of_level(padding: Tensor, level: Tensor) -> Tensor:
     """Return the cells of a feature map that see nothing but padding, (B, 1, h, w).
 
@@ -50,10 +65,9 @@ def padding_of_level(padding: Tensor, level: Tensor) -> Tensor:
     # What is not padding begins in the upper left corner, so that a cell sees some if its first pixel is some.
     for dim in (2, 3):
         cells, pixels = level.shape[dim], padding.shape[dim]
-        index = torch.arange(cells, device=padding.device)
-        # 800 px are 13 cells of 64. In a recorded graph, whose sides are no numbers, strides divide them, or nothing is
-        # padded.
-        first = index * pixels // cells if is_traced() else index * 2 ** round(math.log2(pixels / cells))
+        # In a recorded graph, whose sides are no numbers, strides divide them, or nothing is padded.
+        stride = None if is_traced() else 2 ** round(math.log2(pixels / cells))
+        first = first_pixel(torch.arange(cells, device=padding.device), cells, pixels, stride)
         padding = padding.index_select(dim, first)
     return padding
 

@@ -139,9 +139,9 @@ def has_fast_bf16(device: str = "auto") -> bool:
     Args:
         device: as :func:`resolve_device` takes it.
     """
-    if device != "cpu" and (device := resolve_device(device)).startswith("cuda"):
-        import torch  # a runtime without PyTorch asks for processors only
+    import torch
 
+    if (device := resolve_device(device)).startswith("cuda"):
         return bool(torch.version.hip) or torch.cuda.get_device_capability(device)[0] >= 8  # older ones emulate it
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text() if cpuinfo.exists() else ""

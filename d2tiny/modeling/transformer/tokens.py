@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from d2tiny.layers.deform_attn_functions import level_sides
-from d2tiny.layers.padding import extents
+from d2tiny.layers.padding import extents, first_pixel
 
 __all__ = ["Tokens", "flatten_maps", "has_padding", "padding_masks", "ratios_of_strides"]
 
@@ -169,8 +169,8 @@ def has_padding(
         finest: (B, C, H, W) feature map.
         stride: of it in px; None divides the padded batch evenly.
     """
-    ends = zip(finest.shape[-2:], padded_size, strict=True)
-    last = [(cells - 1) * pixels // cells if stride is None else (cells - 1) * stride for cells, pixels in ends]
+    sides = zip(finest.shape[-2:], padded_size, strict=True)
+    last = [first_pixel(cells - 1, cells, pixels, stride) for cells, pixels in sides]
     return any(int(height) <= last[0] or int(width) <= last[1] for height, width in image_sizes)
 
 
@@ -190,8 +190,8 @@ def padding_masks(
     for level, feature in enumerate(features):
         outside = []
         for side, (cells, pixels) in enumerate(zip(feature.shape[-2:], padded_size, strict=True)):
-            index = torch.arange(cells, device=feature.device)
-            first = index * pixels // cells if strides is None else index * strides[level]
+            stride = None if strides is None else strides[level]
+            first = first_pixel(torch.arange(cells, device=feature.device), cells, pixels, stride)
             outside.append(first >= sizes[:, side, None])
         masks.append(outside[0][:, :, None] | outside[1][:, None])
     return masks
