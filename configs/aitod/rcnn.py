@@ -36,7 +36,7 @@ def detectors_r50_rfp_nwd_1x():
 
 def faster_rcnn_convnext_t_fpn_rfla_1x():
     """Faster R-CNN with RFLA on AI-TOD with a ConvNeXt-T; drop path 0.2 (0.4 for the 36 epochs of its paper)."""
-    backbone = timm_backbone(CONVNEXT_T, drop_path_rate=0.2)
+    backbone = timm_backbone(CONVNEXT_T, drop_path_rate=0.2, out_norm=True)
     recipe = adamw_1x(DATASET, f"timm://{CONVNEXT_T}", lr_factors=convnext_factors())
     return experiment(rfla(for_weights_of(backbone, faster_rcnn_r50(K))), recipe)
 
@@ -106,5 +106,5 @@ def faster_rcnn_r50_sarl_rfla_1x():
 
 def faster_rcnn_swin_t_fpn_rfla_1x():
     """Faster R-CNN with RFLA on AI-TOD with a Swin-T."""
-    backbone = timm_backbone(SWIN_T, drop_path_rate=0.2)
+    backbone = timm_backbone(SWIN_T, drop_path_rate=0.2, out_norm=True)
     return experiment(rfla(for_weights_of(backbone, faster_rcnn_r50(K))), adamw_1x(DATASET, f"timm://{SWIN_T}"))

@@ -103,3 +103,4 @@ def add_d2tiny_config(cfg: CfgNode) -> None:
     cfg.MODEL.TIMM.OUT_FEATURES = ("res2", "res3", "res4", "res5")
     cfg.MODEL.TIMM.NORM = "FrozenBN"
     cfg.MODEL.TIMM.DROP_PATH_RATE = 0.0
+    cfg.MODEL.TIMM.OUT_NORM = False

@@ -17,6 +17,7 @@ from torch import Tensor
 from d2tiny.modeling.meta_arch.dino import TinyDINO
 from d2tiny.modeling.meta_arch.dino_names import COCO_IDS, is_unused, own_name, source_of, without_twins
 from d2tiny.utils.errors import CheckpointError
+from d2tiny.utils.weights import adapt_state
 
 __all__ = ["ImportedWeights", "import_weights"]
 
@@ -99,12 +100,13 @@ def import_weights(model: TinyDINO, given: Mapping[str, Tensor]) -> ImportedWeig
     twins = len(given) - len(names) - len(left_out)
     classes, removed = _fit_classes(state, own, model.num_classes)
     left_out |= {names[name]: reason for name, reason in removed.items()}
-    queries = _fit_queries(model, state)
+    queries, indices = _adapt(model, state)
+    left_out |= {names[name]: "it follows from the size of the windows" for name in indices}
     initial = [name for name in own if name not in state]
     differing = [f"{key}={_text(value)}" for key, value in wanted.items() if not _same(value, _current(model, key))]
     if problem := _misfit(state, own, initial):
         hint = f" The weights have other settings than the model: {' '.join(differing)}." if differing else ""
-        raise CheckpointError(f"{problem}.{hint} {_backbone_hint(given)}")
+        raise CheckpointError(f"{problem}.{hint} {_backbone_hint(given, own)}")
     state = {name: value.to(own[name].dtype) for name, value in state.items()}
     told = [f"{twins} names of the file are second names of tensors"] * bool(twins) + (notes or []) + classes + queries
     return ImportedWeights(source, state, left_out, told, initial, differing)
@@ -210,12 +212,17 @@ def _fit_classes(
     return [f"{kept} of the {count} rows of {what} are the model's classes" for count, what in sorted(rows_of)], removed
 
 
-def _fit_queries(model: TinyDINO, state: dict[str, Tensor]) -> list[str]:
-    """Take as many content queries as the model has; return a note if it has another number."""
-    given = len(state.get(_CONTENT, ()))
-    model.selection.adapt_state(state, "selection.")
-    wanted = model.selection.num_queries
-    return [] if given == wanted else [f"{min(given, wanted)} of the model's {wanted} content queries are the weights'"]
+def _adapt(model: TinyDINO, state: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+    """Let the model's parts rename and cut what they can use: a Swin of timm, content queries of another number.
+
+    Returns:
+        Notes about queries, and the names of Swin's indices, which timm works out.
+    """
+    given, wanted = len(state.get(_CONTENT, ())), model.selection.num_queries
+    indices = [name for name in state if name.endswith(".relative_position_index")]
+    adapt_state(model, state)
+    kept = f"{min(given, wanted)} of the model's {wanted} content queries are the weights'"
+    return [kept] * (given != wanted), [name for name in indices if name not in state]
 
 
 def _rows(given: int, wanted: int) -> list[int] | None:
@@ -240,9 +247,12 @@ def _misfit(state: Mapping[str, Tensor], own: Mapping[str, Tensor], initial: Seq
     return "; ".join(texts)
 
 
-def _backbone_hint(given: Mapping[str, Tensor]) -> str:
-    swin = any(".patch_embed." in name for name in given)
-    kind = "Detectron2's SwinTransformer; timm's has no norms of its outputs" if swin else "Detectron2's ResNet"
+def _backbone_hint(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    kind = "Detectron2's ResNet"
+    if any(".patch_embed." in name for name in given):
+        kind = "a Swin, as in aitod/dino_swin_*, of the same size (model.backbone.backbone.model_name)"
+        normed = any(".out_norms." in name for name in own)
+        kind += "" if normed else ", with model.backbone.backbone.out_norm=true"
     return f"Their backbone is {kind}; five levels need a 5scale config."
 
 

@@ -198,6 +198,7 @@ def _timm(cfg: CfgNode, out_features: Sequence[str]) -> TimmBackbone:
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
         norm=node.NORM,
         drop_path_rate=node.DROP_PATH_RATE,
+        out_norm=node.OUT_NORM,
     )
     # Detectron2's default is that of its own ResNets in BGR; a lazy config reads the backbone's instead.
     for key, own in (("PIXEL_MEAN", body.pixel_mean), ("PIXEL_STD", body.pixel_std)):

@@ -14,6 +14,7 @@ from torch import nn
 from d2tiny.engine.checkpoint import TinyCheckpointer, common_prefixes, write_checkpoint
 from d2tiny.engine.import_weights import import_weights
 from d2tiny.modeling.assigners import HungarianMatcher
+from d2tiny.modeling.backbone import TimmBackbone
 from d2tiny.modeling.meta_arch import TinyDINO
 from d2tiny.modeling.meta_arch.dino_names import COCO_IDS, own_name
 from d2tiny.modeling.necks import ChannelMapper, NeckedBackbone
@@ -131,6 +132,22 @@ def test_r50_models_of_the_zoo_take_every_tensor(kind, name, classes, shared):
     meant = ["model.temperature=10000.0", "model.position_offset=-0.5"] if kind == "detrex" else []
     units = ["selection.base_cells", "selection.delta_unit", "decoder.delta_unit", "cell_unit"]
     assert imported.overrides == [*(f"model.{key}=null" for key in units), *meant]
+
+
+@pytest.mark.slow
+def test_swin_models_of_the_zoo_take_every_tensor():
+    module = pytest.importorskip("detectron2.modeling.backbone.swin")  # not in the release of 2021
+    names = {name: tuple(x.shape) for name, x in module.SwinTransformer(out_indices=(1, 2, 3)).state_dict().items()}
+    shapes = theirs.official(theirs.Sizes(classes=91, labels=92, backbone=(192, 384, 768)), names)
+    given = {key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}
+    model = zoo_model("dino_swin_t_4scale_12e", "model.num_classes=80")
+    imported = import_weights(model, given)
+    assert set(imported.left_out.values()) == {"it follows from the size of the windows"}
+    assert len(imported.left_out) == 12
+    assert not imported.initial
+    assert {key: value.shape for key, value in imported.state.items()} == {
+        key: value.shape for key, value in model.state_dict().items()
+    }
 
 
 # Some places by hand: ours, detrex's, the official one's.
@@ -291,18 +308,40 @@ def test_swin_of_detectron2(prefix):
     module = pytest.importorskip("detectron2.modeling.backbone.swin")  # not in the release of 2021
     swin = module.SwinTransformer(embed_dim=6, depths=(1, 1), num_heads=(1, 1), window_size=2, out_indices=(0, 1))
     names = {name: tuple(value.shape) for name, value in swin.state_dict().items()}
-    model = build(body=swin, levels=("p0", "p1"), shared=prefix == "backbone.0.")
-    if prefix == "backbone.":
-        given = made(theirs.detrex(DETREX, names))
-    else:
+    shared = prefix == "backbone.0."
+    if shared:
         given = made(theirs.official(OFFICIAL, names), one_head=True)
-    imported = import_weights(model, given)
+    else:
+        given = made(theirs.detrex(DETREX, names))
+    imported = import_weights(build(body=swin, levels=("p0", "p1"), shared=shared), given)
     assert not imported.initial
     assert not imported.left_out
     name = "layers.0.blocks.0.attn.qkv.weight"
     assert torch.equal(imported.state[f"backbone.backbone.{name}"], given[prefix + name])
-    with pytest.raises(CheckpointError, match=r"patch_embed.*Detectron2's SwinTransformer; timm's has no norms"):
-        import_weights(build(shared=False), given)
+
+    # timm's Swin, which the configs have: every tensor has its place, but for indices that it works out
+    own = timm_swin(out_norm=True)
+    imported = import_weights(build(body=own, levels=("res2", "res3"), shared=shared), given)
+    assert not imported.initial
+    indices = [f"{prefix}layers.{i}.blocks.0.attn.relative_position_index" for i in (0, 1)]
+    assert imported.left_out == dict.fromkeys(indices, "it follows from the size of the windows")
+    assert {key.removeprefix("backbone.backbone.") for key in imported.state if ".backbone." in key} == set(
+        own.state_dict()
+    )
+    merged = imported.state["backbone.backbone.body.layers_1.downsample.reduction.weight"]
+    assert torch.equal(merged, given[f"{prefix}layers.0.downsample.reduction.weight"])
+    assert torch.equal(imported.state["backbone.backbone.out_norms.res3.bias"], given[f"{prefix}norm1.bias"])
+    with pytest.raises(CheckpointError, match=r"no place.*out_norms\.res2.*a Swin.*backbone\.backbone\.out_norm=true"):
+        import_weights(build(body=timm_swin(out_norm=False), levels=("res2", "res3"), shared=shared), given)
+    with pytest.raises(CheckpointError, match=r"patch_embed.*Their backbone is a Swin, as in aitod/dino_swin"):
+        import_weights(build(shared=shared), given)
+
+
+def timm_swin(*, out_norm):
+    """The first two stages, with the sizes of that test."""
+    sizes = {"embed_dim": 6, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1), "window_size": 2}
+    name = "swin_tiny_patch4_window7_224"
+    return TimmBackbone(name, out_features=["res2", "res3"], out_norm=out_norm, **sizes)
 
 
 # --- what is refused -----------------------------------------------------------------------------------------------

@@ -65,6 +65,7 @@ def test_backbones_of_timm(kind):
     """Stages, frozen ones, norms and drop paths as the keys say; the pyramid takes the stages it names."""
     keys = ["MODEL.TIMM.NAME", "resnet10t", "MODEL.BACKBONE.FREEZE_AT", 2, "MODEL.TIMM.NORM", "BN"]
     more = ["MODEL.TIMM.DROP_PATH_RATE", 0.25, "MODEL.BACKBONE.NAME", f"build_{kind}_backbone"]
+    more += ["MODEL.TIMM.OUT_NORM", True]
     levels = ["MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4", "res5"], "MODEL.FPN.OUT_CHANNELS", 16]
     backbone = build_backbone(cfg(*keys, *more, *levels))
     body = next(module for module in backbone.modules() if isinstance(module, TimmBackbone))
@@ -72,7 +73,7 @@ def test_backbones_of_timm(kind):
         ["res2", "res3", "res4", "res5"] if kind == "timm" else ["p2", "p3", "p4", "p5", "p6"]
     )
     trained = {name.split(".")[1] for name, p in body.named_parameters() if p.requires_grad}
-    assert trained == {"layer2", "layer3", "layer4"}
+    assert trained == {"layer2", "layer3", "layer4", *body.output_shape()}  # those norms are by stage
     assert "body.layer2.0.bn1.num_batches_tracked" in body.state_dict()
     assert max(getattr(module, "drop_prob", 0) or 0 for module in body.modules()) == 0.25
     fewer = build_backbone(

@@ -23,6 +23,7 @@ from d2tiny.modeling.backbone import TimmBackbone
 from d2tiny.modeling.necks import PAFPN
 from d2tiny.utils.checkpoint_files import read_checkpoint
 from d2tiny.utils.errors import CheckpointError, ConfigError
+from d2tiny.utils.weights import adapt_state
 from tests.helpers.models import BATCHES, config, narrow, predict, shared, step
 
 LITE0, SWIN = "tf_efficientnet_lite0", "swin_tiny_patch4_window7_224"
@@ -58,16 +59,75 @@ def test_maps_of_any_image(name, channels):
 
 @pytest.mark.slow
 def test_maps_are_those_of_timm():
-    """Channels of Swin, which is a model of channels last, come first; its last blocks shift their windows."""
+    """Channels of Swin, which is a model of channels last, come first; its last blocks shift their windows.
+
+    At 224 px, where the windows fill all maps: at other sizes timm lets opposite borders attend to each other.
+    """
     ours = TimmBackbone(SWIN).eval()
     settings = {"strict_img_size": False, "always_partition": True}
     theirs = timm.create_model(SWIN, features_only=True, **settings).eval()
     theirs.load_state_dict(ours.body.state_dict())
-    image = torch.randn(1, 3, 320, 256)
+    image = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         for a, b in zip(ours(image).values(), theirs(image), strict=True):
             torch.testing.assert_close(a, b.permute(0, 3, 1, 2), atol=1e-4, rtol=1e-4)  # linear layers by oneDNN
     assert [block.shift_size for block in ours.body.layers_3.blocks] == [(0, 0), (3, 3)]
+
+
+def test_swin_of_detectron2_has_a_place_and_computes_the_same():
+    """Windows of 7 on maps of 24x40, 12x20, 6x10 and 3x5: padded, shifted, merged; norms of the maps too."""
+    module = pytest.importorskip("detectron2.modeling.backbone.swin")  # not in the release of 2021
+    sizes = {"embed_dim": 12, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 2, 4), "window_size": 7}
+    theirs = module.SwinTransformer(out_indices=(1, 2, 3), **sizes).eval().double()
+    torch.manual_seed(0)
+    for value in theirs.parameters():
+        nn.init.normal_(value, std=0.3)
+    ours = TimmBackbone(SWIN, out_features=["res3", "res4", "res5"], out_norm=True, **sizes).eval().double()
+    state = {f"bottom_up.{name}": value for name, value in theirs.state_dict().items()}
+    model = nn.ModuleDict({"bottom_up": ours})
+    adapt_state(model, state)
+    model.load_state_dict(state, strict=True)
+    image = torch.randn(2, 3, 96, 160, dtype=torch.float64)
+    with torch.no_grad():
+        maps, expected = ours(image), theirs(image)
+    for stage, name in (("res3", "p1"), ("res4", "p2"), ("res5", "p3")):
+        torch.testing.assert_close(maps[stage], expected[name], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", [SWIN, "swinv2_tiny_window8_256", "swinv2_cr_tiny_ns_224"])
+def test_opposite_borders_do_not_attend_to_each_other(name):
+    """18 rows are no multiple of the windows of 7 and 8: the first row of an image reaches 12 of them at most."""
+    torch.manual_seed(0)
+    model = TimmBackbone(name, out_features=["res4"], depths=(1, 1, 2, 1)).eval().double()
+    for parameter in model.parameters():  # branches of the second version start at zero
+        nn.init.normal_(parameter, std=0.1)
+    image = torch.randn(1, 3, 288, 32, dtype=torch.float64)
+    changed = image.clone()
+    changed[:, :, 0] += 1
+    with torch.no_grad():
+        before, after = model(image)["res4"], copy.deepcopy(model)(changed)["res4"]
+    reached = (before - after).abs().amax(dim=(0, 1, 3)) > 1e-12
+    assert reached[:4].all()
+    assert not reached[12:].any()
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", SWIN])
+def test_norms_of_the_maps(name):
+    """Over channels, at every place; trained unless everything is frozen, and without weight decay."""
+    model = TimmBackbone(name, out_features=["res2", "res5"], freeze_at=4, out_norm=True)
+    plain = TimmBackbone(name, out_features=["res2", "res5"])
+    plain.load_state_dict({key: value for key, value in model.state_dict().items() if "out_norms" not in key})
+    image = torch.randn(2, 3, 64, 96)
+    for stage, x in model.eval()(image).items():
+        before = plain.eval()(image)[stage].detach()
+        expected = (before - before.mean(dim=1, keepdim=True)) / before.var(dim=1, keepdim=True, correction=0).sqrt()
+        torch.testing.assert_close(x.detach(), expected, rtol=1e-3, atol=1e-3)
+    assert all(p.requires_grad for p in model.out_norms.parameters())
+    frozen = TimmBackbone(name, freeze_at=5, out_norm=True)
+    assert not any(p.requires_grad for p in frozen.parameters())
+    groups = parameter_groups(model=nn.Sequential(model), weight_decay_norm=0.0)
+    own = {id(p) for p in model.out_norms.parameters()}
+    assert {g["weight_decay"] for g in groups for p in g["params"] if id(p) in own} == {0.0}
 
 
 @pytest.mark.parametrize("name", [LITE0, "convnext_atto", SMALL])

@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from d2tiny.layers.depthwise import keep_depthwise_float32
 from d2tiny.layers.folding import prepare_for_inference
+from d2tiny.modeling.backbone.swin_names import is_of_swin, swin_to_timm
 from d2tiny.modeling.backbone.timm_facts import STAGES, TimmFacts, is_nhwc, timm_facts
 from d2tiny.utils.errors import CheckpointError, ConfigError, did_you_mean
 from d2tiny.utils.timm_weights import PACKAGED, import_timm, timm_tensors
@@ -45,6 +46,7 @@ class TimmBackbone(Backbone):
         freeze_at: int = 0,
         norm: str = "FrozenBN",
         drop_path_rate: float = 0.0,
+        out_norm: bool = False,
         feedback_channels: int = 0,
         checkpointing: bool = False,
         **kwargs: Any,
@@ -60,6 +62,8 @@ class TimmBackbone(Backbone):
             norm: ``FrozenBN`` freezes statistics and affine parts of all batch norms, ``BN`` trains them; models with
                 other norms are not changed.
             drop_path_rate: probability that a block is skipped in training, 0 to below 1.
+            out_norm: normalise each returned map over its channels by a layer norm of its own, as detectors on Swin
+                and ConvNeXt do in other code (``norm0`` … ``norm3`` of Detectron2's ``SwinTransformer``).
             feedback_channels: channels of the maps that a recursive pyramid feeds back, through a 1×1 convolution that
                 starts at zero, behind the first part of each returned stage but the finest; 0 builds no inputs for
                 them.
@@ -84,6 +88,10 @@ class TimmBackbone(Backbone):
         self.body = timm.create_model(
             model_name, pretrained=False, features_only=True, out_indices=indices, **facts.settings
         )
+        if "swin" in model_name:
+            from d2tiny.modeling.backbone.timm_swin import pad_before_shift  # it imports timm
+
+            pad_before_shift(self.body)
         self._shapes = {name: ShapeSpec(channels=facts.channels[name], stride=STAGES[name]) for name in facts.channels}
         self._channels_last = is_nhwc(self.body)
         self._architecture = model_name.partition(".")[0]
@@ -97,6 +105,10 @@ class TimmBackbone(Backbone):
         keep_depthwise_float32(self.body)
         prepare_for_inference(self.body, trace=True)
         self.no_weight_decay = _undecayed(self.body)
+        self.out_norms = nn.ModuleDict(
+            {name: nn.LayerNorm(self._shapes[name].channels) for name in self._out_features if out_norm}
+        )
+        self.out_norms.requires_grad_(freeze_at <= len(STAGES))
         self.feedback_channels = feedback_channels
         self.feedback = self._entrances(facts.entrances)
 
@@ -159,9 +171,14 @@ class TimmBackbone(Backbone):
                 if name in self.feedback:
                     hooks.callback(self._add_behind(self._parts[name], self.feedback[name](given)).remove)
             maps = self.body(image)
-        if self._channels_last:
-            maps = [x.permute(0, 3, 1, 2) for x in maps]
-        return dict(zip(self._out_features, maps, strict=True))
+        named = dict(zip(self._out_features, maps, strict=True))
+        if not (self._channels_last or self.out_norms):
+            return named
+        for name, x in named.items():
+            x = x if self._channels_last else x.permute(0, 2, 3, 1)
+            x = self.out_norms[name](x) if name in self.out_norms else x
+            named[name] = x.permute(0, 3, 1, 2)
+        return named
 
     def _add_behind(self, part: str, extra: Tensor) -> RemovableHandle:
         """Let the output of a part of the body be increased by a map (B, C, h, w) until the hook is removed."""
@@ -176,6 +193,8 @@ class TimmBackbone(Backbone):
     def adapt_state(self, state: dict[str, Any], prefix: str) -> set[str]:
         """Take the weights of ``timm://NAME`` into a state dict that is being loaded, in place.
 
+        A Swin also takes those of Detectron2's ``SwinTransformer``, whose norms of the maps need ``out_norm``.
+
         Args:
             state: the checkpoint's tensors by name.
             prefix: of this module's own tensors.
@@ -186,7 +205,17 @@ class TimmBackbone(Backbone):
         Raises:
             CheckpointError: they are of another model.
         """
-        return take_timm_tensors(self.body, self._architecture, state, prefix)
+        return take_timm_tensors(self.body, self._architecture, state, prefix) | self._take_swin(state, prefix)
+
+    def _take_swin(self, state: dict[str, Any], prefix: str) -> set[str]:
+        """Take the weights of Detectron2's Swin; return the names that were taken."""
+        given = {name.removeprefix(prefix): name for name in state if name.startswith(prefix)}
+        if not (self._architecture.startswith("swin_") and is_of_swin(given)):
+            return set()
+        places = {name: swin_to_timm(own) for own, name in given.items()}
+        taken = {name: place for name, place in places.items() if f"{prefix}{place}" != name}
+        state.update({f"{prefix}{place}": state[name] for name, place in taken.items() if place})
+        return set(taken)
 
 
 def take_timm_tensors(body: nn.Module, architecture: str, state: dict[str, Any], prefix: str) -> set[str]:
