@@ -8,8 +8,10 @@ r"""Measure what trained transformers decide: where queries start, how many, the
 Each argument is the folder of a run, with its config and final weights. The models run on the validation images one at
 a time, on one thread, in float32; all of them process an image before the next one, so that other load on the machine
 affects all. Times are the best of some calls for each image, then the mean over the images. The count of objects is
-compared with the constant that errs least on the same images, which no model is told. Of REM, AUC tells how well the
-share of the category ``tiny`` in a cell says whether an object under 16 px covers it.
+compared with the constant that errs least on the same images, which no model is told. Of the queries whose cell has its
+centre in an object, the distance to the object's centre is told, for the cell and for the box that the encoder's head
+makes of it: a head that moves boxes too far makes it larger. Of REM, AUC tells how well the share of the category
+``tiny`` in a cell says whether an object under 16 px covers it.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +85,13 @@ class MeasuredRun:
     @torch.no_grad()
     def measure(self, item: Result, boxes: np.ndarray, calls: int) -> None:
         """Measure one image with true boxes (G, 4) x, y, w, h in px of the model's input."""
-        explained = self.model.explain(item)
+        with recorded_moves(self.model.selection) as moves:
+            explained = self.model.explain(item)
         points = explained.reference_points.cpu().numpy()
         low, high = boxes[:, None, :2], boxes[:, None, :2] + boxes[:, None, 2:]
         inside = ((points[None] >= low) & (points[None] <= high)).all(axis=2).any(axis=1)
         result: Result = {"queries": len(points), "started": np.asarray(inside, dtype=bool)}
+        result["moves"] = centre_errors(moves, boxes, item["image"].shape[1:])
         if explained.num_objects is not None:
             result["count"] = explained.num_objects
             result["sum"] = float(explained.density.sum())
@@ -104,6 +109,47 @@ class MeasuredRun:
         start = time.perf_counter()
         self.model([item])
         return time.perf_counter() - start
+
+
+@contextmanager
+def recorded_moves(selection: Any) -> Iterator[list[np.ndarray]]:
+    """Record the centres of boxes before and after the head of the encoder, two (Q, 2) in shares of the image."""
+    moves: list[np.ndarray] = []
+    predict = selection.predict_boxes
+
+    def record(features: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+        refined: torch.Tensor = predict(features, boxes)
+        moves.extend(x[0, :, :2].double().numpy() for x in (boxes, refined))
+        return refined
+
+    selection.predict_boxes = record
+    try:
+        yield moves
+    finally:
+        del selection.predict_boxes
+
+
+def centre_errors(moves: Sequence[np.ndarray], boxes: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Return distances in px, before and after the head, to the centre of the object that a cell's centre lies in.
+
+    Args:
+        moves: two (Q, 2) centres x, y in shares of the image.
+        boxes: (G, 4) x, y, w, h of the objects in px.
+        size: height and width of the image in px.
+
+    Returns:
+        (N, 2) of the N queries that start in an object; of several the one whose centre is nearest.
+    """
+    points = np.stack(moves) * np.array(size[::-1])
+    if not len(boxes):
+        return np.zeros((0, 2))
+    centres, start = boxes[:, :2] + boxes[:, 2:] / 2, points[0][:, None]
+    inside = ((start >= boxes[:, :2]) & (start <= boxes[:, :2] + boxes[:, 2:])).all(axis=2)
+    distance = np.linalg.norm(points[:, :, None] - centres, axis=3)
+    nearest = np.where(inside, distance[0], np.inf).argmin(axis=1)
+    rows = np.flatnonzero(inside.any(axis=1))
+    found: np.ndarray = distance[:, rows, nearest[rows]].T
+    return found
 
 
 def _gate(
@@ -142,6 +188,8 @@ def summary(images: list[Result], sides: list[np.ndarray]) -> Result:
         means[f"queries, {name}"] = round(statistics.mean(part), 1) if part else None
     side, started = np.concatenate(sides), np.concatenate([i["started"] for i in images])
     means |= by_size("started inside", side, started)
+    before, after = np.concatenate([i["moves"] for i in images]).mean(axis=0)
+    means |= {"px from cell to object": round(float(before), 2), "px from box to object": round(float(after), 2)}
     for key, name in (("count", "count"), ("sum", "sum of the density"), ("class count", "count by classes")):
         if key in images[0]:
             error = np.array([i[key] for i in images]) - numbers

@@ -17,11 +17,15 @@ AUC = """[queries._auc(queries.np.array(values), queries.np.array([True, True, F
 BY_SIZE = """[queries.by_size("inside", queries.np.array(sides), queries.np.array(true, dtype=bool))
     for sides, true in (([], []), ([4., 20.], [True, False]))]"""
 
+MOVES = """[queries.centre_errors([queries.np.array(points) for points in ([[.1, .2], [.5, .5], [.9, .9]], [[.12, .2],
+    [.5, .7], [.1, .1]])], queries.np.array(boxes, dtype=float).reshape(-1, 4), (50, 100)).tolist()
+    for boxes in ([[6, 6, 10, 10], [40, 20, 26, 10], [49, 23, 6, 6]], [])]"""
+
 
 @pytest.fixture(scope="module")
 def found():
     """What all of them give, of one process, whose imports take longer than the rest."""
-    parts = (GATE.replace("STRIDES", "(4, 8)"), GATE.replace("STRIDES", "None"), AUC, BY_SIZE)
+    parts = (GATE.replace("STRIDES", "(4, 8)"), GATE.replace("STRIDES", "None"), AUC, BY_SIZE, MOVES)
     return value_in_benchmarks("queries", f"[{', '.join(parts)}]".replace("\n", " "))
 
 
@@ -42,3 +46,15 @@ def test_sizes_without_objects_have_no_share(found):
     empty, two = found[3]
     assert set(empty.values()) == {None}
     assert two == {"inside, under 8 px": 1.0, "inside, 8 to 16 px": None, "inside, over 16 px": 0.0}
+
+
+def test_distances_to_the_object_that_a_cell_lies_in(found):
+    """By hand, in 100x50 px: the second query starts in two boxes, nearer to the small one; the third in none.
+
+    The first starts at (10, 10) for an object at (11, 11) and ends at (12, 10), the second at (50, 25) and (50, 35) for
+    one at (52, 26).
+    """
+    (first, second), none = found[4]
+    assert first == pytest.approx([2**0.5, 2**0.5])
+    assert second == pytest.approx([5**0.5, 85**0.5])
+    assert none == []
