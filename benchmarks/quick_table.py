@@ -686,9 +686,9 @@ def main() -> None:
     text = table(TABLES[args.table], args.results, BASES.get(args.table, ""))
     write_text(args.results / "table.md", text + "\n")
     write_text(args.results / "details.md", details(TABLES[args.table], args.results) + "\n")
-    page = RESULTS / "README.md"
     if args.results.resolve() == (RESULTS / args.table).resolve():
-        write_text(page, with_block(page.read_text(), args.table, text))
+        for page in RESULTS.glob("*.md"):
+            write_text(page, with_block(page.read_text(), args.table, text))
     print(text)
     sys.exit(int(failed))
 

@@ -11,8 +11,9 @@ README = (ROOT / "README.md").read_text()
 
 def pages():
     """Return the pages of the documentation, in docs/ and outside of it."""
-    outside = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "MODEL_ZOO.md", "datasets/README.md", "results/README.md")
-    return [*(ROOT / name for name in outside), *sorted((ROOT / "docs").rglob("*.md"))]
+    outside = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "MODEL_ZOO.md", "datasets/README.md")
+    results = sorted((ROOT / "results").glob("*.md"))
+    return [*(ROOT / name for name in outside), *results, *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def blocks(language, text=README):

@@ -19,6 +19,9 @@ OUTSIDE = {
     "MODEL_ZOO.md": "zoo.md",
     "datasets/README.md": "datasets.md",
     "results/README.md": "results.md",
+    "results/pretrained.md": "results/pretrained.md",
+    "results/scratch.md": "results/scratch.md",
+    "results/costs.md": "results/costs.md",
 }
 ANYWHERE = re.compile(r"^```.*?^```$|(\]\()([^)\s]+)(\))", flags=re.DOTALL | re.MULTILINE)
 
