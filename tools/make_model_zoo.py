@@ -16,6 +16,7 @@ from d2tiny.analysis.cost import cost
 from d2tiny.analysis.zoo import collect_rows, rows_json, zoo_file
 from d2tiny.analysis.zoo_table import markdown, refreshed
 from d2tiny.utils.files import write_text
+from d2tiny.utils.published import read_manifest, shipped_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,7 +37,7 @@ def main() -> None:
     write_text(store, f"{{\n{rows}\n}}\n")
     zoo = collect_rows(ROOT / "results")
     write_text(zoo_file(), rows_json(zoo))
-    write_text(ROOT / "MODEL_ZOO.md", markdown(zoo))
+    write_text(ROOT / "MODEL_ZOO.md", markdown(zoo, read_manifest(shipped_folder()).weights))
     evidence = ROOT / "docs" / "tiny_objects.md"
     write_text(evidence, refreshed(evidence.read_text(encoding="utf-8"), zoo))
 

@@ -9,6 +9,7 @@ from html import escape
 
 from d2tiny.analysis.zoo import METRICS, ZooRow, family_of
 from d2tiny.config.files import config_title
+from d2tiny.utils.published import PublishedWeights, by_config
 
 __all__ = ["PROPOSALS", "SIDE", "html_table", "markdown", "refreshed"]
 
@@ -28,13 +29,19 @@ _HEAD = f"""# Model zoo
 
 Made by `python tools/make_model_zoo.py`; do not edit. `d2tiny zoo` prints the same rows in the same order: first what
 was measured here, then what others published, then configs that nobody has measured yet. The site has this table with
-filters. Weights that are ready to use are [another list](docs/models/README.md).
+filters. Weights that are ready to use link to their cards; [all of them](docs/models/README.md).
 
 {_NOTES}"""
 
 
-def markdown(rows: Sequence[ZooRow]) -> str:
-    """Return the content of MODEL_ZOO.md."""
+def markdown(rows: Sequence[ZooRow], weights: Sequence[PublishedWeights]) -> str:
+    """Return the content of MODEL_ZOO.md.
+
+    Args:
+        rows: rows in the order of the zoo.
+        weights: those that come with d2tiny; measured rows link to their cards.
+    """
+    offered = by_config(weights)
     measured = [row for row in rows if row.measured]
     targets = [row for row in rows if row.target and not row.measured]
     rest = [row for row in rows if not row.has_figures]
@@ -42,7 +49,10 @@ def markdown(rows: Sequence[ZooRow]) -> str:
         [
             _HEAD,
             "## Measured here\n",
-            *_table(("config", "iterations", "runs", *SHOWN, "published", "params M", "GMAC"), map(_cells, measured)),
+            *_table(
+                ("config", "weights", "iterations", "runs", *SHOWN, "published", "params M", "GMAC"),
+                (_cells(row, offered.get(row.name, ())) for row in measured),
+            ),
             "\n## Published by others, not trained here\n",
             *_table(("config", "published", "table", "params M", "GMAC"), map(_target_cells, targets)),
             "\n## Without figures\n",
@@ -94,9 +104,10 @@ def _size(row: ZooRow) -> list[str]:
     return ["–" if value is None else f"{value:g}" for value in (row.params_m, row.gmac)]
 
 
-def _cells(row: ZooRow) -> list[str]:
+def _cells(row: ZooRow, weights: Sequence[PublishedWeights]) -> list[str]:
+    cards = ", ".join(f"[{entry.name}]({entry.card})" for entry in weights) or "–"
     figures = [row.measured_text(metric) for metric in SHOWN]
-    return [_link(row), str(row.iterations), str(row.runs), *figures, row.target_text(), *_size(row)]
+    return [_link(row), cards, str(row.iterations), str(row.runs), *figures, row.target_text(), *_size(row)]
 
 
 def _target_cells(row: ZooRow) -> list[str]:
@@ -107,7 +118,12 @@ def _plain_cells(row: ZooRow) -> list[str]:
     return [_link(row), config_title(row.name), *_size(row)]
 
 
-def html_table(rows: Sequence[ZooRow], link: Callable[[ZooRow], str]) -> str:
+def html_table(
+    rows: Sequence[ZooRow],
+    link: Callable[[ZooRow], str],
+    weights: Sequence[PublishedWeights],
+    card: Callable[[PublishedWeights], str],
+) -> str:
     """Return the rows as an HTML table with form fields, which ``docs/assets/zoo.js`` filters.
 
     Without JavaScript the whole table is there, and the fields are hidden.
@@ -115,11 +131,18 @@ def html_table(rows: Sequence[ZooRow], link: Callable[[ZooRow], str]) -> str:
     Args:
         rows: rows in the order of the zoo.
         link: address of a row's config file.
+        weights: those that come with d2tiny.
+        card: address of the card of weights.
     """
+    offered = {
+        name: ", ".join(f'<a href="{escape(card(entry))}">{escape(entry.name)}</a>' for entry in entries)
+        for name, entries in by_config(weights).items()
+    }
     datasets = dict.fromkeys(row.dataset for row in rows)
     families = dict.fromkeys(sorted(family_of(row.name) for row in rows))
     columns = (
         "config",
+        "weights",
         "AP",
         "AP50",
         "AP<sub>vt</sub>",
@@ -147,7 +170,7 @@ def html_table(rows: Sequence[ZooRow], link: Callable[[ZooRow], str]) -> str:
             '<div class="zoo-scroll"><table class="zoo">',
             f"<thead><tr>{''.join(f'<th>{name}</th>' for name in columns)}</tr></thead>",
             "<tbody>",
-            *(_html_row(row, link(row)) for row in rows),
+            *(_html_row(row, link(row), offered.get(row.name, "–") if row.measured else "–") for row in rows),
             "</tbody></table></div>",
         ]
     )
@@ -158,14 +181,14 @@ def _choice(name: str, values: Iterable[str]) -> str:
     return f'<label>{name} <select name="{name}"><option value="">any</option>{options}</select></label>'
 
 
-def _html_row(row: ZooRow, address: str) -> str:
+def _html_row(row: ZooRow, address: str, weights: str) -> str:
     figures = "measured" if row.measured else "published" if row.target else "none"
     facts = {"family": family_of(row.name), "dataset": row.dataset, "figures": figures, "gmac": row.gmac or ""}
     facts["published"] = "yes" if row.target else ""
     data = " ".join(f'data-{key}="{escape(str(value))}"' for key, value in facts.items())
     after = f"<br><small>after {escape(row.start)}</small>" if row.start else ""
     name = f'<a href="{escape(address)}" title="{escape(config_title(row.name))}">{escape(row.name)}</a>{after}'
-    cells = [*(row.measured_text(metric) for metric in SHOWN[:4])]
+    cells = [weights, *(row.measured_text(metric) for metric in SHOWN[:4])]
     cells += [str(row.iterations or "–"), str(row.runs or "–"), row.target_text(["AP"]), row.target_text(["AP50"])]
     cells += [escape(row.source) or "–", *_size(row)]
     return f"<tr {data}><td>{name}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"

@@ -48,6 +48,7 @@ def _list_configs(published: list[PublishedWeights], given: str, everything: boo
 
     from d2tiny.analysis.zoo import ZooRow, read_rows
     from d2tiny.config.files import config_title
+    from d2tiny.utils.published import by_config
 
     rows = read_rows()
     pattern = given.removeprefix("configs/")
@@ -56,10 +57,10 @@ def _list_configs(published: list[PublishedWeights], given: str, everything: boo
     if not fitting:
         raise ConfigError(f"No config matches '{given}'. {did_you_mean(pattern, {row.name for row in rows})}")
     shown = fitting if everything or given != "*" else [row for row in fitting if row.has_figures]
-    offered = {entry.config: [e.name for e in published if e.config == entry.config] for entry in published}
+    offered = by_config(published)
     cells: dict[str, Callable[[ZooRow], str]] = {
         "config": lambda row: row.name + f" after {row.start}" * bool(row.start),
-        "weights": lambda row: ", ".join(offered.get(row.name, ())) or "-",
+        "weights": lambda row: ", ".join(entry.name for entry in offered.get(row.name, ())) or "-",
         "AP": lambda row: row.measured_text("AP"),
         "AP50": lambda row: row.measured_text("AP50"),
         "iterations": lambda row: str(row.iterations or "-"),

@@ -25,6 +25,7 @@ __all__ = [
     "Manifest",
     "Measurement",
     "PublishedWeights",
+    "by_config",
     "default_labels",
     "default_weights",
     "known_manifests",
@@ -165,6 +166,14 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _Version(msgspec.Struct):
     version: int
+
+
+def by_config(weights: Iterable[PublishedWeights]) -> dict[str, list[PublishedWeights]]:
+    """Return published weights by the zoo name of their config."""
+    found: dict[str, list[PublishedWeights]] = {}
+    for entry in weights:
+        found.setdefault(entry.config, []).append(entry)
+    return found
 
 
 def shipped_folder() -> Path:

@@ -12,6 +12,7 @@ from d2tiny.analysis.zoo import collect_rows, family_of, read_rows, rows_json, z
 from d2tiny.analysis.zoo_table import html_table, markdown, refreshed
 from d2tiny.config.files import config_names
 from d2tiny.utils.errors import D2TinyError
+from d2tiny.utils.published import read_manifest, shipped_folder
 from tests.helpers import ROOT
 
 
@@ -19,7 +20,7 @@ def test_the_files_are_up_to_date():
     """Run `python tools/make_model_zoo.py` when this fails."""
     rows = collect_rows(ROOT / "results")
     assert zoo_file().read_text() == rows_json(rows)
-    assert (ROOT / "MODEL_ZOO.md").read_text() == markdown(rows)
+    assert (ROOT / "MODEL_ZOO.md").read_text() == markdown(rows, read_manifest(shipped_folder()).weights)
     assert read_rows() == rows
     page = (ROOT / "docs" / "tiny_objects.md").read_text()
     assert refreshed(page, rows) == page
@@ -111,8 +112,8 @@ def test_what_was_measured_comes_first(tmp_path):
     zoo = collect_rows(tmp_path)
     assert read_rows(_written(tmp_path / "zoo.json", rows_json(zoo))) == zoo
     assert [row.name for row in zoo[:3]] == ["quick/faster_rcnn_r18_fpn_rfla"] * 3
-    rows = [row for row in markdown(zoo).splitlines() if "quick/faster_rcnn_r18_fpn_rfla]" in row]
-    assert [row.split("|")[2:6] for row in rows] == [
+    rows = [row for row in markdown(zoo, ()).splitlines() if "quick/faster_rcnn_r18_fpn_rfla]" in row]
+    assert [row.split("|")[3:7] for row in rows] == [
         [" 90 ", " 1 ", " 15.0 ", " – "],
         [" 9 ", " 1 ", " 14.0 ", " – "],
         [" 9 ", " 2 ", " 12.5 ± 0.5 ", " – "],
@@ -142,12 +143,15 @@ def test_every_config_has_a_family():
 
 def test_the_table_of_the_site_has_every_row_and_what_its_script_filters_by():
     rows = read_rows()
-    text = html_table(rows, lambda row: f"files/configs/{row.file}")
+    weights = read_manifest(shipped_folder()).weights
+    text = html_table(rows, lambda row: f"files/configs/{row.file}", weights, lambda entry: f"{entry.name}.html")
     assert text.count("<tr data-") == len(rows)
     script = (ROOT / "docs" / "assets" / "zoo.js").read_text()
     for key in ("family", "dataset", "figures", "gmac"):
         assert f'name="{key}"' in text
         assert key in script
     best = next(row for row in rows if row.dataset == "hituav")
-    cells = f"<td>{best.measured_text('AP')}</td><td>{best.measured_text('AP50')}</td>"
+    cells = f"<td>–</td><td>{best.measured_text('AP')}</td><td>{best.measured_text('AP50')}</td>"
     assert f">{best.name}</a></td>{cells}" in text
+    linked = [row for row in text.splitlines() if '<td><a href="thermal.html">thermal</a></td>' in row]
+    assert len(linked) == 1 and "hituav/faster_rcnn_lite0_fpn_rfla<" in linked[0]

@@ -20,6 +20,7 @@ from reference_pages import anchors, commands_page, packages, reference_pages
 
 from d2tiny.analysis.zoo import ZooRow, read_rows
 from d2tiny.analysis.zoo_table import html_table
+from d2tiny.utils.published import PublishedWeights, read_manifest, shipped_folder
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -36,9 +37,13 @@ def zoo_page(text: str) -> str:
     def address(row: ZooRow) -> str:
         return f"files/configs/{row.file}"
 
+    def card(weights: PublishedWeights) -> str:
+        return f"models/{weights.name}.html"
+
     head = text.split("## Measured here")[0].replace("The site has this table with\nfilters. ", "")
     head = head.replace("Made by `python tools/make_model_zoo.py`; do not edit. ", "")
-    return f"---\nhide: [navigation, toc]\n---\n\n{head}\n{html_table(read_rows(), address)}\n"
+    table = html_table(read_rows(), address, read_manifest(shipped_folder()).weights, card)
+    return f"---\nhide: [navigation, toc]\n---\n\n{head}\n{table}\n"
 
 
 def on_config(config: MkDocsConfig) -> None:
