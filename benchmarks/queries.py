@@ -113,7 +113,10 @@ class MeasuredRun:
 
 @contextmanager
 def recorded_moves(selection: Any) -> Iterator[list[np.ndarray]]:
-    """Record the centres of boxes before and after the head of the encoder, two (Q, 2) in shares of the image."""
+    """Record the centres of boxes before and after the head of the encoder, two (Q, 2) in shares of the image.
+
+    They are the head's, also of peaks that start from the box of their cell.
+    """
     moves: list[np.ndarray] = []
     predict = selection.predict_boxes
 
@@ -188,8 +191,9 @@ def summary(images: list[Result], sides: list[np.ndarray]) -> Result:
         means[f"queries, {name}"] = round(statistics.mean(part), 1) if part else None
     side, started = np.concatenate(sides), np.concatenate([i["started"] for i in images])
     means |= by_size("started inside", side, started)
-    before, after = np.concatenate([i["moves"] for i in images]).mean(axis=0)
-    means |= {"px from cell to object": round(float(before), 2), "px from box to object": round(float(after), 2)}
+    moves = np.concatenate([i["moves"] for i in images])
+    for column, name in enumerate(("px from cell to object", "px from box to object")):
+        means[name] = round(float(moves[:, column].mean()), 2) if len(moves) else None
     for key, name in (("count", "count"), ("sum", "sum of the density"), ("class count", "count by classes")):
         if key in images[0]:
             error = np.array([i[key] for i in images]) - numbers

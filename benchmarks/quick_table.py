@@ -687,8 +687,11 @@ def main() -> None:
     write_text(args.results / "table.md", text + "\n")
     write_text(args.results / "details.md", details(TABLES[args.table], args.results) + "\n")
     if args.results.resolve() == (RESULTS / args.table).resolve():
-        for page in RESULTS.glob("*.md"):
+        pages = [page for page in RESULTS.glob("*.md") if f"<!-- {args.table} -->" in page.read_text()]
+        for page in pages:
             write_text(page, with_block(page.read_text(), args.table, text))
+        if not pages:
+            print(f"No page of {RESULTS.name}/ shows this table between <!-- {args.table} --> and its end.")
     print(text)
     sys.exit(int(failed))
 

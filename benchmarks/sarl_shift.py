@@ -5,16 +5,18 @@
         --result results/aerial/sarl_shift.json
 
 Each validation image goes through the trained model whole, and in windows as large as the crops of the training. For
-each level, U of FIM is pooled over both; a shift is the difference of the means over images and over windows, in
-standard deviations over windows, as a mean of its size over the channels. ``attention`` is the mean size of the change
-of a_c, which is in (0, 1), and ``scale`` the mean size of γ, which multiplies all that the relay adds.
+each level, U of FIM is pooled over both, without padding; a shift is the difference of an image's value and the mean of
+its windows', as a mean over the images, in standard deviations over all windows, and of that the mean size over the
+channels. ``attention`` is the mean size of the change of a_c, which is in (0, 1), and ``scale`` the mean size of γ,
+which multiplies all that the relay adds.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from queries import images_with_boxes, load_run
 from torch import Tensor
 
 from d2tiny.data.tools.tiling import tile_starts
+from d2tiny.layers.padding import masked_max, masked_mean
 from d2tiny.modeling.necks import SARL
 
 Pooled = dict[str, dict[str, list[Tensor]]]
@@ -31,28 +34,38 @@ Pooled = dict[str, dict[str, list[Tensor]]]
 
 @contextmanager
 def recorded_pooled(relay: SARL) -> Iterator[Pooled]:
-    """Record the pooled values of each image, (C,), in lists by level and kind."""
+    """Record what the channel attention of each level pools and gives, a (C,) for each image, by level and kind."""
     pooled: Pooled = {name: {"mean": [], "max": [], "attention": []} for name in relay.fim}
 
-    def record(name: str, fim: Any, aligned: Tensor) -> None:
-        channel, _ = fim.attention(aligned)
-        values = {"mean": aligned.mean((2, 3)), "max": aligned.amax((2, 3)), "attention": channel[..., 0, 0]}
+    def record(name: str, attend: Any, aligned: Tensor, padding: Tensor | None = None) -> Any:
+        found = attend(aligned, padding)
+        values = {"mean": masked_mean(aligned, padding), "max": masked_max(aligned, padding), "attention": found[0]}
         for kind, value in values.items():
-            pooled[name][kind].append(value[0].double())
+            pooled[name][kind].append(value[0, :, 0, 0].double())
+        return found
 
-    with ExitStack() as hooks:
-        for name, fim in relay.fim.items():
-            handle = fim.register_forward_hook(lambda module, _, output, name=name: record(name, module, output[1]))
-            hooks.callback(handle.remove)
+    for name, fim in relay.fim.items():
+        fim.attention = partial(record, name, fim.attention)
+    try:
         yield pooled
+    finally:
+        for fim in relay.fim.values():
+            del fim.attention
 
 
-def shifts(whole: dict[str, list[Tensor]], cut: dict[str, list[Tensor]]) -> dict[str, float]:
-    """Return the shifts of mean and maximum in deviations over windows, and the change of the attention."""
+def shifts(whole: dict[str, list[Tensor]], cut: dict[str, list[Tensor]], counts: Sequence[int]) -> dict[str, float]:
+    """Return the shifts of mean and maximum in deviations over windows, and the change of the attention.
+
+    Args:
+        whole: (C,) of each image, by kind.
+        cut: (C,) of each window, by kind, in the order of the images.
+        counts: number of windows of each image.
+    """
     found = {}
-    for kind, windows in cut.items():
-        part, image = torch.stack(windows), torch.stack(whole[kind])
-        moved = (image.mean(dim=0) - part.mean(dim=0)).abs()
+    for kind, values in cut.items():
+        part = torch.stack(values)
+        of_image = torch.stack([group.mean(dim=0) for group in part.split(list(counts))])
+        moved = (torch.stack(whole[kind]) - of_image).mean(dim=0).abs()
         unit = torch.ones_like(moved) if kind == "attention" else part.std(dim=0)
         # A channel of ReLU that never fires has no deviation, and does not move.
         found[kind] = round(float((moved[unit > 0] / unit[unit > 0]).mean()), 3)
@@ -60,17 +73,21 @@ def shifts(whole: dict[str, list[Tensor]], cut: dict[str, list[Tensor]]) -> dict
 
 
 @torch.no_grad()
-def look(cfg: Any, model: Any, side: int) -> dict[str, Any]:
-    """Return the shifts of each level between validation images and their windows."""
+def look(model: Any, images: Sequence[Tensor], side: int) -> dict[str, Any]:
+    """Return the shifts of each level between images (3, H, W) and their windows."""
     [relay] = [module for module in model.modules() if isinstance(module, SARL)]
+    parts = [windows(image, side) for image in images]
     results: dict[str, Pooled] = {}
-    images = [item["image"] for item, _ in images_with_boxes(cfg.dataloader.test)]
-    for name, parts in (("whole", images), ("cut", [part for image in images for part in windows(image, side)])):
+    for name, batch in (("whole", images), ("cut", [window for part in parts for window in part])):
         with recorded_pooled(relay) as results[name]:
-            for image in parts:
+            for image in batch:
                 model.backbone(model.preprocess_image([{"image": image}]).tensor)
-    scales = {name: round(float(scale.abs().mean()), 4) for name, scale in relay.scale.items()}
-    return {name: shifts(results["whole"][name], results["cut"][name]) | {"scale": scales[name]} for name in relay.fim}
+    counts = [len(part) for part in parts]
+    return {
+        name: shifts(results["whole"][name], results["cut"][name], counts)
+        | {"scale": round(float(relay.scale[name].abs().mean()), 4)}
+        for name in relay.fim
+    }
 
 
 def windows(image: Tensor, side: int) -> list[Tensor]:
@@ -89,7 +106,8 @@ def main() -> None:
     models = kept_entries(args.result, "models")
     for run in args.runs:
         cfg, model = load_run(run)
-        models[run.name] = look(cfg, model, args.side)
+        images = [item["image"] for item, _ in images_with_boxes(cfg.dataloader.test)]
+        models[run.name] = look(model, images, args.side)
         print(run.name, json.dumps(models[run.name]), flush=True)
         write_record(args.result, side=args.side, models=models)
 

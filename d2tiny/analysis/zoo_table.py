@@ -190,5 +190,6 @@ def _html_row(row: ZooRow, address: str, weights: str) -> str:
     name = f'<a href="{escape(address)}" title="{escape(config_title(row.name))}">{escape(row.name)}</a>{after}'
     cells = [weights, *(row.measured_text(metric) for metric in SHOWN[:4])]
     cells += [str(row.iterations or "–"), str(row.runs or "–"), row.target_text(["AP"]), row.target_text(["AP50"])]
-    cells += [escape(row.source) or "–", *_size(row)]
-    return f"<tr {data}><td>{name}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+    text = "".join(f"<td>{cell}</td>" for cell in cells)
+    text += f'<td class="source">{escape(row.source) or "–"}</td>' + "".join(f"<td>{cell}</td>" for cell in _size(row))
+    return f"<tr {data}><td>{name}</td>{text}</tr>"

@@ -12,7 +12,7 @@ from d2tiny.utils.tracing import is_traced
 
 _Index = TypeVar("_Index", int, Tensor)
 
-__all__ = ["extents", "first_pixel", "masked_mean", "padding_of_images", "padding_of_level"]
+__all__ = ["extents", "first_pixel", "masked_max", "masked_mean", "padding_of_images", "padding_of_level"]
 
 
 def padding_of_images(images: Tensor) -> Tensor | None:
@@ -80,6 +80,11 @@ def masked_mean(x: Tensor, padding: Tensor | None) -> Tensor:
     inside = (~padding).to(exact)
     total = x.masked_fill(padding, 0).sum((2, 3), keepdim=True, dtype=exact)
     return (total / inside.sum((2, 3), keepdim=True)).to(x.dtype)
+
+
+def masked_max(x: Tensor, padding: Tensor | None) -> Tensor:
+    """Return the maximum of (B, C, h, w) over the places that are not padding, (B, C, 1, 1)."""
+    return (x if padding is None else x.masked_fill(padding, -torch.inf)).amax((2, 3), keepdim=True)
 
 
 def extents(padding: Tensor) -> tuple[Tensor, Tensor]:

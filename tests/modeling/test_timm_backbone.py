@@ -20,6 +20,7 @@ from d2tiny.engine.checkpoint import TinyCheckpointer
 from d2tiny.engine.ema import ModelEMA
 from d2tiny.engine.optim import parameter_groups
 from d2tiny.modeling.backbone import TimmBackbone
+from d2tiny.modeling.backbone.timm_swin import pad_before_shift
 from d2tiny.modeling.necks import PAFPN
 from d2tiny.utils.checkpoint_files import read_checkpoint
 from d2tiny.utils.errors import CheckpointError, ConfigError
@@ -109,6 +110,11 @@ def test_opposite_borders_do_not_attend_to_each_other(name):
     reached = (before - after).abs().amax(dim=(0, 1, 3)) > 1e-12
     assert reached[:4].all()
     assert not reached[12:].any()
+
+
+def test_blocks_of_another_timm_are_refused():
+    with pytest.raises(ConfigError, match=r"blocks of this Swin.*tested with timm"):
+        pad_before_shift(nn.Sequential(nn.Linear(1, 1)))
 
 
 @pytest.mark.parametrize("name", ["convnext_atto", SWIN])

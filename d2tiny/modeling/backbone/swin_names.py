@@ -1,7 +1,8 @@
 """Names of the tensors of Detectron2's Swin transformer, and where timm's has them.
 
-detrex, the official DINO and Detectron2's own projects save Swin under these names. The two compute the same; timm
-merges patches at the start of a stage instead of at the end of the one before, and gives its maps without norms.
+detrex, the official DINO and Detectron2's own projects save Swin under these names. With maps that are padded before
+they are shifted (``timm_swin.py``) the two compute the same; timm merges patches at the start of a stage instead of at
+the end of the one before, and gives its maps without norms.
 """
 
 from __future__ import annotations

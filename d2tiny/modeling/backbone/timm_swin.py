@@ -17,14 +17,22 @@ from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 from timm.models.swin_transformer_v2_cr import SwinTransformerV2CrBlock
 from torch import Tensor, nn
 
+from d2tiny.utils.errors import ConfigError
+
 __all__ = ["pad_before_shift"]
 
 
 def pad_before_shift(body: nn.Module) -> None:
-    """Let the blocks of Swin, Swin v2 and timm's own Swin v2 in a model pad first; other models stay as they are."""
-    for module in body.modules():
-        if (kind := _PADDED.get(type(module))) is not None:
-            module.__class__ = kind  # the parameters stay, and the class can be copied and pickled
+    """Let the blocks of a Swin, a Swin v2 or timm's own Swin v2 pad first.
+
+    Raises:
+        ConfigError: timm has other blocks than those that this module knows.
+    """
+    known = [module for module in body.modules() if type(module) in _PADDED]
+    if not known or not all(hasattr(module, _PADDED[type(module)].replaced) for module in known):
+        raise ConfigError("the blocks of this Swin are not those that d2tiny knows; it was tested with timm 1.0.31.")
+    for module in known:
+        module.__class__ = _PADDED[type(module)]  # the parameters stay, and the class can be copied and pickled
 
 
 def _attend(attend: Callable[[Tensor], Tensor], x: Tensor, window: Sequence[int]) -> Tensor:
@@ -35,21 +43,27 @@ def _attend(attend: Callable[[Tensor], Tensor], x: Tensor, window: Sequence[int]
 
 
 class _SwinBlock(SwinTransformerBlock):
+    replaced = "_attn"
+
     def _attn(self, x: Tensor) -> Any:
         return _attend(super()._attn, x, self.window_size)
 
 
 class _SwinV2Block(SwinTransformerV2Block):
+    replaced = "_attn"
+
     def _attn(self, x: Tensor) -> Any:
         return _attend(super()._attn, x, self.window_size)
 
 
 class _SwinV2CrBlock(SwinTransformerV2CrBlock):
+    replaced = "_shifted_window_attn"
+
     def _shifted_window_attn(self, x: Tensor) -> Any:
         return _attend(super()._shifted_window_attn, x, self.window_size)
 
 
-_PADDED: dict[type[nn.Module], type[nn.Module]] = {
+_PADDED: dict[type[nn.Module], Any] = {
     SwinTransformerBlock: _SwinBlock,
     SwinTransformerV2Block: _SwinV2Block,
     SwinTransformerV2CrBlock: _SwinV2CrBlock,

@@ -10,7 +10,7 @@ from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from d2tiny.layers.padding import padding_of_level
+from d2tiny.layers.padding import masked_max, padding_of_level
 from d2tiny.utils.errors import did_you_mean
 from d2tiny.utils.registry import NECK_REGISTRY
 
@@ -49,9 +49,7 @@ class CEM(nn.Module):
             low: the level that it is added to.
             padding: (B, 1, h, w), True where the high level shows no part of the image; None without padding.
         """
-        if padding is not None:
-            high = high.masked_fill(padding, -torch.inf)
-        return low + F.relu(self.project(high.amax((2, 3), keepdim=True)))
+        return low + F.relu(self.project(masked_max(high, padding)))
 
 
 def conv_of_upsampled(conv: nn.Conv2d, x: Tensor, size: tuple[int, int]) -> Tensor:

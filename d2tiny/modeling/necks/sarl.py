@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from d2tiny.layers import DilatedDepthwise, yolo_norm
 from d2tiny.layers.masked_norm import masked_norm
-from d2tiny.layers.padding import masked_mean, padding_of_level
+from d2tiny.layers.padding import masked_max, masked_mean, padding_of_level
 from d2tiny.modeling.necks.levels import check_levels
 from d2tiny.utils.errors import did_you_mean
 from d2tiny.utils.registry import NECK_REGISTRY
@@ -95,8 +95,7 @@ class FIM(nn.Module):
         if self.channel is not None:
             pooled = self.channel(masked_mean(aligned, padding))
             if self.channel_max:
-                highest = aligned if padding is None else aligned.masked_fill(padding, -torch.inf)
-                pooled = pooled + self.channel(highest.amax((2, 3), keepdim=True))
+                pooled = pooled + self.channel(masked_max(aligned, padding))
             channel = torch.sigmoid(pooled)
         if self.spatial is not None:
             both = torch.cat((aligned.mean(dim=1, keepdim=True), aligned.amax(dim=1, keepdim=True)), dim=1)
