@@ -16,7 +16,7 @@ import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -420,6 +420,7 @@ METRICS = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
 ERRORS = ("oLRP", "oLRP_Loc", "oLRP_FP", "oLRP_FN", "AR@1500")
 KINDS = ("missed", "localisation", "class", "both", "duplicate", "background")  # of benchmarks/error_kinds.py
 _PRECISIONS = ("float32", "bfloat16")
+_TWINS = ("", *(f"_{precision}" for precision in _PRECISIONS))  # what a file's name may have after that of its row
 
 
 def train(row: Row, seed: int, work: Path, results: Path, overrides: list[str]) -> str:
@@ -455,47 +456,65 @@ def train(row: Row, seed: int, work: Path, results: Path, overrides: list[str]) 
     return f"{target.name}: AP {record['metrics']['AP']}"
 
 
-def load_records(rows: Sequence[str], results: Path) -> dict[str, dict[int, dict[str, Any]]]:
-    """Return the record of each training of these rows, by name and seed."""
-    records: dict[str, dict[int, dict[str, Any]]] = {}
+class Run(NamedTuple):
+    """Seed and precision of a training; two that differ in precision alone are two runs."""
+
+    seed: int
+    precision: str
+
+
+Records = Mapping[str, Mapping[Run, Mapping[str, Any]]]
+
+
+def load_records(rows: Sequence[str], results: Path) -> dict[str, dict[Run, dict[str, Any]]]:
+    """Return the record of each training of these rows, by name and run.
+
+    ``NAME_float32_seed0.json`` is a training of the row NAME, too, beside one with the same seed in bfloat16. With
+    ``superseded`` it is no run of the row by now, and only what others are compared with (``only_base``).
+    """
+    records: dict[str, dict[Run, dict[str, Any]]] = {}
     for row in rows:
-        for file in sorted(results.glob(f"{row}_seed*.json")):
-            record = json.loads(file.read_text())
-            records.setdefault(row, {})[record["seed"]] = record
+        for twin in _TWINS:
+            for file in sorted(results.glob(f"{row}{twin}_seed*.json")):
+                record = json.loads(file.read_text())
+                record["only_base"] = bool(twin and record.get("superseded"))
+                records.setdefault(row, {})[Run(record["seed"], _precision(record))] = record
     return records
+
+
+def _runs(records: Mapping[Run, Mapping[str, Any]]) -> dict[Run, Mapping[str, Any]]:
+    """Return the trainings of a row that count as its runs."""
+    return {run: record for run, record in records.items() if not record.get("only_base")}
 
 
 class Difference(NamedTuple):
     """How a row differs from its base.
 
     Attributes:
-        mean: over the seeds that both have.
+        mean: over the runs that both have.
         half_width: of the 95 % confidence interval; NaN without degrees of freedom.
-        seeds: number of these seeds.
+        runs: number of these runs.
         freedom: degrees of freedom of the variance.
     """
 
     mean: float
     half_width: float
-    seeds: int
+    runs: int
     freedom: int
 
     def __str__(self) -> str:
         # With one or two degrees of freedom an interval is 4 to 13 standard errors wide, and calls anything equal.
         if self.freedom < 3:
-            return f"{self.mean:+.1f} ({'one seed' if self.seeds == 1 else f'{self.seeds} seeds'})"
+            return f"{self.mean:+.1f} ({'one seed' if self.runs == 1 else f'{self.runs} seeds'})"
         text = f"{self.mean:+.1f} ± {self.half_width:.1f}"
         return text if abs(self.mean) > self.half_width else f"{text}: no difference"
 
 
-def differences_to_bases(
-    records: Mapping[str, Mapping[int, Mapping[str, Any]]], bases: Mapping[str, str]
-) -> dict[str, list[float]]:
-    """Return how much AP each training has more than that of its base row with the same seed.
+def differences_to_bases(records: Records, bases: Mapping[str, str]) -> dict[str, list[float]]:
+    """Return how much AP each training has more than that of its base row with the same seed, in its precision if any.
 
     Args:
-        records: by row and seed. A row ``NAME_float32`` or ``NAME_bfloat16`` has trainings of the row NAME in that
-            precision, which trainings in it are compared with.
+        records: by row and run.
         bases: name of the row that a row is compared with, by row; one that is its own base is left out, as are rows
             without a seed in common with their base.
     """
@@ -505,9 +524,7 @@ def differences_to_bases(
     return differences
 
 
-def precisions_of_bases(
-    records: Mapping[str, Mapping[int, Mapping[str, Any]]], bases: Mapping[str, str]
-) -> dict[str, str]:
+def precisions_of_bases(records: Records, bases: Mapping[str, str]) -> dict[str, str]:
     """Return the precision of the base's trainings for rows that have none of their own to be compared with."""
     return {
         row: _precision(other)
@@ -516,14 +533,13 @@ def precisions_of_bases(
     }
 
 
-def _pairs(
-    records: Mapping[str, Mapping[int, Mapping[str, Any]]], bases: Mapping[str, str]
-) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
+def _pairs(records: Records, bases: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
     """Yield each row with a training and the one of its base that it is compared with."""
     for row, base in bases.items():
-        for seed, record in sorted(records.get(row, {}).items()) if row != base else ():
-            alike = records.get(f"{base}_{_precision(record)}", {})
-            if other := alike.get(seed) or records.get(base, {}).get(seed):
+        others = records.get(base, {})
+        for run, record in sorted(_runs(records.get(row, {})).items()) if row != base else ():
+            alike = (run, *(Run(run.seed, precision) for precision in _PRECISIONS))
+            if other := next((others[key] for key in alike if key in others), None):
                 yield row, record, other
 
 
@@ -547,11 +563,8 @@ def table(rows: Sequence[Row], results: Path, base: str = "") -> str:
     """Return a table in Markdown: mean and, of several seeds, half range for each row, and differences to base rows."""
     records = load_records([row.name for row in rows], results)
     bases = {row.name: row.base or base for row in rows if row.base or base}
-    twins = load_records(
-        [f"{name}_{precision}" for name in sorted(set(bases.values())) for precision in _PRECISIONS], results
-    )
-    compared = paired_differences(differences_to_bases(records | twins, bases))
-    other_precision = precisions_of_bases(records | twins, bases)
+    compared = paired_differences(differences_to_bases(records, bases))
+    other_precision = precisions_of_bases(records, bases)
     titles = {row.name: row.title for row in rows}
     heads = ["config", "runs", *METRICS, *([f"ΔAP to {titles[base]}" if base else "ΔAP"] if compared else [])]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
@@ -560,7 +573,7 @@ def table(rows: Sequence[Row], results: Path, base: str = "") -> str:
         if row.name not in records:
             lines.append(f"| {row.title} | 0 |" + " not run |" * (len(heads) - 2))
             continue
-        runs = list(records[row.name].values())
+        runs = list(_runs(records[row.name]).values())
         cells = [_mean_and_half_range([run["metrics"][metric] for run in runs]) for metric in METRICS]
         if compared:
             of = bases.get(row.name, base)
@@ -588,21 +601,22 @@ def details(rows: Sequence[Row], results: Path) -> str:
         if row.name not in records:
             lines.append(f"| {row.title} | 0 |" + " not run |" * (len(heads) - 2))
             continue
-        metrics = [run["metrics"] for run in records[row.name].values()]
+        runs = _runs(records[row.name])
+        metrics = [run["metrics"] for run in runs.values()]
         cells = [str(len(metrics))]
         cells += [_mean_and_half_range([run.get(metric) for run in metrics]) for metric in ERRORS]
-        cells += _kinds(row.name, list(records[row.name]), kinds) if kinds else []
+        cells += _kinds(row.name, runs, kinds) if kinds else []
         cells += _cost(row, cost)
         lines.append(f"| {row.title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _kinds(row: str, seeds: Sequence[int], kinds: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Return what each kind of error costs, of trainings whose detections were kept, the row's or else its twin's."""
-    own = [kinds[name] for seed in seeds if (name := f"{row}_seed{seed}") in kinds]
-    twin = [kinds[name] for seed in seeds if (name := f"{row}_float32_seed{seed}") in kinds]
-    found, note = (own, f" ({len(own)} run)" if len(own) < len(seeds) else "") if own else (twin, " (float32)")
-    return [_mean_and_half_range([run[kind] for run in found]) + (note if found else "") for kind in KINDS]
+def _kinds(row: str, runs: Collection[Run], kinds: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return what each kind of error costs, of the runs whose detections were kept."""
+    files = {f"{row}{twin}_seed{run.seed}" for run in runs for twin in _TWINS}
+    kept = [kinds[name] for name in sorted(files) if name in kinds]
+    note = f" ({len(kept)} of {len(runs)})" if 0 < len(kept) < len(runs) else ""
+    return [_mean_and_half_range([run[kind] for run in kept]) + note for kind in KINDS]
 
 
 def _cost(row: Row, cost: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -25,18 +25,32 @@ def test_each_row_has_its_own_base():
     assert _differences({"up": "down", "down": "base", "base": "base"}) == {"up": (2.5, 1.521), "down": (-1.0, 1.521)}
 
 
-def test_trainings_are_compared_with_one_of_their_precision():
-    """By hand: 12 - 11.5 in float32, 13 - 10 where the base has no such training, 14 - 11 in bfloat16."""
+def test_trainings_are_compared_with_one_of_their_precision(tmp_path):
+    """By hand: seed 0 in both, 10.5 - 10 and 12 - 11.5; 13 - 10 where the base has no such training, 14 - 11."""
     amp = "train.amp.enabled=true"
-    records = {
-        "base": {seed: _record(ap, amp) for seed, ap in ((0, 10.0), (1, 10.0), (2, 11.0))},
-        "base_float32": {0: _record(11.5)},
-        "row": {0: _record(12.0), 1: _record(13.0), 2: _record(14.0, amp)},
-    }
+    files = {f"base_seed{seed}": _record(ap, amp) for seed, ap in ((0, 10.0), (1, 10.0), (2, 11.0))}
+    files |= {"base_float32_seed0": _record(11.5), "row_seed0": _record(12.0), "row_seed1": _record(13.0)}
+    files |= {"row_bfloat16_seed0": _record(10.5, amp), "row_seed2": _record(14.0, amp)}
+    for name, record in files.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(record | {"seed": int(name[-1])}))
+    records = f"quick_table.load_records(['row', 'base'], Path({str(tmp_path)!r}))"
     bases = {"row": "base", "base": "base"}
-    assert value_in_benchmarks("quick_table", f"quick_table.differences_to_bases({records}, {bases})") == {
-        "row": [0.5, 3.0, 3.0]
-    }
+    found = value_in_benchmarks("quick_table", f"quick_table.differences_to_bases({records}, {bases})")
+    assert found == {"row": [0.5, 0.5, 3.0, 3.0]}
+
+
+def test_a_superseded_twin_is_no_run_but_a_base(tmp_path):
+    """By hand: 12 - 10 in bfloat16; the base itself has one run, in float32."""
+    amp, metrics = "train.amp.enabled=true", dict.fromkeys(("AP50", "AP75", "APvt", "APt", "APs", "APm"), 1.0)
+    given = {"base_seed0": (11.0, []), "base_bfloat16_seed0": (10.0, [amp]), "row_seed0": (12.0, [amp])}
+    for name, (ap, overrides) in given.items():
+        record = {"seed": 0, "overrides": overrides, "metrics": {"AP": ap, **metrics}}
+        record |= {"superseded": "why"} if "bfloat16" in name else {}
+        (tmp_path / f"{name}.json").write_text(json.dumps(record))
+    rows = "[quick_table.Row(name, name.title(), 'c') for name in ('base', 'row')]"
+    text = value_in_benchmarks("quick_table", f"quick_table.table({rows}, Path({str(tmp_path)!r}), 'base')")
+    assert [line.split(" | ")[1:3] for line in text.splitlines()[2:]] == [["1", "11.0"], ["1 (bfloat16)", "12.0"]]
+    assert text.endswith("| +2.0 (one seed) |")
 
 
 def test_a_base_of_another_precision_is_told(tmp_path):
@@ -117,7 +131,7 @@ def test_details_are_errors_recall_and_cost(tmp_path):
     text = value_in_benchmarks("quick_table", f"quick_table.details({rows}, Path({str(tmp_path)!r}))")
     cost = json.loads((RESULTS / "zoo" / "cost.json").read_text())["hituav/faster_rcnn_lite0_fpn_rfla"]
     shared = "1 | 80.0 | 28.0 | 46.0 | 47.0 | 33.0"
-    kept = " | ".join(f"{value}.0 (float32)" for value in kinds.values())
+    kept = " | ".join(f"{value}.0" for value in kinds.values())
     assert text.splitlines()[2:] == [
         f"| Kept | {shared} | {kept} | {cost['params_m']:.1f} | {cost['gmac']:.1f} |",
         f"| Other | {shared} | - | - | - | - | - | - | - | - |",
@@ -149,7 +163,9 @@ def _record(ap: float, *overrides: str) -> dict[str, Any]:
 
 
 def _differences(bases: dict[str, str]) -> dict[str, tuple[float, float]]:
-    records = {row: {seed: _record(ap) for seed, ap in by_seed.items()} for row, by_seed in VALUES.items()}
+    values = {row: {seed: _record(ap) for seed, ap in by_seed.items()} for row, by_seed in VALUES.items()}
+    by_run = "{quick_table.Run(seed, 'float32'): record for seed, record in runs.items()}"
+    records = f"{{row: {by_run} for row, runs in {values}.items()}}"
     found = value_in_benchmarks(
         "quick_table", f"quick_table.paired_differences(quick_table.differences_to_bases({records}, {bases}))"
     )
