@@ -16,7 +16,7 @@ import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -477,7 +477,7 @@ def load_records(rows: Sequence[str], results: Path) -> dict[str, dict[Run, dict
         for twin in _TWINS:
             for file in sorted(results.glob(f"{row}{twin}_seed*.json")):
                 record = json.loads(file.read_text())
-                record["only_base"] = bool(twin and record.get("superseded"))
+                record |= {"file": file.stem, "only_base": bool(twin and record.get("superseded"))}
                 records.setdefault(row, {})[Run(record["seed"], _precision(record))] = record
     return records
 
@@ -611,11 +611,13 @@ def details(rows: Sequence[Row], results: Path) -> str:
     return "\n".join(lines)
 
 
-def _kinds(row: str, runs: Collection[Run], kinds: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Return what each kind of error costs, of the runs whose detections were kept."""
-    files = {f"{row}{twin}_seed{run.seed}" for run in runs for twin in _TWINS}
-    kept = [kinds[name] for name in sorted(files) if name in kinds]
+def _kinds(row: str, runs: Mapping[Run, Mapping[str, Any]], kinds: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return what each kind of error costs, of the runs whose detections were kept, or else of twins in float32."""
+    kept = [kinds[record["file"]] for record in runs.values() if record["file"] in kinds]
     note = f" ({len(kept)} of {len(runs)})" if 0 < len(kept) < len(runs) else ""
+    if not kept:
+        kept = [kinds[name] for run in runs if (name := f"{row}_float32_seed{run.seed}") in kinds]
+        note = " (float32)" if kept else ""
     return [_mean_and_half_range([run[kind] for run in kept]) + note for kind in KINDS]
 
 
@@ -701,10 +703,11 @@ def main() -> None:
     write_text(args.results / "table.md", text + "\n")
     write_text(args.results / "details.md", details(TABLES[args.table], args.results) + "\n")
     if args.results.resolve() == (RESULTS / args.table).resolve():
-        pages = [page for page in RESULTS.glob("*.md") if f"<!-- {args.table} -->" in page.read_text()]
-        for page in pages:
-            write_text(page, with_block(page.read_text(), args.table, text))
-        if not pages:
+        pages = {page: page.read_text() for page in RESULTS.glob("*.md")}
+        showing = {page: old for page, old in pages.items() if f"<!-- {args.table} -->" in old}
+        for page, old in showing.items():
+            write_text(page, with_block(old, args.table, text))
+        if not showing:
             print(f"No page of {RESULTS.name}/ shows this table between <!-- {args.table} --> and its end.")
     print(text)
     sys.exit(int(failed))

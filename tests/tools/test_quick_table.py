@@ -131,7 +131,7 @@ def test_details_are_errors_recall_and_cost(tmp_path):
     text = value_in_benchmarks("quick_table", f"quick_table.details({rows}, Path({str(tmp_path)!r}))")
     cost = json.loads((RESULTS / "zoo" / "cost.json").read_text())["hituav/faster_rcnn_lite0_fpn_rfla"]
     shared = "1 | 80.0 | 28.0 | 46.0 | 47.0 | 33.0"
-    kept = " | ".join(f"{value}.0" for value in kinds.values())
+    kept = " | ".join(f"{value}.0 (float32)" for value in kinds.values())
     assert text.splitlines()[2:] == [
         f"| Kept | {shared} | {kept} | {cost['params_m']:.1f} | {cost['gmac']:.1f} |",
         f"| Other | {shared} | - | - | - | - | - | - | - | - |",
