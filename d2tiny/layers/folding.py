@@ -1,9 +1,10 @@
-"""Layers of models in evaluation: batch normalisation folded into convolutions, maps with their channels last.
+"""Batch normalisation folded into convolutions, and in evaluation maps with their channels last.
 
 :func:`prepare_for_inference` gives layers another ``forward``, which computes the same up to rounding. It applies in
-evaluation mode without gradients only; training, gradients, recorded graphs, names of modules, state dicts and
-checkpoints are as before. Folded weights are computed when they are first needed, and again when a weight or a
-statistic was changed in place, loaded, or moved.
+evaluation mode without gradients, and on processors to frozen normalisations in training, too, where the gradient goes
+through the folded weights; recorded graphs, names of modules, state dicts and checkpoints are as before. Folded weights
+of evaluation are computed when they are first needed, and again when a weight or a statistic was changed in place,
+loaded, or moved.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from d2tiny.layers import onednn
 from d2tiny.layers.depthwise import conv_forward, is_float32_layer
 from d2tiny.layers.sac import ConvAWS2d
 from d2tiny.utils.precision import without_autocast
+from d2tiny.utils.tracing import is_traced
 
 __all__ = ["InferenceConv", "is_foldable", "prepare_for_inference"]
 
@@ -52,21 +54,41 @@ class InferenceConv:
 
     def folds(self, x: Tensor) -> bool:
         """Return whether this call is computed with folded weights; of a pair of modules, both ask."""
+        return self._folds_for_inference(x) or self._folds_in_training(x)
+
+    def _folds_for_inference(self, x: Tensor) -> bool:
         conv, norm = self.conv, self.norm
         if conv.training or not self.is_connected() or not onednn.is_plain_inference(x):
             return False
         if torch.is_autocast_enabled(x.device.type) and (norm is None or _is_plain_without_autocast(conv)):
             return False
-        if norm is None:
-            return True
-        return not (norm.training or (self.separate and (conv._forward_hooks or norm._forward_pre_hooks)))
+        return norm is None or not (norm.training or self._is_watched())
+
+    def _folds_in_training(self, x: Tensor) -> bool:
+        """Return whether a frozen normalisation is folded in where gradients are needed.
+
+        The pass of gradient checkpointing without gradients does what its repetition does.
+        """
+        if not (self.norm is not None and _is_frozen(self.norm) and x.device.type == "cpu" and type(x) is Tensor):
+            return False
+        allowed = self.conv.training or torch.is_grad_enabled()
+        return allowed and self.is_connected() and not (is_traced() or self._is_watched()) and self._is_plain()
+
+    def _is_watched(self) -> bool:
+        """Return whether hooks see what is between the convolution and its normalisation."""
+        return self.separate and bool(self.conv._forward_hooks or cast(nn.Module, self.norm)._forward_pre_hooks)
+
+    def _is_plain(self) -> bool:
+        return not (torch.is_autocast_enabled("cpu") and _is_plain_without_autocast(self.conv))
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Map (B, C, H, W) to (B, C', H', W')."""
         conv = self.conv
-        if not self.folds(x):
+        if not self._folds_for_inference(x):
             if self._folded is not None:
                 self.drop()  # fused optimizers and running statistics change tensors without increasing their version
+            if self._folds_in_training(x):
+                return self._trained(x)
             plain: Tensor = type(conv).forward(conv, x, *args, **kwargs)
             return plain
         if self._pad is not None:
@@ -79,6 +101,30 @@ class InferenceConv:
             dtype = self._autocast_dtype(x.device.type)
             with without_autocast(x.device):
                 out = onednn.conv2d(x.to(dtype), *self._folded_weights(x, dtype), conv)
+        activation = getattr(conv, "activation", None)
+        return out if activation is None else activation(out)
+
+    def _trained(self, x: Tensor) -> Tensor:
+        """Compute the layer with a frozen normalisation folded in such that gradients reach the layer's weights.
+
+        The result has the type that it would have from the two layers, and their rounding: bfloat16 sums of residual
+        blocks would lose digits that float32 ones keep.
+        """
+        conv, norm = self.conv, cast(Any, self.norm)
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        bias = norm.bias - norm.running_mean * scale
+        if conv.bias is not None:
+            bias = bias + conv.bias * scale
+        weight = _weight(conv) * scale.reshape(-1, 1, 1, 1)
+        if self._pad is not None:
+            x = self._pad(x, conv.kernel_size, conv.stride, conv.dilation)
+        if is_float32_layer(conv) and torch.is_autocast_enabled("cpu"):
+            with without_autocast(x.device):
+                out = conv._conv_forward(x.float(), weight, bias)
+        else:
+            out = conv._conv_forward(x, weight, bias)
+        if not isinstance(norm, FrozenBatchNorm2d):  # Detectron2's keeps the type of the map
+            out = out.to(torch.promote_types(out.dtype, scale.dtype))
         activation = getattr(conv, "activation", None)
         return out if activation is None else activation(out)
 
@@ -153,10 +199,14 @@ class _InferenceLinear:
         return onednn.linear(x, layer.weight, layer.bias)
 
 
+def _weight(conv: nn.Conv2d) -> Tensor:
+    """Return the weights that a layer convolves with."""
+    return conv.standardized_weight() if isinstance(conv, ConvAWS2d) else conv.weight
+
+
 def _fold(conv: nn.Conv2d, norm: Any) -> tuple[Tensor, Tensor]:
-    weight = conv.standardized_weight() if isinstance(conv, ConvAWS2d) else conv.weight
     return fuse_conv_bn_weights(
-        weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        _weight(conv), conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     )
 
 
@@ -221,9 +271,7 @@ def _same_padding(conv: nn.Conv2d) -> Callable[..., Tensor] | None:
 
 def is_foldable(norm: Any) -> bool:
     """Return whether a module is batch normalisation with fixed statistics in evaluation."""
-    frozen = isinstance(norm, FrozenBatchNorm2d | TorchvisionFrozenBatchNorm2d)
-    of_timm = type(norm).__module__.startswith("timm.") and type(norm).__name__ == "FrozenBatchNormAct2d"
-    known = frozen or of_timm or isinstance(norm, nn.modules.batchnorm._BatchNorm)
+    known = _is_frozen(norm) or isinstance(norm, nn.modules.batchnorm._BatchNorm)
     return known and getattr(norm, "running_mean", None) is not None
 
 
@@ -237,6 +285,12 @@ def _pairs_of_sequences(module: nn.Module) -> Iterator[_Pair]:
             for (_, first), (name, second) in pairwise(sequence.named_children()):
                 if isinstance(first, nn.Conv2d) and getattr(first, "norm", None) is None and is_foldable(second):
                     yield first, (sequence, name)
+
+
+def _is_frozen(norm: Any) -> bool:
+    """Return whether a module is batch normalisation that training does not change."""
+    of_timm = type(norm).__module__.startswith("timm.") and type(norm).__name__ == "FrozenBatchNormAct2d"
+    return of_timm or isinstance(norm, FrozenBatchNorm2d | TorchvisionFrozenBatchNorm2d)
 
 
 class _Tracer(fx.Tracer):

@@ -1,7 +1,8 @@
-"""Folded batch normalisation and oneDNN's kernels in evaluation: same results, same weights, same training."""
+"""Folded batch normalisation and oneDNN's kernels: same results, same weights, same training."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
 from itertools import pairwise
@@ -11,11 +12,13 @@ import torch
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling.backbone.resnet import BasicStem, BottleneckBlock
 from torch import nn
+from torchvision.ops.misc import FrozenBatchNorm2d as TorchvisionFrozenBatchNorm2d
 
 from d2tiny.engine.sync_norm import synchronise_norms
 from d2tiny.layers import ConvAWS2d, onednn
 from d2tiny.layers.depthwise import keep_depthwise_float32
 from d2tiny.layers.folding import InferenceConv, prepare_for_inference
+from d2tiny.layers.relu6 import keep_results_of_relu6
 
 
 def randomised(module):
@@ -71,12 +74,14 @@ def test_evaluation_is_the_same_up_to_rounding_and_nothing_else_changes(name):
         torch.testing.assert_close(pickle.loads(pickle.dumps(fast))(x), fast(x), rtol=0, atol=0)
     assert list(fast.state_dict()) == list(plain.state_dict())
     assert [n for n, _ in fast.named_modules()] == [n for n, _ in plain.named_modules()]
-    torch.testing.assert_close(fast(x), plain(x), rtol=0, atol=0)  # with gradients
+    # Frozen norms are folded in with gradients, too; all else is computed as it was.
+    tolerance = 1e-5 if any(isinstance(part, FrozenBatchNorm2d) for part in plain.modules()) else 0
+    torch.testing.assert_close(fast(x), plain(x), rtol=tolerance, atol=tolerance)
     for module in (plain, fast):
         module.train()
-        module(x).square().sum().backward()
+        module(x).square().mean().backward()
     for one, other in zip(plain.parameters(), fast.parameters(), strict=True):
-        assert one.grad is None or torch.equal(one.grad, other.grad)
+        torch.testing.assert_close(one.grad, other.grad, rtol=10 * tolerance, atol=tolerance)
     for one, other in zip(plain.buffers(), fast.buffers(), strict=True):
         assert torch.equal(one, other)
 
@@ -175,6 +180,78 @@ def test_maps_have_their_channels_last_and_mixed_precision_its_own_types():
             torch.testing.assert_close(module(x).float(), full, atol=0.2, rtol=0.1)
             assert depthwise(x).dtype == torch.float32
             torch.testing.assert_close(depthwise(x), plain(x), atol=1e-5, rtol=1e-5)
+
+
+def counted(module, monkeypatch):
+    """Count calls of the ``forward`` of a class."""
+    calls, own = [], module.forward
+    monkeypatch.setattr(module, "forward", lambda self, x: calls.append(self) or own(self, x))
+    return calls
+
+
+@pytest.mark.parametrize("channels", [{}, {"groups": 6, "bias": True}], ids=["plain", "depthwise, bias"])
+@pytest.mark.parametrize("norm", [FrozenBatchNorm2d, TorchvisionFrozenBatchNorm2d])
+def test_frozen_norms_are_folded_in_training(norm, channels, monkeypatch):
+    """In each precision: the same types, losses and gradients, of the input as well, and no pass over the map."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(6, 6, 3, **{"bias": False, **channels})
+    plain = randomised(nn.Sequential(conv, norm(6), nn.ReLU())).train()
+    keep_depthwise_float32(plain)
+    fast = copy.deepcopy(plain)
+    assert prepare_for_inference(fast) == 1
+    x = torch.randn(2, 6, 12, 9)
+    for precision, tolerance in ((contextlib.nullcontext(), 1e-5), (torch.autocast("cpu", torch.bfloat16), 3e-2)):
+        results = []
+        for module in (plain, fast):
+            module.zero_grad()
+            given = x.clone().requires_grad_()
+            calls = counted(norm, monkeypatch)
+            with precision:
+                out = module(given)
+            monkeypatch.undo()
+            assert bool(calls) == (module is plain)
+            out.float().square().mean().backward()
+            results.append((out, given.grad, *(parameter.grad for parameter in module.parameters())))
+        for one, other in zip(*results, strict=True):
+            assert one.dtype == other.dtype
+            torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+def test_a_checkpointed_pass_is_repeated_as_it_was():
+    """Without gradients first, and in training: by folded weights both times."""
+    torch.manual_seed(0)
+    module, x = randomised(MODULES["frozen"]()).train(), torch.randn(1, 6, 9, 9)
+    prepare_for_inference(module)
+    with torch.no_grad():
+        first = module(x)
+    torch.testing.assert_close(module(x), first, rtol=0, atol=0)
+    module[0].register_forward_hook(lambda _, __, out: out * 2)
+    assert not torch.allclose(module(x), first)  # a hook sees the map before the norm
+
+
+def test_relu6_keeps_its_result_and_copies_nothing():
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU6(inplace=True), nn.Conv2d(4, 2, 1), nn.ReLU6(inplace=False))
+    with torch.no_grad():
+        layers[0].weight.mul_(8)
+    ours, x = copy.deepcopy(layers), torch.randn(2, 3, 8, 8)
+    assert keep_results_of_relu6(ours) == 1  # the other one has no copy to save
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        got = ours(x)
+    expected = layers(x)
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+    activated = [t for t in kept if t.shape == (2, 4, 8, 8)]
+    assert len({t.data_ptr() for t in activated}) == 1 and activated[0].min() == 0 and activated[0].max() == 6
+    for out in (got, expected):
+        out.sum().backward()
+    for one, other in zip(layers.parameters(), ours.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), expected, rtol=0, atol=0)
+    scripted = torch.jit.trace(ours.eval(), x)
+    assert "relu6" in str(scripted.inlined_graph) or "hardtanh" in str(scripted.inlined_graph)
+    assert pickle.loads(pickle.dumps(ours)).state_dict().keys() == layers.state_dict().keys()
 
 
 def test_traced_and_compiled_modules_hold_the_original_operations():

@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from d2tiny.layers.depthwise import keep_depthwise_float32
 from d2tiny.layers.folding import prepare_for_inference
+from d2tiny.layers.relu6 import keep_results_of_relu6
 from d2tiny.modeling.backbone.swin_names import is_of_swin, swin_to_timm
 from d2tiny.modeling.backbone.timm_facts import STAGES, TimmFacts, is_nhwc, timm_facts
 from d2tiny.utils.errors import CheckpointError, ConfigError, did_you_mean
@@ -103,6 +104,7 @@ class TimmBackbone(Backbone):
         if checkpointing:
             _checkpoint(self.body, feedback_channels)
         keep_depthwise_float32(self.body)
+        keep_results_of_relu6(self.body)
         prepare_for_inference(self.body, trace=True)
         self.no_weight_decay = _undecayed(self.body)
         self.out_norms = nn.ModuleDict(
