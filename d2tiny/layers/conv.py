@@ -8,6 +8,7 @@ import torch
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
+from d2tiny.layers.depthwise_conv import depthwise_conv2d
 from d2tiny.layers.folding import InferenceConv, prepare_for_inference
 from d2tiny.utils.precision import without_autocast
 
@@ -113,3 +114,6 @@ class DilatedDepthwise(nn.Conv2d):
         with without_autocast(x.device):
             bias = None if self.bias is None else self.bias.float()
             return self._conv_forward(x.float(), self.weight.float(), bias).to(dtype)
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return depthwise_conv2d(x, weight, bias, self)

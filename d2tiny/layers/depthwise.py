@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from d2tiny.layers.depthwise_conv import depthwise_conv2d
 from d2tiny.utils.precision import without_autocast
 
 __all__ = ["conv_forward", "float32_layers", "is_float32_layer", "keep_depthwise_float32"]
@@ -21,6 +22,9 @@ class _Float32OnCPU(nn.Conv2d):
             return super().forward(x, *args)
         with without_autocast(x.device):
             return super().forward(x.float(), *args)
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return depthwise_conv2d(x, weight, bias, self)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """Copy and pickle it by the class that it was made of: its own class has no name to be found by."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from d2tiny.layers.depthwise_conv import depthwise_conv2d
 from d2tiny.utils.tracing import is_traced
 
 __all__ = ["conv2d", "is_plain_inference", "linear"]
@@ -46,6 +47,8 @@ def _usable(x: Tensor, weight: Tensor) -> bool:
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, conv: nn.Conv2d) -> Tensor:
     """Convolve (B, C, H, W) with other weights than those of ``conv``, whose other settings are taken."""
+    if conv.groups > 1 and max(conv.dilation) > 1:
+        return depthwise_conv2d(x, weight, bias, conv)
     if conv.padding_mode != "zeros" or isinstance(conv.padding, str) or not _usable(x, weight):
         return conv._conv_forward(x, weight, bias)
     out: Tensor = torch.mkldnn_convolution(x, weight, bias, conv.padding, conv.stride, conv.dilation, conv.groups)
