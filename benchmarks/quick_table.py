@@ -193,6 +193,12 @@ TABLES["necks"] = (
     _neck("paper_taught", "CEM, FBSM as printed, taught masks", "mask_loss_weight=0.5"),
     _neck("residual_taught", "CEM, FBSM with a residual, taught masks", "residual=true", "mask_loss_weight=0.5"),
     _neck("light", "light E-FPN-BS", "light=true"),
+    # FBSM alone, and what each change of its equation does.
+    _neck("fbsm", "FBSM as printed", "cem=false"),
+    _neck("fbsm_scaled", "FBSM, P2 + γ · FBSM(P2), γ learned from 0", "cem=false", "form=scaled"),
+    _neck("fbsm_doubled", "FBSM, twice the mask", "cem=false", "form=doubled"),
+    _neck("fbsm_signed", "FBSM without its ReLU", "cem=false", "form=signed"),
+    _neck("fbsm_normed", "FBSM, a norm behind its ReLU", "cem=false", "form=normed"),
 )
 # Families of one-stage detectors, necks and heads on EfficientNet-Lite0: name and title of each row.
 _ONE_STAGE = (
@@ -278,6 +284,7 @@ TABLES["scalebridge_aerial"] = (
     Row("dino_lite0_dgq_few", "DINO, DGQ, queries as the crop asks for", "dino_lite0_dgq", (_FEW, _WEAK_PEAKS)),
     Row("dino_lite0_dgq_heavy", "the same, losses of the density × 10", "dino_lite0_dgq", (*_HEAVY, _FEW, _WEAK_PEAKS)),
     Row("dino_lite0_dgq_classes", "DINO, DGQ, number by classes as in DQ-DETR", "dino_lite0_dgq_classes"),
+    Row("dino_lite0_dgq_nopeaks", "DINO, DGQ, no query at a peak", "dino_lite0_dgq", ("model.density.peak_share=0.0",)),
     Row("dino_lite0_sparse", "DINO, sparse encoder", "dino_lite0_sparse"),
     Row("dino_lite0_dgq_sparse", "DINO, DGQ, sparse encoder", "dino_lite0_dgq_sparse"),
     Row("dino_lite0_rem", "DINO, REM", "dino_lite0_rem"),
@@ -378,6 +385,7 @@ TABLES["aerial"] = (
         places=(RPN_LOSS,),
     ),
     _lite0_loss("sal", "RFLA + SAL (1 − IoU²)", "SALoss", "base=iou2", BOX_WEIGHT),
+    _lite0_loss("iou2", "RFLA + 1 − IoU² (SAL without its weights)", "IoULoss", "kind=iou2", BOX_WEIGHT),
     _lite0_loss("nwd", "RFLA + NWD loss", "NWDLoss", BOX_WEIGHT),
     Row("cascade", "Cascade R-CNN, RFLA", "cascade_rcnn_lite0_fpn_rfla"),
     Row("cascade_l1", "Cascade R-CNN, RFLA, L1", "cascade_rcnn_lite0_fpn_rfla_l1"),

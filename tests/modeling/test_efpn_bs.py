@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from d2tiny.layers.padding import padding_of_images
 from d2tiny.modeling.necks import EFPNBS, NeckedBackbone
-from d2tiny.modeling.necks.efpn_bs import conv_of_upsampled
+from d2tiny.modeling.necks.efpn_bs import FORMS, conv_of_upsampled
 
 
 def pyramid(channels=16, size=(50, 38)):
@@ -78,6 +78,44 @@ def test_residual_starts_as_identity_and_learns():
         (neck(features)["p2"] - 1).square().mean().backward()
         optimizer.step()
     assert all(p.grad is not None and p.grad.any() for p in neck.parameters())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_are_what_their_table_says_and_learn(form):
+    neck, features = EFPNBS(channels=16, cem=False, form=form), pyramid()
+    fbsm, low = neck.fbsm["p2"], features["p2"]
+    mask = fbsm.mask(features["p5"], low)
+    gated = F.conv2d(low * (2 * mask if form == "doubled" else mask), fbsm.refine.weight, fbsm.refine.bias, padding=1)
+    relu = gated.clamp(min=0)
+    if form == "scaled":
+        assert torch.equal(neck(features)["p2"], low)
+        with torch.no_grad():
+            fbsm.scale.fill_(0.5)
+    deviation = (relu.var(1, unbiased=False, keepdim=True) + 1e-6).sqrt()
+    expected = {
+        "printed": relu,
+        "scaled": low + relu / 2,
+        "doubled": relu,
+        "signed": gated,
+        "normed": (relu - relu.mean(1, keepdim=True)) / deviation,
+    }[form]
+    torch.testing.assert_close(neck(features)["p2"], expected, rtol=1e-4, atol=1e-5)
+    (neck(features)["p2"] - 1).square().mean().backward()
+    assert all(p.grad is not None and p.grad.any() for p in neck.parameters())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"form": "sclaed"}, "Did you mean 'scaled'"),
+        ({"form": "signed", "residual": True}, "with no other skip"),
+        ({"form": "signed", "light": True}, "with no other skip"),
+        ({"form": "signed", "fbsm": False}, "with no other skip"),
+    ],
+)
+def test_forms_that_do_not_exist(settings, message):
+    with pytest.raises(ValueError, match=message):
+        EFPNBS(channels=16, **settings)
 
 
 @pytest.mark.parametrize("settings", [{}, {"light": True, "mid_channels": 16}, {"gate_channels": 16}])

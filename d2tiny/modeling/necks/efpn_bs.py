@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import fvcore.nn.weight_init as weight_init
 import torch
-from detectron2.layers import ShapeSpec
+from detectron2.layers import ShapeSpec, get_norm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,7 +14,16 @@ from d2tiny.layers.padding import masked_max, padding_of_level
 from d2tiny.utils.errors import did_you_mean
 from d2tiny.utils.registry import NECK_REGISTRY
 
-__all__ = ["CEM", "EFPNBS", "FBSM"]
+__all__ = ["CEM", "EFPNBS", "FBSM", "FORMS"]
+
+# What FBSM makes of the gated map: the paper's equation 8, and controls that change one thing of it.
+FORMS = {
+    "printed": "ReLU(3×3(C ⊙ M))",
+    "scaled": "C + γ·ReLU(3×3(C ⊙ M)), γ learned from 0",
+    "doubled": "ReLU(3×3(C ⊙ 2M)): a mask of ½ changes nothing",
+    "signed": "3×3(C ⊙ M), with both signs as the other levels have",
+    "normed": "the printed form, normalised over the channels of each cell",
+}
 
 
 def _convs(*convs: nn.Conv2d) -> list[nn.Module]:
@@ -108,11 +117,18 @@ class FBSM(nn.Module):
 
     The paper contradicts itself here (docs/papers/efpn_bs.md): masks have one channel by default, and its text speaks
     of a residual refinement that equation 8 does not have. With ``residual`` the output is ``C + 3×3(C ⊙ M)``, which
-    starts as C: without a ReLU, because the heads share their weights with levels that have both signs.
+    starts as C: without a ReLU, because the heads share their weights with levels that have both signs. The other
+    forms change one thing of the equation each, to see what it does (``FORMS``).
     """
 
     def __init__(
-        self, channels: int, *, mid_channels: int = 64, gate_channels: int = 1, residual: bool = False
+        self,
+        channels: int,
+        *,
+        mid_channels: int = 64,
+        gate_channels: int = 1,
+        residual: bool = False,
+        form: str = "printed",
     ) -> None:
         super().__init__()
         self.gate_high = self._gate(channels, mid_channels, gate_channels)
@@ -123,7 +139,9 @@ class FBSM(nn.Module):
             _zero(self.refine)
         else:
             weight_init.c2_msra_fill(self.refine)
-        self.residual = residual
+        self.residual, self.form = residual, form
+        self.scale = nn.Parameter(torch.zeros(())) if form == "scaled" else None
+        self.norm = get_norm("LN", channels) if form == "normed" else None
 
     @staticmethod
     def _gate(channels: int, mid_channels: int, gate_channels: int) -> nn.Sequential:
@@ -142,8 +160,15 @@ class FBSM(nn.Module):
     def forward(self, high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
         """Map the high level (B, C, h, w) and the low level (B, C, H, W) to (B, C, H, W) and the mask."""
         mask = self.mask(high, low)
-        refined = self.refine(low * mask)
-        return (low + refined if self.residual else F.relu_(refined)), mask
+        refined = self.refine(low * (2 * mask if self.form == "doubled" else mask))
+        if self.residual:
+            return low + refined, mask
+        if self.form == "signed":
+            return refined, mask
+        refined = F.relu_(refined)
+        if self.scale is not None:
+            refined = low + self.scale * refined
+        return (refined if self.norm is None else self.norm(refined)), mask
 
 
 class LightFBSM(nn.Module):
@@ -211,6 +236,7 @@ class EFPNBS(nn.Module):
         mid_channels: int = 64,
         gate_channels: int = 1,
         residual: bool = False,
+        form: str = "printed",
         light: bool = False,
         mask_loss_weight: float = 0.0,
     ) -> None:
@@ -224,6 +250,7 @@ class EFPNBS(nn.Module):
             mid_channels: hidden channels of the gates.
             gate_channels: channels of the mask, 1 (a spatial mask) or ``channels``.
             residual: add the refinement to the input, instead of replacing it.
+            form: one of :data:`FORMS`, without ``residual``.
             mask_loss_weight: factor on the loss that teaches the masks where objects are (ours, not the paper's); needs
                 a detector that asks for it, as :class:`~d2tiny.modeling.meta_arch.TinyGeneralizedRCNN` does.
             light: use :class:`LightFBSM` (ours, not the paper's), which has one gate channel and a skip connection.
@@ -244,6 +271,13 @@ class EFPNBS(nn.Module):
             )
         if gate_channels not in (1, channels):
             raise ValueError(f"EFPNBS: gate_channels must be 1 or {channels}, got {gate_channels}.")
+        if form not in FORMS:
+            raise ValueError(f"EFPNBS: unknown form '{form}'. {did_you_mean(form, FORMS)}")
+        if form != "printed" and (residual or light or not fbsm):
+            raise ValueError(
+                f"EFPNBS: form='{form}' is one of FBSM as printed, with no other skip; got fbsm={fbsm}, light={light}, "
+                f"residual={residual}."
+            )
         if light and (gate_channels != 1 or residual or not fbsm):
             raise ValueError(
                 f"EFPNBS: light is another FBSM, with one gate channel and always a skip; got fbsm={fbsm}, "
@@ -261,7 +295,13 @@ class EFPNBS(nn.Module):
                 self.fbsm[low] = (
                     LightFBSM(channels, mid_channels=mid_channels)
                     if light
-                    else FBSM(channels, mid_channels=mid_channels, gate_channels=gate_channels, residual=residual)
+                    else FBSM(
+                        channels,
+                        mid_channels=mid_channels,
+                        gate_channels=gate_channels,
+                        residual=residual,
+                        form=form,
+                    )
                 )
 
     def output_shape(self, input_shape: dict[str, ShapeSpec]) -> dict[str, ShapeSpec]:
