@@ -1,17 +1,18 @@
 #!/usr/bin/env python
 r"""Measure what trained transformers decide: where queries start, how many, the count of objects, tokens, and the time.
 
-    python benchmarks/quick_table.py --table hituav --rows dino_lite0 dino_lite0_dgq ...     # trains them
+    python benchmarks/quick_table.py --table scalebridge --rows dino_lite0 dino_lite0_dgq ...     # trains them
     DETECTRON2_DATASETS=/data python benchmarks/queries.py output/quick_table/scalebridge/dino_lite0_seed0 ... \
-        --output hituav/queries.json
+        --output scalebridge/queries.json
 
 Each argument is the folder of a run, with its config and final weights. The models run on the validation images one at
 a time, on one thread, in float32; all of them process an image before the next one, so that other load on the machine
-affects all. Times are the best of some calls for each image, then the mean over the images. The count of objects is
-compared with the constant that errs least on the same images, which no model is told. Of the queries whose cell has its
-centre in an object, the distance to the object's centre is told, for the cell and for the box that the encoder's head
-makes of it: a head that moves boxes too far makes it larger. Of REM, AUC tells how well the share of the category
-``tiny`` in a cell says whether an object under 16 px covers it.
+affects all. ``--queries`` gives all models that many queries for every image, to compare where they start. Times are
+the best of some calls for each image, then the mean over the images. The count of objects is compared with the constant
+that errs least on the same images, which no model is told. Of the queries whose cell has its centre in an object, the
+distance to the object's centre is told, for the cell and for the box that the encoder's head makes of it: a head that
+moves boxes too far makes it larger. Of REM, AUC tells how well the share of the category ``tiny`` in a cell says
+whether an object under 16 px covers it.
 """
 
 from __future__ import annotations
@@ -78,9 +79,18 @@ def print_table(head: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
 class MeasuredRun:
     """A trained model, and what was measured of it for each image."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, queries: int | None) -> None:
         self.cfg, self.model = load_run(folder)
         self.images: list[Result] = []
+        density = getattr(self.model, "density", None)
+        if queries and density is not None:
+            density.buckets = [queries] * len(density.buckets)
+        elif queries:
+            self.model.selection.num_queries = queries
+        # What the figures depend on beside the weights.
+        self.settings = {"cell_unit": self.model.cell_unit}
+        if density is not None:
+            self.settings |= {name: getattr(density, name) for name in ("threshold", "peak_threshold", "peak_share")}
 
     @torch.no_grad()
     def measure(self, item: Result, boxes: np.ndarray, calls: int) -> None:
@@ -218,19 +228,20 @@ def main() -> None:
     """Measure all runs, print a table and write the record."""
     parser = make_parser(__doc__)
     parser.add_argument("runs", type=Path, nargs="+", help="folders of runs, of models on the same data set")
-    parser.add_argument("--output", default="transformers/queries.json", help="file in results/")
+    parser.add_argument("--output", required=True, help="file in results/")
+    parser.add_argument("--queries", type=int, help="queries of all models for every image")
     parser.add_argument("--calls", type=int, default=3, help="calls of each model for each image; 0 measures no time")
     parser.add_argument("--every", type=int, default=1, help="take every n-th image")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    runs = {folder.name: MeasuredRun(folder) for folder in args.runs}
+    runs = {folder.name: MeasuredRun(folder, args.queries) for folder in args.runs}
     test = next(iter(runs.values())).cfg.dataloader.test
     sides: list[np.ndarray] = []
     for item, boxes in images_with_boxes(test, args.every):
         sides.append(np.sqrt(boxes[:, 2] * boxes[:, 3]))
         for run in runs.values():
             run.measure(item, boxes, args.calls)
-    means = {name: summary(run.images, sides) for name, run in runs.items()}
+    means = {name: summary(run.images, sides) | {"settings": run.settings} for name, run in runs.items()}
     print_table("model", means)
     write_record(RESULTS / args.output, images=len(sides), calls=args.calls, rows=means)
 
