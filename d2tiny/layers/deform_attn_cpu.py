@@ -12,8 +12,6 @@ computed image by image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from d2tiny.layers.deform_attn_kernels import MOST_SAMPLES, deform_attn_kernels
+from d2tiny.utils.threads import run_in_threads
 
 __all__ = ["MOST_SAMPLES", "DeformAttnCPU"]
 
@@ -120,7 +119,7 @@ class DeformAttnCPU(torch.autograd.Function):
         def gather(b: int, m: int, queries: tuple[int, int]) -> None:
             kernel(*arrays.rows(b, m), *arrays.arguments(b, m, queries, out, mass))
 
-        _run(gather, arrays.pieces())
+        run_in_threads(gather, arrays.pieces())
         return torch.from_numpy(out), torch.from_numpy(mass)
 
     @staticmethod
@@ -145,7 +144,7 @@ class DeformAttnCPU(torch.autograd.Function):
                 to_value[b, :, m] = target.reshape(-1, to_value.shape[3])
 
         queries = (0, saved[2].shape[1])
-        _run(scatter, [(b, -1, queries) for b in range(len(out))] if arrays.shared else arrays.pieces())
+        run_in_threads(scatter, [(b, -1, queries) for b in range(len(out))] if arrays.shared else arrays.pieces())
         back = (torch.from_numpy(g).to(x.dtype) for g, x in zip(grads, saved[:3], strict=True))
         by_value, by_offsets, by_logits = back
         return by_value, None, by_offsets, by_logits, None, None
@@ -177,15 +176,3 @@ def _numpy(x: Tensor) -> np.ndarray:
 def _floats(x: np.ndarray) -> np.ndarray:
     """Return a contiguous array of floats of floats or of the bits of bfloat16."""
     return (x.astype(np.uint32) << 16).view(np.float32) if x.dtype == np.uint16 else np.ascontiguousarray(x)
-
-
-def _run(work: Callable[..., None], pieces: Iterable[tuple[Any, ...]]) -> None:
-    """Call ``work`` for all pieces on as many threads as PyTorch uses."""
-    pieces = list(pieces)
-    workers = min(torch.get_num_threads(), len(pieces))
-    if workers <= 1:
-        for piece in pieces:
-            work(*piece)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(lambda piece: work(*piece), pieces))

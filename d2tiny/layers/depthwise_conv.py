@@ -8,7 +8,6 @@ of every d-th row and column.
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import numpy as np
@@ -18,6 +17,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from d2tiny.utils.compiled import njit
+from d2tiny.utils.precision import without_autocast
+from d2tiny.utils.threads import ranges, run_in_threads
 from d2tiny.utils.tracing import is_traced
 
 __all__ = ["depthwise_conv2d"]
@@ -29,7 +30,8 @@ _BLOCK = 256  # channels whose sums stay in the cache next to the core
 def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, conv: nn.Conv2d) -> Tensor:
     """Convolve (B, C, H, W) with other weights (C, 1, k, k') than those of ``conv``, whose other settings are taken.
 
-    The result is that of PyTorch up to the rounding of sums, as are the gradients.
+    The result is that of PyTorch up to the rounding of sums, as are the gradients; these have no gradients of their own
+    (``create_graph``), and ``torch.func`` does not apply.
 
     Args:
         x: the input.
@@ -83,7 +85,9 @@ def _together(maps: Tensor, dilation: tuple[int, ...], shape: torch.Size) -> Ten
     (batch, channels, height, width), (dy, dx) = shape, dilation
     rows, columns = maps.shape[-2:]
     cells = maps.permute(0, 2, 3, 1).reshape(batch, dy, dx, rows, columns, channels).permute(0, 3, 1, 4, 2, 5)
-    return cells.reshape(batch, rows * dy, columns * dx, channels)[:, :height, :width].permute(0, 3, 1, 2)
+    # A copy: a custom function may not return a view, which no layer behind it could change in place.
+    out = maps.new_empty(shape).contiguous(memory_format=torch.channels_last)
+    return out.copy_(cells.reshape(batch, rows * dy, columns * dx, channels)[:, :height, :width].permute(0, 3, 1, 2))
 
 
 def _conv_of_phases(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Any, dilation: Any) -> Tensor:
@@ -118,16 +122,16 @@ class _DepthwiseConv(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (x, weight), (stride, padding, dilation) = ctx.saved_tensors, ctx.settings
         grads: list[Tensor | None] = [None, None, None]
-        if ctx.needs_input_grad[0]:
-            if max(stride) == 1 and max(dilation) > 1:
-                # The transposed operation: the kernel turned round, over what the forward pass padded.
-                reach = [d * (k - 1) - p for d, k, p in zip(dilation, weight.shape[-2:], padding, strict=True)]
+        if ctx.needs_input_grad[0] and max(stride) == 1 and max(dilation) > 1:
+            # The transposed operation: the kernel turned round, over what the forward pass padded.
+            reach = [d * (k - 1) - p for d, k, p in zip(dilation, weight.shape[-2:], padding, strict=True)]
+            with without_autocast(grad.device):
                 grads[0] = _conv_of_phases(grad, weight.flip(2, 3), None, reach, dilation)
-            else:
-                only_x = [True, False, False]
-                grads[0] = torch.ops.aten.convolution_backward(
-                    grad, x, weight, None, stride, padding, dilation, False, [0, 0], len(weight), only_x
-                )[0]
+        elif ctx.needs_input_grad[0]:
+            only_x = [True, False, False]
+            grads[0] = torch.ops.aten.convolution_backward(
+                grad, x, weight, None, stride, padding, dilation, False, [0, 0], len(weight), only_x
+            )[0]
         if ctx.needs_input_grad[1]:
             grads[1] = _weight_gradient(x, grad, weight.shape[-2:], stride, padding, dilation)
         if ctx.needs_input_grad[2]:
@@ -141,16 +145,9 @@ def _weight_gradient(
     """Return the gradient (C, 1, k, k') of the weights, with PyTorch's number of threads."""
     channels = x.shape[1]
     maps, grads = (t.detach().permute(0, 2, 3, 1).contiguous().numpy() for t in (x, grad))
-    out = torch.empty((*kernel, channels))
-    settings = (*stride, *padding, *dilation)
-    step = min(_BLOCK, max(math.ceil(channels / torch.get_num_threads()), 16))
-    parts = [(start, min(start + step, channels)) for start in range(0, channels, step)]
-    if torch.get_num_threads() == 1:
-        for part in parts:
-            _add_products(maps, grads, out.numpy(), settings, *part)
-    else:
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            list(pool.map(lambda part: _add_products(maps, grads, out.numpy(), settings, *part), parts))
+    out = x.new_empty((*kernel, channels))
+    arguments = maps, grads, out.numpy(), (*stride, *padding, *dilation)
+    run_in_threads(_add_products, ((*arguments, *part) for part in ranges(channels, _BLOCK)))
     return out.permute(2, 0, 1).unsqueeze(1)
 
 

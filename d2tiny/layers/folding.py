@@ -29,6 +29,7 @@ from d2tiny.utils.tracing import is_traced
 __all__ = ["InferenceConv", "is_foldable", "prepare_for_inference"]
 
 logger = logging.getLogger(__name__)
+_MARK = "_d2tiny_normalised_by"  # attribute of a map whose normalisation its convolution has computed
 
 
 class InferenceConv:
@@ -52,9 +53,22 @@ class InferenceConv:
         self._pad = _same_padding(conv)
         self._folded: tuple[Any, Tensor, Tensor, list[Tensor]] | None = None
 
-    def folds(self, x: Tensor) -> bool:
-        """Return whether this call is computed with folded weights; of a pair of modules, both ask."""
-        return self._folds_for_inference(x) or self._folds_in_training(x)
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Map (B, C, H, W) to (B, C', H', W')."""
+        conv = self.conv
+        inference = self._folds_for_inference(x)
+        if not inference and self._folded is not None:
+            self.drop()  # fused optimizers and running statistics change tensors without increasing their version
+        if not (inference or self._folds_in_training(x)):
+            plain: Tensor = type(conv).forward(conv, x, *args, **kwargs)
+            return plain
+        if self._pad is not None:
+            x = self._pad(x, conv.kernel_size, conv.stride, conv.dilation)
+        out = self._infer(x) if inference else self._train(x)
+        if self.separate:
+            setattr(out, _MARK, self)  # the normalisation has been done
+        activation = getattr(conv, "activation", None)
+        return out if activation is None else activation(out)
 
     def _folds_for_inference(self, x: Tensor) -> bool:
         conv, norm = self.conv, self.norm
@@ -67,48 +81,43 @@ class InferenceConv:
     def _folds_in_training(self, x: Tensor) -> bool:
         """Return whether a frozen normalisation is folded in where gradients are needed.
 
-        The pass of gradient checkpointing without gradients does what its repetition does.
+        In training the pass of gradient checkpointing without gradients does what its repetition does.
         """
-        if not (self.norm is not None and _is_frozen(self.norm) and x.device.type == "cpu" and type(x) is Tensor):
+        conv = self.conv
+        if not (type(x) is Tensor and self.norm is not None and _is_frozen(self.norm) and x.device.type == "cpu"):
             return False
-        allowed = self.conv.training or torch.is_grad_enabled()
-        return allowed and self.is_connected() and not (is_traced() or self._is_watched()) and self._is_plain()
+        if not (conv.training or torch.is_grad_enabled()) or is_traced() or not self.is_connected():
+            return False
+        exact = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
+        return not self._is_watched() and (exact or not _is_plain_without_autocast(conv))
 
     def _is_watched(self) -> bool:
         """Return whether hooks see what is between the convolution and its normalisation."""
-        return self.separate and bool(self.conv._forward_hooks or cast(nn.Module, self.norm)._forward_pre_hooks)
-
-    def _is_plain(self) -> bool:
-        return not (torch.is_autocast_enabled("cpu") and _is_plain_without_autocast(self.conv))
-
-    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Map (B, C, H, W) to (B, C', H', W')."""
-        conv = self.conv
-        if not self._folds_for_inference(x):
-            if self._folded is not None:
-                self.drop()  # fused optimizers and running statistics change tensors without increasing their version
-            if self._folds_in_training(x):
-                return self._trained(x)
-            plain: Tensor = type(conv).forward(conv, x, *args, **kwargs)
-            return plain
-        if self._pad is not None:
-            x = self._pad(x, conv.kernel_size, conv.stride, conv.dilation)
-        if self.norm is None:
-            out = onednn.conv2d(x, conv.weight, conv.bias, conv)
-        elif not torch.is_autocast_enabled(x.device.type):
-            out = onednn.conv2d(x, *self._folded_weights(x, conv.weight.dtype), conv)
+        norm = cast(nn.Module, self.norm)
+        hooks = [norm._forward_pre_hooks, norm._backward_hooks, norm._backward_pre_hooks]
+        if self.separate:
+            conv = self.conv
+            hooks += [conv._forward_hooks, conv._backward_hooks, conv._backward_pre_hooks]
         else:
-            dtype = self._autocast_dtype(x.device.type)
-            with without_autocast(x.device):
-                out = onednn.conv2d(x.to(dtype), *self._folded_weights(x, dtype), conv)
-        activation = getattr(conv, "activation", None)
-        return out if activation is None else activation(out)
+            hooks.append(norm._forward_hooks)
+        return any(hooks)
 
-    def _trained(self, x: Tensor) -> Tensor:
+    def _infer(self, x: Tensor) -> Tensor:
+        """Compute the layer without its activation, by weights that are kept."""
+        conv = self.conv
+        if self.norm is None:
+            return onednn.conv2d(x, conv.weight, conv.bias, conv)
+        if not torch.is_autocast_enabled(x.device.type):
+            return onednn.conv2d(x, *self._folded_weights(x, conv.weight.dtype), conv)
+        dtype = self._autocast_dtype(x.device.type)
+        with without_autocast(x.device):
+            return onednn.conv2d(x.to(dtype), *self._folded_weights(x, dtype), conv)
+
+    def _train(self, x: Tensor) -> Tensor:
         """Compute the layer with a frozen normalisation folded in such that gradients reach the layer's weights.
 
-        The result has the type that it would have from the two layers, and their rounding: bfloat16 sums of residual
-        blocks would lose digits that float32 ones keep.
+        The result has the type that it would have from the two layers, and their rounding: where they add in float32,
+        neither the bias nor sums of residual blocks are rounded to bfloat16.
         """
         conv, norm = self.conv, cast(Any, self.norm)
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
@@ -116,17 +125,15 @@ class InferenceConv:
         if conv.bias is not None:
             bias = bias + conv.bias * scale
         weight = _weight(conv) * scale.reshape(-1, 1, 1, 1)
-        if self._pad is not None:
-            x = self._pad(x, conv.kernel_size, conv.stride, conv.dilation)
         if is_float32_layer(conv) and torch.is_autocast_enabled("cpu"):
             with without_autocast(x.device):
-                out = conv._conv_forward(x.float(), weight, bias)
-        else:
-            out = conv._conv_forward(x, weight, bias)
-        if not isinstance(norm, FrozenBatchNorm2d):  # Detectron2's keeps the type of the map
-            out = out.to(torch.promote_types(out.dtype, scale.dtype))
-        activation = getattr(conv, "activation", None)
-        return out if activation is None else activation(out)
+                return conv._conv_forward(x.float(), weight, bias)
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else conv.weight.dtype
+        weight = weight.to(conv.weight.dtype)
+        # Detectron2's normalisation keeps the type of the map, others have that of their statistics.
+        if isinstance(norm, FrozenBatchNorm2d) or dtype == bias.dtype:
+            return conv._conv_forward(x, weight, bias.to(conv.weight.dtype))
+        return conv._conv_forward(x, weight, None) + bias.reshape(1, -1, 1, 1)
 
     def _autocast_dtype(self, kind: str) -> torch.dtype:
         """Return the type that the layer computes in under autocast."""
@@ -176,9 +183,10 @@ class _SkippedNorm:
         self.norm, self.source = norm, source
 
     def __call__(self, x: Tensor) -> Tensor:
-        if not self.source.folds(x):
+        if getattr(x, _MARK, None) is not self.source:
             out: Tensor = type(self.norm).forward(self.norm, x)
             return out
+        delattr(x, _MARK)  # an activation in place would hand it on
         for name in ("drop", "act"):  # of timm's norms with an activation
             layer = getattr(self.norm, name, None)
             x = x if layer is None else layer(x)
@@ -238,6 +246,8 @@ def prepare_for_inference(module: nn.Module, *, trace: bool = False) -> int:
             norm = own if place is None else place[0]._modules[place[1]]
             if (norm is None and isinstance(layer, ConvAWS2d)) or (norm is not None and not is_foldable(norm)):
                 continue  # its forward does more
+            if place is not None and getattr(layer, "activation", None) is not None:
+                continue  # it comes before the normalisation
             forward = InferenceConv(layer, norm, place)
             layer.__dict__["forward"] = forward
             if norm is not None:
@@ -251,6 +261,8 @@ def _is_known(conv: nn.Conv2d) -> bool:
     """Return whether this file knows what the ``forward`` of a convolution does."""
     forwards = (nn.Conv2d.forward, Conv2d.forward, ConvAWS2d.forward)
     own = conv_forward(conv) in forwards
+    if conv.padding_mode != "zeros" and isinstance(conv, Conv2d):
+        return False  # Detectron2's pads with zeros all the same
     return own or _is_plain_without_autocast(conv) or _same_padding(conv) is not None
 
 

@@ -23,8 +23,7 @@ _LEAST_PRODUCTS = 1 << 18  # multiply-adds under which a call of oneDNN costs mo
 
 def is_plain_inference(x: Tensor) -> bool:
     """Return whether a layer may compute in its own way: without gradients, not while a graph is recorded."""
-    recorded = is_traced() or x.is_meta
-    return not (recorded or torch.is_grad_enabled()) and type(x) is Tensor
+    return type(x) is Tensor and not (is_traced() or x.is_meta or torch.is_grad_enabled())
 
 
 @functools.cache
@@ -47,7 +46,7 @@ def _usable(x: Tensor, weight: Tensor) -> bool:
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, conv: nn.Conv2d) -> Tensor:
     """Convolve (B, C, H, W) with other weights than those of ``conv``, whose other settings are taken."""
-    if conv.groups > 1 and max(conv.dilation) > 1:
+    if conv.groups == conv.in_channels > 1 and max(conv.dilation) > 1:  # oneDNN is slow there
         return depthwise_conv2d(x, weight, bias, conv)
     if conv.padding_mode != "zeros" or isinstance(conv.padding, str) or not _usable(x, weight):
         return conv._conv_forward(x, weight, bias)

@@ -30,17 +30,20 @@ class _ReLU6OfResult(torch.autograd.Function):
 
 
 class _ReLU6(nn.ReLU6):
-    """An in-place ``nn.ReLU6``, of which PyTorch would copy the input."""
+    """An in-place ``nn.ReLU6``, of which PyTorch would copy the input.
+
+    Its result may not be changed in place before the backward pass, and has no second derivatives.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        if is_traced() or type(x) is not Tensor or not (torch.is_grad_enabled() and x.requires_grad):
+        if type(x) is not Tensor or is_traced() or not (torch.is_grad_enabled() and x.requires_grad):
             return super().forward(x)
         out: Tensor = _ReLU6OfResult.apply(x)
         return out
 
 
 def keep_results_of_relu6(module: nn.Module) -> int:
-    """Let all in-place ``nn.ReLU6`` of a module keep their results for the backward pass; change them in place.
+    """Let all in-place ``nn.ReLU6`` of a module keep their results for the backward pass, by another class.
 
     PyTorch keeps a copy of the input, whose gradient the result determines as well: the copies are as large as all
     activations of EfficientNet-Lite together, and take a twentieth of a training step on a processor.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from d2tiny.utils.compiled import njit
+from d2tiny.utils.threads import ranges, run_in_threads
 
 __all__ = ["roi_align"]
 
@@ -107,14 +107,7 @@ class _RoIAlign(torch.autograd.Function):
 
 def _run_by_channels(kernel: Any, maps: np.ndarray, *arguments: Any) -> None:
     """Run a kernel in PyTorch's number of threads, each on its own range of channels and on all boxes."""
-    channels, workers = maps.shape[3], torch.get_num_threads()
-    step = max(math.ceil(channels / workers), 16)
-    parts = [(start, min(start + step, channels)) for start in range(0, channels, step)]
-    if len(parts) == 1:
-        kernel(maps, *arguments, *parts[0])
-    elif parts:
-        with ThreadPoolExecutor(len(parts)) as pool:
-            list(pool.map(lambda part: kernel(maps, *arguments, *part), parts))
+    run_in_threads(kernel, ((maps, *arguments, *part) for part in ranges(maps.shape[3])))
 
 
 @njit(cache=True, nogil=True)

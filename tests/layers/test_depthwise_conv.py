@@ -61,16 +61,15 @@ def test_results_and_gradients_are_those_of_pytorch(settings, threads, calls):
 
 def test_the_gradient_of_a_row_by_hand():
     """Pixels 1 2 3 4, dilation 2, padding 2, gradient 1 at the last pixel: it saw the pixels 2 and 4, and a zero."""
-    conv = keep(nn.Conv2d(1, 1, (1, 3), padding=(0, 2), dilation=(1, 2), bias=False), channels=1)
+    conv = as_depthwise(nn.Conv2d(1, 1, (1, 3), padding=(0, 2), dilation=(1, 2), bias=False))
     out = conv(torch.tensor([[[[1.0, 2, 3, 4]]]]))
     out[0, 0, 0, 3].backward()
     assert conv.weight.grad.flatten().tolist() == [2, 4, 0]
 
 
-def keep(conv, channels):
-    """Let a layer be computed as a depth-wise one, though one channel alone does not make it one for PyTorch."""
+def as_depthwise(conv):
+    """Let a layer of one channel be computed as a depth-wise one."""
     conv._conv_forward = lambda x, weight, bias: depthwise_conv.depthwise_conv2d(x, weight, bias, conv)
-    assert conv.groups == channels
     return conv
 
 
@@ -99,15 +98,42 @@ def test_what_is_left_to_pytorch(calls):
         conv(x).sum().backward()
         assert conv.weight.grad is not None
     assert not calls
-    traced = torch.jit.trace(DilatedDepthwise(4, 7, 3), torch.randn(1, 4, 30, 30))
-    assert traced(torch.randn(1, 4, 31, 33)).shape == (1, 4, 31, 33)
+    conv, x = DilatedDepthwise(4, 7, 3), torch.randn(1, 4, 31, 33)
+    traced = torch.jit.trace(conv, torch.randn(1, 4, 30, 30))
+    torch.testing.assert_close(traced(x), conv(x))
 
 
 def test_nan_and_infinity_are_kept():
     conv = DilatedDepthwise(2, 3, 2)
     x = torch.zeros(1, 2, 6, 6)
     x[0, 0, 2, 2], x[0, 1, 2, 2] = float("nan"), float("inf")
-    conv(x).nan_to_num().sum().backward()
     out = conv(x)
     out.sum().backward()
-    assert conv.weight.grad[0].isnan().any() and not conv.weight.grad.isfinite().all()
+    assert out[0, 0].isnan().sum() == 9 and out[0, 1].isinf().any()
+    assert conv.weight.grad[0].isnan().any() and conv.weight.grad[1].isinf().any()
+
+
+@pytest.mark.parametrize(("kernel", "dilation"), [(3, 2), (7, 3)])
+def test_layers_behind_it_may_change_its_result(kernel, dilation):
+    """In place, and as a view of the layout that the input has."""
+    torch.manual_seed(0)
+    conv = DilatedDepthwise(4, kernel, dilation)
+    for x in (torch.randn(2, 4, 21, 18), torch.randn(2, 4, 21, 18).contiguous(memory_format=torch.channels_last)):
+        expected = conv(x).detach()
+        torch.testing.assert_close(torch.nn.functional.relu_(conv(x)), expected.relu())
+        out = conv(x)
+        out += 1
+        torch.testing.assert_close(out, expected + 1)
+        assert conv(x).permute(0, 2, 3, 1).is_contiguous() or conv(x).is_contiguous()
+        out.sum().backward()
+        assert conv.weight.grad.isfinite().all()
+
+
+def test_a_backward_pass_inside_autocast_stays_exact():
+    torch.manual_seed(0)
+    conv, x = DilatedDepthwise(4, 7, 3), torch.randn(1, 4, 20, 20, requires_grad=True)
+    out = conv(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        (inside,) = torch.autograd.grad(out.sum(), x, retain_graph=True)
+    (outside,) = torch.autograd.grad(out.sum(), x)
+    assert torch.equal(inside, outside)

@@ -71,16 +71,16 @@ def _box_loss(model, cls, **settings):
     return model
 
 
-def dcloss(model, mode="prose", delta=0.15, roi_delta=None, rpn=True, roi=True, roi_unit=1.0):
+def dcloss(model, mode="prose", delta=0.15, roi_delta=None, rpn=True, roi=True, roi_unit=1.0, rpn_weight=1.0):
     """DCLoss in RPN and box heads, or in one of them; docs/papers/dcloss.md.
 
     `roi_delta` is δ of the box heads if it is another one. They encode with weights of 10: there `roi_unit=10.0` gives
-    δ the meaning that it has in the RPN.
+    δ the meaning that it has in the RPN. `rpn_weight=1.6` gives the RPN back what the loss takes from its gradient.
     """
     if not (rpn or roi):
         raise ConfigError("dcloss: rpn and roi are both off; leave the part out instead.")
     if rpn:
-        model.proposal_generator.box_loss = L(DCLoss)(k=10.0, delta=delta, mode=mode)
+        model.proposal_generator.box_loss = L(DCLoss)(k=10.0, delta=delta, mode=mode, loss_weight=rpn_weight)
     for part in box_predictors(model) if roi else ():
         part.box_loss = L(DCLoss)(k=10.0, delta=delta if roi_delta is None else roi_delta, mode=mode, unit=roi_unit)
     return model
