@@ -228,15 +228,16 @@ def _run(
 
 
 def _log_precision(cfg: DictConfig, model: nn.Module, device: str) -> None:
-    """Say which precision was chosen, what a faster one would be, and where mixed precision is slow."""
+    """Say which precision and layout were chosen, what a faster one would be, and where mixed precision is slow."""
+    layout = ", channels last" if cfg.train.channels_last else ""
     if not cfg.train.amp.enabled:
         fast = cfg.train.amp.dtype == "bfloat16" and has_fast_bf16(device)
         faster = "; train.amp.enabled=true would use this device's bfloat16" if fast else ""
-        logger.info("Precision: float32%s.", faster)
+        logger.info("Precision: float32%s%s.", layout, faster)
         return
     count = 0 if device.startswith("cuda") else float32_layers(model)
     rest = f"; {count} depth-wise convolutions stay in float32, which is faster on processors" if count else ""
-    logger.info("Mixed precision: %s under autocast%s.", cfg.train.amp.dtype, rest)
+    logger.info("Mixed precision: %s under autocast%s%s.", cfg.train.amp.dtype, layout, rest)
     warn_of_slow_precision(device, amp_dtype(cfg.train.amp.dtype, device), _AMP)
 
 

@@ -272,6 +272,21 @@ def test_errors_of_the_count_are_logged():
     assert found == {"count_error": 1.5, "count_bias": 0.5}  # 1 for 2, and 2 for none
 
 
+def test_errors_of_the_classifier_are_logged_beside_them():
+    """It says 5 and 12 objects, as the images of each class had on average; there are 2 and none."""
+    tokens, _ = toy(batch=2)
+    dgq = DensityQueries(
+        embed_dim=32, hidden_dim=32, classifier=CountClassifier(embed_dim=32, thresholds=(10, 100, 500))
+    )
+    dgq.classifier.mean_counts[:2] = torch.tensor([5.0, 12.0])
+    labels = [torch.zeros(2, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)]
+    truth = dgq.targets(tokens, query_targets(labels, [torch.rand(2, 4), torch.rand(0, 4)]))
+    with EventStorage(0) as storage:
+        dgq.log(storage, torch.zeros(2, 8, 8), truth, torch.tensor([[99.0, 0, 0, 0], [0, 99.0, 0, 0]]))
+        found = {k: v[0] for k, v in storage.latest().items()}
+    assert found["class_count_error"] == found["class_count_bias"] == 7.5  # 3 and 12 too many
+
+
 def see_objects(model):
     """Let the density head find objects in any image, as if it had learned."""
     nn.init.normal_(model.density.head.last.weight, std=0.5)

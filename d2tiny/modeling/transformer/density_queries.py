@@ -343,7 +343,7 @@ class DensityQueries(nn.Module):
         storage.put_scalars(count_error=float(error.abs().mean()), count_bias=float(error.mean()))
         if self.classifier is not None and class_logits is not None:
             error = self.classifier.expected_count(class_logits) - torch.stack(counts)
-            storage.put_scalars(class_count_error=float(error.abs().mean()))
+            storage.put_scalars(class_count_error=float(error.abs().mean()), class_count_bias=float(error.mean()))
 
 
 def _check_settings(
