@@ -117,7 +117,7 @@ def test_nan_stops_with_the_batch_named(datasets, tmp_path):
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_the_log_says_which_precision_was_chosen(fast, monkeypatch, caplog):
-    """Once, for trainings and evaluations alike, and that it is slow where it is."""
+    """Once, for trainings and evaluations alike, with the layout, and that it is slow where it is."""
     caplog.set_level("INFO")
     engine = importlib.import_module("d2tiny.engine.run")  # the package's name `run` is the function
     monkeypatch.setattr(precision, "advise_on_bf16", lambda device: "" if fast else "It is slow.")
@@ -125,12 +125,13 @@ def test_the_log_says_which_precision_was_chosen(fast, monkeypatch, caplog):
     model = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 3, groups=2), torch.nn.Conv2d(2, 2, 1))
     keep_depthwise_float32(model)
     for enabled in (False, True):
-        cfg = OmegaConf.create({"train": {"amp": {"enabled": enabled, "dtype": "bfloat16"}}})
+        amp = {"enabled": enabled, "dtype": "bfloat16"}
+        cfg = OmegaConf.create({"train": {"amp": amp, "channels_last": enabled}})
         engine._log_precision(cfg, model, "cpu")
     first, *lines = [record.getMessage() for record in caplog.records]
     faster = "; train.amp.enabled=true would use this device's bfloat16"
     assert first == f"Precision: float32{faster if fast else ''}."
-    assert "bfloat16 under autocast; 1 depth-wise convolutions stay in float32" in lines[0]
+    assert "bfloat16 under autocast, channels last; 1 depth-wise convolutions stay in float32" in lines[0]
     assert [record.levelname for record in caplog.records] == ["INFO", "INFO"] + ["WARNING"] * (not fast)
     without = "Without it, everything is computed in float32."
     assert fast or lines[1] == f"train.amp.enabled=true: It is slow. {without}"
