@@ -1,11 +1,12 @@
 """Models, timed parts, options and result tables of ``train_step.py`` and ``inference.py``.
 
-There are four families. ``rcnn``: ResNet-50 with random weights, 3,000 proposals and up to 3,000 detections; "stock"
+There are five families. ``rcnn``: ResNet-50 with random weights, 3,000 proposals and up to 3,000 detections; "stock"
 is Detectron2's own RPN and box head with the same backbone and settings. ``onestage``: YOLO detectors with their
 largest number of detections, and torchvision's SSD300 (35 GMAC at 300², as many as YOLO11m at 640²). ``transformer``:
 DINO and ScaleBridge-Det with a ResNet-50; the first is DINO with PyTorch's ``grid_sample`` as deformable attention, as
 in implementations without a kernel. With random weights the density map selects more queries than after training.
-``quick``: the small Faster R-CNN with RFLA on both backbones for processors.
+``quick``: the small Faster R-CNN with RFLA on both backbones for processors. ``lite0``: the detectors that
+``results/hituav`` trains, on EfficientNet-Lite0.
 """
 
 from __future__ import annotations
@@ -51,8 +52,20 @@ TRANSFORMERS = {
     "dino_4scale": "aitod/dino_r50_4scale_12e",
 }
 QUICK = {"r18": "quick/faster_rcnn_r18_fpn_rfla", "lite0": "quick/faster_rcnn_lite0_fpn_rfla"}
-FAMILIES = {"rcnn": RCNN, "onestage": ONE_STAGE, "transformer": TRANSFORMERS, "quick": QUICK}
-CONTENDERS = RCNN | ONE_STAGE | TRANSFORMERS | QUICK
+LITE0 = {
+    "lite0_maxiou": "hituav/faster_rcnn_lite0_fpn_maxiou",
+    "lite0_rfla": "hituav/faster_rcnn_lite0_fpn_rfla",
+    "lite0_efpnbs": "hituav/faster_rcnn_lite0_efpnbs_rfla",
+    "lite0_sarl": "hituav/faster_rcnn_lite0_sarl_rfla",
+    "lite0_cascade": "hituav/cascade_rcnn_lite0_fpn_rfla",
+    "lite0_fcos_p2": "hituav/fcos_lite0_p2",
+    "lite0_yolox_s": "hituav/yolox_lite0_s",
+    "lite0_yolo11_n_p2": "hituav/yolo11_lite0_n_p2",
+    "lite0_dino": "hituav/dino_lite0",
+    "lite0_scalebridge": "hituav/scalebridge_lite0",
+}
+FAMILIES = {"rcnn": RCNN, "onestage": ONE_STAGE, "transformer": TRANSFORMERS, "quick": QUICK, "lite0": LITE0}
+CONTENDERS = RCNN | ONE_STAGE | TRANSFORMERS | QUICK | LITE0
 # Timed parts of a model: attribute path, method.
 PARTS = {
     "backbone": ("backbone", "forward"),
