@@ -8,7 +8,7 @@ from d2tiny.cli.common import add_overrides
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
-EXAMPLE = "d2tiny config quick/faster_rcnn_r18_fpn_rfla train.max_iter=200"
+EXAMPLE = "d2tiny config quick/faster_rcnn_lite0_fpn_rfla train.max_iter=200"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -137,7 +137,7 @@ def demo_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tools/demo.py",
         description="Detect objects in images: annotated pictures and a COCO-style json.",
-        epilog="example: tools/demo.py --config quick/faster_rcnn_r18_fpn_rfla "
+        epilog="example: tools/demo.py --config quick/faster_rcnn_lite0_fpn_rfla "
         "--weights output/try/model_final.pth --input images/ --output found/",
     )
     parser.add_argument("--input", required=True, nargs="+", metavar="I", help="images, folders or globs")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EXAMPLE", "add_arguments", "net_parser", "run", "train_main"]
 
-EXAMPLE = "d2tiny train --config quick/faster_rcnn_r18_fpn_rfla --output output/try train.max_iter=200"
+EXAMPLE = "d2tiny train --config quick/faster_rcnn_lite0_fpn_rfla --output output/try train.max_iter=200"
 
 
 def add_arguments(parser: argparse.ArgumentParser, *config_names: str) -> None:
@@ -45,7 +45,7 @@ def net_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tools/train_net.py",
         description="Train or evaluate a detector.",
-        epilog="example: tools/train_net.py --config-file quick/faster_rcnn_r18_fpn_rfla "
+        epilog="example: tools/train_net.py --config-file quick/faster_rcnn_lite0_fpn_rfla "
         "train.max_iter=200 train.output_dir=output/try",
     )
     add_arguments(parser, "--config-file", "--config")
