@@ -3,18 +3,17 @@
 
     python benchmarks/depthwise.py
 
-One thread, float32, channels last; maps of the detectors that have such layers. The table shows the best of some calls,
-in milliseconds. Writes ``results/models/depthwise.json``.
+One thread, float32, channels last; maps of the detectors that have such layers. The table shows the processor
+time of the best of some calls, in milliseconds. Writes ``results/models/depthwise.json``.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from common import RESULTS, make_parser, write_record
+from timing import Stopwatch
 from torch import Tensor, nn
 
 from d2tiny.layers.depthwise import keep_depthwise_float32
@@ -31,15 +30,6 @@ CASES = (
     ("REM's wide expert, 800² px", 1, 256, 200, 200, 7, 1, 3),
     ("SARL's dilated branch, 800² px", 1, 256, 100, 100, 3, 1, 3),
 )
-
-
-def _best(function: Callable[[], Any], calls: int) -> float:
-    times = []
-    for _ in range(calls):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return round(min(times), 5)
 
 
 def measure(case: tuple[Any, ...], calls: int) -> dict[str, Any]:
@@ -66,10 +56,14 @@ def measure(case: tuple[Any, ...], calls: int) -> dict[str, Any]:
             out.backward(out.detach())
 
         step()
+        watch = Stopwatch("cpu")
         with torch.no_grad():
             answers.append((layer(x), given.grad, layer.weight.grad))
-            forward = _best(lambda layer=layer: layer(x), calls)  # type: ignore[misc]
-        row[name] = [forward, _best(step, calls)]
+            for _ in range(calls):
+                watch.timed("forward", layer)(x)
+        for _ in range(calls):
+            watch.timed("step", step)()
+        row[name] = [round(seconds, 5) for seconds in watch.best().values()]
     row["difference"] = [float((a - b).abs().max() / a.abs().max()) for a, b in zip(*answers, strict=True)]
     return row
 

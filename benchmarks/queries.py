@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,25 @@ def images_with_boxes(test: DictConfig, every: int = 1) -> Iterator[tuple[Result
             objects = [a["bbox"] for a in records[item["image_id"]]["annotations"] if not a.get("iscrowd", 0)]
             # annotations are XYWH in px of the file; the model's input may be resized
             yield item, np.array(objects, dtype=float).reshape(-1, 4) * item["image"].shape[1] / item["height"]
+
+
+class Evaluators:
+    """The evaluator of a config once for each control, whose detections are compared."""
+
+    def __init__(self, cfg: DictConfig, controls: Iterable[str]) -> None:
+        self._evaluators = {control: instantiate(cfg.dataloader.evaluator) for control in controls}
+        for evaluator in self._evaluators.values():
+            evaluator.reset()
+
+    def process(self, item: Result, detect: Callable[[str], list[Result]]) -> None:
+        """Take the detections of an image by each control."""
+        for control, evaluator in self._evaluators.items():
+            evaluator.process([item], detect(control))
+
+    def metrics(self, names: Sequence[str]) -> dict[str, Result]:
+        """Return these metrics of each control, rounded."""
+        found = {control: evaluator.evaluate()["bbox"] for control, evaluator in self._evaluators.items()}
+        return {control: {name: round(of[name], 3) for name in names} for control, of in found.items()}
 
 
 def by_size(name: str, side: np.ndarray, of_object: np.ndarray) -> dict[str, float | None]:

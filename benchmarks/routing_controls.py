@@ -13,14 +13,14 @@ the images of its norm as a share of that of the level.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from common import RESULTS, make_parser, write_record
-from detectron2.config import instantiate
-from queries import images_with_boxes, load_run, print_table
+from queries import Evaluators, images_with_boxes, load_run, print_table
 from torch import Tensor
 
 from d2tiny.modeling.transformer import REM
@@ -107,16 +107,10 @@ class ControlledRouting:
 
 def measure(run: ControlledRouting) -> dict[str, dict[str, Any]]:
     """Return the metrics of each control of a run, and of the trained one what the mixture adds to each level."""
-    evaluators = {control: instantiate(run.cfg.dataloader.evaluator) for control in run.controls}
-    for evaluator in evaluators.values():
-        evaluator.reset()
+    evaluators = Evaluators(run.cfg, run.controls)
     for item, _ in images_with_boxes(run.cfg.dataloader.test):
-        for control, evaluator in evaluators.items():
-            evaluator.process([item], run.detect(item, control))
-    rows: dict[str, dict[str, Any]] = {}
-    for control, evaluator in evaluators.items():
-        metrics = evaluator.evaluate()["bbox"]
-        rows[control] = {metric: round(metrics[metric], 3) for metric in METRICS}
+        evaluators.process(item, partial(run.detect, item))
+    rows = evaluators.metrics(METRICS)
     for level, share in enumerate(np.mean(run.shares, axis=0)):
         rows["as trained"][f"added, level {level}"] = round(float(share), 4)
     return rows

@@ -13,15 +13,15 @@ centre a query may start from a token of a sparse level.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from common import RESULTS, make_parser, write_record
-from detectron2.config import instantiate
 from detectron2.structures import Boxes, BoxMode, Instances
-from queries import by_size, images_with_boxes, load_run, print_table
+from queries import Evaluators, by_size, images_with_boxes, load_run, print_table
 
 from d2tiny.modeling.transformer import Tokens
 
@@ -84,9 +84,7 @@ class ControlledModel:
 
 def measure(run: ControlledModel) -> dict[str, dict[str, float | None]]:
     """Return the metrics of each control of a run, its tokens, and the objects that they reach."""
-    evaluators = {control: instantiate(run.cfg.dataloader.evaluator) for control in CONTROLS}
-    for evaluator in evaluators.values():
-        evaluator.reset()
+    evaluators = Evaluators(run.cfg, CONTROLS)
     sides: list[np.ndarray] = []
     hits: list[dict[str, np.ndarray]] = []
     shares: list[dict[str, float]] = []
@@ -94,15 +92,12 @@ def measure(run: ControlledModel) -> dict[str, dict[str, float | None]]:
         gt_boxes = Boxes(BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS))
         gt_classes = torch.zeros(len(boxes), dtype=torch.int64)
         objects = Instances(tuple(item["image"].shape[1:]), gt_boxes=gt_boxes, gt_classes=gt_classes)
-        for control, evaluator in evaluators.items():
-            evaluator.process([item], run.detect(item, control, objects))
+        evaluators.process(item, partial(run.detect, item, objects=objects))
         sides.append(np.sqrt(boxes[:, 2] * boxes[:, 3]))
         hits.append({mask: run.updated_at(boxes[:, :2] + boxes[:, 2:] / 2, mask) for mask in run.masks})
         shares.append({name: float(mask.float().mean()) for name, mask in run.masks.items()})
-    rows: dict[str, dict[str, float | None]] = {}
+    rows = evaluators.metrics(METRICS)
     for control, (encode, select) in CONTROLS.items():
-        metrics = evaluators[control].evaluate()["bbox"]
-        rows[control] = {metric: round(metrics[metric], 3) for metric in METRICS}
         rows[control]["tokens"] = round(float(np.mean([share[encode] for share in shares])), 3)
         hit = np.concatenate([of_image[select] for of_image in hits])
         rows[control] |= by_size("reached", np.concatenate(sides), hit)
