@@ -287,8 +287,15 @@ TABLES["scalebridge_aerial"] = (
     Row("dino_lite0_dgq_classes", "DINO, DGQ, number by classes as in DQ-DETR", "dino_lite0_dgq_classes"),
     Row("dino_lite0_dgq_nopeaks", "DINO, DGQ, no query at a peak", "dino_lite0_dgq", ("model.density.peak_share=0.0",)),
     Row("dino_lite0_sparse", "DINO, sparse encoder", "dino_lite0_sparse"),
+    Row(
+        "dino_lite0_sparse_blocks",
+        "the same, finest level in the last layer alone",
+        "dino_lite0_sparse",
+        ("model.encoder.sparsity.finest_every=2",),
+    ),
     Row("dino_lite0_dgq_sparse", "DINO, DGQ, sparse encoder", "dino_lite0_dgq_sparse"),
     Row("dino_lite0_rem", "DINO, REM", "dino_lite0_rem"),
+    Row("dino_lite0_rem_top1", "DINO, REM, best expert alone", "dino_lite0_rem", ("model.routing.topk=1",)),
     Row("scalebridge_lite0", "ScaleBridge-Det (DGQ, REM)", "scalebridge_lite0"),
     Row("scalebridge_lite0_sparse", "ScaleBridge-Det, sparse encoder", "scalebridge_lite0_sparse"),
     *(
