@@ -441,6 +441,7 @@ COMMON_CLASSES = {
 }
 WORK = "output/quick_table"
 METRICS = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
+TRAINING_COST = "training_cost.json"  # of benchmarks/training_cost.py
 ERRORS = ("oLRP", "oLRP_Loc", "oLRP_FP", "oLRP_FN", "AR@1500")
 KINDS = ("missed", "localisation", "class", "both", "duplicate", "background")  # of benchmarks/error_kinds.py
 _PRECISIONS = ("float32", "bfloat16")
@@ -628,16 +629,19 @@ def table(rows: Sequence[Row], results: Path, base: str = "", classes: Sequence[
     return "\n".join(lines)
 
 
-def details(rows: Sequence[Row], results: Path) -> str:
+def details(rows: Sequence[Row], results: Path, base: str = "") -> str:
     """Return a table in Markdown of what the first leaves out: errors, recall and cost of each row.
 
     Kinds of errors are those of ``error_kinds.json`` beside the records, for rows whose detections were kept; cost is
-    that of the zoo, "-" where overrides of a row change its layers.
+    that of the zoo, "-" where overrides of a row change its layers. The cost of a training step is that of
+    ``training_cost.json``: its time an image as a multiple of that of the base row, and its memory.
     """
     records = load_records([row.name for row in rows], results)
     kinds = kept_entries(results / "error_kinds.json", "models")
     cost = json.loads((RESULTS / "zoo" / "cost.json").read_text())
+    training = kept_entries(results / TRAINING_COST, "rows")
     heads = ["config", "runs", *ERRORS, *(f"ΔAP50 {kind}" for kind in KINDS if kinds), "parameters (M)", "GMAC"]
+    heads += ["training step, ×", "MB in training"] if training else []
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in rows:
         if row.name not in records:
@@ -649,6 +653,7 @@ def details(rows: Sequence[Row], results: Path) -> str:
         cells += [_mean_and_half_range([run.get(metric) for run in metrics]) for metric in ERRORS]
         cells += _kinds(row.name, runs, kinds) if kinds else []
         cells += _cost(row, cost)
+        cells += _training_cost(training.get(row.name), training.get(base)) if training else []
         lines.append(f"| {row.title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -669,6 +674,13 @@ def _cost(row: Row, cost: Mapping[str, Mapping[str, float]]) -> list[str]:
     if known is None or any(change.startswith(("model.backbone", "model.encoder")) for change in row.overrides):
         return ["-", "-"]
     return [f"{known['params_m']:.1f}", f"{known['gmac']:.1f}"]
+
+
+def _training_cost(row: Mapping[str, float] | None, base: Mapping[str, float] | None) -> list[str]:
+    """Return time an image of a training step, as a multiple of the base's, and its memory."""
+    if row is None or base is None:
+        return ["-", "-"]
+    return [f"{row['seconds_per_image'] / base['seconds_per_image']:.2f}", f"{row['mb']:.0f}"]
 
 
 def with_block(page: str, name: str, text: str) -> str:
@@ -743,7 +755,7 @@ def main() -> None:
                 print(job.result(), flush=True)
     text = table(TABLES[args.table], args.results, BASES.get(args.table, ""), COMMON_CLASSES.get(args.table, ()))
     write_text(args.results / "table.md", text + "\n")
-    write_text(args.results / "details.md", details(TABLES[args.table], args.results) + "\n")
+    write_text(args.results / "details.md", details(TABLES[args.table], args.results, BASES.get(args.table, "")) + "\n")
     if args.results.resolve() == (RESULTS / args.table).resolve():
         pages = {page: page.read_text() for page in RESULTS.glob("*.md")}
         showing = {page: old for page, old in pages.items() if f"<!-- {args.table} -->" in old}

@@ -213,16 +213,17 @@ def _fit_classes(
 
 
 def _adapt(model: TinyDINO, state: dict[str, Tensor]) -> tuple[list[str], list[str]]:
-    """Let the model's parts rename and cut what they can use: a Swin of timm, content queries of another number.
+    """Let the model's parts rename and fit what they can use: a Swin of timm, content queries of another number.
 
     Returns:
         Notes about queries, and the names of Swin's indices, which timm works out.
     """
-    given, wanted = len(state.get(_CONTENT, ())), model.selection.num_queries
+    given, wanted = len(state.get(_CONTENT, ())), model.selection.content.num_embeddings
     indices = [name for name in state if name.endswith(".relative_position_index")]
     adapt_state(model, state)
-    kept = f"{min(given, wanted)} of the model's {wanted} content queries are the weights'"
-    return [kept] * (given != wanted), [name for name in indices if name not in state]
+    how = "repeated" if given < wanted else "cut"
+    fitted = [f"the model's {wanted} content queries are the weights' {given}, {how}"] * (given != wanted)
+    return fitted, [name for name in indices if name not in state]
 
 
 def _rows(given: int, wanted: int) -> list[int] | None:

@@ -268,15 +268,13 @@ def test_other_classes_keep_their_initial_heads(given, shared, count, tmp_path):
     assert torch.equal(after["decoder.box_heads.0.layers.2.bias"], given()["bbox_embed.0.layers.2.bias"])
 
 
-@pytest.mark.parametrize("queries", [3, 7, 12])
-def test_content_queries_as_far_as_both_have_them(queries):
-    model = build(queries=queries)
-    imported = import_weights(model, official())
-    content, kept = imported.state["selection.content.weight"], min(queries, 7)
-    assert torch.equal(content[:kept], official()["transformer.tgt_embed.weight"][:kept])
-    assert torch.equal(content[kept:], model.selection.content.weight[kept:])
+@pytest.mark.parametrize(("queries", "fitted"), [(3, "cut"), (7, None), (12, "repeated")])
+def test_content_queries_of_another_number(queries, fitted):
+    imported, given = import_weights(build(queries=queries), official()), official()["transformer.tgt_embed.weight"]
+    content = imported.state["selection.content.weight"]
+    assert torch.equal(content, torch.cat((given, given))[:queries])
     told = [note for note in imported.notes if "content queries" in note]
-    assert told == ([] if queries == 7 else [f"{kept} of the model's {queries} content queries are the weights'"])
+    assert told == ([] if fitted is None else [f"the model's {queries} content queries are the weights' 7, {fitted}"])
 
 
 # --- what the model has besides, or lacks --------------------------------------------------------------------------

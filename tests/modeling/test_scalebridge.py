@@ -12,6 +12,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn import functional as F
 
+from d2tiny.config import load_config
 from d2tiny.modeling.transformer import (
     REM,
     ContextExpert,
@@ -227,6 +228,25 @@ def test_content_queries_count_without_peaks():
     assert torch.equal(content[1], selection.content.weight[:4])
     content = selection.initial_queries(proposals, chosen, plain_peaks=False).content
     assert torch.equal(content[0], selection.content.weight[:4])
+
+
+def test_queries_take_the_learned_contents_in_turn():
+    """A scene may ask for more queries than any training image; those contents have no gradient in training."""
+    _, proposals = toy()
+    selection = QuerySelection(num_classes=3, embed_dim=32, num_queries=8, num_contents=3, base_cells=2.0)
+    is_peak = torch.tensor([[True] + [False] * 7] * 2)
+    chosen = SelectedTokens(torch.arange(8).repeat(2, 1), torch.zeros(2, 8, dtype=torch.bool), is_peak)
+    content = selection.initial_queries(proposals, chosen, plain_peaks=True).content
+    assert torch.equal(content[0, 1:], selection.content.weight[[0, 1, 2, 0, 1, 2, 0]])
+    with pytest.raises(ValueError, match=r"num_contents=0 must be at least 1"):
+        QuerySelection(num_classes=3, embed_dim=32, num_contents=0)
+
+
+def test_configs_learn_every_content_query():
+    """Every training image takes at least as many queries as there are contents, whatever bucket a scene asks for."""
+    for name in ("quick/dino_lite0_dgq", "hituav/scalebridge_lite0", "aitod/scalebridge_r50_5scale_24e"):
+        model = load_config(name).model
+        assert model.selection.num_contents == model.density.train_queries <= max(model.density.get("buckets", [1500]))
 
 
 @pytest.mark.parametrize("count", [0, 3, 20])

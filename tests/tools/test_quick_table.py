@@ -152,13 +152,32 @@ def test_details_are_errors_recall_and_cost(tmp_path):
     ]
 
 
+def test_details_tell_what_a_training_step_costs(tmp_path):
+    """As a multiple of the base's time, for the rows that were measured; no column without measurements."""
+    for name in ("base", "row", "new"):
+        record = {"seed": 0, "overrides": [], "metrics": {}}
+        (tmp_path / f"{name}_seed0.json").write_text(json.dumps(record))
+    rows = "[quick_table.Row(name, name, 'config') for name in ('base', 'row', 'new')]"
+    call = f"quick_table.details({rows}, Path({str(tmp_path)!r}), 'base')"
+    assert "training" not in value_in_benchmarks("quick_table", call)
+    costs = {"base": {"seconds_per_image": 0.2, "mb": 300}, "row": {"seconds_per_image": 0.25, "mb": 400.4}}
+    (tmp_path / "training_cost.json").write_text(json.dumps({"rows": costs}))
+    head, _, *lines = value_in_benchmarks("quick_table", call).splitlines()
+    assert [line.split(" | ")[-2:] for line in (head, *lines)] == [
+        ["training step, ×", "MB in training |"],
+        ["1.00", "300 |"],
+        ["1.25", "400 |"],
+        ["-", "- |"],
+    ]
+
+
 def test_tables_and_page_are_those_of_the_records():
     """Repeat with ``python benchmarks/quick_table.py --table TABLE --table-only``."""
     texts = value_in_benchmarks(
         "quick_table",
         "{name: (quick_table.table(rows, quick_table.RESULTS / name, quick_table.BASES.get(name, ''),"
         " quick_table.COMMON_CLASSES.get(name, ())),"
-        " quick_table.details(rows, quick_table.RESULTS / name))"
+        " quick_table.details(rows, quick_table.RESULTS / name, quick_table.BASES.get(name, '')))"
         " for name, rows in quick_table.TABLES.items() if (quick_table.RESULTS / name).is_dir()}",
     )
     page = "".join(path.read_text() for path in RESULTS.glob("*.md"))

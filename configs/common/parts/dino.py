@@ -18,6 +18,8 @@ def dgq(model, **settings):
     """Density-guided queries, in training as many as the model had or more; docs/papers/scalebridge.md."""
     settings.setdefault("train_queries", model.selection.num_queries)
     model.density = L(DensityQueries)(embed_dim="${..embed_dim}", num_levels="${..encoder.num_levels}", **settings)
+    # every training image takes as many queries as the model had before: what all learn is shared by more queries
+    model.selection.num_contents = model.selection.num_queries
     model.selection.num_queries = max(model.density.get("buckets", [1500]))
     return model
 

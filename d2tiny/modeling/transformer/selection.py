@@ -90,6 +90,7 @@ class QuerySelection(nn.Module):
         num_classes: int,
         embed_dim: int = 256,
         num_queries: int = 900,
+        num_contents: int | None = None,
         base_cells: float | None = None,
         base_wh: float = 0.05,
         delta_unit: str | None = None,
@@ -100,6 +101,8 @@ class QuerySelection(nn.Module):
             num_classes: K of the encoder's own class head.
             embed_dim: C, channels of the encoder's output.
             num_queries: Q, largest number of queries that is ever selected.
+            num_contents: learned content queries, which the queries take in turn; None for one for each query. As many
+                as every training image selects are all learned, even where a scene selects more.
             base_cells: sides of the initial boxes in cells of their level; None for ``base_wh``.
             base_wh: without ``base_cells``, sides of the initial boxes on the finest level in shares of the image.
             delta_unit: ``box`` to refine the initial boxes in units of their sides; None for DINO's logits of shares of
@@ -113,6 +116,8 @@ class QuerySelection(nn.Module):
             raise ValueError(
                 f"QuerySelection: need num_queries >= 1 and base_wh in (0, 1), got {num_queries}, {base_wh}."
             )
+        if num_contents is not None and num_contents < 1:
+            raise ValueError(f"QuerySelection: num_contents={num_contents} must be at least 1, or None.")
         if base_cells is not None and base_cells <= 0:
             raise ValueError(
                 f"QuerySelection: base_cells={base_cells} must be over 0, or None for shares of the image."
@@ -123,13 +128,13 @@ class QuerySelection(nn.Module):
         project = nn.Linear(embed_dim, embed_dim)
         self.enc_output = nn.Sequential(project, nn.LayerNorm(embed_dim))
         self.class_head, self.box_head = class_head(embed_dim, num_classes), box_head(embed_dim)
-        self.content = nn.Embedding(num_queries, embed_dim)
+        self.content = nn.Embedding(num_queries if num_contents is None else num_contents, embed_dim)
         # as in the released DINO, whose transformer initialises all its matrices so
         for weight in (project.weight, self.content.weight):
             nn.init.xavier_uniform_(weight)
 
     def adapt_state(self, state: dict[str, Tensor], prefix: str) -> None:
-        """Fit a checkpoint with another number of queries: the content queries that both models have are taken over.
+        """Fit a checkpoint with another number of content queries: the first ones are taken over, in turn if too few.
 
         Args:
             state: the checkpoint's parameters by name; modified.
@@ -139,8 +144,7 @@ class QuerySelection(nn.Module):
         given, own = state.get(key), self.content.weight.detach()
         if given is None or given.shape[1:] != own.shape[1:] or len(given) == len(own):
             return
-        given, count = torch.as_tensor(given), min(len(given), len(own))
-        state[key] = torch.cat((given[:count].to(own), own[count:]))
+        state[key] = torch.as_tensor(given).to(own)[torch.arange(len(own), device=own.device) % len(given)]
 
     def initial_boxes(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Return the initial boxes (B, S, 4), cx, cy, w, h in shares of the image, and (B, S) which are valid."""
@@ -220,7 +224,7 @@ class QuerySelection(nn.Module):
             for x in (proposals.features, proposals.boxes, proposals.pred_logits)
         )
         boxes = self.predict_boxes(features, initial_boxes)
-        content = self.content.weight[_content_slots(selected, plain_peaks)]
+        content = self.content.weight[_content_slots(selected, plain_peaks) % self.content.num_embeddings]
         reference_boxes = boxes.detach()
         if plain_peaks and selected.is_peak is not None:
             is_peak = selected.is_peak[..., None]
@@ -245,7 +249,7 @@ def best_places(values: Tensor, count: int) -> Tensor:
 
 
 def _content_slots(selected: SelectedTokens, plain_peaks: bool) -> Tensor:
-    """Return which learned content query each query takes, (B, Q).
+    """Return the place of each query among those with a learned content query, (B, Q).
 
     With ``plain_peaks``, queries at peaks have none; the others count from the first, so that all are learned however
     many peaks precede them. Padding does not count: in graphs that are recorded it stands between queries.
