@@ -105,7 +105,7 @@ def _transformer(model: Any, features: dict[str, Tensor], side: int) -> None:
     if model.density is not None:
         model.density.predict_density(memory, tokens)
         model.density.classify(memory, tokens)
-    content = model.selection.content.weight.detach()[None]
+    content = torch.zeros(1, model.selection.num_queries, memory.shape[-1], device="meta")
     boxes = torch.zeros(1, content.shape[1], 4, device="meta")
     model.selection.predict_boxes(content, boxes)
     model.decoder(content, boxes, memory, tokens, None)

@@ -19,7 +19,7 @@ OPTIONAL_WEIGHTS = ("pixel_mean", "pixel_std")
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Load a checkpoint whose tensors must match those of the model exactly.
+    """Load a checkpoint whose tensors must match those of the model, but for what its modules can fit.
 
     Args:
         model: the model.
@@ -31,6 +31,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """
     refuse_backbone_weights(path)
     state = read_checkpoint(path)["model"]
+    adapt_state(model, state)
     own = model.state_dict()
     missing = [k for k in own if k not in state and k not in OPTIONAL_WEIGHTS]
     unknown = [k for k in state if k not in own]
