@@ -4,16 +4,20 @@
     DETECTRON2_DATASETS=/data python benchmarks/gradient_norm.py --table pfdh
     DETECTRON2_DATASETS=/data python benchmarks/gradient_norm.py --table scalebridge_aerial --seeds 1 \
         --rows dino_lite0_dgq_heavy --losses loss_density loss_count --weights model_final.pth
+    DETECTRON2_DATASETS=/data python benchmarks/gradient_norm.py --output pfdh/gradient_norms_m.json \
+        dataloader.train.dataset.names=aerial_train --configs aitod/yolo11_m_600e aitod/yolo11_m_pfdh_600e
 
 A part whose norm is a multiple of that of the model without it learns badly with the same rate. With ``--losses`` the
-gradients of these losses and of all others are compared on the parameters that both reach, by module. Results go to
-``results/TABLE/gradient_norms.json``.
+gradients of these losses and of all others are compared on the parameters that both reach, by module. Instead of rows
+of a table, configs with overrides may be named. Results go to ``results/TABLE/gradient_norms.json``.
 """
 
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,8 +95,15 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=3)
     parser.add_argument("--losses", nargs="+", help="compare the gradients of these losses with those of all others")
     parser.add_argument("--weights", type=Path, help="of a trained model; default: an untrained one")
-    args = parser.parse_args()
+    parser.add_argument("--configs", nargs="+", help="names of configs instead of rows")
+    parser.add_argument("--output", help="file in results/")
+    # Overrides are removed first, because a list such as --configs would include those that follow it.
+    overrides = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
+    args = parser.parse_args([argument for argument in sys.argv[1:] if argument not in overrides])
     rows = [row for row in TABLES[args.table] if not args.rows or row.name in args.rows]
+    if args.configs:
+        rows = [Row(config, config, config) for config in args.configs]
+    rows = [replace(row, overrides=(*overrides, *row.overrides)) for row in rows]
 
     def measure(row: Row, seed: int) -> float | dict[str, dict[str, float]]:
         if args.losses:
@@ -104,7 +115,7 @@ def main() -> None:
         found[row.name] = [measure(row, seed) for seed in args.seeds]
         print(row.name, found[row.name], flush=True)
     record = {"losses": args.losses, "shares": found} if args.losses else {"norms": found}
-    path = RESULTS / args.table / "gradient_norms.json"
+    path = RESULTS / (args.output or f"{args.table}/gradient_norms.json")
     write_record(path, seeds=args.seeds, batches=args.batches, **record)
 
 

@@ -7,7 +7,8 @@ r"""Measure what trained transformers decide: where queries start, how many, the
 
 Each argument is the folder of a run, with its config and final weights. The models run on the validation images one at
 a time, on one thread, in float32; all of them process an image before the next one, so that other load on the machine
-affects all. ``--queries`` gives all models that many queries for every image, to compare where they start. Times are
+affects all. ``--queries`` gives all models that many queries for every image, to compare where they start; "peaks on
+objects" is the share of the queries at a peak of the density that start inside an object. Times are
 the best of some calls for each image, then the mean over the images. The count of objects is compared with the constant
 that errs least on the same images, which no model is told. Of the queries whose cell has its centre in an object, the
 distance to the object's centre is told, for the cell and for the box that the encoder's head makes of it: a head that
@@ -118,8 +119,10 @@ class MeasuredRun:
             explained = self.model.explain(item)
         points = explained.reference_points.cpu().numpy()
         low, high = boxes[:, None, :2], boxes[:, None, :2] + boxes[:, None, 2:]
-        inside = ((points[None] >= low) & (points[None] <= high)).all(axis=2).any(axis=1)
-        result: Result = {"queries": len(points), "started": np.asarray(inside, dtype=bool)}
+        inside = ((points[None] >= low) & (points[None] <= high)).all(axis=2)
+        result: Result = {"queries": len(points), "started": inside.any(axis=1)}
+        if explained.is_peak is not None:
+            result["peaks on objects"] = inside.any(axis=0)[explained.is_peak.cpu().numpy()]
         result["moves"] = centre_errors(moves, boxes, item["image"].shape[1:])
         if explained.num_objects is not None:
             result["count"] = explained.num_objects
@@ -220,6 +223,10 @@ def summary(images: list[Result], sides: list[np.ndarray]) -> Result:
         means[f"queries, {name}"] = round(statistics.mean(part), 1) if part else None
     side, started = np.concatenate(sides), np.concatenate([i["started"] for i in images])
     means |= by_size("started inside", side, started)
+    if "peaks on objects" in images[0]:
+        peaks = np.concatenate([i["peaks on objects"] for i in images])
+        means["queries at peaks"] = round(len(peaks) / len(images), 1)
+        means["peaks on objects"] = round(float(peaks.mean()), 3) if len(peaks) else None
     moves = np.concatenate([i["moves"] for i in images])
     for column, name in enumerate(("px from cell to object", "px from box to object")):
         means[name] = round(float(moves[:, column].mean()), 2) if len(moves) else None

@@ -107,7 +107,7 @@ TABLES = {
 }
 # Detectors with the parts of the E-FPN-BS paper, and with SARL.
 TABLES["rcnn"] = tuple(
-    Row(config, title, config)
+    Row(config, title, config, base=f"{config.partition('_')[0]}_rcnn_r18_fpn_rfla")
     for config, title in (
         ("faster_rcnn_r18_fpn_rfla", "Faster R-CNN, RFLA"),
         ("faster_rcnn_r18_efpnbs_rfla", "Faster R-CNN, RFLA + E-FPN-BS"),
@@ -122,7 +122,7 @@ TABLES["rcnn"] = tuple(
 # From random weights DetectoRS learns little in minutes. It therefore starts from the trained Cascade R-CNN with the
 # same parts, whose function it has initially.
 TABLES["rcnn"] += tuple(
-    Row(config, f"DetectoRS, {parts}, after the Cascade R-CNN", config, DETECTORS_RUN, start)
+    Row(config, f"DetectoRS, {parts}, after the Cascade R-CNN", config, DETECTORS_RUN, start, "detectors_r18_rfp_rfla")
     for config, parts, start in (
         ("detectors_r18_rfp_rfla", "RFLA", "cascade_rcnn_r18_fpn_rfla"),
         ("detectors_r18_efpnbs_rfla", "RFLA + E-FPN-BS", "cascade_rcnn_r18_efpnbs_rfla"),
@@ -131,7 +131,7 @@ TABLES["rcnn"] += tuple(
 )
 # One-stage detectors with the parts of the SARL and RS-TinyNet papers.
 TABLES["onestage"] = tuple(
-    Row(name, title, config)
+    Row(name, title, config, base="yolox_s" if name.startswith("yolox") else "yolo11_n")
     for name, title, config in (
         ("yolox_s", "YOLOX-s", "yolox_s"),
         ("yolox_s_l1", "YOLOX-s, L1 throughout", "yolox_s_l1"),
@@ -269,8 +269,8 @@ TABLES["hituav"] = tuple(
 )
 _UNIT, _UNIT_2 = "model.selection.delta_unit", "model.decoder.delta_unit"
 _HEAVY = ("model.density.map_weight=1.0", "model.density.count_weight=0.1")
-_FEW = "model.density.train_queries=0"
-_WEAK_PEAKS = "model.density.peak_threshold=0.0"  # queries at all maxima in tests, too
+# as the crop asks for, and queries at all maxima in tests, too
+_FEW = ("model.density.train_queries=0", "model.selection.num_contents=100", "model.density.peak_threshold=0.0")
 _FEW_TOKENS = "model.encoder.sparsity.threshold=0.01"
 # ScaleBridge-Det on small tiles, 450 iterations.
 TABLES["scalebridge_aerial"] = (
@@ -282,8 +282,8 @@ TABLES["scalebridge_aerial"] = (
         (f"{_UNIT}=null", f"{_UNIT_2}=null"),
     ),
     Row("dino_lite0_dgq", "DINO, DGQ", "dino_lite0_dgq"),
-    Row("dino_lite0_dgq_few", "DINO, DGQ, queries as the crop asks for", "dino_lite0_dgq", (_FEW, _WEAK_PEAKS)),
-    Row("dino_lite0_dgq_heavy", "the same, losses of the density × 10", "dino_lite0_dgq", (*_HEAVY, _FEW, _WEAK_PEAKS)),
+    Row("dino_lite0_dgq_few", "DINO, DGQ, queries as the crop asks for", "dino_lite0_dgq", _FEW),
+    Row("dino_lite0_dgq_heavy", "the same, losses of the density × 10", "dino_lite0_dgq", (*_HEAVY, *_FEW)),
     Row("dino_lite0_dgq_classes", "DINO, DGQ, number by classes as in DQ-DETR", "dino_lite0_dgq_classes"),
     Row("dino_lite0_dgq_nopeaks", "DINO, DGQ, no query at a peak", "dino_lite0_dgq", ("model.density.peak_share=0.0",)),
     Row("dino_lite0_sparse", "DINO, sparse encoder", "dino_lite0_sparse"),
@@ -423,6 +423,11 @@ TABLES["aerial_dense"] = tuple(
 )
 # The row of a table that the others are compared with.
 BASES = {
+    "quick": "faster_rcnn_r18_fpn_rfla",
+    "ablation": "hla_kld",
+    "rcnn": "faster_rcnn_r18_fpn_rfla",
+    "onestage": "yolo11_n",
+    "transformers": "dino_r18",
     "aerial": "rfla",
     "hituav": "faster_rcnn_lite0_fpn_rfla",
     "scalebridge": "dino_lite0",

@@ -57,6 +57,20 @@ def _without(category: int) -> Callable[[_Mix, Sequence[int]], _Mix]:
     return change
 
 
+def _silenced(category: int) -> Callable[[_Mix, Sequence[int]], _Mix]:
+    """The other categories keep the share that the gate gives them."""
+
+    def change(mix: _Mix, _: Sequence[int]) -> _Mix:
+        def mixed(x: Tensor, experts: Sequence[Tensor], probability: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
+            others = gate.clone()
+            others[:, category] = 0
+            return mix(x, experts, probability, others)
+
+        return mixed
+
+    return change
+
+
 def _identity(mix: _Mix, _: Sequence[int]) -> _Mix:
     def mixed(*args: Any) -> tuple[Tensor, Tensor]:
         mixture, share = mix(*args)
@@ -73,6 +87,7 @@ def controls(rem: REM) -> dict[str, Callable[[_Mix, Sequence[int]], _Mix]]:
         "an even gate": _even_gate,
         "even experts": _even_experts,
         **{f"without experts for {name} objects": _without(c) for c, name in enumerate(rem.categories)},
+        **{f"{name} experts silent, others as trained": _silenced(c) for c, name in enumerate(rem.categories)},
     }
 
 

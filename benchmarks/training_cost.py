@@ -5,20 +5,24 @@
     python benchmarks/quick_table.py --table hituav --table-only      # puts them into results/hituav/details.md
 
 Forward and backward pass on the first batch of a row's own training, with its crops, its batch size and its true
-objects, from the weights at its start. Each row runs in a process of its own, on one CPU thread; the best of some steps
-after the first counts. Memory is the peak above that of the built model. Results go to
-``results/TABLE/training_cost.json``, where rows of earlier calls on the same kind of processor stay.
+objects, from the pretrained weights of its backbone if it has any. Each row runs in a process of its own, on one CPU
+thread; the best of some steps after the first counts. Memory is the peak above that of the built model. Results go to
+``results/TABLE/training_cost.json``. Rows of earlier calls stay there if the base row, which is always measured again,
+takes as long as it did then: machines of one name differ threefold.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from common import RESULTS, ContenderError, first_batches, in_own_process, make_parser, write_record
 from quick_table import BASES, TABLES, TRAINING_COST, Row
+
+SPREAD = 0.1  # by which one machine's times may differ
 
 
 def measure(row: Row, steps: int, amp: bool) -> dict[str, float]:
@@ -29,13 +33,17 @@ def measure(row: Row, steps: int, amp: bool) -> dict[str, float]:
     from timing import Stopwatch, peak_mb
 
     from d2tiny.config import load_config
+    from d2tiny.engine.checkpoint import TinyCheckpointer
     from d2tiny.utils.precision import mixed_precision
 
     cfg = load_config(row.config_name, ["train.seed=0", *row.overrides])
     layout = torch.channels_last if cfg.train.channels_last else torch.preserve_format
     torch.manual_seed(0)
     batch = next(first_batches(cfg, 1))
-    model, watch = instantiate(cfg.model).to(memory_format=layout).train(), Stopwatch("cpu")
+    model, watch = instantiate(cfg.model), Stopwatch("cpu")
+    if cfg.train.init_checkpoint:
+        TinyCheckpointer(model).load(cfg.train.init_checkpoint, checkpointables=[])
+    model.to(memory_format=layout).train()
     before = peak_mb("cpu")
 
     def step() -> None:
@@ -68,32 +76,36 @@ def main() -> None:
     if args.one:
         print(json.dumps(measure(rows[args.one], args.steps, args.amp)))
         return
-    path = RESULTS / args.table / TRAINING_COST
+    path, base = RESULTS / args.table / TRAINING_COST, BASES[args.table]
     setup = {"precision": "bfloat16" if args.amp else "float32", "steps": args.steps}
-    found = _known(path, setup)
-    for name in args.rows or rows:
+    found: dict[str, dict[str, float]] = {}
+    for name in dict.fromkeys((base, *(args.rows or rows))):
         options = ["--table", args.table, "--steps", str(args.steps), *(["--amp"] if args.amp else [])]
         try:
-            found[name] = in_own_process(*options, "--one", name)
+            row = in_own_process(*options, "--one", name)
         except ContenderError as error:
-            print(f"{name}: FAILED\n{error}", flush=True)
-            continue
-        base = found.get(BASES[args.table])
-        times = f", × {found[name]['seconds_per_image'] / base['seconds_per_image']:.2f}" if base else ""
-        print(f"{name}: {found[name]['seconds_per_image']:.3f} s an image{times}, {found[name]['mb']} MB", flush=True)
+            raise SystemExit(f"{name} failed:\n{error}") from error
+        if name == base:
+            found = _alike(kept_record(path), setup, row, base)
+        found[name] = row
+        times = row["seconds_per_image"] / found[base]["seconds_per_image"]
+        print(f"{name}: {row['seconds_per_image']:.3f} s an image, × {times:.2f}, {row['mb']} MB", flush=True)
         write_record(path, **setup, rows={row: found[row] for row in rows if row in found})
 
 
-def _known(path: Path, setup: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Return the rows of an earlier call on this kind of processor with these settings; others do not compare."""
-    from d2tiny.utils.env import describe_hardware
+def kept_record(path: Path) -> dict[str, Any]:
+    """Return the record of earlier calls; nothing without one."""
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return record
 
-    if not path.exists():
+
+def _alike(record: dict[str, Any], setup: dict[str, Any], now: dict[str, float], base: str) -> dict[str, Any]:
+    """Return the rows of a record with these settings, in which the base row took as long as now."""
+    if any(record.get(key) != value for key, value in setup.items()):
         return {}
-    record = json.loads(path.read_text(encoding="utf-8"))
-    alike = record["hardware"]["processor"] == describe_hardware()["processor"]
-    known: dict[str, dict[str, float]] = record["rows"]
-    return known if alike and all(record[key] == value for key, value in setup.items()) else {}
+    rows: dict[str, Any] = record["rows"]
+    then = rows.get(base, {}).get("seconds_per_image", math.inf)
+    return rows if abs(now["seconds_per_image"] / then - 1) < SPREAD else {}
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def adamw(lr):
     )
 
 
-def rcnn_1x(dataset, batch_size=2, lr=0.005):
+def rcnn_1x(dataset, batch_size=2, lr=0.005, warmup_iters=5000):
     """12 epochs of SGD, the rate divided by ten after epochs 8 and 11: the "1x" of the AI-TOD papers.
 
     Differences from their released configs: images without objects are trained too (mmdetection leaves them out by
@@ -78,7 +78,9 @@ def rcnn_1x(dataset, batch_size=2, lr=0.005):
         eval_period=dataset.iterations(batch_size),
         init_checkpoint=RESNET50,
     )
-    schedule = L(warmup_multistep)(max_iter="${train.max_iter}", milestones=[8 / 12, 11 / 12], warmup_iters=5000)
+    schedule = L(warmup_multistep)(
+        max_iter="${train.max_iter}", milestones=[8 / 12, 11 / 12], warmup_iters=warmup_iters
+    )
     return dataloader(dataset, batch_size, flips(dataset)), sgd(lr), schedule, train
 
 

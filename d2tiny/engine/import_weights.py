@@ -74,8 +74,8 @@ def import_weights(model: TinyDINO, given: Mapping[str, Tensor]) -> ImportedWeig
     """Give the tensors of detrex's or the official DINO the names of a model; the model is not changed.
 
     Heads of COCO are taken over if the model has their classes: as many, or COCO's 80 of the 91 rows that the official
-    heads have for its category ids. Otherwise class heads and label embedding keep their initial values. Content
-    queries are taken over as far as both have them.
+    heads have for its category ids. Otherwise class heads and label embedding keep their initial values. A model
+    with more content queries takes those of the weights in turn.
 
     Args:
         model: the detector that is to start from the weights.

@@ -24,7 +24,7 @@ __all__ = ["CONFIG", "DemoData", "choose_start", "draw_large_scene", "prepare_da
 
 CONFIG = "quick/faster_rcnn_lite0_fpn_rfla"
 # Where the packages of the extra `pretrained` are missing: from random weights.
-WITHOUT_WEIGHTS = "quick/faster_rcnn_r18_efpnbs_rfla_dcloss"
+WITHOUT_WEIGHTS = "quick/faster_rcnn_r18_fpn_rfla"
 TRAIN_SCENES, VAL_SCENES = 400, 60
 VAL_PIXELS = 8e6  # looked at in an evaluation, twice as many as those scenes have
 _EVERY = 5  # image of a json is for validation

@@ -28,7 +28,7 @@ from d2tiny.utils.weights import adapt_state
 from tests.helpers.models import BATCHES, config, narrow, predict, shared, step
 
 LITE0, SWIN = "tf_efficientnet_lite0", "swin_tiny_patch4_window7_224"
-RCNN, DENSE, PARTS = (shared(name) for name in ("models/rcnn", "models/dense", "parts/rcnn"))
+RCNN, DENSE, YOLO, PARTS = (shared(name) for name in ("models/rcnn", "models/dense", "models/yolo", "parts/rcnn"))
 SMALL = "resnet10t"
 IMAGENET = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
@@ -385,6 +385,8 @@ def test_the_normalisation_may_be_set_but_not_the_channels():
 MODELS = {  # others are configs, which tests/modeling/test_configs.py trains
     "retinanet": lambda: RCNN.on_lite0(DENSE.retinanet_r18(8)),
     "swin": lambda: RCNN.for_weights_of(RCNN.timm_backbone(SWIN), RCNN.faster_rcnn_r18(8)),
+    "yolov5": lambda: YOLO.on_timm(YOLO.yolov5("s", 8), RCNN.timm_backbone(SMALL)),
+    "yolox": lambda: YOLO.on_timm(YOLO.yolox("s", 8), RCNN.lite0(), [64, 96, 128]),
 }
 
 

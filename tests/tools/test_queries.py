@@ -7,7 +7,7 @@ import pytest
 from tests.helpers.benchmarks import value_in_benchmarks
 
 GATE = """[[share.tolist(), covered.tolist()] for share, covered in queries._gate(
-    queries.Explanation(None, None, None, None, None,
+    queries.Explanation(None, None, None, None, None, None,
         [queries.torch.stack((queries.torch.arange(12.).view(3, 4), queries.torch.zeros(3, 4))),
          queries.torch.zeros(2, 2, 2)],
         {"tiny": ["a"], "other": ["b"]}),

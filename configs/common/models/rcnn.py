@@ -139,9 +139,14 @@ def faster_rcnn_r18(num_classes):
     return model
 
 
+def lite0():
+    """EfficientNet-Lite0, whose ImageNet weights a package holds: a backbone for processors."""
+    return timm_backbone("tf_efficientnet_lite0")
+
+
 def on_lite0(model):
-    """The model on EfficientNet-Lite0, whose ImageNet weights a package holds: a backbone for processors."""
-    return for_weights_of(timm_backbone("tf_efficientnet_lite0"), model)
+    """The model on EfficientNet-Lite0."""
+    return for_weights_of(lite0(), model)
 
 
 def faster_rcnn_lite0(num_classes):

@@ -11,7 +11,7 @@ from d2tiny.modeling.meta_arch import TinyDenseDetector
 from d2tiny.modeling.necks import PAFPN, NeckedBackbone
 from d2tiny.utils.errors import ConfigError, did_you_mean
 
-from .rcnn import on_lite0
+from .rcnn import for_weights_of, lite0
 
 # Multipliers of depth and width; of YOLO11 also the largest width and whether blocks are the larger C3k.
 CSP_SIZES = {"s": (0.33, 0.5), "m": (0.67, 0.75), "l": (1.0, 1.0)}
@@ -126,22 +126,30 @@ def yolo11(size, num_classes):
     return _detector(backbone, neck, head, pixel_std=255.0, input_format="RGB")
 
 
-def _on_lite0(model, channels):
-    """The neck and head of a YOLO on EfficientNet-Lite0, whose ImageNet weights expect RGB."""
+def on_timm(model, backbone, channels=None):
+    """The neck and head of a YOLO on a backbone of timm, whose weights expect RGB.
+
+    Args:
+        model: of yolox, yolov5 or yolo11.
+        backbone: of timm_backbone.
+        channels: of the neck's levels, finest first; default: those that the neck has of its own, or the backbone's.
+    """
     neck = model.backbone.neck
-    neck.in_features, neck.out_channels = ["res3", "res4", "res5"], channels
+    neck.in_features = ["res3", "res4", "res5"]
+    if channels is not None:
+        neck.out_channels = channels
     model.backbone.backbone.out_features = neck.in_features
     model.input_format = "RGB"
-    return on_lite0(model)
+    return for_weights_of(backbone, model)
 
 
 def yolox_lite0(num_classes):
     """Neck and head of YOLOX-s for quick trainings from ImageNet weights."""
     width = CSP_SIZES["s"][1]
-    return _on_lite0(yolox("s", num_classes, max_detections=1500), [rounded(c * width) for c in (256, 512, 1024)])
+    channels = [rounded(c * width) for c in (256, 512, 1024)]
+    return on_timm(yolox("s", num_classes, max_detections=1500), lite0(), channels)
 
 
 def yolo11_lite0(num_classes):
     """Neck and head of YOLO11n for quick trainings from ImageNet weights."""
-    model = yolo11("n", num_classes)
-    return _on_lite0(model, model.backbone.neck.out_channels)
+    return on_timm(yolo11("n", num_classes), lite0())

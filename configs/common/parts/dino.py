@@ -16,11 +16,12 @@ from d2tiny.modeling.transformer import (
 
 def dgq(model, **settings):
     """Density-guided queries, in training as many as the model had or more; docs/papers/scalebridge.md."""
-    settings.setdefault("train_queries", model.selection.num_queries)
+    queries = settings.setdefault("train_queries", model.selection.num_queries)
     model.density = L(DensityQueries)(embed_dim="${..embed_dim}", num_levels="${..encoder.num_levels}", **settings)
-    # every training image takes as many queries as the model had before: what all learn is shared by more queries
-    model.selection.num_contents = model.selection.num_queries
-    model.selection.num_queries = max(model.density.get("buckets", [1500]))
+    buckets = model.density.get("buckets", [300, 500, 900, 1500])
+    # as many as every training image takes: what all learn is shared by more queries
+    model.selection.num_contents = min(max(queries, buckets[0]), buckets[-1])
+    model.selection.num_queries = buckets[-1]
     return model
 
 

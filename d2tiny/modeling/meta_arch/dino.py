@@ -56,6 +56,7 @@ class Explanation:
         class_count: number of objects by a classifier; None without one.
         tokens: L tensors (H, W) boolean, cells that the encoder updates; None without sparsity.
         reference_points: (Q, 2) centres x, y of the queries' first reference boxes in px.
+        is_peak: (Q,) boolean, queries that start at a peak of the density; None without DGQ.
         routing_weights: L tensors (E, H, W), shares of the experts in the mixture; None without REM.
         categories: names of the E experts by category, in order; empty without REM.
     """
@@ -65,6 +66,7 @@ class Explanation:
     class_count: float | None
     tokens: list[Tensor] | None
     reference_points: Tensor
+    is_peak: Tensor | None
     routing_weights: list[Tensor] | None
     categories: dict[str, list[str]]
 
@@ -227,8 +229,8 @@ class TinyDINO(nn.Module):
         encoded = self._encode(images, None)
         tokens, density, routing = encoded.tokens, encoded.density, encoded.routing
         height, width = images.image_sizes[0]
-        boxes, padding = encoded.queries.reference_boxes[0], encoded.queries.padding_mask
-        boxes = boxes if padding is None else boxes[~padding[0]]
+        queries = encoded.queries
+        valid = slice(None) if queries.valid_mask is None else queries.valid_mask[0]
         sizes = [tokens.valid_sizes(level)[0] for level in range(len(tokens.spatial_shapes))]
         chosen = None if encoded.updated is None else tokens.maps(encoded.updated[..., None])
         num_objects, class_count = None, None
@@ -240,7 +242,8 @@ class TinyDINO(nn.Module):
             num_objects=num_objects,
             class_count=class_count,
             tokens=None if chosen is None else [m[0, 0, :h, :w] for m, (h, w) in zip(chosen, sizes, strict=True)],
-            reference_points=boxes[:, :2] * boxes.new_tensor((width, height)),
+            reference_points=queries.reference_boxes[0, valid, :2] * tokens.features.new_tensor((width, height)),
+            is_peak=None if queries.is_peak is None else queries.is_peak[0, valid],
             routing_weights=None
             if routing is None
             else [pi[0, :, :h, :w] for pi, (h, w) in zip(routing.routing_weights, sizes, strict=True)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from d2tiny.utils.tracing import is_traced
 
 __all__ = ["InitialQueries", "Proposals", "QuerySelection", "SelectedTokens", "best_places"]
 
+logger = logging.getLogger(__name__)
 _MARGIN = 0.01  # DINO excludes proposals with a coordinate below this share of the image, or above 1 − this
 _PADDING_BOX = (0.5, 0.5, 0.01, 0.01)  # reference box of padding queries
 
@@ -61,12 +63,14 @@ class InitialQueries:
         reference_boxes: (B, Q, 4) cx, cy, w, h in shares of the image, float32, without gradient.
         padding_mask: (B, Q) boolean, True for padding queries; None if all images have Q queries.
         predictions: the encoder's predictions for the tokens from which the queries start.
+        is_peak: (B, Q) boolean, True for queries at a peak of a predicted density; None without a density.
     """
 
     content: Tensor
     reference_boxes: Tensor
     padding_mask: Tensor | None
     predictions: QueryPredictions
+    is_peak: Tensor | None = None
 
     @property
     def valid_mask(self) -> Tensor | None:
@@ -144,6 +148,8 @@ class QuerySelection(nn.Module):
         given, own = state.get(key), self.content.weight.detach()
         if given is None or given.shape[1:] != own.shape[1:] or len(given) == len(own):
             return
+        how = "take them in turn" if len(given) < len(own) else "are the first of them"
+        logger.warning("The weights have %d content queries; the model's %d %s.", len(given), len(own), how)
         state[key] = torch.as_tensor(given).to(own)[torch.arange(len(own), device=own.device) % len(given)]
 
     def initial_boxes(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
@@ -232,11 +238,11 @@ class QuerySelection(nn.Module):
             reference_boxes = torch.where(is_peak, initial_boxes.float(), reference_boxes)
         predictions = QueryPredictions(logits, boxes)
         if not is_traced() and not bool(padding_mask.any()):
-            return InitialQueries(content, reference_boxes, None, predictions)
+            return InitialQueries(content, reference_boxes, None, predictions, selected.is_peak)
         content = content.masked_fill(padding_mask[..., None], 0.0)
         padding_box = reference_boxes.new_tensor(_PADDING_BOX)
         reference_boxes = torch.where(padding_mask[..., None], padding_box, reference_boxes)
-        return InitialQueries(content, reference_boxes, padding_mask, predictions)
+        return InitialQueries(content, reference_boxes, padding_mask, predictions, selected.is_peak)
 
 
 def best_places(values: Tensor, count: int) -> Tensor:
