@@ -126,7 +126,7 @@ def measure(run: ControlledRouting) -> dict[str, dict[str, Any]]:
     for item, _ in images_with_boxes(run.cfg.dataloader.test):
         evaluators.process(item, partial(run.detect, item))
     rows = evaluators.metrics(METRICS)
-    for level, share in enumerate(np.mean(run.shares, axis=0)):
+    for level, share in enumerate(np.mean(run.shares, axis=0) if run.shares else ()):
         rows["as trained"][f"added, level {level}"] = round(float(share), 4)
     return rows
 
@@ -136,9 +136,15 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("runs", type=Path, nargs="+", help="folders of runs with REM")
     parser.add_argument("--output", default="scalebridge_aerial/routing_controls.json", help="file in results/")
+    parser.add_argument("--controls", nargs="+", help="names of controls; default: all")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows = {folder.name: measure(ControlledRouting(folder)) for folder in args.runs}
+    runs = {folder.name: ControlledRouting(folder) for folder in args.runs}
+    for run in runs.values():
+        if unknown := sorted(set(args.controls or ()) - set(run.controls)):
+            parser.error(f"--controls: {unknown} not in {list(run.controls)}")
+        run.controls = {name: run.controls[name] for name in args.controls or run.controls}
+    rows = {name: measure(run) for name, run in runs.items()}
     for name, of_run in rows.items():
         print_table(name, of_run)
     write_record(RESULTS / args.output, rows=rows)

@@ -32,7 +32,7 @@ def test_each_control_changes_what_it_says(tmp_path):
     code = CODE.replace("torch.", "routing_controls.torch.").replace("\n", " ")
     found, shares, without = value_in_benchmarks("routing_controls", code % str(tmp_path))
     scores = dict(found)
-    assert list(scores)[:2] == ["as trained", "without the mixture"] and len(scores) == 6
+    assert list(scores)[:2] == ["as trained", "without the mixture"] and len(scores) == 8
     assert scores.pop("without the mixture") == pytest.approx(without, abs=1e-6)
     values = [without, *scores.values()]
     assert len({tuple(round(x, 6) for x in value) for value in values}) == len(values)
