@@ -36,7 +36,7 @@ from scipy.stats import rankdata
 from tqdm import tqdm
 
 from d2tiny.config import load_config
-from d2tiny.modeling.meta_arch.dino import Explanation
+from d2tiny.modeling.meta_arch.dino_explanation import Explanation
 from d2tiny.modeling.transformer.routing import covered_by_tiny
 
 SIZES = {"under 8 px": (0, 8), "8 to 16 px": (8, 16), "over 16 px": (16, 10**9)}

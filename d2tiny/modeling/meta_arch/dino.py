@@ -18,6 +18,7 @@ from d2tiny.layers.folding import prepare_for_inference
 from d2tiny.layers.position import PositionEmbeddingSine
 from d2tiny.modeling.contracts import QueryPredictions, Targets
 from d2tiny.modeling.meta_arch.dino_checks import check_classes, check_levels, check_modules, strides_for
+from d2tiny.modeling.meta_arch.dino_explanation import Explanation
 from d2tiny.modeling.meta_arch.inputs import require_batch
 from d2tiny.modeling.meta_arch.pictures import check_period, picture_is_due, put_detections, put_queries
 from d2tiny.modeling.targets import split_ignored
@@ -43,32 +44,7 @@ from d2tiny.modeling.transformer import (
 from d2tiny.modeling.transformer.density_map import count_objects
 from d2tiny.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 
-__all__ = ["Explanation", "TinyDINO"]
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Decisions of DGQ and REM for one image, without padding.
-
-    Attributes:
-        density: (H, W) objects per cell of the finest level; None without DGQ.
-        num_objects: predicted number of objects; None without DGQ.
-        class_count: number of objects by a classifier; None without one.
-        tokens: L tensors (H, W) boolean, cells that the encoder updates; None without sparsity.
-        reference_points: (Q, 2) centres x, y of the queries' first reference boxes in px.
-        is_peak: (Q,) boolean, queries that start at a peak of the density; None without DGQ.
-        routing_weights: L tensors (E, H, W), shares of the experts in the mixture; None without REM.
-        categories: names of the E experts by category, in order; empty without REM.
-    """
-
-    density: Tensor | None
-    num_objects: int | None
-    class_count: float | None
-    tokens: list[Tensor] | None
-    reference_points: Tensor
-    is_peak: Tensor | None
-    routing_weights: list[Tensor] | None
-    categories: dict[str, list[str]]
+__all__ = ["TinyDINO"]
 
 
 @dataclass(frozen=True)
