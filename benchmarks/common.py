@@ -62,6 +62,15 @@ def in_own_process(*arguments: str, environment: Mapping[str, str] | None = None
     return row
 
 
+def parse_with_overrides(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]]:
+    """Parse the command line, and return the overrides of configs (KEY=VALUE) that stand anywhere in it.
+
+    They are removed first, because a list such as ``--rows`` would include those that follow it.
+    """
+    overrides = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
+    return parser.parse_args([argument for argument in sys.argv[1:] if argument not in overrides]), overrides
+
+
 def command_line() -> str:
     """Return the command that runs this benchmark again, with its arguments; of folders elsewhere the name alone."""
     arguments = [_without_folders(argument) for argument in sys.argv[1:]]

@@ -15,13 +15,12 @@ of a table, configs with overrides may be named. Results go to ``results/TABLE/g
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import RESULTS, first_batches, make_parser, write_record
+from common import RESULTS, first_batches, make_parser, parse_with_overrides, write_record
 from quick_table import TABLES, Row
 
 if TYPE_CHECKING:
@@ -97,9 +96,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="of a trained model; default: an untrained one")
     parser.add_argument("--configs", nargs="+", help="names of configs instead of rows")
     parser.add_argument("--output", help="file in results/")
-    # Overrides are removed first, because a list such as --configs would include those that follow it.
-    overrides = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
-    args = parser.parse_args([argument for argument in sys.argv[1:] if argument not in overrides])
+    args, overrides = parse_with_overrides(parser)
     rows = [row for row in TABLES[args.table] if not args.rows or row.name in args.rows]
     if args.configs:
         rows = [Row(config, config, config) for config in args.configs]

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common import RESULTS, ROOT, kept_entries, make_parser
+from common import RESULTS, ROOT, kept_entries, make_parser, parse_with_overrides
 from scipy import stats
 
 from d2tiny.data.datasets.benchmarks import BENCHMARKS
@@ -740,9 +740,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help=f"folder of the trainings; default: {WORK}/TABLE")
     parser.add_argument("--results", type=Path, help="default: results/TABLE")
     parser.add_argument("--table-only", action="store_true", help="train nothing")
-    # Overrides are removed first, because a list such as --seeds would include those that follow it.
-    overrides = [arg for arg in sys.argv[1:] if "=" in arg and not arg.startswith("-")]
-    args = parser.parse_args([arg for arg in sys.argv[1:] if arg not in overrides])
+    args, overrides = parse_with_overrides(parser)
     names = [row.name for row in TABLES[args.table]]
     if unknown := sorted(set(args.rows or ()) - set(names)):
         parser.error(f"--rows: {unknown} not in {names}")

@@ -43,28 +43,14 @@ def _even_experts(mix: _Mix, sizes: Sequence[int]) -> _Mix:
     return mixed
 
 
-def _without(category: int) -> Callable[[_Mix, Sequence[int]], _Mix]:
-    """The other categories have all of the mixture, whatever the gate says."""
+def _without(category: int, *, redistribute: bool) -> Callable[[_Mix, Sequence[int]], _Mix]:
+    """The other categories have all of the mixture, or only the share that the gate gives them."""
 
     def change(mix: _Mix, _: Sequence[int]) -> _Mix:
         def mixed(x: Tensor, experts: Sequence[Tensor], probability: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
             others = gate.clone()
             others[:, category] = 0
-            return mix(x, experts, probability, others / others.sum(dim=1, keepdim=True))
-
-        return mixed
-
-    return change
-
-
-def _silenced(category: int) -> Callable[[_Mix, Sequence[int]], _Mix]:
-    """The other categories keep the share that the gate gives them."""
-
-    def change(mix: _Mix, _: Sequence[int]) -> _Mix:
-        def mixed(x: Tensor, experts: Sequence[Tensor], probability: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
-            others = gate.clone()
-            others[:, category] = 0
-            return mix(x, experts, probability, others)
+            return mix(x, experts, probability, others / others.sum(dim=1, keepdim=True) if redistribute else others)
 
         return mixed
 
@@ -81,13 +67,14 @@ def _identity(mix: _Mix, _: Sequence[int]) -> _Mix:
 
 def controls(rem: REM) -> dict[str, Callable[[_Mix, Sequence[int]], _Mix]]:
     """Return what replaces the mixture of a module, by name of the control."""
+    categories = list(enumerate(rem.categories))
     return {
         "as trained": lambda mix, _: mix,
         "without the mixture": _identity,
         "an even gate": _even_gate,
         "even experts": _even_experts,
-        **{f"without experts for {name} objects": _without(c) for c, name in enumerate(rem.categories)},
-        **{f"{name} experts silent, others as trained": _silenced(c) for c, name in enumerate(rem.categories)},
+        **{f"without experts for {name} objects": _without(c, redistribute=True) for c, name in categories},
+        **{f"{name} experts silent, others as trained": _without(c, redistribute=False) for c, name in categories},
     }
 
 

@@ -19,7 +19,15 @@ import math
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, ContenderError, first_batches, in_own_process, make_parser, write_record
+from common import (
+    RESULTS,
+    ContenderError,
+    first_batches,
+    in_own_process,
+    kept_entries,
+    make_parser,
+    write_record,
+)
 from quick_table import BASES, TABLES, TRAINING_COST, Row
 
 SPREAD = 0.1  # by which one machine's times may differ
@@ -86,24 +94,18 @@ def main() -> None:
         except ContenderError as error:
             raise SystemExit(f"{name} failed:\n{error}") from error
         if name == base:
-            found = _alike(kept_record(path), setup, row, base)
+            found = _alike(path, setup, row, base)
         found[name] = row
         times = row["seconds_per_image"] / found[base]["seconds_per_image"]
         print(f"{name}: {row['seconds_per_image']:.3f} s an image, × {times:.2f}, {row['mb']} MB", flush=True)
-        write_record(path, **setup, rows={row: found[row] for row in rows if row in found})
+        write_record(path, **setup, rows={known: found[known] for known in rows if known in found})
 
 
-def kept_record(path: Path) -> dict[str, Any]:
-    """Return the record of earlier calls; nothing without one."""
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return record
-
-
-def _alike(record: dict[str, Any], setup: dict[str, Any], now: dict[str, float], base: str) -> dict[str, Any]:
-    """Return the rows of a record with these settings, in which the base row took as long as now."""
-    if any(record.get(key) != value for key, value in setup.items()):
+def _alike(path: Path, setup: dict[str, Any], now: dict[str, float], base: str) -> dict[str, Any]:
+    """Return the rows of an earlier record with these settings, in which the base row took as long as now."""
+    if any(kept_entries(path, key) != value for key, value in setup.items()):
         return {}
-    rows: dict[str, Any] = record["rows"]
+    rows = kept_entries(path, "rows")
     then = rows.get(base, {}).get("seconds_per_image", math.inf)
     return rows if abs(now["seconds_per_image"] / then - 1) < SPREAD else {}
 
