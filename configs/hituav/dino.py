@@ -2,12 +2,11 @@
 
 from ..common.data import hituav
 from ..common.models.dino import dino_lite0_4scale
-from ..common.parts.dino import count_classes, dgq, rem, sparse
+from ..common.parts.dino import FEW_OBJECTS, count_classes, dgq, rem, sparse
 from ..common.recipes import experiment, whole_images
 
 DATASET = hituav()
 K = DATASET.num_classes
-BUCKETS = dict(buckets=[100, 200, 300, 500], thresholds=[10, 50, 150])  # of objects in an image
 
 
 def dino_lite0():
@@ -17,12 +16,12 @@ def dino_lite0():
 
 def dino_lite0_dgq():
     """DINO with density-guided queries on HIT-UAV."""
-    return experiment(dgq(dino_lite0_4scale(K), **BUCKETS), whole_images(DATASET, clip_norm=0.1))
+    return experiment(dgq(dino_lite0_4scale(K), **FEW_OBJECTS), whole_images(DATASET, clip_norm=0.1))
 
 
 def dino_lite0_dgq_classes():
     """The same; a classifier of the number of objects as in DQ-DETR chooses the number of queries."""
-    model = count_classes(dgq(dino_lite0_4scale(K), **BUCKETS), hidden_dim=64)
+    model = count_classes(dgq(dino_lite0_4scale(K), **FEW_OBJECTS), hidden_dim=64)
     return experiment(model, whole_images(DATASET, clip_norm=0.1))
 
 
@@ -33,7 +32,7 @@ def dino_lite0_sparse():
 
 def dino_lite0_dgq_sparse():
     """DINO with density-guided queries on HIT-UAV, whose encoder updates only tokens where objects may be."""
-    return experiment(sparse(dgq(dino_lite0_4scale(K), **BUCKETS)), whole_images(DATASET, clip_norm=0.1))
+    return experiment(sparse(dgq(dino_lite0_4scale(K), **FEW_OBJECTS)), whole_images(DATASET, clip_norm=0.1))
 
 
 def dino_lite0_rem():
@@ -48,9 +47,9 @@ def dino_lite0_rem_scale():
 
 def scalebridge_lite0():
     """ScaleBridge-Det on HIT-UAV: DINO with density-guided queries and routed mixture attention."""
-    return experiment(rem(dgq(dino_lite0_4scale(K), **BUCKETS)), whole_images(DATASET, clip_norm=0.1))
+    return experiment(rem(dgq(dino_lite0_4scale(K), **FEW_OBJECTS)), whole_images(DATASET, clip_norm=0.1))
 
 
 def scalebridge_lite0_sparse():
     """ScaleBridge-Det on HIT-UAV whose encoder updates only tokens where objects may be."""
-    return experiment(sparse(rem(dgq(dino_lite0_4scale(K), **BUCKETS))), whole_images(DATASET, clip_norm=0.1))
+    return experiment(sparse(rem(dgq(dino_lite0_4scale(K), **FEW_OBJECTS))), whole_images(DATASET, clip_norm=0.1))

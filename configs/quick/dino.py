@@ -2,12 +2,11 @@
 
 from ..common.data import aerial
 from ..common.models.dino import dino_lite0_4scale, dino_r18_4scale
-from ..common.parts.dino import count_classes, dgq, rem, sparse
+from ..common.parts.dino import FEW_OBJECTS, count_classes, dgq, rem, sparse
 from ..common.recipes import experiment, pretrained_quick, quick
 
 DATASET = aerial()
 K = DATASET.num_classes
-BUCKETS = dict(buckets=[100, 200, 300, 500], thresholds=[10, 50, 150])  # of objects in an image
 
 
 def dino_lite0():
@@ -17,18 +16,18 @@ def dino_lite0():
 
 def dino_lite0_dgq():
     """Quick DINO with density-guided queries on aerial_*, from ImageNet weights."""
-    return experiment(dgq(dino_lite0_4scale(K), **BUCKETS), pretrained_quick(DATASET, max_iter=450, clip_norm=0.1))
+    return experiment(dgq(dino_lite0_4scale(K), **FEW_OBJECTS), pretrained_quick(DATASET, max_iter=450, clip_norm=0.1))
 
 
 def dino_lite0_dgq_classes():
     """The same; a classifier of the number of objects as in DQ-DETR chooses the number of queries."""
-    model = count_classes(dgq(dino_lite0_4scale(K), **BUCKETS), hidden_dim=64)
+    model = count_classes(dgq(dino_lite0_4scale(K), **FEW_OBJECTS), hidden_dim=64)
     return experiment(model, pretrained_quick(DATASET, max_iter=450, clip_norm=0.1))
 
 
 def dino_lite0_dgq_sparse():
     """Quick DINO with density-guided queries on aerial_*, whose encoder updates only tokens where objects may be."""
-    model = sparse(dgq(dino_lite0_4scale(K), **BUCKETS))
+    model = sparse(dgq(dino_lite0_4scale(K), **FEW_OBJECTS))
     return experiment(model, pretrained_quick(DATASET, max_iter=450, clip_norm=0.1))
 
 
@@ -39,13 +38,13 @@ def dino_lite0_rem():
 
 def scalebridge_lite0():
     """Quick ScaleBridge-Det on aerial_*, from ImageNet weights: DINO with DGQ and REM."""
-    model = rem(dgq(dino_lite0_4scale(K), **BUCKETS))
+    model = rem(dgq(dino_lite0_4scale(K), **FEW_OBJECTS))
     return experiment(model, pretrained_quick(DATASET, max_iter=450, clip_norm=0.1))
 
 
 def scalebridge_lite0_sparse():
     """Quick ScaleBridge-Det on aerial_*, whose encoder updates only tokens where objects may be."""
-    model = sparse(rem(dgq(dino_lite0_4scale(K), **BUCKETS)))
+    model = sparse(rem(dgq(dino_lite0_4scale(K), **FEW_OBJECTS)))
     return experiment(model, pretrained_quick(DATASET, max_iter=450, clip_norm=0.1))
 
 
@@ -62,7 +61,7 @@ def dino_r18():
 def dino_r18_dgq():
     """Quick DINO with density-guided queries on aerial_*."""
     return experiment(
-        dgq(dino_r18_4scale(K), **BUCKETS),
+        dgq(dino_r18_4scale(K), **FEW_OBJECTS),
         quick(DATASET, max_iter=450, clip_norm=0.1),
     )
 
@@ -75,6 +74,6 @@ def dino_r18_rem():
 def scalebridge_r18():
     """Quick ScaleBridge-Det on aerial_*: DINO with density-guided queries and routed mixture attention."""
     return experiment(
-        rem(dgq(dino_r18_4scale(K), **BUCKETS)),
+        rem(dgq(dino_r18_4scale(K), **FEW_OBJECTS)),
         quick(DATASET, max_iter=450, clip_norm=0.1),
     )

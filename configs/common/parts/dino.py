@@ -3,6 +3,8 @@
 from detectron2.config import LazyCall as L
 
 from d2tiny.modeling.transformer import (
+    DEFAULT_BUCKETS,
+    DEFAULT_THRESHOLDS,
     REM,
     ContextExpert,
     CountClassifier,
@@ -13,12 +15,15 @@ from d2tiny.modeling.transformer import (
     WideExpert,
 )
 
+# Numbers of queries, and of objects from which on the next is taken, for images of at most some hundred objects.
+FEW_OBJECTS = dict(buckets=[100, 200, 300, 500], thresholds=[10, 50, 150])
+
 
 def dgq(model, **settings):
     """Density-guided queries, in training as many as the model had or more; docs/papers/scalebridge.md."""
     queries = settings.setdefault("train_queries", model.selection.num_queries)
     model.density = L(DensityQueries)(embed_dim="${..embed_dim}", num_levels="${..encoder.num_levels}", **settings)
-    buckets = model.density.get("buckets", [300, 500, 900, 1500])
+    buckets = model.density.get("buckets", DEFAULT_BUCKETS)
     # as many as every training image takes: what all learn is shared by more queries
     model.selection.num_contents = min(max(queries, buckets[0]), buckets[-1])
     model.selection.num_queries = buckets[-1]
@@ -29,7 +34,7 @@ def count_classes(model, **settings):
     """A classifier of the number of objects as in DQ-DETR, on a model with density-guided queries."""
     model.density.rule = "classes"
     model.density.classifier = L(CountClassifier)(
-        embed_dim="${...embed_dim}", thresholds=model.density.get("thresholds", [10, 100, 500]), **settings
+        embed_dim="${...embed_dim}", thresholds=list(model.density.get("thresholds", DEFAULT_THRESHOLDS)), **settings
     )
     return model
 

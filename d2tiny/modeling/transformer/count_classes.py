@@ -11,8 +11,10 @@ from torch.nn import functional as F
 
 from d2tiny.layers.padding import masked_mean
 
-__all__ = ["CountClassifier"]
+__all__ = ["DEFAULT_THRESHOLDS", "CountClassifier"]
 
+# numbers of objects from which on the next class begins: few, some, many, very many
+DEFAULT_THRESHOLDS = (10, 100, 500)
 _LEAST_RATE = 0.02  # of the running means, after the plain mean of 50 images
 
 
@@ -30,7 +32,7 @@ class CountClassifier(nn.Module):
     seen: Tensor
 
     def __init__(
-        self, *, embed_dim: int = 256, hidden_dim: int = 512, thresholds: Sequence[float] = (10, 100, 500)
+        self, *, embed_dim: int = 256, hidden_dim: int = 512, thresholds: Sequence[float] = DEFAULT_THRESHOLDS
     ) -> None:
         """Build the layers.
 

@@ -14,7 +14,7 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from d2tiny.modeling.contracts import Targets
-from d2tiny.modeling.transformer.count_classes import CountClassifier
+from d2tiny.modeling.transformer.count_classes import DEFAULT_THRESHOLDS, CountClassifier
 from d2tiny.modeling.transformer.density_head import DensityHead, density_loss
 from d2tiny.modeling.transformer.density_map import count_objects, covered_cells, density_target, local_maxima
 from d2tiny.modeling.transformer.selection import Proposals, SelectedTokens, best_places
@@ -22,8 +22,10 @@ from d2tiny.modeling.transformer.tokens import Tokens
 from d2tiny.utils.errors import did_you_mean
 from d2tiny.utils.tracing import is_traced
 
-__all__ = ["DensityQueries", "DensityTarget"]
+__all__ = ["DEFAULT_BUCKETS", "DensityQueries", "DensityTarget"]
 
+# numbers of queries for few, some, many and very many objects
+DEFAULT_BUCKETS = (300, 500, 900, 1500)
 _SOURCES, _RULES = ("neck", "memory"), ("bucket", "linear", "classes")
 
 
@@ -63,8 +65,8 @@ class DensityQueries(nn.Module):
         hidden_dim: int = 128,
         num_levels: int = 4,
         source: str = "memory",
-        buckets: Sequence[int] = (300, 500, 900, 1500),
-        thresholds: Sequence[float] = (10, 100, 500),
+        buckets: Sequence[int] = DEFAULT_BUCKETS,
+        thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
         rule: str = "bucket",
         classifier: CountClassifier | None = None,
         threshold: float = 0.05,
