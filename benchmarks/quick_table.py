@@ -229,6 +229,7 @@ _ONE_STAGE_BASES |= dict.fromkeys(("yolox_lite0_s_sal", "yolox_lite0_s_sarl_sal"
 _HITUAV_BASES = _ONE_STAGE_BASES | {
     "cascade_rcnn_lite0_efpnbs_rfla_dcloss": "cascade_rcnn_lite0_fpn_rfla_l1",
     "cascade_rcnn_lite0_efpnbs_taught_rfla": "cascade_rcnn_lite0_fpn_rfla",
+    "cascade_rcnn_lite0_fpn_rfla_narrow": "cascade_rcnn_lite0_fpn_rfla",
     "cascade_rcnn_lite0_sarl_rfla_x2": "cascade_rcnn_lite0_fpn_rfla_x2",
     "faster_rcnn_lite0_efpnbs_taught_rfla_x2": "faster_rcnn_lite0_efpnbs_taught_rfla",
     "detectors_lite0_efpnbs_rfla_dcloss": "detectors_lite0_rfp_rfla",
@@ -255,6 +256,7 @@ TABLES["hituav"] = tuple(
         ("faster_rcnn_lite0_fpn_rfla_nwdloss", "RFLA + NWD loss"),
         ("faster_rcnn_lite0_efpnbs_rfla_dcloss", "RFLA + E-FPN-BS + DCLoss"),
         ("cascade_rcnn_lite0_fpn_rfla", "Cascade R-CNN, RFLA"),
+        ("cascade_rcnn_lite0_fpn_rfla_narrow", "Cascade R-CNN, RFLA, box heads of 128 channels"),
         ("cascade_rcnn_lite0_fpn_rfla_l1", "Cascade R-CNN, RFLA, L1"),
         ("cascade_rcnn_lite0_efpnbs_rfla_dcloss", "Cascade R-CNN, RFLA + E-FPN-BS + DCLoss"),
         ("cascade_rcnn_lite0_efpnbs_taught_rfla", "Cascade R-CNN, RFLA + E-FPN-BS, residual, taught masks (ours)"),

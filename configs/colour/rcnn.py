@@ -2,7 +2,7 @@
 
 from ..common.data import colour, crops_for_other_places, dataloader
 from ..common.models.rcnn import cascade_rcnn_lite0, faster_rcnn_lite0
-from ..common.parts.rcnn import efpnbs_taught, rfla
+from ..common.parts.rcnn import efpnbs_taught, narrow_box_heads, rfla
 from ..common.recipes import enlarged, experiment, pretrained_quick
 
 DATASET = colour()
@@ -17,13 +17,6 @@ def drawn_and_real(max_iter=2000):
     loaders["train"].dataset.names = [DATASET.train, "colour_drawn"]
     loaders["train"].dataset.repeats = REPEATS
     return loaders, optimizer, schedule, train
-
-
-def narrow_box_heads(model, width):
-    """Fewer channels in the layers of the three box heads, which are most of a small cascade's weights."""
-    for head in model.roi_heads.box_heads:
-        head.fc_dims = [width, width]
-    return model
 
 
 def cascade_rcnn_lite0_efpnbs_taught_rfla_x2():

@@ -165,3 +165,10 @@ def rka(model, topk=2):
     """NWD-RKA: each object takes its k best anchors; docs/papers/nwd.md."""
     model.proposal_generator.assigner = L(RKAAssigner)(topk=topk, constant=12.7)
     return model
+
+
+def narrow_box_heads(model, width):
+    """Fewer channels in the layers of the three box heads, which are most of a small cascade's weights."""
+    for head in model.roi_heads.box_heads:
+        head.fc_dims = [width, width]
+    return model
