@@ -396,6 +396,9 @@ TABLES["aerial"] = (
     ),
     _lite0_loss("sal", "RFLA + SAL (1 − IoU²)", "SALoss", "base=iou2", BOX_WEIGHT),
     _lite0_loss("iou2", "RFLA + 1 − IoU² (SAL without its weights)", "IoULoss", "kind=iou2", BOX_WEIGHT),
+    # Trained again with later code, on another kind of processor: what of a difference stays.
+    Row("rfla_again", "RFLA, again", _RFLA),
+    Row("efpnbs_again", "RFLA + E-FPN-BS, again", _EFPNBS, base="rfla_again"),
     _lite0_loss("nwd", "RFLA + NWD loss", "NWDLoss", BOX_WEIGHT),
     _lite0_loss(
         "nwd_rpn", "RFLA + NWD loss in the RPN alone, as published", "NWDLoss", "loss_weight=10.0", places=(RPN_LOSS,)
