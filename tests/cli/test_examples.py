@@ -145,7 +145,8 @@ def test_example_of_the_demo(folder, scenes, capsys):
     ("kind", "start", "about"),
     [
         ("colour", "d2tiny://colour", "published weights 'colour' (CC-BY-4.0), trained on d2tiny's drawn scenes, "),
-        ("grey", "d2tiny://thermal", "published weights 'thermal' (CC-BY-4.0), trained on HIT-UAV, "),
+        # `thermal` is a cascade, and the demo trains a Faster R-CNN
+        ("grey", "", "ImageNet"),
     ],
 )
 def test_the_demo_starts_from_published_weights_that_fit(kind, start, about):
