@@ -8,7 +8,18 @@ from ..common.models.rcnn import (
     faster_rcnn_lite0,
     faster_rcnn_r18,
 )
-from ..common.parts.rcnn import anchors_8_to_128, dcloss, efpnbs, efpnbs_taught, l1, nwd, rfla, rka, sarl
+from ..common.parts.rcnn import (
+    anchors_8_to_128,
+    dcloss,
+    efpnbs,
+    efpnbs_taught,
+    l1,
+    narrow_box_heads,
+    nwd,
+    rfla,
+    rka,
+    sarl,
+)
 from ..common.recipes import enlarged, experiment, pretrained_quick, quick
 
 DATASET = aerial()
@@ -41,6 +52,11 @@ def cascade_rcnn_lite0_fpn_rfla_x2():
 def cascade_rcnn_lite0_sarl_rfla_x2():
     """Cascade R-CNN with RFLA and the SARL relay on aerial_*, images at twice their sides."""
     return experiment(sarl(rfla(cascade_rcnn_lite0(K))), enlarged(pretrained_quick(DATASET), 2.0))
+
+
+def cascade_rcnn_lite0_fpn_rfla_narrow():
+    """Quick Cascade R-CNN with RFLA on aerial_*, box heads of 128 channels: can start from the published `thermal`."""
+    return experiment(rfla(narrow_box_heads(cascade_rcnn_lite0(K), 128)), pretrained_quick(DATASET))
 
 
 def cascade_rcnn_lite0_fpn_rfla():

@@ -20,9 +20,11 @@ from d2tiny.utils.errors import ConfigError, DatasetError
 from d2tiny.utils.published import default_weights
 from d2tiny.utils.timm_weights import PACKAGED, import_timm
 
-__all__ = ["CONFIG", "DemoData", "choose_start", "draw_large_scene", "prepare_data"]
+__all__ = ["CONFIG", "CONFIGS", "DemoData", "choose_start", "draw_large_scene", "prepare_data"]
 
 CONFIG = "quick/faster_rcnn_lite0_fpn_rfla"
+# Detectors that the demo trains where published weights of them fit the images; the first is the faster one.
+CONFIGS = (CONFIG, "quick/cascade_rcnn_lite0_fpn_rfla_narrow")
 # Where the packages of the extra `pretrained` are missing: from random weights.
 WITHOUT_WEIGHTS = "quick/faster_rcnn_r18_fpn_rfla"
 TRAIN_SCENES, VAL_SCENES = 400, 60
@@ -188,14 +190,13 @@ def choose_start(kind: str) -> tuple[str, str, str]:
         import_timm()
     except ImportError as err:
         return WITHOUT_WEIGHTS, "", f"No weights to start from: {err} Starting from random weights instead."
-    # The last part of a config's name says how the detector is built.
-    published = default_weights(kind=kind, config=PurePosixPath(CONFIG).name)
-    if published is not None:
-        sources = ", ".join(source.name for source in published.data)
-        about = (
-            f"Starts from d2tiny's published weights '{published.name}' ({published.licence}), trained on {sources}."
-        )
-        return CONFIG, published.url, about
+    for config in CONFIGS:
+        # The last part of a config's name says how the detector is built.
+        published = default_weights(kind=kind, config=PurePosixPath(config).name)
+        if published is not None:
+            sources = ", ".join(source.name for source in published.data)
+            weights = f"published weights '{published.name}' ({published.licence}), trained on {sources}"
+            return config, published.url, f"Starts from d2tiny's {weights}."
     if PACKAGED["tf_efficientnet_lite0"].path() is not None:
         return CONFIG, "", "Starts from ImageNet weights of EfficientNet-Lite0."
     package = PACKAGED["tf_efficientnet_lite0"].package

@@ -142,16 +142,25 @@ def test_example_of_the_demo(folder, scenes, capsys):
 
 
 @pytest.mark.parametrize(
-    ("kind", "start", "about"),
+    ("kind", "trained", "start", "about"),
     [
-        ("colour", "d2tiny://colour", "published weights 'colour' (CC-BY-4.0), trained on d2tiny's drawn scenes, "),
-        # `thermal` is a cascade, and the demo trains a Faster R-CNN
-        ("grey", "", "ImageNet"),
+        (
+            "colour",
+            "quick/faster_rcnn_lite0_fpn_rfla",
+            "d2tiny://colour",
+            "published weights 'colour' (CC-BY-4.0), trained on d2tiny's drawn scenes, ",
+        ),
+        (
+            "grey",
+            "quick/cascade_rcnn_lite0_fpn_rfla_narrow",
+            "d2tiny://thermal",
+            "published weights 'thermal' (CC-BY-4.0), trained on HIT-UAV, ",
+        ),
     ],
 )
-def test_the_demo_starts_from_published_weights_that_fit(kind, start, about):
+def test_the_demo_starts_from_published_weights_that_fit(kind, trained, start, about):
     config, weights, sentence = demo.choose_start(kind)
-    assert (config, weights) == (demo.CONFIG, start)
+    assert (config, weights) == (trained, start)
     assert about in sentence
 
 
